@@ -1,0 +1,198 @@
+"""Validation against TensorFlow's input pipeline, on the same shard, one thread each.
+
+TensorFlow reads, checks the CRCs and parses (`TFRecordDataset → batch(256) → tf.io.parse_example`; 256 is the fastest
+of 64, 256 and 1024). The validator does that too and judges every image. Each runs in a process of its own, in turns,
+so that whatever else the machine does hits all. CPU seconds count, not wall seconds: other work shares the cores.
+
+    python -m benchmarks.validator [--mebibytes 200] [--rounds 5] [--image-kilobytes 10]
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.report import Row, append_rows
+
+ROOT = Path(__file__).resolve().parent.parent
+for source in ("shared/src", "services/training_launcher"):
+    sys.path.insert(0, str(ROOT / source))
+
+BATCH = 256
+CLASSES = 5
+GOAL_RATIO = 2.0
+GOAL_MEBIBYTES = 100
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Generate a shard, let all read it in turns, and write the rows of the report."""
+    options = _options(arguments)
+    if options.contender:
+        print(json.dumps(_measured(options.contender, options.shard)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        shard = Path(folder) / "train-00000-of-00001.tfrecord"
+        records = generate(shard, options.mebibytes << 20, options.image_kilobytes * 1000)
+        how = f"{records} records, {shard.stat().st_size >> 20} MiB, {options.image_kilobytes} kB JPEGs, one thread"
+        print(how)
+        runs: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
+        for _ in range(options.rounds):
+            for name, results in runs.items():
+                results.append(_run(name, shard))
+                print(f"  {name:<22}{records / results[-1]['seconds']:>10,.0f} records per CPU second")
+    _report(records, runs, f"{how}; median of {options.rounds} alternated runs, CPU time")
+
+
+def _report(records: int, runs: dict[str, list[dict[str, float]]], how: str) -> None:
+    speed = {name: round(records / statistics.median(run["seconds"] for run in each)) for name, each in runs.items()}
+    peak = {name: round(max(run["peak_mebibytes"] for run in each)) for name, each in runs.items()}
+    tensorflow = speed["tensorflow"]
+
+    def row(contender: str, name: str, goal: float | None, what: str) -> Row:
+        return Row(f"validator.{name}", speed[contender], "records/s", tensorflow, goal, f"{what}; {how}")
+
+    append_rows(
+        [
+            row("validator", "records_per_second", GOAL_RATIO, "all checks but the decoded sample"),
+            row("validator_with_sample", "with_decoded_sample_per_second", None, "all checks, 256 images decoded"),
+            row("read_and_parse", "read_and_parse_per_second", None, "framing, CRC, image and label; nothing judged"),
+            Row("validator.peak_rss", peak["validator_with_sample"], "MiB", None, GOAL_MEBIBYTES, how),
+            Row("validator.peak_rss_of_tensorflow", peak["tensorflow"], "MiB", None, None, how),
+        ]
+    )
+
+
+def generate(path: Path, size: int, image_bytes: int) -> int:
+    """Write a shard of about `size` bytes with distinct images that decode, and return its number of records."""
+    from dualdeploy.tfrecord import encode_example, write_records  # noqa: PLC0415 (found through the path above)
+
+    chance = random.Random(0)
+    jpegs = [_jpeg(chance, image_bytes) for _ in range(20)]
+
+    def records() -> Iterator[bytes]:
+        written = 0
+        while written < size:
+            label = chance.randrange(CLASSES)
+            one_hot = [float(index == label) for index in range(CLASSES)]
+            image = _variant(chance, chance.choice(jpegs))
+            record = encode_example({"image": image, "class": label, "one_hot_class": one_hot})
+            written += len(record) + 16
+            yield record
+
+    return write_records(path, records())
+
+
+def _jpeg(chance: random.Random, size: int) -> bytes:
+    """A blurred noise picture of 224 x 224 pixels, encoded with the quality that comes near the size."""
+    from PIL import Image  # noqa: PLC0415 (only the generating process needs it)
+
+    noise = Image.frombytes("RGB", (56, 56), chance.randbytes(3 * 56 * 56)).resize((224, 224), Image.Resampling.BICUBIC)
+    encoded = []
+    for quality in range(5, 96, 10):
+        stream = io.BytesIO()
+        noise.save(stream, "JPEG", quality=quality)
+        encoded.append(stream.getvalue())
+    return min(encoded, key=lambda data: abs(len(data) - size))
+
+
+def _variant(chance: random.Random, jpeg: bytes) -> bytes:
+    """The picture with a random comment before its pixels: another image of another length, encoded in no time."""
+    comment = chance.randbytes(chance.randrange(8, 2000))
+    pixels = jpeg.index(b"\xff\xda")
+    return jpeg[:pixels] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2) + comment + jpeg[pixels:]
+
+
+def read_with_tensorflow(shard: Path) -> int:
+    """Read, check and parse with TensorFlow on one thread."""
+    import tensorflow as tf  # noqa: PLC0415 (seconds, and only this contender's)
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.threading.private_threadpool_size = 1
+    features = {"image": tf.io.FixedLenFeature([], tf.string), "class": tf.io.FixedLenFeature([], tf.int64)}
+
+    def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        parsed: dict[str, tf.Tensor] = tf.io.parse_example(serialized, features)
+        return parsed
+
+    dataset = tf.data.TFRecordDataset(str(shard)).batch(BATCH).map(parse).with_options(options)
+    return sum(int(batch["class"].shape[0]) for batch in dataset)
+
+
+def read_and_parse(shard: Path) -> int:
+    """Read, check and parse with our reader."""
+    from dualdeploy.tfrecord import read_records  # noqa: PLC0415
+    from training_launcher.example_reader import ExampleReader  # noqa: PLC0415
+
+    read = ExampleReader("image", "class", CLASSES).read
+    count = 0
+    with shard.open("rb", buffering=0) as stream:
+        for record in read_records(stream, name=shard.name):
+            read(record.data)
+            count += 1
+    return count
+
+
+def _validate(shard: Path, sample: int) -> int:
+    from training_launcher.validation import FileShard, ValidationLimits, validate  # noqa: PLC0415
+
+    verdict = validate(
+        [FileShard(shard.name, shard)],
+        labels=[f"class {index}" for index in range(CLASSES)],
+        features={"image": "image", "label": "class"},
+        limits=ValidationLimits(max_bytes=1 << 40, full_decode_sample=sample),
+    )
+    assert verdict.accepted, verdict.reason()
+    return verdict.coverage.records
+
+
+CONTENDERS: dict[str, Callable[[Path], int]] = {
+    "tensorflow": read_with_tensorflow,
+    "validator": lambda shard: _validate(shard, 0),
+    "validator_with_sample": lambda shard: _validate(shard, 256),
+    "read_and_parse": read_and_parse,
+}
+
+
+def _measured(name: str, shard: Path) -> dict[str, float]:
+    """Run a contender twice; the second run counts, so that imports and first calls do not."""
+    CONTENDERS[name](shard)
+    started = time.process_time()
+    CONTENDERS[name](shard)
+    seconds = time.process_time() - started
+    return {"seconds": seconds, "peak_mebibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def _run(name: str, shard: Path) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.validator", "--contender", name, "--shard", str(shard)]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+    output = subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE).stdout
+    result: dict[str, float] = json.loads(output.splitlines()[-1])
+    return result
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mebibytes", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--image-kilobytes", type=int, default=10)
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--shard", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

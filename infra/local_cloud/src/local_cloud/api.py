@@ -1,0 +1,133 @@
+"""One emulated HTTP API: its routes, each named after Google's operation, and its one error envelope."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flask
+from werkzeug.exceptions import HTTPException
+
+from local_cloud.faults import Faults
+
+
+class ApiError(Exception):
+    """What an operation answers instead of a result; the API's envelope turns it into a body.
+
+    `status` is Google's canonical name (`NOT_FOUND`, `FAILED_PRECONDITION`), `reason` the JSON APIs' own
+    word for it (`notFound`, `conditionNotMet`) where the API has one.
+    """
+
+    def __init__(self, code: int, status: str, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+        self.message = message
+        self.reason = reason
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """One row of the route table, and so one row of COVERAGE.md."""
+
+    name: str
+    method: str
+    path: str
+    differs: str
+
+
+#: Canonical status by HTTP code, for planned faults and for errors that Flask itself raises.
+STATUS_BY_CODE = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    405: "UNIMPLEMENTED",
+    408: "DEADLINE_EXCEEDED",
+    409: "ABORTED",
+    412: "FAILED_PRECONDITION",
+    413: "OUT_OF_RANGE",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    501: "UNIMPLEMENTED",
+    502: "UNAVAILABLE",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+
+def google_error(error: ApiError) -> tuple[Mapping[str, Any], int]:
+    """The envelope of Google's gRPC-backed REST APIs (Vertex AI, Firebase ML). Source: AIP-193."""
+    body = {"error": {"code": error.code, "message": error.message, "status": error.status}}
+    return body, error.code
+
+
+class Api:
+    """A Flask application whose every route is a named, faultable, documented operation."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        faults: Faults,
+        render_error: Callable[[ApiError], tuple[Mapping[str, Any], int]] = google_error,
+    ) -> None:
+        self.name = name
+        self.app = flask.Flask(f"local_cloud.{name}")
+        self.app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it
+        self.operations: list[Operation] = []
+        self._faults = faults
+        self._render_error = render_error
+        self.app.register_error_handler(ApiError, self._answer)
+        self.app.register_error_handler(HTTPException, self._answer_http)
+
+    def operation(self, name: str, method: str, path: str, *, differs: str = "") -> Callable[..., Any]:
+        """Register a view as Google's operation `name`; `differs` says where it is not like Google's."""
+        self._faults.register(name)
+        self.operations.append(Operation(name, method, path, differs))
+
+        def register(view: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(view)
+            def faulted(**arguments: Any) -> Any:
+                return self._with_fault(name, functools.partial(view, **arguments))
+
+            self.app.add_url_rule(path, endpoint=f"{name} {method} {path}", view_func=faulted, methods=[method])
+            return view
+
+        return register
+
+    def _with_fault(self, name: str, view: Callable[[], Any]) -> Any:
+        fault = self._faults.take(name)
+        if fault is None:
+            return view()
+        if fault.startswith("return-"):
+            code = int(fault.removeprefix("return-"))
+            raise ApiError(code, STATUS_BY_CODE[code], f"planned fault: {fault} at {name}")
+        if fault.startswith("hang:"):
+            time.sleep(float(fault.removeprefix("hang:")))
+            return view()
+        if fault == "lost-response":
+            view()
+            raise ApiError(503, "UNAVAILABLE", f"planned fault: the response of {name} was lost")
+        if fault == "reset-connection":
+            return flask.Response(_reset(), direct_passthrough=True, headers={"Content-Length": "1"})
+        raise ApiError(500, "INTERNAL", f"planned fault {fault!r} does not apply to {name}")
+
+    def _answer(self, error: ApiError) -> flask.Response:
+        body, code = self._render_error(error)
+        response = flask.jsonify(body)
+        response.status_code = code
+        return response
+
+    def _answer_http(self, error: HTTPException) -> flask.Response:
+        code = error.code or 500
+        return self._answer(ApiError(code, STATUS_BY_CODE.get(code, "UNKNOWN"), str(error.description)))
+
+
+def _reset() -> Any:
+    """A body that breaks off: the server closes the connection, the client sees it reset."""
+    raise ConnectionResetError("planned fault: connection reset")
+    yield b""

@@ -1,0 +1,278 @@
+"""The local cloud: every emulator, wired together as infra/topology.json says."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from local_cloud import topology as topologies
+from local_cloud.control import Control, UnknownService
+from local_cloud.eventarc import Eventarc
+from local_cloud.faults import Faults
+from local_cloud.firebase_ml import FirebaseMl
+from local_cloud.pubsub import PubSub
+from local_cloud.scheduler import Scheduler
+from local_cloud.storage import Storage
+from local_cloud.topology import Subscription, Topology
+from local_cloud.vertex import Image, Vertex
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_PROJECT = "demo-dualdeploy"
+DEFAULT_REGION = "us-central1"
+
+#: Below this a retry loop would be a busy loop.
+SHORTEST_BACKOFF_SECONDS = 0.1
+
+
+class StateInUse(RuntimeError):
+    """Another local cloud runs on the same state folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ports:
+    """Which ports to listen on; 0 is any free one."""
+
+    storage: int = 0
+    pubsub: int = 0
+    vertex: int = 0
+    firebase_ml: int = 0
+    control: int = 0
+
+
+class LocalCloud:
+    """One project of Google Cloud on loopback.
+
+    `topology` says what there is, `repository` where the images' folders are, `state_dir` holds everything
+    that survives a restart. A schedule fires every `clock_seconds`; the topology's back-offs are multiplied by
+    `time_scale`, so that a demonstration need not wait ten seconds for a retry.
+    Raises StateInUse where another local cloud holds `state_dir`, OSError where a port is taken.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        *,
+        state_dir: Path | str,
+        repository: Path | str,
+        ports: Ports = Ports(),  # frozen, and nothing but zeros
+        clock_seconds: float = 2.0,
+        time_scale: float = 0.02,
+        python: str = sys.executable,
+    ) -> None:
+        self.topology = topology
+        self.faults = Faults()
+        self.services: dict[str, str] = {}
+        self._repository = Path(repository).resolve()
+        self._time_scale = time_scale
+        state = Path(state_dir).resolve()
+        with contextlib.ExitStack() as parts:
+            parts.enter_context(_locked(state))
+            self.pubsub = PubSub(faults=self.faults, state_dir=state / "pubsub", port=ports.pubsub)
+            parts.callback(self.pubsub.close)
+            self.eventarc = Eventarc(
+                faults=self.faults,
+                state_dir=state / "eventarc",
+                triggers=topology.triggers,
+                services=self.services,
+                publish=self.pubsub.publish,
+                dead_letter_topic=self._dead_letter_topic(),
+            )
+            parts.callback(self.eventarc.close)
+            self.storage = Storage(
+                faults=self.faults,
+                state_dir=state / "storage",
+                publish=self.pubsub.publish,
+                on_finalize=self.eventarc.accept,
+                port=ports.storage,
+            )
+            parts.callback(self.storage.close)
+            self.firebase_ml = FirebaseMl(
+                faults=self.faults,
+                state_dir=state / "firebase_ml",
+                storage_address=self.storage.address,
+                port=ports.firebase_ml,
+            )
+            parts.callback(self.firebase_ml.close)
+            self.vertex = Vertex(
+                faults=self.faults,
+                state_dir=state / "vertex",
+                project=topology.project,
+                region=topology.region,
+                storage_address=self.storage.address,
+                environment=self._container_environment,
+                images=self._images(),
+                publish_log=self.route_log,
+                python=python,
+                port=ports.vertex,
+            )
+            parts.callback(self.vertex.close)
+            self.scheduler = Scheduler(
+                schedules=topology.schedules.values(), publish=self._publish, clock_seconds=clock_seconds
+            )
+            parts.callback(self.scheduler.close)
+            self.control = Control(
+                faults=self.faults,
+                environment=self.environment,
+                services=self.services,
+                register_service=self.register_service,
+                port=ports.control,
+            )
+            parts.callback(self.control.close)
+            self._parts = parts.pop_all()
+
+    def start(self) -> LocalCloud:
+        """Start everything; on return every address answers and every bucket, topic and subscription exists."""
+        try:
+            self.pubsub.start()
+            self._provision()
+            for part in (self.eventarc, self.storage, self.firebase_ml, self.vertex, self.scheduler, self.control):
+                part.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def close(self) -> None:
+        """Stop everything, child processes too; the state stays. Closing twice is harmless."""
+        self._parts.close()
+
+    def __enter__(self) -> LocalCloud:
+        return self.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def environment(self) -> dict[str, str]:
+        """The variables that point Google's clients, and the services' settings, at this cloud."""
+        return {
+            "STORAGE_EMULATOR_HOST": f"http://{self.storage.address}",
+            "PUBSUB_EMULATOR_HOST": self.pubsub.address,
+            "VERTEX_EMULATOR_HOST": self.vertex.address,
+            "FIREBASE_ML_EMULATOR_HOST": self.firebase_ml.address,
+            "LOCAL_CLOUD_ADDRESS": self.control.address,
+            "GOOGLE_CLOUD_PROJECT": self.topology.project,
+            "GOOGLE_CLOUD_REGION": self.topology.region,
+            **{f"{bucket.key.upper()}_BUCKET": bucket.name for bucket in self.topology.buckets.values()},
+        }
+
+    def register_service(self, name: str, address: str) -> None:
+        """Deliver the service's events to `address` ("host:port") from now on.
+
+        Raises UnknownService for a name that the topology does not have.
+        """
+        if name not in self.topology.services:
+            known = ", ".join(sorted(self.topology.services))
+            raise UnknownService(f"no service {name!r} in the topology; there are {known}")
+        self.services[name] = address
+        for subscription in self.topology.subscriptions.values():
+            if subscription.service == name:
+                self._ensure_subscription(subscription)
+
+    # --- what the topology says ------------------------------------------------------------------------------
+
+    def _provision(self) -> None:
+        topology = self.topology
+        for topic in topology.topics:
+            self.pubsub.ensure_topic(topology.topic_path(topic))
+        for subscription in topology.subscriptions.values():
+            self._ensure_subscription(subscription)
+        for bucket in topology.buckets.values():
+            self.storage.ensure_bucket(bucket.name, project=topology.project)
+            for notification in bucket.notifications:
+                self.storage.ensure_notification(
+                    bucket.name,
+                    topic=topology.topic_path(notification.topic),
+                    event_types=notification.event_types,
+                    object_name_prefix=notification.object_name_prefix,
+                )
+
+    def _ensure_subscription(self, subscription: Subscription) -> None:
+        """Create or update; without a registered service it is a pull subscription, which keeps its messages."""
+        address = self.services.get(subscription.service)
+        dead_letters = subscription.dead_letter_topic
+        self.pubsub.ensure_subscription(
+            self.topology.subscription_path(subscription.name),
+            topic=self.topology.topic_path(subscription.topic),
+            push_endpoint=f"http://{address}{subscription.path}" if address else "",
+            filter=subscription.filter,
+            ack_deadline_seconds=subscription.ack_deadline,
+            minimum_backoff=self._scaled(subscription.minimum_backoff),
+            maximum_backoff=self._scaled(subscription.maximum_backoff),
+            dead_letter_topic=self.topology.topic_path(dead_letters) if dead_letters else "",
+            max_delivery_attempts=subscription.max_delivery_attempts,
+            message_retention_seconds=subscription.message_retention,
+        )
+
+    def _scaled(self, seconds: float | None) -> float | None:
+        return None if seconds is None else max(seconds * self._time_scale, SHORTEST_BACKOFF_SECONDS)
+
+    def _dead_letter_topic(self) -> str:
+        """Where Eventarc gives up: the topic that the subscriptions give up to."""
+        for subscription in self.topology.subscriptions.values():
+            if subscription.dead_letter_topic:
+                return self.topology.topic_path(subscription.dead_letter_topic)
+        return ""
+
+    def _images(self) -> dict[str, Image]:
+        return {
+            name: Image(folder=self._repository / image.folder, command=image.command)
+            for name, image in self.topology.images.items()
+        }
+
+    def _container_environment(self) -> dict[str, str]:
+        """What an image has installed, a folder has on its path."""
+        paths = [str(self._repository / "shared" / "src"), os.environ.get("PYTHONPATH", "")]
+        return {**self.environment(), "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+
+    # --- what flows between the emulators ----------------------------------------------------------------------
+
+    def _publish(self, topic: str, data: bytes, attributes: Mapping[str, str]) -> None:
+        self.pubsub.publish(self.topology.topic_path(topic), data, attributes)
+
+    def route_log(self, entry: Mapping[str, Any]) -> None:
+        """Cloud Logging's sinks: an entry goes to the topic of every sink whose resource type is its own.
+
+        Source: https://cloud.google.com/logging/docs/export/pubsub
+        """
+        resource_type = entry.get("resource", {}).get("type")
+        attributes = {"logging.googleapis.com/timestamp": str(entry.get("timestamp", ""))}
+        for sink in self.topology.log_sinks.values():
+            if sink.resource_type == resource_type:
+                self._publish(sink.topic, json.dumps(entry).encode(), attributes)
+
+
+def load(
+    repository: Path | str,
+    *,
+    state_dir: Path | str,
+    project: str = DEFAULT_PROJECT,
+    region: str = DEFAULT_REGION,
+    topology_file: Path | str | None = None,
+    **settings: Any,
+) -> LocalCloud:
+    """A local cloud for a checkout of the repository; `settings` are LocalCloud's own."""
+    file = Path(topology_file or Path(repository) / "infra" / "topology.json")
+    topology = topologies.load(file, project=project, region=region)
+    return LocalCloud(topology, state_dir=state_dir, repository=repository, **settings)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Any:
+    """Hold the state folder alone: two writers of the same databases would deliver everything twice."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file: IO[str]
+    with (folder / "lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StateInUse(f"{folder} is in use by another local cloud; stop it or name another folder") from None
+        yield

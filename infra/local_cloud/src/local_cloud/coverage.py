@@ -1,0 +1,98 @@
+"""COVERAGE.md: what each emulated API does, where it differs from Google's, and what it has not."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from local_cloud import firebase_ml, pubsub, storage, vertex
+from local_cloud.api import Operation
+from local_cloud.cloud import LocalCloud
+from local_cloud.topology import Topology
+
+_HEAD = """\
+# What the local cloud covers
+
+Generated from the route tables by `python -m local_cloud coverage`; a test fails when it is not current.
+Every operation below can be told to fail: see `Faults` and `POST /faults` of the control API.
+An empty last column means: no difference that we know of, as far as the client libraries show one.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """One API's part of the page."""
+
+    title: str
+    judge: str
+    operations: Sequence[Operation]
+    absent: Sequence[str]
+
+
+def sections(cloud: LocalCloud) -> list[Section]:
+    """The APIs of a local cloud, which need not be running."""
+    return [
+        Section(
+            "Cloud Storage (JSON API)",
+            "google-cloud-storage, unmodified, with STORAGE_EMULATOR_HOST",
+            cloud.storage.api.operations,
+            _absent(storage),
+        ),
+        Section(
+            "Pub/Sub (gRPC)",
+            "google-cloud-pubsub, unmodified, with PUBSUB_EMULATOR_HOST",
+            cloud.pubsub.operations,
+            _absent(pubsub),
+        ),
+        Section(
+            "Vertex AI (REST)",
+            "google-cloud-aiplatform, unmodified, with an http api_endpoint",
+            cloud.vertex.api.operations,
+            _absent(vertex),
+        ),
+        Section(
+            "Firebase ML and Remote Config (REST)",
+            "firebase-admin, with FIREBASE_ML_EMULATOR_HOST",
+            cloud.firebase_ml.api.operations,
+            _absent(firebase_ml),
+        ),
+        Section(
+            "Control API (ours)",
+            "people, demonstrations and tests",
+            cloud.control.api.operations,
+            (),
+        ),
+    ]
+
+
+def render(parts: Iterable[Section]) -> str:
+    """The page as Markdown."""
+    lines = [_HEAD]
+    for part in parts:
+        lines += [f"## {part.title}", "", f"Judged by: {part.judge}.", ""]
+        lines += ["| operation | method | path | differs |", "|---|---|---|---|"]
+        for operation in sorted(part.operations, key=lambda each: (each.name, each.path, each.method)):
+            path = operation.path.replace("|", "\\|")
+            differs = operation.differs.replace("|", "\\|")
+            lines.append(f"| `{operation.name}` | {operation.method} | `{path}` | {differs} |")
+        lines.append("")
+        if part.absent:
+            lines += ["Not there:", "", *(f"- {each}" for each in part.absent), ""]
+    return "\n".join(lines)
+
+
+def page(topology: Topology, repository: Path) -> str:
+    """The page for the code as it is now; nothing is started."""
+    with tempfile.TemporaryDirectory() as folder:
+        cloud = LocalCloud(topology, state_dir=folder, repository=repository)
+        try:
+            return render(sections(cloud))
+        finally:
+            cloud.close()
+
+
+def _absent(package: object) -> Sequence[str]:
+    absent: Sequence[str] = getattr(package, "ABSENT", ())
+    return absent

@@ -1,0 +1,1 @@
+"""What the local demonstration needs besides the cloud: data that may be given away."""

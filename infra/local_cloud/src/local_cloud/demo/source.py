@@ -1,0 +1,127 @@
+"""Where the demo's data comes from: painted on the spot, or a folder of the user's own TFRecords."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dualdeploy import shards, tfrecord
+from local_cloud.demo import flowers
+
+#: Pictures that both models are asked about in the end; neither was trained on them.
+UNSEEN = 40
+
+#: How far into a data set the demo looks for its classes and for pictures to show.
+SCANNED_RECORDS = 20_000
+
+
+class UnusableFolder(ValueError):
+    """DATA does not hold what the demo can use; the message says what is missing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """An encoded picture and its true label."""
+
+    data: bytes
+    label: str
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSource:
+    """Files to upload, the data set's configuration, pictures to ask about, and a sentence for people."""
+
+    files: Sequence[Path]
+    config: dict[str, Any]
+    unseen: Sequence[Picture]
+    described: str
+
+    @property
+    def dataset(self) -> str:
+        return str(self.config["dataset"])
+
+
+def painted(folder: Path) -> DataSource:
+    """Paint the five-class flower data set: the same pictures every time."""
+    config = _demo_config()
+    paths = flowers.generate(folder, train=640, held_out=160, shards=4, unseen=UNSEEN)
+    files = [path for path in paths if shards.is_shard(path.name)]
+    names = json.loads((folder / "unseen" / "labels.json").read_text())
+    unseen = [Picture((folder / "unseen" / name).read_bytes(), label) for name, label in sorted(names.items())]
+    return DataSource(files, config, unseen, f"painted 640 + 160 pictures of {len(config['labels'])} flowers")
+
+
+def folder(path: Path, *, labels: Sequence[str] = ()) -> DataSource:
+    """Take the shards of a folder. The names of its classes come from `labels`, labels.txt, or the public flowers.
+
+    Raises UnusableFolder.
+    """
+    if not path.is_dir():
+        raise UnusableFolder(f"{path} is no folder: DATA=folder must name one that holds TFRecord shards")
+    files = sorted(file for file in path.iterdir() if file.is_file() and shards.is_shard(file.name))
+    if not files:
+        raise UnusableFolder(f"{path} holds no TFRecord shards (*.tfrecord, *.tfrec, also with .gz)")
+    held_out = [file for file in files if shards.is_held_out(file.name)] or files
+    # In turn from every file: data sets are often written class by class.
+    pictures = list(itertools.islice(_round_robin([_pictures(file) for file in held_out]), SCANNED_RECORDS))
+    if not pictures:
+        raise UnusableFolder(f"{path}: no record has the features image (bytes) and class (int64)")
+    names, origin = _names(path, labels, classes=1 + max(label for _, label in pictures))
+    unseen = [Picture(data, names[label]) for data, label in _spread(pictures, UNSEEN)]
+    config = {**_demo_config(), "labels": list(names)}
+    size = sum(file.stat().st_size for file in files) / 1e6
+    return DataSource(files, config, unseen, f"{len(files)} shards, {size:.1f} MB, of {path}; labels from {origin}")
+
+
+def _demo_config() -> dict[str, Any]:
+    text = Path(__file__).with_name("flowers.yaml").read_text(encoding="utf-8")
+    config: dict[str, Any] = yaml.safe_load(text)
+    return config
+
+
+def _names(path: Path, labels: Sequence[str], *, classes: int) -> tuple[tuple[str, ...], str]:
+    file = path / "labels.txt"
+    if labels:
+        names, origin = tuple(labels), "LABELS"
+    elif file.exists():
+        names, origin = tuple(line.strip() for line in file.read_text().splitlines() if line.strip()), str(file)
+    elif classes == len(flowers.LABELS):
+        names, origin = flowers.LABELS, "the public flowers data set (LABELS=a,b,c for others)"
+    else:
+        raise UnusableFolder(f"{path} has {classes} classes: name them with LABELS=a,b,c or in {file}")
+    if len(names) < classes:
+        raise UnusableFolder(f"{origin} names {len(names)} classes, but the data has class {classes - 1}")
+    return names, origin
+
+
+def _pictures(path: Path) -> Iterator[tuple[bytes, int]]:
+    """The readable records of a shard. What is wrong with it is for the pipeline to find, and to say."""
+    with path.open("rb") as stream:
+        try:
+            for record in tfrecord.read_records(stream, name=path.name):
+                example = tfrecord.parse_example(record.data)
+                image, label = example.get("image"), example.get("class")
+                if image and label and image.kind == "bytes" and label.kind == "int64" and label.values[0] >= 0:
+                    yield bytes(image.values[0]), int(label.values[0])
+        except tfrecord.CorruptRecords:
+            return
+
+
+def _round_robin(streams: Sequence[Iterator[tuple[bytes, int]]]) -> Iterator[tuple[bytes, int]]:
+    for row in itertools.zip_longest(*streams):
+        yield from (pair for pair in row if pair is not None)
+
+
+def _spread(pictures: Sequence[tuple[bytes, int]], count: int) -> list[tuple[bytes, int]]:
+    """`count` of them with the classes as equal as can be."""
+    by_class: dict[int, list[tuple[bytes, int]]] = {}
+    for pair in pictures:
+        by_class.setdefault(pair[1], []).append(pair)
+    rows = itertools.zip_longest(*(by_class[label] for label in sorted(by_class)))
+    return list(itertools.islice((pair for row in rows for pair in row if pair is not None), count))

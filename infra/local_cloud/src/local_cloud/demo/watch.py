@@ -1,0 +1,103 @@
+"""What happens to a run, told as it happens: every new line of both branches' histories, and the training's epochs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from dualdeploy.errors import DualDeployError
+from dualdeploy.ledger import Branch, Ledger
+from dualdeploy.training import TARGETS
+
+POLL_SECONDS = 0.3
+
+#: (who speaks, what is said); the demo prints it with the time.
+Tell = Callable[[str, str], None]
+
+
+class RunDidNotFinish(RuntimeError):
+    """The run did not reach its end in the time that it was given."""
+
+
+def wait_for_run(ledger: Ledger, dataset: str, *, limit_seconds: float) -> str:
+    """The id of the data set's first run, once it is claimed. Raises RunDidNotFinish."""
+    deadline = time.monotonic() + limit_seconds
+    while time.monotonic() < deadline:
+        if run_ids := ledger.run_ids(dataset):
+            return run_ids[0]
+        time.sleep(POLL_SECONDS)
+    raise RunDidNotFinish(f"no run was claimed within {limit_seconds:.0f} s; the log of training_launcher says why")
+
+
+def wait_for_end(
+    ledger: Ledger, run_id: str, *, jobs_folder: Path, tell: Tell, limit_seconds: float
+) -> dict[str, Branch]:
+    """Follow both branches until they have ended, telling every step. Raises RunDidNotFinish."""
+    deadline = time.monotonic() + limit_seconds
+    followers = {target: _Follower(ledger, run_id, target, jobs_folder, tell) for target in TARGETS}
+    while time.monotonic() < deadline:
+        ended = [follower.look() for follower in followers.values()]
+        if all(ended):
+            return {target: follower.branch for target, follower in followers.items() if follower.branch}
+        time.sleep(POLL_SECONDS)
+    states = ", ".join(f"{t} is {f.branch.state if f.branch else 'unknown'}" for t, f in followers.items())
+    raise RunDidNotFinish(f"after {limit_seconds:.0f} s: {states}")
+
+
+class _Follower:
+    """One branch: how much of its history and of its job's log was told."""
+
+    def __init__(self, ledger: Ledger, run_id: str, target: str, jobs_folder: Path, tell: Tell) -> None:
+        self.branch: Branch | None = None
+        self._ledger = ledger
+        self._run_id = run_id
+        self._target = target
+        self._jobs_folder = jobs_folder
+        self._tell = tell
+        self._told = 0
+        self._log_position = 0
+        self._step = ""
+
+    def look(self) -> bool:
+        """Tell what is new; whether the branch has ended."""
+        try:
+            self.branch = self._ledger.read_branch(self._run_id, self._target).document
+        except DualDeployError:
+            # Not there yet, or the bucket is busy: looked at again in a moment.
+            return False
+        # The job's lines first: they were written before the end that they led to was recorded.
+        self._tell_epochs(self.branch)
+        for moment in self.branch.history[self._told :]:
+            self._tell(self._target, f"{moment.state:<10} {_shorten(moment.note)}")
+        if self._step != self.branch.step and self.branch.step:
+            self._tell(self._target, f"{'':<10} {self.branch.step}")
+        self._told, self._step = len(self.branch.history), self.branch.step
+        return self.branch.is_final
+
+    def _tell_epochs(self, branch: Branch) -> None:
+        log = self._jobs_folder / branch.job.rsplit("/", 1)[-1] / "log"
+        if not branch.job or not log.exists():
+            return
+        with log.open(encoding="utf-8", errors="replace") as stream:
+            stream.seek(self._log_position)
+            for line in iter(stream.readline, ""):
+                if not line.endswith("\n"):
+                    break  # half a line: next time
+                self._log_position = stream.tell()
+                if message := _epoch(line):
+                    self._tell(self._target, f"{'':<10} {message}")
+
+
+def _epoch(line: str) -> str:
+    """The message of a log line about an epoch, or nothing."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return ""
+    return str(entry["message"]) if isinstance(entry, dict) and "epoch" in entry and "message" in entry else ""
+
+
+def _shorten(note: str) -> str:
+    return note if len(note) <= 110 else note[:107] + "…"

@@ -1,0 +1,33 @@
+"""What `make up` prints: where everything is, and the first commands to try."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def describe(environment: Mapping[str, str], environment_file: Path) -> str:
+    """Addresses and commands, for a person."""
+    addresses = [
+        ("Cloud Storage", environment["STORAGE_EMULATOR_HOST"]),
+        ("Pub/Sub", environment["PUBSUB_EMULATOR_HOST"]),
+        ("Vertex AI", f"http://{environment['VERTEX_EMULATOR_HOST']}"),
+        ("Firebase ML", f"http://{environment['FIREBASE_ML_EMULATOR_HOST']}"),
+        *((name.removesuffix("_URL").lower(), url) for name, url in environment.items() if name.endswith("_URL")),
+    ]
+    width = max(len(name) for name, _ in addresses)
+    lines = [f"  {name:<{width}}  {address}" for name, address in addresses]
+    return "\n".join(
+        [
+            "The local cloud and every service are running:",
+            *lines,
+            "",
+            f"Point any client, script or test suite at it:   set -a; source {environment_file}; set +a",
+            "Then, for example:",
+            "  python -m local_cloud.demo.drop                       # paint flowers, configure them, drop them in",
+            '  curl "$CLOUD_DEPLOYER_URL/status/flowers"             # what serves, what is under way',
+            '  curl -X POST "$CLOUD_DEPLOYER_URL/redeploy" -H content-type:application/json \\',
+            '       -d \'{"dataset": "flowers"}\'                      # bring the recorded run out again',
+            f"Logs: {environment['LOCAL_CLOUD_STATE']}/logs   Stop it: make down",
+        ]
+    )

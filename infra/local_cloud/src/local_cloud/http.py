@@ -1,0 +1,84 @@
+"""Serving a WSGI application on loopback from a background thread, on a free port unless told otherwise."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import waitress
+from waitress.channel import HTTPChannel
+from waitress.server import BaseWSGIServer
+
+LOOPBACK = "127.0.0.1"
+
+
+class HttpServer:
+    """One WSGI application behind waitress; `port` is known from construction on."""
+
+    def __init__(self, application: Any, *, name: str, port: int = 0, threads: int = 16) -> None:
+        # Bound here, not by waitress, which leaks its sockets when the port is taken.
+        listener = _bound(name, port)
+        # A socket map of its own: without it every waitress server of the process shares one loop.
+        self._sockets: dict[int, Any] = {}
+        self._server: BaseWSGIServer = waitress.create_server(
+            application,
+            sockets=[listener],
+            threads=threads,
+            map=self._sockets,
+            ident=None,
+            max_request_body_size=4 << 30,
+            inbuf_overflow=32 << 20,
+            clear_untrusted_proxy_headers=False,
+        )
+        # A worker that outlives its server wakes the loop by writing to a descriptor that is closed by then, and
+        # may belong to somebody's database by now.
+        self._waking = threading.Lock()
+        self._hung_up = False
+        self._server.pull_trigger = self._wake
+        self.port: int = listener.getsockname()[1]
+        self.address = f"{LOOPBACK}:{self.port}"
+        self._thread = threading.Thread(target=self._server.run, name=f"http-{name}", daemon=True)
+
+    def start(self) -> HttpServer:
+        self._thread.start()
+        return self
+
+    def close(self) -> None:
+        """Let running requests answer, then hang up on everybody, also on connections kept alive."""
+        self._server.task_dispatcher.shutdown(cancel_pending=True, timeout=1)
+        if not self._thread.is_alive():  # a server may be closed before it was started, or twice
+            self._hang_up()
+            return
+        # Only the loop's own thread may touch its sockets, and it ends when there are none left.
+        self._wake(self._hang_up)
+        self._thread.join(timeout=5)
+
+    def _wake(self, and_do: Callable[[], None] | None = None) -> None:
+        with self._waking:
+            if not self._hung_up:
+                self._server.trigger.pull_trigger(and_do)
+
+    def _hang_up(self) -> None:
+        with self._waking:
+            self._hung_up = True
+        for connection in list(self._sockets.values()):
+            # A channel's handle_close also wakes a worker that waits for its slow reader; the rest only closes.
+            if isinstance(connection, HTTPChannel):
+                connection.handle_close()
+            else:
+                connection.close()
+
+
+def _bound(name: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # A server that was just stopped leaves its port in TIME_WAIT, which is no reason to refuse the next one.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((LOOPBACK, port))
+    except OSError as exc:
+        listener.close()
+        hint = "is another local cloud running?"
+        raise OSError(exc.errno, f"{name} cannot listen on {LOOPBACK}:{port}: {exc.strerror}; {hint}") from exc
+    return listener

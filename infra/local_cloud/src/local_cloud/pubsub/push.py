@@ -1,0 +1,152 @@
+"""One push: the HTTP request that Google sends for a message, and what its answer means."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import http.client
+import json
+import socket
+import threading
+import time
+import urllib.parse
+from collections.abc import Mapping
+from typing import Any
+
+from local_cloud.pubsub.broker import Lease
+from local_cloud.pubsub.messages import timestamp
+
+#: "To acknowledge a message, return one of these status codes." Source: https://cloud.google.com/pubsub/docs/push
+ACKNOWLEDGING = frozenset({102, 200, 201, 202, 204})
+
+
+@dataclasses.dataclass(frozen=True)
+class PushRequest:
+    """What is posted."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @classmethod
+    def of(cls, lease: Lease) -> PushRequest:
+        config = lease.resource.push_config
+        headers = {"User-Agent": "CloudPubSub-Google", "Accept": "application/json"}
+        if config.HasField("oidc_token"):
+            headers["Authorization"] = f"Bearer {_unsigned_token(config)}"
+        if config.HasField("no_wrapper"):
+            if config.no_wrapper.write_metadata:
+                headers |= _metadata_headers(lease)
+            return cls(config.push_endpoint, headers, lease.message.body.data)
+        headers["Content-Type"] = "application/json"
+        return cls(config.push_endpoint, headers, json.dumps(wrapped_body(lease)).encode())
+
+
+def wrapped_body(lease: Lease) -> dict[str, Any]:
+    """The JSON that Google wraps a message in; empty fields are left out, as proto3 JSON leaves them out."""
+    body = lease.message.body
+    published = timestamp(lease.message.published_at)
+    message: dict[str, Any] = {
+        # Google sends both spellings: the second is that of the first version of push.
+        "messageId": body.message_id,
+        "message_id": body.message_id,
+        "publishTime": published,
+        "publish_time": published,
+    }
+    if body.data:
+        message["data"] = base64.b64encode(body.data).decode()
+    if body.attributes:
+        message["attributes"] = dict(body.attributes)
+    if body.ordering_key:
+        message["orderingKey"] = body.ordering_key
+    wrapped: dict[str, Any] = {"message": message, "subscription": lease.resource.name}
+    if lease.delivery_attempt:
+        wrapped["deliveryAttempt"] = lease.delivery_attempt
+    return wrapped
+
+
+def _metadata_headers(lease: Lease) -> dict[str, str]:
+    """Headers of an unwrapped push. Source: https://cloud.google.com/pubsub/docs/payload-unwrapping."""
+    body = lease.message.body
+    metadata = {
+        "x-goog-pubsub-subscription-name": lease.resource.name,
+        "x-goog-pubsub-message-id": body.message_id,
+        "x-goog-pubsub-publish-time": timestamp(lease.message.published_at),
+    }
+    if body.ordering_key:
+        metadata["x-goog-pubsub-ordering-key"] = body.ordering_key
+    return {**metadata, **body.attributes}
+
+
+def _unsigned_token(push_config: Any) -> str:
+    """The claims of Google's token without its signature: nobody but Google can sign it."""
+    token, now = push_config.oidc_token, int(time.time())
+    claims = {
+        "aud": token.audience or push_config.push_endpoint,
+        "azp": token.service_account_email,
+        "email": token.service_account_email,
+        "email_verified": True,
+        "exp": now + 3600,
+        "iat": now,
+        "iss": "https://accounts.google.com",
+        "sub": token.service_account_email,
+    }
+    return f"{_base64url({'alg': 'none', 'typ': 'JWT'})}.{_base64url(claims)}."
+
+
+def _base64url(value: Mapping[str, Any]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+
+
+class Pusher:
+    """Posts push requests; `close` breaks off those under way."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: set[http.client.HTTPConnection] = set()
+        self._closed = False
+
+    def post(self, request: PushRequest, *, timeout: float) -> tuple[bool, str]:
+        """Whether the endpoint acknowledged within `timeout` seconds, and its answer in words."""
+        url = urllib.parse.urlsplit(request.url)
+        secure = url.scheme == "https"
+        # A connection per push: a kept-alive one that the service closes meanwhile would be a false nack.
+        connect = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        connection = connect(url.hostname or "", url.port, timeout=timeout)
+        target = url.path or "/"
+        try:
+            with self._tracked(connection):
+                connection.request(
+                    "POST",
+                    f"{target}?{url.query}" if url.query else target,
+                    body=request.body,
+                    headers=dict(request.headers),
+                )
+                response = connection.getresponse()
+                return response.status in ACKNOWLEDGING, f"HTTP {response.status}"
+        except TimeoutError:
+            return False, f"no answer within {timeout:g} s"
+        except (OSError, http.client.HTTPException, ValueError) as exc:
+            return False, f"{type(exc).__name__}: {exc}"
+
+    @contextlib.contextmanager
+    def _tracked(self, connection: http.client.HTTPConnection) -> Any:
+        with self._lock:
+            if self._closed:
+                raise ConnectionAbortedError("the local cloud is stopping")
+            self._open.add(connection)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._open.discard(connection)
+            connection.close()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            for connection in self._open:
+                if connection.sock:
+                    with contextlib.suppress(OSError):
+                        connection.sock.shutdown(socket.SHUT_RDWR)

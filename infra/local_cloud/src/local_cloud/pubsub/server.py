@@ -1,0 +1,171 @@
+"""Pub/Sub as the local cloud runs it: one gRPC port, one dispatcher of pushes, one state folder."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from local_cloud.api import ApiError, Operation
+from local_cloud.faults import Faults
+from local_cloud.http import LOOPBACK
+from local_cloud.pubsub import wire
+from local_cloud.pubsub.broker import Broker
+from local_cloud.pubsub.catalog import Catalog
+from local_cloud.pubsub.clock import SystemClock
+from local_cloud.pubsub.dispatcher import PushDispatcher
+from local_cloud.pubsub.publisher import register_publisher
+from local_cloud.pubsub.resources import DEFAULT_RETENTION, invalid
+from local_cloud.pubsub.rpc import RpcTable
+from local_cloud.pubsub.store import Store
+from local_cloud.pubsub.subscriber import register_subscriber
+
+#: Every waiting pull and open stream holds a thread; threads start on demand only.
+_RPC_THREADS = 256
+
+_SERVER_OPTIONS = (
+    # Without this a second server on the same port silently takes half of the calls.
+    ("grpc.so_reuseport", 0),
+    # A publish request may have 10 MB of data; gRPC's own limit is 4 MB.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # The client library pings idle connections; the default server takes that for an attack.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+)
+
+
+class PubSub:
+    """Pub/Sub for PUBSUB_EMULATOR_HOST.
+
+    `state_dir` keeps topics, subscriptions and unacknowledged messages across restarts and crashes; `workers`
+    bounds the push requests under way (each push subscription has at least one); `port` 0 takes a free one.
+    Raises StoreUnusable when the folder cannot be used, OSError when the port cannot.
+    """
+
+    def __init__(self, *, faults: Faults, state_dir: Path, workers: int = 16, port: int = 0) -> None:
+        self._store = Store(state_dir)
+        self._catalog = Catalog(self._store, faults=faults)
+        self._broker = Broker(self._catalog, self._store, faults=faults, clock=SystemClock())
+        self._dispatcher = PushDispatcher(self._broker, workers=workers)
+        self._table = RpcTable(faults=faults)
+        register_publisher(self._table, self._broker)
+        register_subscriber(self._table, self._broker)
+        self._threads = concurrent.futures.ThreadPoolExecutor(_RPC_THREADS, thread_name_prefix="pubsub-rpc")
+        self._server = grpc.server(self._threads, handlers=(self._table,), options=_SERVER_OPTIONS)
+        try:
+            self.port: int = self._server.add_insecure_port(f"{LOOPBACK}:{port}")
+        except RuntimeError as exc:
+            self._store.close()
+            raise OSError(f"Pub/Sub cannot listen on {LOOPBACK}:{port}: is another local cloud running?") from exc
+        self.address = f"{LOOPBACK}:{self.port}"
+
+    @property
+    def operations(self) -> list[Operation]:
+        """One row for COVERAGE.md per gRPC method."""
+        return self._table.operations
+
+    def start(self) -> PubSub:
+        self._server.start()
+        self._dispatcher.start()
+        return self
+
+    def close(self) -> None:
+        """Stop; what was not acknowledged is delivered again after the next start on the same folder."""
+        self._table.stop()
+        self._server.stop(grace=0).wait(timeout=5)
+        self._dispatcher.close()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._store.close()
+
+    def publish(self, topic_name: str, data: bytes, attributes: Mapping[str, str], ordering_key: str = "") -> str:
+        """Publish as a Google service would (a bucket notification, the scheduler); returns the message id.
+
+        Raises ApiError: NOT_FOUND without that topic, INVALID_ARGUMENT for what a client could not publish.
+        """
+        message = wire.PubsubMessage(data=data, attributes=dict(attributes), ordering_key=ordering_key)
+        return self._broker.publish(topic_name, [message])[0]
+
+    def ensure_topic(self, name: str) -> None:
+        """Create the topic unless it exists."""
+        with self._catalog.lock:
+            try:
+                self._catalog.create_topic(wire.Topic(name=name))
+            except ApiError as exc:
+                if exc.status != "ALREADY_EXISTS":
+                    raise
+
+    def ensure_subscription(
+        self,
+        name: str,
+        *,
+        topic: str,
+        push_endpoint: str = "",
+        filter: str = "",  # noqa: A002  # Google's name of the field
+        ack_deadline_seconds: int = 10,
+        minimum_backoff: float | None = None,
+        maximum_backoff: float | None = None,
+        dead_letter_topic: str = "",
+        max_delivery_attempts: int = 5,
+        enable_message_ordering: bool = False,
+        message_retention_seconds: int = DEFAULT_RETENTION,
+        oidc_service_account: str = "",
+    ) -> None:
+        """Create the subscription, or bring an existing one to this state. Durations are seconds.
+
+        Ack deadlines from 1 s and dead letters from 1 attempt are accepted here, unlike from a client, so that a
+        trial of lost deliveries is quick. Raises ApiError, among others when topic, filter or ordering of an
+        existing subscription differ: those never change.
+        """
+        wanted = wire.Subscription(
+            name=name,
+            topic=topic,
+            filter=filter,
+            ack_deadline_seconds=ack_deadline_seconds,
+            enable_message_ordering=enable_message_ordering,
+            message_retention_duration=datetime.timedelta(seconds=message_retention_seconds),
+        )
+        if push_endpoint:
+            wanted.push_config.push_endpoint = push_endpoint
+            if oidc_service_account:
+                wanted.push_config.oidc_token.service_account_email = oidc_service_account
+        for field, seconds in (("minimum_backoff", minimum_backoff), ("maximum_backoff", maximum_backoff)):
+            if seconds is not None:
+                getattr(wanted.retry_policy, field).FromTimedelta(datetime.timedelta(seconds=seconds))
+        if dead_letter_topic:
+            wanted.dead_letter_policy.dead_letter_topic = dead_letter_topic
+            wanted.dead_letter_policy.max_delivery_attempts = max_delivery_attempts
+        with self._catalog.lock:
+            existing = self._catalog.find_subscription(name)
+            if existing is None:
+                self._catalog.create_subscription(wanted, impatient=True)
+            else:
+                _refuse_fixed_changes(existing.resource, wanted)
+                self._catalog.update_subscription(wanted, _ENSURED_FIELDS, impatient=True)
+
+    def backlog(self) -> Mapping[str, int]:
+        """Unacknowledged messages by subscription name: all zero when everything was handled."""
+        return self._broker.backlog_sizes()
+
+
+_ENSURED_FIELDS = (
+    "ack_deadline_seconds",
+    "dead_letter_policy",
+    "message_retention_duration",
+    "push_config",
+    "retry_policy",
+)
+
+
+def _refuse_fixed_changes(existing: Any, wanted: Any) -> None:
+    for field in ("topic", "filter", "enable_message_ordering"):
+        before, after = getattr(existing, field), getattr(wanted, field)
+        if before != after:
+            raise invalid(
+                f"{existing.name} has {field} {before!r}, and a subscription's {field} cannot change to "
+                f"{after!r}: delete the subscription, with what it owes, and create it anew."
+            )

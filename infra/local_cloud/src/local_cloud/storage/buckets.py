@@ -1,0 +1,127 @@
+"""Buckets: their own routes, and those of the notification configs that hang on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import flask
+
+from local_cloud.api import Api, ApiError
+from local_cloud.storage.errors import invalid
+from local_cloud.storage.events import require_notification
+from local_cloud.storage.preconditions import Preconditions
+from local_cloud.storage.records import COMPUTED_BY_BUCKET, Bucket, require_bucket_name
+from local_cloud.storage.state import State
+from local_cloud.storage.wire import json_object
+
+_BUCKET = "/storage/v1/b/<bucket>"
+_CONFIGS = f"{_BUCKET}/notificationConfigs"
+
+
+class Buckets:
+    """The routes of storage.buckets.* and storage.notifications.*."""
+
+    def __init__(self, api: Api, state: State) -> None:
+        self._state = state
+        kept = "lifecycle, versioning, retention and IAM settings are kept and shown, not applied"
+        api.operation("storage.buckets.insert", "POST", "/storage/v1/b", differs=kept)(self.insert)
+        api.operation("storage.buckets.list", "GET", "/storage/v1/b", differs="always one page")(self.list)
+        api.operation("storage.buckets.get", "GET", _BUCKET)(self.get)
+        api.operation("storage.buckets.patch", "PATCH", _BUCKET, differs=kept)(self.patch)
+        api.operation("storage.buckets.update", "PUT", _BUCKET, differs=kept)(self.update)
+        api.operation("storage.buckets.delete", "DELETE", _BUCKET)(self.delete)
+        api.operation(
+            "storage.buckets.testIamPermissions",
+            "GET",
+            f"{_BUCKET}/iam/testPermissions",
+            differs="every caller has every permission asked for",
+        )(self.test_permissions)
+        api.operation("storage.notifications.insert", "POST", _CONFIGS, differs="the topic's existence is not checked")(
+            self.insert_notification
+        )
+        api.operation("storage.notifications.list", "GET", _CONFIGS)(self.list_notifications)
+        api.operation("storage.notifications.get", "GET", f"{_CONFIGS}/<notification>")(self.get_notification)
+        api.operation("storage.notifications.delete", "DELETE", f"{_CONFIGS}/<notification>")(self.delete_notification)
+
+    def insert(self) -> Any:
+        document = json_object(flask.request.get_data())
+        project = flask.request.args.get("project", "")
+        if not project:
+            raise invalid("Required parameter: project", reason="required")
+        name = require_bucket_name(document.get("name"))
+        return _resource(self._state.create_bucket(name, project, _properties(document)))
+
+    def list(self) -> Any:
+        query = flask.request.args
+        buckets = self._state.buckets(query.get("project", ""), query.get("prefix", ""))
+        return {"kind": "storage#buckets", "items": [_resource(bucket) for bucket in buckets]}
+
+    def get(self, bucket: str) -> Any:
+        found = self._state.bucket(bucket)
+        Preconditions.of_request().check(found, reading=True)
+        return _resource(found)
+
+    def patch(self, bucket: str) -> Any:
+        document = json_object(flask.request.get_data())
+        changed = self._state.change_bucket(bucket, Preconditions.of_request(), lambda old: _patched(old, document))
+        return _resource(changed)
+
+    def update(self, bucket: str) -> Any:
+        properties = _properties(json_object(flask.request.get_data()))
+        return _resource(self._state.change_bucket(bucket, Preconditions.of_request(), lambda _old: properties))
+
+    def delete(self, bucket: str) -> Any:
+        self._state.delete_bucket(bucket, Preconditions.of_request())
+        return flask.Response(status=204)
+
+    def test_permissions(self, bucket: str) -> Any:
+        self._state.bucket(bucket)
+        permissions = flask.request.args.getlist("permissions")
+        return {"kind": "storage#testIamPermissionsResponse", "permissions": permissions}
+
+    def insert_notification(self, bucket: str) -> Any:
+        config = require_notification(json_object(flask.request.get_data()))
+        return _notification(bucket, self._state.add_notification(bucket, config))
+
+    def list_notifications(self, bucket: str) -> Any:
+        configs = self._state.notifications(bucket)
+        items = [_notification(bucket, config) for config in configs]
+        return {"kind": "storage#notifications", "items": items}
+
+    def get_notification(self, bucket: str, notification: str) -> Any:
+        for config in self._state.notifications(bucket):
+            if config["id"] == notification:
+                return _notification(bucket, config)
+        raise _notification_not_found(bucket, notification)
+
+    def delete_notification(self, bucket: str, notification: str) -> Any:
+        if not self._state.delete_notification(bucket, notification):
+            raise _notification_not_found(bucket, notification)
+        return flask.Response(status=204)
+
+
+def _properties(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key not in COMPUTED_BY_BUCKET and value is not None}
+
+
+def _patched(old: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON merge patch, which for the flat map of labels goes one level down."""
+    merged = {**old, **patch}
+    if isinstance(patch.get("labels"), Mapping):
+        labels = {**old.get("labels", {}), **patch["labels"]}
+        merged["labels"] = {key: value for key, value in labels.items() if value is not None}
+    return _properties(merged)
+
+
+def _resource(bucket: Bucket) -> dict[str, Any]:
+    return bucket.resource(flask.request.host_url.rstrip("/"))
+
+
+def _notification(bucket: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    link = f"{flask.request.host_url}storage/v1/b/{bucket}/notificationConfigs/{config['id']}"
+    return {"kind": "storage#notification", "selfLink": link, **config}
+
+
+def _notification_not_found(bucket: str, notification: str) -> ApiError:
+    return ApiError(404, "NOT_FOUND", f"No such notification config: {bucket}/{notification}")

@@ -1,0 +1,132 @@
+"""Events: what a change of an object tells Pub/Sub and Eventarc, delivered at least once and in order."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from local_cloud.storage.errors import invalid
+from local_cloud.storage.records import rfc3339
+from local_cloud.storage.state import Change, State
+
+logger = logging.getLogger(__name__)
+
+#: publish(topic, data, attributes); the topic is a full name, `projects/P/topics/T`.
+Publish = Callable[[str, bytes, dict[str, str]], object]
+#: on_finalize(object_resource): what Eventarc hears.
+OnFinalize = Callable[[dict[str, Any]], object]
+
+EVENT_TYPES = ("OBJECT_FINALIZE", "OBJECT_METADATA_UPDATE", "OBJECT_DELETE", "OBJECT_ARCHIVE")
+_TOPIC = re.compile(r"//pubsub\.googleapis\.com/(projects/[^/]+/topics/[^/]+)")
+_FIRST_BACKOFF_SECONDS, _LAST_BACKOFF_SECONDS = 0.1, 5.0
+
+
+def require_notification(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A notification config as Cloud Storage accepts it, or ApiError 400 that names the field."""
+    topic = config.get("topic")
+    if not isinstance(topic, str) or not _TOPIC.fullmatch(topic):
+        raise invalid(f"topic {topic!r} must be '//pubsub.googleapis.com/projects/PROJECT/topics/TOPIC'")
+    if config.get("payload_format") not in {"JSON_API_V1", "NONE"}:
+        raise invalid(f"payload_format {config.get('payload_format')!r} must be JSON_API_V1 or NONE")
+    for event_type in config.get("event_types", ()):
+        if event_type not in EVENT_TYPES:
+            raise invalid(f"event_types: {event_type!r} is not one of {', '.join(EVENT_TYPES)}")
+    fields = ("topic", "payload_format", "event_types", "object_name_prefix", "custom_attributes")
+    return {field: config[field] for field in fields if config.get(field)}
+
+
+class EventsOf:
+    """Turns a change of an object into the event documents that the outbox delivers."""
+
+    def __init__(self, *, to_topics: bool, to_eventarc: bool) -> None:
+        self._to_topics = to_topics
+        self._to_eventarc = to_eventarc
+        self.base_url = ""  # known when the server listens
+
+    def __call__(self, change: Change, configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        resource = change.stored.resource(self.base_url)
+        events = []
+        if self._to_topics:
+            events += [self._notification(change, resource, config) for config in configs if _matches(config, change)]
+        if self._to_eventarc and change.event_type == "OBJECT_FINALIZE":
+            events.append({"to": "eventarc", "resource": resource})
+        return events
+
+    def _notification(self, change: Change, resource: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+        """Source: https://cloud.google.com/storage/docs/pubsub-notifications#format"""
+        bucket = change.stored.bucket
+        attributes = {
+            **config.get("custom_attributes", {}),
+            "notificationConfig": f"projects/_/buckets/{bucket}/notificationConfigs/{config['id']}",
+            "eventType": change.event_type,
+            "payloadFormat": config["payload_format"],
+            "bucketId": bucket,
+            "objectId": change.stored.name,
+            "objectGeneration": str(change.stored.generation),
+            "eventTime": rfc3339(time.time_ns() // 1000),
+        }
+        if change.overwrote_generation is not None:
+            attributes["overwroteGeneration"] = str(change.overwrote_generation)
+        if change.overwritten_by_generation is not None:
+            attributes["overwrittenByGeneration"] = str(change.overwritten_by_generation)
+        topic = config["topic"].removeprefix("//pubsub.googleapis.com/")
+        data = resource if config["payload_format"] == "JSON_API_V1" else None
+        return {"to": "topic", "topic": topic, "attributes": attributes, "data": data}
+
+
+def _matches(config: Mapping[str, Any], change: Change) -> bool:
+    types = config.get("event_types") or EVENT_TYPES
+    prefix = config.get("object_name_prefix", "")
+    return change.event_type in types and change.stored.name.startswith(prefix)
+
+
+class Outbox:
+    """Delivers the state's events one after the other; an event leaves the state only after its delivery."""
+
+    def __init__(self, state: State, publish: Publish | None, on_finalize: OnFinalize | None) -> None:
+        self._state = state
+        self._publish = publish
+        self._on_finalize = on_finalize
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="storage-outbox", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closing.set()
+        self._state.events_arrived.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        backoff = _FIRST_BACKOFF_SECONDS
+        while not self._closing.is_set():
+            # Cleared before looking: an event that arrives after the look sets it again.
+            self._state.events_arrived.clear()
+            event = self._state.next_event()
+            if event is None:
+                self._state.events_arrived.wait()
+                continue
+            identifier, payload = event
+            try:
+                self._deliver(payload)
+            except Exception:  # whatever the receiver raises, the event is not delivered yet
+                logger.warning("event %s not delivered, trying again in %.1f s", payload, backoff, exc_info=True)
+                self._closing.wait(backoff)
+                backoff = min(backoff * 2, _LAST_BACKOFF_SECONDS)
+                continue
+            self._state.event_delivered(identifier)
+            backoff = _FIRST_BACKOFF_SECONDS
+
+    def _deliver(self, payload: Mapping[str, Any]) -> None:
+        if payload["to"] == "eventarc" and self._on_finalize is not None:
+            self._on_finalize(payload["resource"])
+        elif payload["to"] == "topic" and self._publish is not None:
+            data = b"" if payload["data"] is None else json.dumps(payload["data"]).encode()
+            self._publish(payload["topic"], data, dict(payload["attributes"]))

@@ -1,0 +1,191 @@
+"""Records: buckets and objects as they are kept, and as the JSON API shows them."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import datetime
+import re
+import urllib.parse
+from collections.abc import Mapping
+from typing import Any
+
+from local_cloud.storage.errors import invalid
+
+#: Object metadata that a caller may write; everything else of a resource is computed.
+WRITABLE = (
+    "contentType",
+    "contentEncoding",
+    "contentDisposition",
+    "contentLanguage",
+    "cacheControl",
+    "customTime",
+    "temporaryHold",
+    "eventBasedHold",
+    "storageClass",
+    "metadata",
+)
+
+#: Bucket metadata that the service computes and a caller therefore cannot write.
+COMPUTED_BY_BUCKET = frozenset(
+    {"kind", "id", "selfLink", "name", "timeCreated", "updated", "metageneration", "generation", "etag"}
+)
+
+#: https://cloud.google.com/storage/docs/buckets#naming (names with dots up to 222 characters)
+_BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bucket:
+    """A bucket: `properties` hold what its owner wrote (labels, lifecycle, ...)."""
+
+    name: str
+    generation: int
+    metageneration: int
+    updated: int
+    properties: Mapping[str, Any]
+
+    @property
+    def etag(self) -> str:
+        return _etag(self.generation, self.metageneration)
+
+    def resource(self, base_url: str) -> dict[str, Any]:
+        """The `storage#bucket` resource; `base_url` has no trailing slash."""
+        defaults = {"location": "US", "locationType": "multi-region", "storageClass": "STANDARD"}
+        return {
+            "kind": "storage#bucket",
+            "id": self.name,
+            "selfLink": f"{base_url}/storage/v1/b/{self.name}",
+            "name": self.name,
+            "generation": str(self.generation),
+            "metageneration": str(self.metageneration),
+            "etag": self.etag,
+            "timeCreated": rfc3339(self.generation),
+            "updated": rfc3339(self.updated),
+            **defaults,
+            **self.properties,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """The bytes of an object: where they lie, how many they are, and their checksums (base64)."""
+
+    blob: str
+    size: int
+    crc32c: str
+    md5: str | None  # composed objects have none: their parts were never read as one stream
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredObject:
+    """The live version of an object; the generation is also its time of creation in microseconds."""
+
+    bucket: str
+    name: str
+    generation: int
+    metageneration: int
+    updated: int
+    content: Content
+    properties: Mapping[str, Any]
+    component_count: int | None = None
+
+    @property
+    def etag(self) -> str:
+        return _etag(self.generation, self.metageneration)
+
+    def resource(self, base_url: str) -> dict[str, Any]:
+        """The `storage#object` resource: 64-bit numbers are strings, as JSON has no 64-bit integers."""
+        quoted = urllib.parse.quote(self.name, safe="")
+        created = rfc3339(self.generation)
+        resource: dict[str, Any] = {
+            "kind": "storage#object",
+            "id": f"{self.bucket}/{self.name}/{self.generation}",
+            "selfLink": f"{base_url}/storage/v1/b/{self.bucket}/o/{quoted}",
+            "mediaLink": f"{base_url}/download/storage/v1/b/{self.bucket}/o/{quoted}"
+            f"?generation={self.generation}&alt=media",
+            "name": self.name,
+            "bucket": self.bucket,
+            "generation": str(self.generation),
+            "metageneration": str(self.metageneration),
+            "contentType": "application/octet-stream",
+            "storageClass": "STANDARD",
+            "size": str(self.content.size),
+            "crc32c": self.content.crc32c,
+            "etag": self.etag,
+            "timeCreated": created,
+            "updated": rfc3339(self.updated),
+            "timeStorageClassUpdated": created,
+            "timeFinalized": created,
+            **self.properties,
+        }
+        if self.content.md5 is not None:
+            resource["md5Hash"] = self.content.md5
+        if self.component_count is not None:
+            resource["componentCount"] = self.component_count
+        return resource
+
+
+def rfc3339(microseconds: int) -> str:
+    """The API's time format, in milliseconds and UTC."""
+    moment = datetime.datetime.fromtimestamp(microseconds / 1_000_000, datetime.UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def writable_properties(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of an object resource that its writer decides; refuses custom metadata that is not text."""
+    properties = {key: document[key] for key in WRITABLE if document.get(key) is not None}
+    metadata = properties.get("metadata")
+    if metadata is not None:
+        _require_text_values(metadata)
+        if not metadata:
+            del properties["metadata"]
+    return properties
+
+
+def patched_properties(old: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON merge patch of what may be written: null removes a key, custom metadata merges key by key."""
+    merged = dict(old)
+    for key in WRITABLE:
+        if key not in patch:
+            continue
+        value = patch[key]
+        if key == "metadata" and isinstance(value, Mapping):
+            custom = {**old.get("metadata", {}), **value}
+            value = {name: text for name, text in custom.items() if text is not None}
+        merged[key] = value
+    return writable_properties(merged)
+
+
+def require_bucket_name(name: object) -> str:
+    """Refuse a bucket name that Cloud Storage refuses."""
+    if not isinstance(name, str) or not _BUCKET_NAME.fullmatch(name) or ".." in name:
+        raise invalid(f"Invalid bucket name: {name!r}; use 3 to 63 of [a-z0-9._-], letter or digit at the ends")
+    if any(len(part) > 63 for part in name.split(".")):
+        raise invalid(f"Invalid bucket name: {name!r}; each part between dots has at most 63 characters")
+    return name
+
+
+def require_object_name(name: object) -> str:
+    """Refuse an object name that Cloud Storage refuses: empty, over 1024 bytes, line breaks, '.' and '..'."""
+    if not isinstance(name, str) or not name:
+        raise invalid("Required parameter: name (of the object)", reason="required")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise invalid(f"Invalid object name: {name!r} is not valid UTF-8") from None
+    if size > 1024 or name in {".", ".."} or "\r" in name or "\n" in name:
+        raise invalid(f"Invalid object name: {name[:80]!r}; at most 1024 bytes, no line breaks, not '.' or '..'")
+    return name
+
+
+def _require_text_values(metadata: object) -> None:
+    if not isinstance(metadata, Mapping):
+        raise invalid(f"metadata must be an object of strings, got {type(metadata).__name__}")
+    for key, value in metadata.items():
+        if not isinstance(value, str):
+            raise invalid(f"metadata.{key} must be a string, got {value!r}")
+
+
+def _etag(generation: int, metageneration: int) -> str:
+    return base64.b64encode(f"{generation}/{metageneration}".encode()).decode()

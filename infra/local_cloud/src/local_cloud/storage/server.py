@@ -1,0 +1,131 @@
+"""The emulated Cloud Storage as one thing: state, routes, outbox and HTTP server."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import flask
+
+from local_cloud.api import Api
+from local_cloud.faults import Faults
+from local_cloud.http import HttpServer
+from local_cloud.storage.batch import Batch
+from local_cloud.storage.buckets import Buckets
+from local_cloud.storage.downloads import Downloads
+from local_cloud.storage.errors import BucketExists, NotModified, RangeNotSatisfiable, render_error
+from local_cloud.storage.events import EventsOf, OnFinalize, Outbox, Publish, require_notification
+from local_cloud.storage.objects import Objects
+from local_cloud.storage.records import require_bucket_name
+from local_cloud.storage.state import State
+from local_cloud.storage.uploads import Uploads
+from local_cloud.storage.wire import Quoted, QuotedPath, RawPath
+
+#: What Google's Cloud Storage has and this one has not; COVERAGE.md repeats it.
+ABSENT = (
+    "object versioning and soft delete: one live version, an older generation is 404",
+    "ACLs, IAM policies, HMAC keys, service accounts, signed policy documents: every caller may do everything",
+    "XML multipart uploads (`transfer_manager.upload_chunks_concurrently`), signed resumable uploads",
+    "object holds, retention, lifecycle rules, autoclass, requester pays, customer-supplied encryption",
+    "folders, managed folders, anywhere caches, channels (watchAll), the gRPC API",
+    "server-side decompression of gzip-encoded objects",
+)
+
+
+class Storage:
+    """Cloud Storage's JSON API for the unmodified google-cloud-storage client.
+
+    Everything lives under `state_dir` and survives a restart. `publish(topic, data, attributes)` receives the
+    notifications (topic: `projects/P/topics/T`), `on_finalize(resource)` every finalized object; both are
+    called from one background thread, in order, again and again until they return.
+    """
+
+    def __init__(
+        self,
+        *,
+        faults: Faults,
+        state_dir: Path | str,
+        publish: Publish | None = None,
+        on_finalize: OnFinalize | None = None,
+        port: int = 0,
+    ) -> None:
+        events_of = EventsOf(to_topics=publish is not None, to_eventarc=on_finalize is not None)
+        self.state = State(Path(state_dir), events_of=events_of)
+        self.api = Api("storage", faults=faults, render_error=render_error)
+        _accept_any_name(self.api)
+        self.api.app.register_error_handler(NotModified, _answer_not_modified)
+        self.api.app.register_error_handler(RangeNotSatisfiable, self._answer_range)
+        Buckets(self.api, self.state)
+        Objects(self.api, self.state)
+        Downloads(self.api, self.state)
+        Uploads(self.api, self.state)
+        Batch(self.api)
+        self._outbox = Outbox(self.state, publish, on_finalize)
+        self._server = HttpServer(self.api.app, name="storage", port=port)
+        self.address = self._server.address
+        events_of.base_url = f"http://{self.address}"
+
+    def start(self) -> Storage:
+        self._outbox.start()
+        self._server.start()
+        return self
+
+    def close(self) -> None:
+        """Stop answering, then stop delivering; undelivered events wait in the state."""
+        self._server.close()
+        self._outbox.close()
+        self.state.close()
+
+    def ensure_bucket(self, name: str, *, project: str) -> None:
+        """Create a bucket unless it is there; works before the server is started."""
+        with contextlib.suppress(BucketExists):
+            self.state.create_bucket(require_bucket_name(name), project, {})
+
+    def ensure_notification(
+        self, bucket: str, *, topic: str, event_types: Sequence[str] = (), object_name_prefix: str = ""
+    ) -> None:
+        """Publish the bucket's events to `topic` (`projects/P/topics/T`), unless a config already says so."""
+        wanted = require_notification(
+            {
+                "topic": f"//pubsub.googleapis.com/{topic}",
+                "payload_format": "JSON_API_V1",
+                "event_types": list(event_types),
+                "object_name_prefix": object_name_prefix,
+            }
+        )
+        there = [
+            {key: value for key, value in config.items() if key not in {"id", "etag"}}
+            for config in self.state.notifications(bucket)
+        ]
+        if wanted not in there:
+            self.state.add_notification(bucket, wanted)
+
+    def __enter__(self) -> Storage:
+        return self.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _answer_range(self, error: RangeNotSatisfiable) -> flask.Response:
+        document: dict[str, Any] = {
+            "code": 416,
+            "message": str(error),
+            "errors": [{"message": str(error), "domain": "global", "reason": "requestedRangeNotSatisfiable"}],
+        }
+        response = flask.jsonify({"error": document})
+        response.status_code = 416
+        response.headers["Content-Range"] = f"bytes */{error.size}"
+        return response
+
+
+def _accept_any_name(api: Api) -> None:
+    """Let object names contain whatever Cloud Storage lets them contain."""
+    api.app.wsgi_app = RawPath(api.app.wsgi_app)  # type: ignore[method-assign]  # Flask's documented way
+    api.app.url_map.merge_slashes = False
+    api.app.url_map.converters |= {"default": Quoted, "path": QuotedPath}
+
+
+def _answer_not_modified(_error: NotModified) -> flask.Response:
+    return flask.Response(status=304)

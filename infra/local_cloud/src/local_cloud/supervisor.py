@@ -1,0 +1,130 @@
+"""`up`, `down` and the process between them that keeps the stack running."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from local_cloud import cloud as clouds
+from local_cloud.environment_file import read_environment, write_environment
+from local_cloud.stack import Stack
+
+START_LIMIT_SECONDS = 120.0
+STOP_LIMIT_SECONDS = 30.0
+
+
+class StackFailed(RuntimeError):
+    """The stack did not start; the message ends with the end of its log."""
+
+
+def run(repository: Path, *, state: Path, environment_file: Path, clock_seconds: float, time_scale: float) -> int:
+    """Be the stack until a signal comes (or POST /shutdown)."""
+    cloud = clouds.load(repository, state_dir=state / "cloud", clock_seconds=clock_seconds, time_scale=time_scale)
+    stack = Stack(cloud, repository=repository, log_folder=state / "logs")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: cloud.control.stop_requested.set())
+    try:
+        stack.start()
+        variables = {**stack.environment(), "LOCAL_CLOUD_PID": str(os.getpid()), "LOCAL_CLOUD_STATE": str(state)}
+        write_environment(environment_file, variables)
+        cloud.control.stop_requested.wait()
+    finally:
+        # Whoever starts after this must not find addresses that nobody listens on.
+        environment_file.unlink(missing_ok=True)
+        stack.close()
+    return 0
+
+
+def start(
+    repository: Path, *, state: Path, environment_file: Path, clock_seconds: float = 2.0
+) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
+    """Start the stack as a process of its own and wait until it is ready. Raises StackFailed."""
+    state.mkdir(parents=True, exist_ok=True)
+    environment_file.unlink(missing_ok=True)
+    log_file = state / "stack.log"
+    command = [sys.executable, "-m", "local_cloud", "stack", "--state", str(state)]
+    command += ["--repository", str(repository), "--environment-file", str(environment_file)]
+    command += ["--clock-seconds", str(clock_seconds)]
+    with log_file.open("ab") as output:
+        # A session of its own: Ctrl-C in the terminal is for whoever started it, who then stops it in order.
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    deadline = time.monotonic() + START_LIMIT_SECONDS
+    try:
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                break
+            if environment_file.exists():
+                return process, read_environment(environment_file)
+            time.sleep(0.05)
+    except BaseException:
+        stop(process)
+        raise
+    stop(process)
+    tail = "\n".join(log_file.read_text(errors="replace").splitlines()[-20:])
+    raise StackFailed(f"the stack did not start; the end of {log_file}:\n{tail}")
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask it to stop, wait, then insist. Its children end with it, however it ends."""
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        process.wait(STOP_LIMIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def stop_recorded(environment_file: Path) -> bool:
+    """Stop the stack that wrote `environment_file`; False when there is none."""
+    if not environment_file.exists():
+        return False
+    number = int(read_environment(environment_file).get("LOCAL_CLOUD_PID", "0"))
+    if not is_running(environment_file):
+        environment_file.unlink(missing_ok=True)
+        return False
+    os.kill(number, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_LIMIT_SECONDS
+    while time.monotonic() < deadline:
+        if not _is_stack(number):
+            return True
+        time.sleep(0.1)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(number, signal.SIGKILL)
+    return True
+
+
+def is_running(environment_file: Path) -> bool:
+    """Whether the stack that wrote `environment_file` is alive."""
+    number = int(read_environment(environment_file).get("LOCAL_CLOUD_PID", "0"))
+    return number > 0 and _is_stack(number)
+
+
+@contextlib.contextmanager
+def running(repository: Path, *, state: Path, environment_file: Path) -> Iterator[Mapping[str, str]]:
+    """The stack for the length of the block, as the demo and the end-to-end test use it; yields its variables."""
+    process, variables = start(repository, state=state, environment_file=environment_file)
+    try:
+        yield variables
+    finally:
+        stop(process)
+
+
+def _is_stack(number: int) -> bool:
+    """Whether the process is ours and alive: numbers are used again, and a zombie is dead."""
+    record = Path(f"/proc/{number}/cmdline")
+    if Path("/proc/self").exists():
+        # Empty for a zombie, absent when there is no such process.
+        return record.exists() and b"local_cloud" in record.read_bytes()
+    listing = subprocess.run(
+        ["ps", "-o", "stat=,args=", "-p", str(number)], capture_output=True, text=True, check=False
+    )
+    return "local_cloud" in listing.stdout and not listing.stdout.lstrip().startswith("Z")

@@ -1,0 +1,288 @@
+"""projects.locations.customJobs: training jobs that really run, as processes, a few at a time."""
+
+from __future__ import annotations
+
+import collections
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+from local_cloud.api import Api
+from local_cloud.faults import Faults
+from local_cloud.vertex import job_spec, pages
+from local_cloud.vertex.bodies import json_body
+from local_cloud.vertex.errors import CODES, failed_precondition, not_found
+from local_cloud.vertex.filters import enum_field, labels_field, text_field, time_field
+from local_cloud.vertex.job_log import JobLog
+from local_cloud.vertex.job_run import RUN, JobRun, Machine, Outcome
+from local_cloud.vertex.names import LOCATION_PATH, Location, new_id, now
+from local_cloud.vertex.operations import Kind, Operations, Work
+from local_cloud.vertex.records import Records
+
+#: The values of google.cloud.aiplatform.v1.JobState.
+STATES = frozenset(
+    {
+        "JOB_STATE_UNSPECIFIED",
+        "JOB_STATE_QUEUED",
+        "JOB_STATE_PENDING",
+        "JOB_STATE_RUNNING",
+        "JOB_STATE_SUCCEEDED",
+        "JOB_STATE_FAILED",
+        "JOB_STATE_CANCELLING",
+        "JOB_STATE_CANCELLED",
+        "JOB_STATE_PAUSED",
+        "JOB_STATE_EXPIRED",
+        "JOB_STATE_UPDATING",
+        "JOB_STATE_PARTIALLY_SUCCEEDED",
+    }
+)
+TERMINAL_STATES = frozenset({"JOB_STATE_SUCCEEDED", "JOB_STATE_FAILED", "JOB_STATE_CANCELLED", "JOB_STATE_EXPIRED"})
+
+_COLLECTION = "customJobs"
+_DELETE = "aiplatform.customJobs.delete"
+_LISTING = pages.Listing(
+    key="customJobs",
+    fields={
+        "display_name": text_field("displayName", "= != :"),
+        "state": enum_field("state", STATES),
+        "create_time": time_field("createTime"),
+        "labels": labels_field(),
+    },
+    newest_first=True,
+)
+_LOST = Outcome(
+    "JOB_STATE_FAILED",
+    {
+        "code": CODES["INTERNAL"],
+        "message": "Internal error occurred for the current attempt. The replica workerpool0-0 was lost: "
+        "the local cloud stopped while the job was running.",
+    },
+)
+_LOG = logging.getLogger(__name__)
+
+Document = dict[str, Any]
+
+
+class CustomJobs:
+    """The jobs of one location: records, a queue with a limit, and a thread for each job that has not ended."""
+
+    def __init__(
+        self,
+        *,
+        records: Records,
+        location: Location,
+        operations: Operations,
+        faults: Faults,
+        machine: Machine,
+        log: JobLog,
+        folder: Path,
+        provisioning_seconds: float,
+        max_running: int,
+    ) -> None:
+        faults.register(RUN)
+        self._records = records
+        self._location = location
+        self._operations = operations
+        self._faults = faults
+        self._machine = machine
+        self._log = log
+        self._folder = folder
+        self._provisioning_seconds = provisioning_seconds
+        self._max_running = max_running
+        self._turn = threading.Condition()
+        self._queue: collections.deque[str] = collections.deque()
+        self._running: dict[str, JobRun | None] = {}
+        self._threads: dict[str, threading.Thread] = {}
+        self._closing = threading.Event()
+        operations.define(_DELETE, Kind(self._prepare_delete, "DeleteOperationMetadata", "Empty"))
+
+    # The API
+
+    def register(self, api: Api) -> None:
+        path = f"{LOCATION_PATH}/customJobs"
+        api.operation(
+            "aiplatform.customJobs.create",
+            "POST",
+            path,
+            differs="container_spec only; machine and accelerator are recorded, not simulated",
+        )(self._create)
+        api.operation("aiplatform.customJobs.list", "GET", path, differs="read_mask is ignored")(self._list)
+        api.operation("aiplatform.customJobs.get", "GET", f"{path}/<job>")(self._get)
+        api.operation("aiplatform.customJobs.cancel", "POST", f"{path}/<job>:cancel")(self._cancel)
+        api.operation("aiplatform.customJobs.delete", "DELETE", f"{path}/<job>")(self._delete)
+
+    def _create(self, project: str, location: str) -> Document:
+        parent = self._location.check(project, location)
+        body = json_body()
+        job_spec.check(body)
+        created = now()
+        given: Document = {
+            key: body[key] for key in ("displayName", "jobSpec", "labels", "encryptionSpec") if key in body
+        }
+        job: Document = {
+            "name": f"{parent}/customJobs/{new_id()}",
+            **given,
+            "state": "JOB_STATE_PENDING",
+            "createTime": created,
+            "updateTime": created,
+        }
+        self._records.put(_COLLECTION, job["name"], job)
+        self._enqueue(job["name"])
+        return job
+
+    def _get(self, project: str, location: str, job: str) -> Document:
+        name = f"{self._location.check(project, location)}/customJobs/{job}"
+        record = self._records.get(_COLLECTION, name)
+        if record is None:
+            raise not_found(f"The CustomJob does not exist: {name}.")
+        return record
+
+    def _list(self, project: str, location: str) -> Document:
+        self._location.check(project, location)
+        return pages.answer(_LISTING, self._records.all(_COLLECTION))
+
+    def _cancel(self, project: str, location: str, job: str) -> Document:
+        with self._records.transaction():
+            record = self._get(project, location, job)
+            if record["state"] == "JOB_STATE_CANCELLED":
+                return {}
+            if record["state"] in TERMINAL_STATES:
+                raise failed_precondition(f"The job is in state {record['state']} and cannot be cancelled.")
+            self._change(record["name"], state="JOB_STATE_CANCELLING")
+        with self._turn:
+            run = self._running.get(record["name"])
+            self._turn.notify_all()
+        if run is not None:
+            run.cancel()
+        return {}
+
+    def _delete(self, project: str, location: str, job: str) -> Document:
+        with self._records.transaction():
+            record = self._get(project, location, job)
+            if record["state"] not in TERMINAL_STATES:
+                raise failed_precondition(f"The job is in state {record['state']}: cancel it before deleting it.")
+            return self._operations.start(_DELETE, record["name"], {"name": record["name"]})
+
+    def _prepare_delete(self, arguments: Document, stop: threading.Event) -> Work:
+        del stop
+
+        def apply() -> Document:
+            self._records.remove(_COLLECTION, arguments["name"])
+            return {}
+
+        return Work(apply)
+
+    # The queue
+
+    def resume(self) -> None:
+        """After a restart: jobs that were running are lost, jobs that were waiting wait again."""
+        for _, job in self._records.all(_COLLECTION):
+            if job["state"] == "JOB_STATE_PENDING":
+                self._enqueue(job["name"])
+            elif job["state"] == "JOB_STATE_CANCELLING":
+                self._end(job["name"], _cancelled())
+            elif job["state"] not in TERMINAL_STATES:
+                self._end(job["name"], _LOST)
+
+    def close(self) -> None:
+        """End the processes; their jobs are found lost by the next process, as after a crash."""
+        self._closing.set()
+        with self._turn:
+            runs = [run for run in self._running.values() if run]
+            threads = list(self._threads.values())
+            self._turn.notify_all()
+        for run in runs:
+            run.abandon()
+        for thread in threads:
+            thread.join(timeout=10)
+
+    def _enqueue(self, name: str) -> None:
+        thread = threading.Thread(target=self._live, args=(name,), name=f"job-{name[-6:]}", daemon=True)
+        with self._turn:
+            self._queue.append(name)
+            self._threads[name] = thread
+        thread.start()
+
+    def _live(self, name: str) -> None:
+        """The life of one job, from the queue to its end."""
+        try:
+            if self._wait_for_turn(name):
+                # Provisioning: without it PENDING would never be seen, and with it every race that hides there.
+                self._closing.wait(self._provisioning_seconds)
+                outcome = self._run(name)
+            else:
+                outcome = None if self._closing.is_set() else _cancelled()
+            if outcome is not None:
+                self._end(name, outcome)
+        except Exception as error:  # noqa: BLE001  # a job must reach an end whatever breaks here
+            _LOG.exception("job %s", name)
+            message = f"Internal error occurred for the current attempt: {error}"
+            self._end(name, Outcome("JOB_STATE_FAILED", {"code": CODES["INTERNAL"], "message": message}))
+        finally:
+            with self._turn:
+                self._running.pop(name, None)
+                self._threads.pop(name, None)
+                self._turn.notify_all()
+
+    def _wait_for_turn(self, name: str) -> bool:
+        """Wait in order of creation for a free place; False when cancelled or closing meanwhile."""
+        with self._turn:
+            while not self._closing.is_set() and not self._is_cancelling(name):
+                if self._queue[0] == name and len(self._running) < self._max_running:
+                    self._queue.popleft()
+                    self._running[name] = None
+                    self._turn.notify_all()
+                    return True
+                self._turn.wait()
+            self._queue.remove(name)
+            self._turn.notify_all()
+            return False
+
+    def _is_cancelling(self, name: str) -> bool:
+        job = self._records.get(_COLLECTION, name)
+        return job is None or job["state"] == "JOB_STATE_CANCELLING"
+
+    def _run(self, name: str) -> Outcome | None:
+        job = self._records.get(_COLLECTION, name)
+        if job is None or self._closing.is_set():
+            return None
+        run = JobRun(
+            job,
+            machine=self._machine,
+            folder=self._folder / name.rsplit("/", 1)[-1],
+            faults=self._faults,
+            on_line=lambda replica, stream, line: self._log.printed(job, replica, stream, line),
+        )
+        with self._turn:
+            self._running[name] = run
+        # The state is read after the run can be reached: a cancellation sees the run, or is seen here.
+        with self._records.transaction():
+            if self._is_cancelling(name):
+                return _cancelled()
+            self._change(name, state="JOB_STATE_RUNNING", startTime=now())
+        if self._closing.is_set():
+            return None
+        return run.run()
+
+    def _end(self, name: str, outcome: Outcome) -> None:
+        with self._records.transaction():
+            if self._closing.is_set() or self._records.get(_COLLECTION, name) is None:
+                return
+            error = {"error": outcome.error} if outcome.error else {}
+            job = self._change(name, state=outcome.state, endTime=now(), **error)
+        # Told after the record is written, and lost when the process dies in between: the log is a hint.
+        self._log.ended(job)
+
+    def _change(self, name: str, **fields: Any) -> Document:
+        with self._records.transaction():
+            job = self._records.get(_COLLECTION, name)
+            if job is None:
+                raise not_found(f"The CustomJob does not exist: {name}.")
+            job |= {**fields, "updateTime": now()}
+            self._records.put(_COLLECTION, name, job)
+            return job
+
+
+def _cancelled() -> Outcome:
+    return Outcome("JOB_STATE_CANCELLED", {"code": CODES["CANCELLED"], "message": "The CustomJob was cancelled."})

@@ -1,0 +1,138 @@
+"""Deployed models: which can be deployed, what their server is started with, what can be changed later."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from local_cloud.vertex.bodies import whole_number
+from local_cloud.vertex.errors import failed_precondition, invalid_argument
+from local_cloud.vertex.images import Image, command_line, resolve
+from local_cloud.vertex.models import Models
+from local_cloud.vertex.names import last_segment
+from local_cloud.vertex.processes import container_environment
+from local_cloud.vertex.servers import ServerSpec
+
+_MUTABLE_PREFIXES = ("dedicatedResources", "automaticResources", "disableContainerLogging")
+
+Document = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """What every model server of the location runs on."""
+
+    images: Mapping[str, Image]
+    python: str
+    environment: Callable[[], Mapping[str, str]]
+    project: str
+
+
+def deployable(deployed: Mapping[str, Any], models: Models) -> Document:
+    """The Model version that `deployed` names, if it can be deployed as asked.
+
+    Raises:
+        ApiError: 400 naming what is missing, 404 when there is no such model or version.
+    """
+    if not deployed.get("model"):
+        raise invalid_argument("deployed_model.model is required.")
+    model = models.resolve(deployed["model"])
+    if not (model.get("containerSpec") or {}).get("imageUri"):
+        raise failed_precondition(f"The Model {model['name']} has no container_spec and cannot be deployed.")
+    resources = deployed.get("dedicatedResources") or deployed.get("automaticResources")
+    if not resources:
+        raise invalid_argument("deployed_model needs dedicated_resources or automatic_resources.")
+    if "dedicatedResources" in deployed and not (resources.get("machineSpec") or {}).get("machineType"):
+        raise invalid_argument("deployed_model.dedicated_resources.machine_spec.machine_type is required.")
+    _check_replicas(resources)
+    return model
+
+
+def _check_replicas(resources: Mapping[str, Any]) -> None:
+    smallest = whole_number(resources.get("minReplicaCount"), "min_replica_count", default=1)
+    largest = whole_number(resources.get("maxReplicaCount"), "max_replica_count", default=smallest)
+    if smallest < 1:
+        raise invalid_argument(f"min_replica_count must be at least 1, got {smallest}.")
+    if largest < smallest:
+        raise invalid_argument(f"max_replica_count {largest} is smaller than min_replica_count {smallest}.")
+
+
+def server_spec(
+    endpoint: Mapping[str, Any], deployed: Mapping[str, Any], model: Mapping[str, Any], host: Host, folder: Path
+) -> ServerSpec:
+    """How the server of a deployed model is started.
+
+    Raises:
+        ApiError: NOT_FOUND when the image is not known here.
+
+    Source: "Custom container requirements", environment variables available in the container.
+    """
+    container = model["containerSpec"]
+    image = resolve(container["imageUri"], host.images)
+    endpoint_id, deployed_id = last_segment(endpoint["name"]), deployed["id"]
+    default_route = f"/v1/endpoints/{endpoint_id}/deployedModels/{deployed_id}"
+    health_route = container.get("healthRoute") or default_route
+    predict_route = container.get("predictRoute") or f"{default_route}:predict"
+    machine = (deployed.get("dedicatedResources") or {}).get("machineSpec") or {}
+    variables = {
+        "AIP_MODE": "PREDICTION",
+        "AIP_HEALTH_ROUTE": health_route,
+        "AIP_PREDICT_ROUTE": predict_route,
+        "AIP_STORAGE_URI": model.get("artifactUri", ""),
+        "AIP_ENDPOINT_ID": endpoint_id,
+        "AIP_DEPLOYED_MODEL_ID": deployed_id,
+        "AIP_MODEL_NAME": last_segment(model["name"]),
+        "AIP_VERSION_NAME": model["versionId"],
+        "AIP_PROJECT_NUMBER": host.project,
+        "AIP_MACHINE_TYPE": machine.get("machineType", ""),
+        **_declared(container),
+    }
+    return ServerSpec(
+        command=command_line(
+            image,
+            python=host.python,
+            command=list(container.get("command") or ()),
+            arguments=list(container.get("args") or ()),
+        ),
+        folder=image.folder,
+        environment=container_environment(host.environment(), variables),
+        health_route=health_route,
+        predict_route=predict_route,
+        log=folder / endpoint_id / deployed_id / "log",
+    )
+
+
+def _declared(container: Mapping[str, Any]) -> dict[str, str]:
+    """The model's own variables; a later one may refer to an earlier one as $(NAME)."""
+    declared: dict[str, str] = {}
+    for variable in container.get("env") or ():
+        value = str(variable.get("value", ""))
+        for name, known in declared.items():
+            value = value.replace(f"$({name})", known)
+        declared[variable["name"]] = value
+    return declared
+
+
+def check_mutation(deployed: Mapping[str, Any], paths: Sequence[str]) -> None:
+    """Refuse a mutation of what Google lets nobody change after deployment."""
+    if not paths:
+        raise invalid_argument("update_mask is required.")
+    for path in paths:
+        if path.split(".")[0] not in _MUTABLE_PREFIXES:
+            raise invalid_argument(f"update_mask: {path} cannot be changed; redeploy the model instead.")
+    _check_replicas(deployed.get("dedicatedResources") or deployed.get("automaticResources") or {})
+
+
+def copy_path(path: str, *, source: Mapping[str, Any], target: Document) -> None:
+    """Copy the field at a dotted `path` from `source` into `target`; a field that is missing is cleared."""
+    *parents, leaf = path.split(".")
+    inner: Mapping[str, Any] = source
+    for parent in parents:
+        inner = inner.get(parent) or {}
+        target = target.setdefault(parent, {})
+    if leaf in inner:
+        target[leaf] = inner[leaf]
+    else:
+        target.pop(leaf, None)

@@ -1,0 +1,154 @@
+"""The specification of a custom job: what is refused, and what each replica gets to run and to know."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from local_cloud.api import ApiError
+from local_cloud.vertex.bodies import whole_number
+from local_cloud.vertex.errors import invalid_argument
+from local_cloud.vertex.images import repository_name
+from local_cloud.vertex.names import check_display_name, check_labels, seconds
+
+#: The default of scheduling.timeout: seven days.
+DEFAULT_TIMEOUT = 7 * 24 * 3600.0
+
+#: The pools by position, as TF_CONFIG names them; an evaluator is no member of the cluster.
+_TASK_TYPES = ("chief", "worker", "ps", "evaluator")
+_ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+Document = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Replica:
+    """One container of a job: its pool, its index there, and the pool's containerSpec."""
+
+    pool: int
+    index: int
+    container: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"workerpool{self.pool}-{self.index}"
+
+
+def check(job: Mapping[str, Any]) -> None:
+    """Refuse a CustomJob that Vertex AI refuses at creation.
+
+    Raises:
+        ApiError: 400 INVALID_ARGUMENT naming the field; 501 for what is not emulated.
+    """
+    check_display_name(job)
+    check_labels(job.get("labels"))
+    spec = job.get("jobSpec") or {}
+    pools = spec.get("workerPoolSpecs")
+    if not isinstance(pools, list) or not pools or not pools[0]:
+        raise invalid_argument("job_spec.worker_pool_specs is required: the first pool must not be empty.")
+    if len(pools) > len(_TASK_TYPES):
+        raise invalid_argument(f"job_spec.worker_pool_specs has {len(pools)} pools; at most 4 are allowed.")
+    for position, pool in enumerate(pools):
+        if pool:
+            _check_pool(pool, f"job_spec.worker_pool_specs[{position}]", is_primary=position == 0)
+    timeout(spec)
+    prefix = (spec.get("baseOutputDirectory") or {}).get("outputUriPrefix")
+    if prefix is not None and not str(prefix).startswith("gs://"):
+        raise invalid_argument(f"job_spec.base_output_directory must be a gs:// URI, got {prefix!r}.")
+
+
+def _check_pool(pool: Mapping[str, Any], field: str, *, is_primary: bool) -> None:
+    if "pythonPackageSpec" in pool:
+        raise ApiError(501, "UNIMPLEMENTED", f"{field}.python_package_spec: only container_spec is emulated.")
+    container = pool.get("containerSpec") or {}
+    if not container.get("imageUri"):
+        raise invalid_argument(f"{field}.container_spec.image_uri is required.")
+    repository_name(container["imageUri"])
+    machine = pool.get("machineSpec") or {}
+    if not machine.get("machineType"):
+        raise invalid_argument(f"{field}.machine_spec.machine_type is required.")
+    # An enum's zero value means "unspecified", whether it comes as a number or as a name.
+    accelerator = machine.get("acceleratorType") not in {None, 0, "ACCELERATOR_TYPE_UNSPECIFIED"}
+    count = whole_number(machine.get("acceleratorCount"), f"{field}.machine_spec.accelerator_count")
+    if accelerator != (count > 0):
+        raise invalid_argument(f"{field}.machine_spec: accelerator_type and accelerator_count belong together.")
+    replicas = whole_number(pool.get("replicaCount"), f"{field}.replica_count", default=1)
+    if replicas < 1 or (is_primary and replicas != 1):
+        expected = "1 for the primary replica" if is_primary else "at least 1"
+        raise invalid_argument(f"{field}.replica_count must be {expected}, got {replicas}.")
+    for variable in container.get("env") or ():
+        if not _ENVIRONMENT_NAME.fullmatch(str(variable.get("name", ""))):
+            raise invalid_argument(f"{field}.container_spec.env: {variable.get('name')!r} is no variable name.")
+
+
+def timeout(spec: Mapping[str, Any]) -> float:
+    """scheduling.timeout in seconds."""
+    given = (spec.get("scheduling") or {}).get("timeout")
+    return DEFAULT_TIMEOUT if given is None else seconds(given, "job_spec.scheduling.timeout")
+
+
+def may_restart(spec: Mapping[str, Any]) -> bool:
+    return not (spec.get("scheduling") or {}).get("disableRetries", False)
+
+
+def replicas(spec: Mapping[str, Any]) -> Iterator[Replica]:
+    """Every replica of the job, the primary first."""
+    for position, pool in enumerate(spec["workerPoolSpecs"]):
+        if pool:
+            for index in range(whole_number(pool.get("replicaCount"), "replica_count", default=1)):
+                yield Replica(position, index, pool["containerSpec"])
+
+
+def environment(
+    spec: Mapping[str, Any], replica: Replica, *, job_id: str, project: str, addresses: Mapping[str, str]
+) -> dict[str, str]:
+    """What Vertex AI sets in a replica's container, and then the job's own variables.
+
+    Args:
+        addresses: host:port by replica name, of every replica of the job.
+
+    Source: CustomJobSpec.base_output_directory (AIP_*), "Distributed training" (CLUSTER_SPEC, TF_CONFIG),
+    "Prepare training code" (CLOUD_ML_PROJECT_ID).
+    """
+    variables = {"CLOUD_ML_JOB_ID": job_id, "CLOUD_ML_PROJECT_ID": project}
+    prefix = (spec.get("baseOutputDirectory") or {}).get("outputUriPrefix")
+    if prefix:
+        directory = prefix.rstrip("/")
+        variables |= {
+            "AIP_MODEL_DIR": f"{directory}/model/",
+            "AIP_CHECKPOINT_DIR": f"{directory}/checkpoints/",
+            "AIP_TENSORBOARD_LOG_DIR": f"{directory}/logs/",
+        }
+    variables["CLUSTER_SPEC"] = json.dumps(_cluster_spec(spec, replica, addresses))
+    if len(addresses) > 1:
+        # Vertex AI sets TF_CONFIG only for distributed training.
+        variables["TF_CONFIG"] = json.dumps(_tf_config(replica, addresses))
+    for variable in replica.container.get("env") or ():
+        variables[variable["name"]] = str(variable.get("value", ""))
+    return variables
+
+
+def _cluster_spec(spec: Mapping[str, Any], replica: Replica, addresses: Mapping[str, str]) -> Document:
+    cluster: dict[str, list[str]] = {}
+    for name, address in addresses.items():
+        cluster.setdefault(name.partition("-")[0], []).append(address)
+    task = {"type": f"workerpool{replica.pool}", "index": replica.index}
+    return {"cluster": cluster, "environment": "cloud", "task": task, "job": json.dumps(spec)}
+
+
+def _tf_config(replica: Replica, addresses: Mapping[str, str]) -> Document:
+    cluster: dict[str, list[str]] = {}
+    for name, address in addresses.items():
+        task_type = _TASK_TYPES[int(name.partition("-")[0].removeprefix("workerpool"))]
+        if task_type != "evaluator":
+            cluster.setdefault(task_type, []).append(address)
+    task = {"type": _TASK_TYPES[replica.pool], "index": replica.index}
+    return {"cluster": cluster, "task": task, "environment": "cloud"}
+
+
+def arguments(container: Mapping[str, Any]) -> tuple[Sequence[str], Sequence[str]]:
+    """containerSpec's command and args."""
+    return list(container.get("command") or ()), list(container.get("args") or ())

@@ -1,0 +1,389 @@
+"""projects.locations.models: the Model Registry, with versions, aliases and evaluations."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from local_cloud.api import Api
+from local_cloud.vertex import pages
+from local_cloud.vertex.bodies import json_body, update_mask
+from local_cloud.vertex.errors import already_exists, failed_precondition, invalid_argument, not_found
+from local_cloud.vertex.filters import id_field, labels_field, text_field
+from local_cloud.vertex.images import Image, resolve
+from local_cloud.vertex.names import (
+    LOCATION_PATH,
+    Location,
+    check_display_name,
+    check_labels,
+    last_segment,
+    new_id,
+    now,
+)
+from local_cloud.vertex.operations import Kind, Operations, Work
+from local_cloud.vertex.records import Records
+
+MODELS = "models"
+DEFAULT_ALIAS = "default"
+
+_EVALUATIONS = "evaluations"
+_UPLOAD = "aiplatform.models.upload"
+_DELETE = "aiplatform.models.delete"
+_DELETE_VERSION = "aiplatform.models.deleteVersion"
+_MODEL_ID = re.compile(r"[a-z_][a-z0-9_-]{0,62}")
+_ALIAS = re.compile(r"[a-z][a-zA-Z0-9-]{0,126}[a-z0-9-]")
+_ORDERS = {
+    "create_time": "versionCreateTime",
+    "createTime": "versionCreateTime",
+    "update_time": "versionUpdateTime",
+    "updateTime": "versionUpdateTime",
+}
+_LISTING = pages.Listing(
+    key="models",
+    fields={"model": id_field(), "display_name": text_field("displayName"), "labels": labels_field()},
+    orders={**_ORDERS, "display_name": "displayName", "displayName": "displayName"},
+    newest_first=True,
+)
+_VERSIONS_LISTING = pages.Listing(key="models", fields={"labels": labels_field()}, orders=_ORDERS)
+_EVALUATIONS_LISTING = pages.Listing(key="modelEvaluations", fields={})
+
+#: What a version takes from the uploaded Model; everything else there is the model's or output only.
+_VERSION_FIELDS = (
+    "artifactUri",
+    "containerSpec",
+    "explanationSpec",
+    "metadata",
+    "metadataSchemaUri",
+    "predictSchemata",
+    "versionDescription",
+)
+
+Document = dict[str, Any]
+
+
+class Models:
+    """The models of one location; a record holds a model with all its versions, so that they change as one."""
+
+    def __init__(
+        self, *, records: Records, location: Location, operations: Operations, images: Mapping[str, Image]
+    ) -> None:
+        self._records = records
+        self._location = location
+        self._operations = operations
+        self._images = images
+        operations.define(_UPLOAD, Kind(self._prepare_upload, "UploadModelOperationMetadata", "UploadModelResponse"))
+        operations.define(_DELETE, Kind(self._prepare_delete, "DeleteOperationMetadata", "Empty"))
+        operations.define(_DELETE_VERSION, Kind(self._prepare_delete_version, "DeleteOperationMetadata", "Empty"))
+
+    def register(self, api: Api) -> None:
+        path = f"{LOCATION_PATH}/models"
+        api.operation(_UPLOAD, "POST", f"{path}:upload", differs="artifacts are not copied: they stay where they are")(
+            self._upload
+        )
+        api.operation("aiplatform.models.list", "GET", path, differs="read_mask is ignored")(self._list)
+        api.operation("aiplatform.models.get", "GET", f"{path}/<model>")(self._get)
+        api.operation("aiplatform.models.patch", "PATCH", f"{path}/<model>")(self._patch)
+        api.operation(_DELETE, "DELETE", f"{path}/<model>")(self._delete)
+        api.operation("aiplatform.models.listVersions", "GET", f"{path}/<model>:listVersions")(self._list_versions)
+        api.operation("aiplatform.models.mergeVersionAliases", "POST", f"{path}/<model>:mergeVersionAliases")(
+            self._merge_aliases
+        )
+        api.operation(_DELETE_VERSION, "DELETE", f"{path}/<model>:deleteVersion")(self._delete_version)
+        evaluations = f"{path}/<model>/evaluations"
+        api.operation("aiplatform.models.evaluations.import", "POST", f"{evaluations}:import")(self._import_evaluation)
+        api.operation("aiplatform.models.evaluations.list", "GET", evaluations)(self._list_evaluations)
+        api.operation("aiplatform.models.evaluations.get", "GET", f"{evaluations}/<evaluation>")(self._get_evaluation)
+
+    def resolve(self, reference: str) -> Document:
+        """The Model, at the version meant by a full name such as …/models/flowers@2, …@golden or …/flowers.
+
+        Raises:
+            ApiError: 404 when there is no such model, version or alias.
+        """
+        name, _, version = reference.partition("@")
+        record = self._existing(name)
+        return self._view(record, _version_id(record, version or DEFAULT_ALIAS))
+
+    # Upload
+
+    def _upload(self, project: str, location: str) -> Document:
+        parent = self._location.check(project, location)
+        body = json_body()
+        model = body.get("model") or {}
+        check_display_name(model)
+        check_labels(model.get("labels"))
+        aliases = list(model.get("versionAliases") or ())
+        for alias in aliases:
+            _check_alias(alias)
+        with self._records.transaction():
+            name = self._upload_target(parent, body)
+            arguments = {"name": name, "model": model, "new": not body.get("parentModel"), "aliases": aliases}
+            return self._operations.start(_UPLOAD, name, arguments)
+
+    def _upload_target(self, parent: str, body: Mapping[str, Any]) -> str:
+        """The name of the model to create or to extend; refuses an id that is malformed or taken."""
+        model_id, parent_model = body.get("modelId"), body.get("parentModel")
+        if parent_model:
+            if model_id:
+                raise invalid_argument("model_id and parent_model exclude one another.")
+            given = str(parent_model).partition("@")[0]
+            name = given if "/" in given else f"{parent}/models/{given}"
+            self._existing(name)
+            return name
+        if model_id is not None and not _MODEL_ID.fullmatch(str(model_id)):
+            raise invalid_argument(
+                f"model_id {model_id!r} is invalid: up to 63 characters of [a-z0-9_-], not starting with a number"
+                " or a hyphen."
+            )
+        name = f"{parent}/models/{model_id or new_id()}"
+        in_flight = any(pending["kind"] == _UPLOAD for pending in self._operations.pending_on(name))
+        if in_flight or self._records.get(MODELS, name):
+            raise already_exists(f"Model {name} already exists; upload a version of it with parent_model.")
+        return name
+
+    def _prepare_upload(self, arguments: Document, stop: threading.Event) -> Work:
+        del stop
+        model = arguments["model"]
+        image = (model.get("containerSpec") or {}).get("imageUri")
+        if image:
+            # "The container image is ingested upon UploadModel": an image that is not there is found here.
+            resolve(image, self._images)
+        return Work(lambda: self._add_version(arguments))
+
+    def _add_version(self, arguments: Document) -> Document:
+        name, model, moment = arguments["name"], arguments["model"], now()
+        record = self._records.get(MODELS, name)
+        if record is None and not arguments["new"]:
+            raise not_found(f"The Model does not exist: {name}.")
+        record = record or _new_record(name, model, moment)
+        version_id = str(record["nextVersion"])
+        record["nextVersion"] += 1
+        record["versions"][version_id] = {
+            **{key: model[key] for key in _VERSION_FIELDS if key in model},
+            "labels": {} if arguments["new"] else model.get("labels") or {},
+            "versionAliases": [],
+            "versionCreateTime": moment,
+            "versionUpdateTime": moment,
+        }
+        _add_aliases(record, version_id, arguments["aliases"])
+        if len(record["versions"]) == 1:
+            _add_aliases(record, version_id, [DEFAULT_ALIAS])
+        self._records.put(MODELS, name, record)
+        return {"model": name, "modelVersionId": version_id}
+
+    # Reading
+
+    def _get(self, project: str, location: str, model: str) -> Document:
+        return self.resolve(f"{self._location.check(project, location)}/models/{model}")
+
+    def _list(self, project: str, location: str) -> Document:
+        self._location.check(project, location)
+        found = self._records.all(MODELS)
+        return pages.answer(
+            _LISTING, [(sequence, self._view(record, _version_id(record, DEFAULT_ALIAS))) for sequence, record in found]
+        )
+
+    def _list_versions(self, project: str, location: str, model: str) -> Document:
+        record = self._existing(f"{self._location.check(project, location)}/models/{model.partition('@')[0]}")
+        views = []
+        for version_id in record["versions"]:
+            # Google: "In the returned Model name field, version ID … will be included."
+            view = self._view(record, version_id)
+            views.append((int(version_id), {**view, "name": f"{record['name']}@{version_id}"}))
+        return pages.answer(_VERSIONS_LISTING, views)
+
+    def _existing(self, name: str) -> Document:
+        record = self._records.get(MODELS, name)
+        if record is None:
+            raise not_found(f"The Model does not exist: {name}.")
+        return record
+
+    def _view(self, record: Document, version_id: str) -> Document:
+        """The Model resource as Google shows it: the model's own fields and those of one version."""
+        version = record["versions"][version_id]
+        # Google: "Both the model labels and the version labels are merged when a model is returned."
+        labels = {**record["model"].get("labels", {}), **version["labels"]}
+        deployed = [
+            {"endpoint": endpoint, "deployedModelId": deployed_id}
+            for endpoint, deployed_id, deployed_version in self._deployments(record["name"])
+            if deployed_version == version_id
+        ]
+        return {
+            "name": record["name"],
+            **record["model"],
+            **version,
+            "versionId": version_id,
+            "labels": labels,
+            "deployedModels": deployed,
+            "supportedDeploymentResourcesTypes": ["DEDICATED_RESOURCES"],
+        }
+
+    def _deployments(self, name: str) -> Iterable[tuple[str, str, str]]:
+        """(endpoint, deployed model id, version id) of each deployment of the model."""
+        for _, endpoint in self._records.all("endpoints"):
+            for deployed in endpoint["deployedModels"]:
+                if deployed["model"].partition("@")[0] == name:
+                    yield endpoint["name"], deployed["id"], deployed["modelVersionId"]
+
+    # Changing
+
+    def _patch(self, project: str, location: str, model: str) -> Document:
+        name = f"{self._location.check(project, location)}/models/{model.partition('@')[0]}"
+        version = model.partition("@")[2].removeprefix("-")
+        # Google: the model's fields and a version's fields cannot be updated in one request.
+        paths = ("labels", "versionDescription") if version else ("labels", "displayName", "description")
+        keys = update_mask({path: path for path in paths})
+        body = json_body()
+        check_labels(body.get("labels"))
+        with self._records.transaction():
+            record = self._existing(name)
+            target = record["versions"][_version_id(record, version)] if version else record["model"]
+            for key in keys:
+                target[key] = body.get(key, {} if key == "labels" else "")
+            target["versionUpdateTime" if version else "updateTime"] = now()
+            check_display_name(record["model"])
+            self._records.put(MODELS, name, record)
+            return self._view(record, _version_id(record, version or DEFAULT_ALIAS))
+
+    def _merge_aliases(self, project: str, location: str, model: str) -> Document:
+        name, _, version_id = f"{self._location.check(project, location)}/models/{model}".partition("@")
+        aliases = json_body().get("versionAliases") or []
+        if not version_id.isdigit():
+            raise invalid_argument("name must include a version id, such as models/flowers@1.")
+        if not aliases:
+            raise invalid_argument("version_aliases is required.")
+        for alias in aliases:
+            _check_alias(str(alias).removeprefix("-"))
+        # Google: adding and deleting the same alias in one request cancel each other out.
+        added = [alias for alias in aliases if not alias.startswith("-") and f"-{alias}" not in aliases]
+        removed = [alias[1:] for alias in aliases if alias.startswith("-") and alias[1:] not in aliases]
+        if DEFAULT_ALIAS in removed:
+            raise invalid_argument("The default alias cannot be removed, only given to another version.")
+        with self._records.transaction():
+            record = self._existing(name)
+            version = record["versions"][_version_id(record, version_id)]
+            version["versionAliases"] = [alias for alias in version["versionAliases"] if alias not in removed]
+            _add_aliases(record, version_id, added)
+            self._records.put(MODELS, name, record)
+            return self._view(record, version_id)
+
+    # Deleting
+
+    def _delete(self, project: str, location: str, model: str) -> Document:
+        name = f"{self._location.check(project, location)}/models/{model}"
+        with self._records.transaction():
+            self._existing(name)
+            self._refuse_deployed(name, None)
+            return self._operations.start(_DELETE, name, {"name": name})
+
+    def _prepare_delete(self, arguments: Document, stop: threading.Event) -> Work:
+        del stop
+
+        def apply() -> Document:
+            self._refuse_deployed(arguments["name"], None)
+            self._records.remove(MODELS, arguments["name"])
+            for _, evaluation in self._records.all(_EVALUATIONS):
+                if evaluation["name"].startswith(arguments["name"] + "/"):
+                    self._records.remove(_EVALUATIONS, evaluation["name"])
+            return {}
+
+        return Work(apply)
+
+    def _delete_version(self, project: str, location: str, model: str) -> Document:
+        name, _, version_id = f"{self._location.check(project, location)}/models/{model}".partition("@")
+        if not version_id.isdigit():
+            raise invalid_argument("name must include a version id, such as models/flowers@1.")
+        with self._records.transaction():
+            self._refuse_version(name, version_id)
+            return self._operations.start(_DELETE_VERSION, name, {"name": name, "version": version_id})
+
+    def _prepare_delete_version(self, arguments: Document, stop: threading.Event) -> Work:
+        del stop
+
+        def apply() -> Document:
+            record = self._refuse_version(arguments["name"], arguments["version"])
+            del record["versions"][arguments["version"]]
+            self._records.put(MODELS, arguments["name"], record)
+            return {}
+
+        return Work(apply)
+
+    def _refuse_version(self, name: str, version_id: str) -> Document:
+        """The model's record, unless this version of it must stay."""
+        record = self._existing(name)
+        version = record["versions"][_version_id(record, version_id)]
+        if DEFAULT_ALIAS in version["versionAliases"]:
+            raise failed_precondition(
+                f"Version {version_id} of {name} is the default version: give the default alias to another version"
+                " first, or delete the model."
+            )
+        self._refuse_deployed(name, version_id)
+        return record
+
+    def _refuse_deployed(self, name: str, version_id: str | None) -> None:
+        for endpoint, deployed_id, deployed_version in self._deployments(name):
+            if version_id in {None, deployed_version}:
+                raise failed_precondition(
+                    f"The Model {name} is deployed at {endpoint} as {deployed_id}: undeploy it before deleting it."
+                )
+
+    # Evaluations
+
+    def _import_evaluation(self, project: str, location: str, model: str) -> Document:
+        evaluated = self._get(project, location, model)
+        evaluation = json_body().get("modelEvaluation") or {}
+        if not evaluation.get("metricsSchemaUri") or "metrics" not in evaluation:
+            raise invalid_argument("model_evaluation.metrics_schema_uri and model_evaluation.metrics are required.")
+        stored = {
+            **evaluation,
+            "name": f"{evaluated['name']}@{evaluated['versionId']}/evaluations/{new_id()}",
+            "createTime": now(),
+        }
+        self._records.put(_EVALUATIONS, stored["name"], stored)
+        return stored
+
+    def _list_evaluations(self, project: str, location: str, model: str) -> Document:
+        evaluated = self._get(project, location, model)
+        prefix = f"{evaluated['name']}@{evaluated['versionId']}/evaluations/"
+        found = self._records.all(_EVALUATIONS)
+        return pages.answer(_EVALUATIONS_LISTING, [pair for pair in found if pair[1]["name"].startswith(prefix)])
+
+    def _get_evaluation(self, project: str, location: str, model: str, evaluation: str) -> Document:
+        name = f"{self._location.check(project, location)}/models/{model.partition('@')[0]}"
+        for _, found in self._records.all(_EVALUATIONS):
+            if found["name"].startswith(name + "@") and last_segment(found["name"]) == evaluation:
+                return found
+        raise not_found(f"The ModelEvaluation does not exist: {name}/evaluations/{evaluation}.")
+
+
+def _new_record(name: str, model: Mapping[str, Any], moment: str) -> Document:
+    own = {key: model[key] for key in ("displayName", "description", "labels") if key in model}
+    return {
+        "name": name,
+        "model": {**own, "createTime": moment, "updateTime": moment, "etag": new_id()},
+        "versions": {},
+        "nextVersion": 1,
+    }
+
+
+def _version_id(record: Mapping[str, Any], reference: str) -> str:
+    """The version that a version id or an alias means."""
+    for version_id, version in record["versions"].items():
+        if reference == version_id or reference in version["versionAliases"]:
+            return str(version_id)
+    raise not_found(f"The Model version does not exist: {record['name']}@{reference}.")
+
+
+def _add_aliases(record: Document, version_id: str, aliases: Iterable[str]) -> None:
+    """Give `aliases` to a version; an alias belongs to one version, so another one loses it."""
+    for alias in aliases:
+        for other in record["versions"].values():
+            other["versionAliases"] = [held for held in other["versionAliases"] if held != alias]
+        record["versions"][version_id]["versionAliases"].append(alias)
+
+
+def _check_alias(alias: object) -> None:
+    if not isinstance(alias, str) or not _ALIAS.fullmatch(alias):
+        raise invalid_argument(f"Version alias {alias!r} is invalid: it must match {_ALIAS.pattern}.")

@@ -1,0 +1,150 @@
+"""projects.locations.endpoints.predict and rawPredict: forwarded to the model server that the split draws."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import flask
+import urllib3
+
+from local_cloud.api import Api, ApiError
+from local_cloud.vertex.bodies import json_body
+from local_cloud.vertex.endpoints import Endpoints
+from local_cloud.vertex.errors import failed_precondition, invalid_argument
+from local_cloud.vertex.models import Models
+from local_cloud.vertex.names import LOCATION_PATH, Location, last_segment, seconds
+from local_cloud.vertex.servers import ModelServer, ModelServers
+from local_cloud.vertex.traffic import Draw
+
+#: The largest request in megabytes; "1.5 MB or smaller" on a shared endpoint, 10 MB on a dedicated one.
+_SHARED_MEGABYTES = 1.5
+_DEDICATED_MEGABYTES = 10.0
+
+#: A shared endpoint waits a minute for its model server; a dedicated one can be told to wait up to an hour.
+_SHARED_TIMEOUT_SECONDS = 60.0
+_DEDICATED_TIMEOUT_SECONDS = 600.0
+
+Document = dict[str, Any]
+
+
+class Predictions:
+    """Online prediction on the endpoints of one location."""
+
+    def __init__(
+        self, *, location: Location, endpoints: Endpoints, models: Models, servers: ModelServers, draw: Draw
+    ) -> None:
+        self._location = location
+        self._endpoints = endpoints
+        self._models = models
+        self._servers = servers
+        self._draw = draw
+
+    def register(self, api: Api) -> None:
+        path = f"{LOCATION_PATH}/endpoints/<endpoint>"
+        api.operation("aiplatform.endpoints.predict", "POST", f"{path}:predict")(self._predict)
+        api.operation("aiplatform.endpoints.rawPredict", "POST", f"{path}:rawPredict")(self._raw_predict)
+
+    def _predict(self, project: str, location: str, endpoint: str) -> Document:
+        record = self._addressed(project, location, endpoint)
+        if not isinstance(json_body().get("instances"), list):
+            raise invalid_argument("instances is required and must be a list.")
+        deployed = self._drawn(record)
+        answer = self._forward(record, deployed, "application/json")
+        try:
+            predictions = json.loads(answer.data)
+        except ValueError:
+            predictions = None
+        if not isinstance(predictions, dict) or "predictions" not in predictions:
+            raise ApiError(
+                500, "INTERNAL", 'The model server must answer a JSON object with "predictions"; use rawPredict else.'
+            )
+        model, _, version = deployed["model"].partition("@")
+        return {
+            **predictions,
+            "deployedModelId": deployed["id"],
+            "model": model,
+            "modelDisplayName": self._models.resolve(deployed["model"])["displayName"],
+            "modelVersionId": version,
+        }
+
+    def _raw_predict(self, project: str, location: str, endpoint: str) -> flask.Response:
+        record = self._addressed(project, location, endpoint)
+        deployed = self._drawn(record)
+        answer = self._forward(record, deployed, flask.request.content_type or "application/json")
+        headers = {
+            "Content-Type": answer.headers.get("Content-Type", "application/json"),
+            "X-Vertex-AI-Endpoint-Id": last_segment(record["name"]),
+            "X-Vertex-AI-Deployed-Model-Id": deployed["id"],
+        }
+        return flask.Response(answer.data, headers=headers)
+
+    def _addressed(self, project: str, location: str, endpoint: str) -> Document:
+        """The endpoint of the request, unless the request is too large for it."""
+        record = self._endpoints.existing(f"{self._location.check(project, location)}/endpoints/{endpoint}")
+        limit = _DEDICATED_MEGABYTES if record.get("dedicatedEndpointEnabled") else _SHARED_MEGABYTES
+        size = flask.request.content_length or 0
+        if size > limit * 1e6:
+            raise failed_precondition(f"The request size ({size} bytes) exceeds {limit:.3f}MB limit.")
+        return record
+
+    def _drawn(self, record: Mapping[str, Any]) -> Document:
+        chosen = self._draw.choose(record["trafficSplit"])
+        for deployed in record["deployedModels"]:
+            if deployed["id"] == chosen:
+                found: Document = deployed
+                return found
+        raise failed_precondition(f"Endpoint {record['name']} doesn't have traffic_split.")
+
+    def _forward(
+        self, record: Mapping[str, Any], deployed: Mapping[str, Any], content_type: str
+    ) -> urllib3.BaseHTTPResponse:
+        server = self._servers.get((record["name"], deployed["id"]))
+        address = server.address if server else None
+        if server is None or address is None:
+            raise ApiError(503, "UNAVAILABLE", f"DeployedModel {deployed['id']} has no healthy model server.")
+        answer = self._answer_of(server, address, content_type, _timeout(record))
+        if answer.status < 300:
+            return answer
+        raise _mapped(answer)
+
+    def _answer_of(
+        self, server: ModelServer, address: str, content_type: str, timeout: float
+    ) -> urllib3.BaseHTTPResponse:
+        try:
+            return self._servers.pool.request(
+                "POST",
+                f"http://{address}{server.spec.predict_route}",
+                body=flask.request.get_data(),
+                headers={"Content-Type": content_type},
+                timeout=urllib3.Timeout(connect=5, read=timeout),
+                retries=False,
+            )
+        except urllib3.exceptions.ReadTimeoutError:
+            raise ApiError(504, "DEADLINE_EXCEEDED", f"The model server did not answer within {timeout:g} s.") from None
+        except urllib3.exceptions.HTTPError as error:
+            raise ApiError(503, "UNAVAILABLE", f"The model server is not available: {error}") from error
+
+
+def _timeout(record: Mapping[str, Any]) -> float:
+    given = (record.get("clientConnectionConfig") or {}).get("inferenceTimeout")
+    if given:
+        return seconds(given, "client_connection_config.inference_timeout")
+    return _DEDICATED_TIMEOUT_SECONDS if record.get("dedicatedEndpointEnabled") else _SHARED_TIMEOUT_SECONDS
+
+
+def _mapped(answer: urllib3.BaseHTTPResponse) -> ApiError:
+    """A model server's error as Vertex AI passes it on: its status by kind, its body as the message.
+
+    Users report 400 FAILED_PRECONDITION for a 4xx of the container and the same code for a 5xx, with the
+    container's body as message; 429 is kept, since callers must be able to back off.
+    """
+    text = answer.data.decode("utf-8", errors="replace")
+    if answer.status == 429:
+        return ApiError(429, "RESOURCE_EXHAUSTED", text)
+    if answer.status < 500:
+        return failed_precondition(text)
+    if answer.status in {502, 503}:
+        return ApiError(503, "UNAVAILABLE", text)
+    return ApiError(500, "INTERNAL", text)

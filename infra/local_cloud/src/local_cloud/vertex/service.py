@@ -1,0 +1,128 @@
+"""The Vertex AI of the local cloud: composes its resources into one server."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from local_cloud.api import Api
+from local_cloud.faults import Faults
+from local_cloud.http import HttpServer
+from local_cloud.vertex.custom_jobs import CustomJobs
+from local_cloud.vertex.deployments import Host
+from local_cloud.vertex.endpoints import Endpoints
+from local_cloud.vertex.images import Image
+from local_cloud.vertex.job_log import JobLog
+from local_cloud.vertex.job_run import Machine
+from local_cloud.vertex.models import Models
+from local_cloud.vertex.names import Location
+from local_cloud.vertex.operations import Operations
+from local_cloud.vertex.predictions import Predictions
+from local_cloud.vertex.records import Records
+from local_cloud.vertex.servers import ModelServers
+from local_cloud.vertex.traffic import Draw
+
+
+class Vertex:
+    """aiplatform.googleapis.com on loopback: custom jobs, Model Registry, endpoints, operations.
+
+    Args:
+        state_dir: holds the records (`vertex.sqlite`), `jobs/<id>/log` and `endpoints/<id>/<id>/log`; what was
+            answered before a restart is still there after it.
+        storage_address: host:port of the Cloud Storage that `/gcs/<bucket>` paths are read from and written to.
+        environment: variables that every child process gets on top, asked for at each start.
+        images: what stands for a container image, by the base name of its repository.
+        publish_log: receives the LogEntry of each job that ends; called from the job's thread.
+        python: replaces a leading "python" of an image's command.
+        operation_seconds: how long an operation takes at least, and a job to be provisioned.
+        max_running_jobs: further jobs wait as JOB_STATE_PENDING.
+        grace_seconds: between SIGTERM and SIGKILL when a job is cancelled or takes too long.
+        server_start_seconds: after which a model server that never became healthy fails its deployment.
+        seed: makes the draws of the traffic split repeatable.
+        stream_output: `publish_log` also receives each line that a job prints, as an unfiltered sink would.
+    """
+
+    def __init__(
+        self,
+        *,
+        faults: Faults,
+        state_dir: Path | str,
+        project: str,
+        region: str,
+        storage_address: str,
+        environment: Callable[[], Mapping[str, str]],
+        images: Mapping[str, Image],
+        publish_log: Callable[[dict[str, Any]], None],
+        python: str = sys.executable,
+        port: int = 0,
+        operation_seconds: float = 0.5,
+        max_running_jobs: int = 2,
+        grace_seconds: float = 5.0,
+        server_start_seconds: float = 180.0,
+        seed: int | None = None,
+        stream_output: bool = False,
+    ) -> None:
+        self._closed = False
+        state_dir = Path(state_dir).resolve()
+        location = Location(project, region)
+        self.api = Api("vertex", faults=faults)
+        self._server = HttpServer(self.api.app, name="vertex", port=port)
+        self.address = self._server.address
+        self._records = Records(state_dir / "vertex.sqlite")
+        self._operations = Operations(
+            records=self._records, location=location, faults=faults, operation_seconds=operation_seconds
+        )
+        self._servers = ModelServers()
+        self._jobs = CustomJobs(
+            records=self._records,
+            location=location,
+            operations=self._operations,
+            faults=faults,
+            machine=Machine(images, python, environment, storage_address, project, grace_seconds),
+            log=JobLog(project=project, region=region, publish=publish_log, stream_output=stream_output),
+            folder=state_dir / "jobs",
+            provisioning_seconds=operation_seconds,
+            max_running=max_running_jobs,
+        )
+        models = Models(records=self._records, location=location, operations=self._operations, images=images)
+        self._endpoints = Endpoints(
+            records=self._records,
+            location=location,
+            operations=self._operations,
+            models=models,
+            servers=self._servers,
+            host=Host(images, python, environment, project),
+            folder=state_dir / "endpoints",
+            server_start_seconds=server_start_seconds,
+            address=self.address,
+        )
+        predictions = Predictions(
+            location=location, endpoints=self._endpoints, models=models, servers=self._servers, draw=Draw(seed)
+        )
+        # The specific paths (endpoints/ID:predict) before the general ones (endpoints/ID).
+        for resource in (predictions, self._operations, self._jobs, models, self._endpoints):
+            resource.register(self.api)
+
+    def start(self) -> Vertex:
+        """Serve, and take up what the last process left: servers, operations, waiting jobs."""
+        self._endpoints.resume()
+        self._operations.resume()
+        self._jobs.resume()
+        self._server.start()
+        return self
+
+    def close(self) -> None:
+        """Stop serving and end every child process; running jobs will be found lost, as after a crash.
+
+        Closing twice is harmless.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._server.close()
+        self._jobs.close()
+        self._operations.close()
+        self._servers.close()
+        self._records.close()

@@ -1,0 +1,17 @@
+"""What cloud_deployer reads from its environment."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from dualdeploy.settings import CloudSettings, setting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeployerSettings(CloudSettings):
+    """See each field's description. The limits are Vertex AI's usual minutes with room to spare."""
+
+    predictor_image: str = setting("PREDICTOR_IMAGE", "container image of services/predictor, by digest")
+    operation_limit_seconds: float = setting(
+        "OPERATION_LIMIT_SECONDS", "how long an upload, a deployment or an undeployment may take", default=3600.0
+    )

@@ -1,0 +1,50 @@
+"""Entry point of cloud_deployer: composes, decides nothing."""
+
+from __future__ import annotations
+
+import os
+
+import flask
+
+from cloud_deployer.handler import CloudDeployer
+from cloud_deployer.settings import DeployerSettings
+from dualdeploy import events, logs, release_api, settings
+from dualdeploy.branches import BranchWorker
+from dualdeploy.clock import utc_now
+from dualdeploy.entrypoint import Receiver
+from dualdeploy.ledger import Ledger
+from dualdeploy.object_store import GcsObjectStore
+from dualdeploy.pubsub import PubSubPublisher
+from dualdeploy.vertex import VertexGateway
+
+
+def create_app() -> flask.Flask:
+    """The WSGI application; Google's clients inside are built at their first use."""
+    logs.configure()
+    read = settings.load(DeployerSettings, os.environ)
+    ledger = Ledger(GcsObjectStore(read.ledger_bucket))
+    deployer = CloudDeployer(
+        ledger=ledger,
+        config=GcsObjectStore(read.config_bucket),
+        models=GcsObjectStore(read.models_bucket),
+        vertex=VertexGateway(project=read.project, region=read.region, emulator_host=read.vertex_emulator_host),
+        settings=read,
+    )
+    worker = BranchWorker(
+        "cloud",
+        deployer.advance,
+        ledger=ledger,
+        publisher=PubSubPublisher(read.project),
+        lease_seconds=read.lease_seconds,
+    )
+    handlers = {
+        "training-completed": lambda e: worker.on_training_completed(events.parse_training_completed(e)),
+        "clock": lambda _: worker.on_clock(),
+    }
+    receiver = Receiver("cloud_deployer", handlers, ledger=ledger, project=read.project)
+    app = flask.Flask("cloud_deployer")
+    app.register_blueprint(
+        release_api.blueprint("cloud_deployer", "cloud", ledger=ledger, lease_seconds=read.lease_seconds, clock=utc_now)
+    )
+    app.add_url_rule("/events/<name>", "event", lambda name: receiver(flask.request), methods=["POST"])  # noqa: ARG005
+    return app

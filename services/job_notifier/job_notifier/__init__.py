@@ -1,0 +1,1 @@
+"""Hints say that a training job may have ended; Vertex AI decides; one message tells everybody."""

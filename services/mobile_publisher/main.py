@@ -1,0 +1,63 @@
+"""Entry point of mobile_publisher: composes, decides nothing."""
+
+from __future__ import annotations
+
+import os
+
+import flask
+
+from dualdeploy import events, logs, release_api, settings
+from dualdeploy.branches import BranchWorker
+from dualdeploy.clock import utc_now
+from dualdeploy.dataset_config import DatasetConfig
+from dualdeploy.entrypoint import Receiver
+from dualdeploy.firebase import FirebaseMlGateway
+from dualdeploy.ledger import Ledger, Run
+from dualdeploy.object_store import GcsObjectStore
+from dualdeploy.pubsub import PubSubPublisher
+from mobile_publisher.handler import MobilePublisher
+from mobile_publisher.settings import PublisherSettings
+
+
+def create_app() -> flask.Flask:
+    """The WSGI application; Google's clients inside are built at their first use."""
+    logs.configure()
+    read = settings.load(PublisherSettings, os.environ)
+    ledger = Ledger(GcsObjectStore(read.ledger_bucket))
+    models, data = GcsObjectStore(read.models_bucket), GcsObjectStore(read.data_bucket)
+
+    def export(run: Run, config: DatasetConfig) -> object:
+        # NumPy and LiteRT: a tick that finds nothing to do must not pay for them.
+        from mobile_publisher.export import export as export_run  # noqa: PLC0415
+
+        return export_run(run, config, variant="dynamic", models=models, data=data, settings=read)
+
+    publisher = MobilePublisher(
+        ledger=ledger,
+        config=GcsObjectStore(read.config_bucket),
+        firebase=FirebaseMlGateway(
+            project=read.project, signer=read.firebase_signer, emulator_host=read.firebase_ml_emulator_host
+        ),
+        export=export,
+        settings=read,
+    )
+    worker = BranchWorker(
+        "mobile",
+        publisher.advance,
+        ledger=ledger,
+        publisher=PubSubPublisher(read.project),
+        lease_seconds=read.lease_seconds,
+    )
+    handlers = {
+        "training-completed": lambda e: worker.on_training_completed(events.parse_training_completed(e)),
+        "clock": lambda _: worker.on_clock(),
+    }
+    receiver = Receiver("mobile_publisher", handlers, ledger=ledger, project=read.project)
+    app = flask.Flask("mobile_publisher")
+    app.register_blueprint(
+        release_api.blueprint(
+            "mobile_publisher", "mobile", ledger=ledger, lease_seconds=read.lease_seconds, clock=utc_now
+        )
+    )
+    app.add_url_rule("/events/<name>", "event", lambda name: receiver(flask.request), methods=["POST"])  # noqa: ARG005
+    return app

@@ -1,0 +1,54 @@
+"""The held-out pictures of a run, read again from exactly the shards that it was trained and evaluated with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import google_crc32c
+
+from dualdeploy import shards as shard_names
+from dualdeploy import tfrecord
+from dualdeploy.dataset_config import DatasetConfig
+from dualdeploy.errors import UnusableResult
+from dualdeploy.ledger import Run
+from dualdeploy.object_store import ObjectMissing, ObjectStore
+from dualdeploy.shard_versions import open_shard
+
+#: Without named evaluation shards one picture in five is held out, by its own bytes: the trainer's very rule.
+HELD_OUT_ONE_IN = 5
+
+
+def examples(run: Run, config: DatasetConfig, store: ObjectStore) -> Iterator[tuple[bytes, int]]:
+    """Pairs of a picture's bytes and the index of its label, one at a time.
+
+    Records that the trainer skips (no picture, no label, a label out of range) are skipped here too. Raises
+    UnusableResult when a shard was replaced or deleted since the run: another picture set would prove nothing.
+    """
+    named = [shard for shard in run.snapshot.shards if shard_names.is_held_out(shard.name)]
+    for shard in named or run.snapshot.shards:
+        try:
+            with open_shard(store, shard) as stream:
+                for record in tfrecord.read_records(stream, name=shard.name):
+                    pair = _pair(record.data, config)
+                    if pair and (named or is_held_out(pair[0])):
+                        yield pair
+        except ObjectMissing as exc:
+            raise UnusableResult(
+                f"{store.uri(shard.name)} is no longer what {run.run_id} was trained with, so the file cannot be"
+                " checked on the run's held-out pictures; train again"
+            ) from exc
+
+
+def is_held_out(image: bytes) -> bool:
+    """Whether a picture is held out when no evaluation shards were named."""
+    return int(google_crc32c.value(image)) % HELD_OUT_ONE_IN == 0
+
+
+def _pair(data: bytes, config: DatasetConfig) -> tuple[bytes, int] | None:
+    example = tfrecord.parse_example(data)
+    image, label = example.get(config.data.features.image), example.get(config.data.features.label)
+    if image is None or label is None or (image.kind, label.kind) != ("bytes", "int64"):
+        return None
+    if not image.values or not label.values or not 0 <= label.values[0] < len(config.labels):
+        return None
+    return bytes(image.values[0]), int(label.values[0])

@@ -1,0 +1,27 @@
+"""What mobile_publisher reads from its environment."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from dualdeploy.settings import CloudSettings, setting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PublisherSettings(CloudSettings):
+    """See each field's description."""
+
+    data_bucket: str = setting("DATA_BUCKET", "bucket that receives TFRecord shards; held-out ones are read again")
+    firebase_signer: str = setting(
+        "FIREBASE_SIGNER", "service account that signs URLs for Firebase ML; empty for this service's own", default=""
+    )
+    conversion_timeout_seconds: float = setting(
+        "CONVERSION_TIMEOUT_SECONDS", "how long converting to TFLite may take", default=300.0
+    )
+    conversion_memory_mb: int = setting(
+        "CONVERSION_MEMORY_MB", "memory that converting to TFLite may use, in megabytes; 0 for no limit", default=0
+    )
+    # An export converts and evaluates in one go, so the branch is held for longer than a step of a deployment.
+    lease_seconds: float = setting(
+        "LEASE_SECONDS", "how long one instance may work on a branch before another takes over", default=590.0
+    )

@@ -1,0 +1,1 @@
+"""Serves one image classifier over HTTP, as Vertex AI asks of a custom prediction container."""

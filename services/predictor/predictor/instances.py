@@ -1,0 +1,120 @@
+"""From a request's body to the encoded pictures in it, or to a sentence about every one that is wrong.
+
+Only bytes that begin like a JPEG or PNG of sane dimensions go on to the model: a few kilobytes can declare
+gigapixels, and decoding happens inside the graph, where nothing limits it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import Image
+
+from dualdeploy.images import FORMATS, MAX_PIXELS
+
+#: Pixels of all pictures of a request together: the graph decodes several at a time.
+MAX_REQUEST_PIXELS = 2 * MAX_PIXELS
+
+#: Faults that one answer lists; a client with a thousand wrong pictures learns nothing from the last ones.
+_MAX_LISTED = 10
+_WHAT_TO_SEND = 'send {"b64": "<base64 of a JPEG or PNG file>"}'
+
+
+class BadRequest(Exception):
+    """The sender's mistake; the message names the instance and says what to send."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+def parse(body: bytes, *, max_instances: int) -> list[bytes]:
+    """Return the JPEG or PNG files in `{"instances": [...]}`, in order.
+
+    An instance is `{"b64": …}`, `{"image_bytes": {"b64": …}}`, `{"image_bytes": …}` or the base64 string alone;
+    a request may mix them. Raises BadRequest that names every wrong instance.
+    """
+    instances = _instances(body)
+    if len(instances) > max_instances:
+        raise BadRequest(f"instances holds {len(instances)} pictures, at most {max_instances}: send several requests")
+    images, faults, pixels = [], {}, 0
+    for index, instance in enumerate(instances):
+        try:
+            image = _decode(_base64_of(instance))
+            pixels += _pixels(image)
+            images.append(image)
+        except ValueError as exc:
+            faults[index] = str(exc)
+    if faults:
+        raise BadRequest(describe(faults))
+    if pixels > MAX_REQUEST_PIXELS:
+        raise BadRequest(
+            f"the pictures have {pixels / 1e6:.0f} megapixels together, at most {MAX_REQUEST_PIXELS / 1e6:.0f}: "
+            "send fewer or smaller ones"
+        )
+    return images
+
+
+def describe(faults: Mapping[int, str]) -> str:
+    """One sentence for each wrong instance, by its index."""
+    listed = [f"instances[{index}]: {fault}" for index, fault in list(faults.items())[:_MAX_LISTED]]
+    if len(faults) > _MAX_LISTED:
+        listed.append(f"and {len(faults) - _MAX_LISTED} more")
+    return "; ".join(listed)
+
+
+def _instances(body: bytes) -> list[Any]:
+    try:
+        document = json.loads(body)
+    except ValueError as exc:  # also for what Python refuses though JSON allows it: integers of 4300 digits
+        raise BadRequest(f'the body is not JSON ({exc}): send {{"instances": [...]}}') from exc
+    except RecursionError as exc:
+        raise BadRequest('the body is nested too deeply: send {"instances": [...]}') from exc
+    if not isinstance(document, dict) or "instances" not in document:
+        raise BadRequest(f'the body has no "instances": {_WHAT_TO_SEND} in {{"instances": [...]}}')
+    instances = document["instances"]
+    if not isinstance(instances, list) or not instances:
+        raise BadRequest(f'"instances" must be a list of at least one picture: {_WHAT_TO_SEND}')
+    return instances
+
+
+def _base64_of(instance: Any) -> str:
+    match instance:
+        case str(text) | {"b64": str(text)} | {"image_bytes": str(text)} | {"image_bytes": {"b64": str(text)}}:
+            return text
+        case dict():
+            raise ValueError(f"an object with the keys {[key[:40] for key in sorted(instance)[:5]]}: {_WHAT_TO_SEND}")
+    kind = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", list: "a list"}
+    raise ValueError(f"{kind.get(type(instance), 'of a wrong type')}: {_WHAT_TO_SEND}")
+
+
+def _decode(text: str) -> bytes:
+    if text.startswith("data:"):
+        raise ValueError(f"a data: URL: {_WHAT_TO_SEND}, without the part up to the comma")
+    try:
+        # Line breaks, as `base64` writes them, are harmless; everything else outside the alphabet is a mistake.
+        data = base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise ValueError(f"not standard base64 ({exc}): {_WHAT_TO_SEND}") from exc
+    if not data:
+        raise ValueError(f"empty: {_WHAT_TO_SEND}")
+    return data
+
+
+def _pixels(data: bytes) -> int:
+    """The pixels that the picture's header declares."""
+    try:
+        width, height = Image.open(io.BytesIO(data), formats=FORMATS).size  # reads the header, decodes nothing
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
+        raise ValueError(f"too many pixels ({exc}): send at most {MAX_PIXELS / 1e6:.0f} megapixels") from exc
+    except Exception as exc:
+        raise ValueError(f"{len(data)} bytes that are no JPEG or PNG: {_WHAT_TO_SEND}") from exc
+    pixels: int = width * height
+    if pixels > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels, at most {MAX_PIXELS / 1e6:.0f} megapixels: send a smaller one")
+    return pixels

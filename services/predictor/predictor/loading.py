@@ -1,0 +1,85 @@
+"""From the start of the process to the first prediction, in a thread beside the server."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from predictor import artifact
+from predictor.batching import Batcher
+from predictor.model import ImageModel
+from predictor.readiness import Readiness
+from predictor.settings import PredictorSettings
+
+_log = logging.getLogger("predictor")
+
+
+def start(
+    settings: PredictorSettings,
+    readiness: Readiness,
+    *,
+    when_ready: Callable[[], None],
+    when_failed: Callable[[], None],
+) -> threading.Thread:
+    """Load the model in the background; exactly one of the two callbacks is called when it is decided.
+
+    Loading that takes longer than `settings.load_timeout` has failed, whatever it waits for.
+    """
+    decided = threading.Lock()
+    overdue = threading.Timer(
+        settings.load_timeout, lambda: fail(f"loading took more than {settings.load_timeout:g} s")
+    )
+    overdue.daemon = True
+
+    def fail(reason: str, exc: Exception | None = None) -> None:
+        if decided.acquire(blocking=False):
+            _log.critical("cannot serve %s: %s", settings.storage_uri, reason, exc_info=exc)
+            when_failed()
+
+    def work() -> None:
+        try:
+            batcher = load(settings, readiness)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, a server without a model must end
+            fail(f"{type(exc).__name__}: {exc}", exc)
+            return
+        if decided.acquire(blocking=False):
+            overdue.cancel()
+            _log.info("ready after %.1f s", readiness.ready(batcher), extra={"model": settings.storage_uri})
+            when_ready()
+
+    overdue.start()
+    thread = threading.Thread(target=work, name="loading", daemon=True)
+    thread.start()
+    return thread
+
+
+def load(settings: PredictorSettings, readiness: Readiness) -> Batcher:
+    """Fetch, load and warm the model; raises what says why it cannot be served."""
+    with tempfile.TemporaryDirectory(prefix="model-") as scratch:
+        with _Step(readiness, f"fetching {settings.storage_uri}"):
+            folder = artifact.fetch(settings.storage_uri, Path(scratch))
+        with _Step(readiness, "loading the model into TensorFlow"):
+            model = ImageModel(folder)
+        # Asset files are read by now; on some platforms the folder is memory.
+    with _Step(readiness, "warming the model"):
+        model.warm_up(largest_batch=settings.max_batch)
+    return Batcher(model, max_batch=settings.max_batch, parallel=settings.cores)
+
+
+class _Step:
+    """Tells health what is going on, and the log how long it took."""
+
+    def __init__(self, readiness: Readiness, what: str) -> None:
+        self._what = what
+        readiness.waiting_for(what)
+
+    def __enter__(self) -> None:
+        self._started = time.monotonic()
+
+    def __exit__(self, *failure: object) -> None:
+        if failure[0] is None:
+            _log.info("%s took %.2f s", self._what, time.monotonic() - self._started)

@@ -1,0 +1,53 @@
+"""What the server reads from its environment, once."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+from dualdeploy.settings import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictorSettings:
+    """The AIP_ names are Vertex AI's, set by it in every prediction container.
+
+    Source: https://cloud.google.com/vertex-ai/docs/predictions/custom-container-requirements
+    """
+
+    storage_uri: str = setting("AIP_STORAGE_URI", "folder that holds saved_model.pb: gs://bucket/… or a local path")
+    port: int = setting("AIP_HTTP_PORT", "port to listen on", default=8080)
+    health_route: str = setting("AIP_HEALTH_ROUTE", "path that answers 200 once predictions work", default="/health")
+    predict_route: str = setting("AIP_PREDICT_ROUTE", "path that takes predictions", default="/predict")
+    # Vertex AI reaches the container from outside; on a laptop 127.0.0.1 keeps it there.
+    address: str = setting("PREDICTOR_ADDRESS", "address to listen on", default="0.0.0.0")  # noqa: S104
+    model_version: str = setting("MODEL_VERSION", "sent back as X-Model-Version; empty for none", default="")
+    max_instances: int = setting("PREDICTOR_MAX_INSTANCES", "pictures that one request may hold", default=64)
+    # A dedicated endpoint passes on 10 MB (a shared one 1.5 MB): more can only come from elsewhere.
+    max_request_bytes: int = setting("PREDICTOR_MAX_REQUEST_BYTES", "size of one request", default=10 * 1024 * 1024)
+    max_batch: int = setting("PREDICTOR_MAX_BATCH", "pictures that the model gets at once", default=16)
+    max_in_flight: int = setting("PREDICTOR_MAX_IN_FLIGHT", "requests accepted at once; 0: by the cores", default=0)
+    load_timeout: float = setting("PREDICTOR_LOAD_TIMEOUT", "seconds that loading may take", default=900.0)
+
+    def __post_init__(self) -> None:
+        for name in ("max_instances", "max_request_bytes", "max_batch", "load_timeout"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be more than 0, not {getattr(self, name)}")
+        for name in ("health_route", "predict_route"):
+            if not getattr(self, name).startswith("/"):
+                raise ValueError(f"{name} must begin with a slash, not {getattr(self, name)!r}")
+
+    @property
+    def cores(self) -> int:
+        """Cores that this process may use: predictions run on so many at once."""
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    @property
+    def in_flight(self) -> int:
+        """Requests accepted at once; the ones above are told to come back."""
+        return self.max_in_flight or 8 * self.cores
+
+    @property
+    def threads(self) -> int:
+        """Two more than predictions can ever hold, so that health checks are answered under any load."""
+        return self.in_flight + 2

@@ -1,0 +1,1 @@
+"""Trains one image classifier from TFRecord shards; knows nothing of events."""

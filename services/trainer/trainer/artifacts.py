@@ -1,0 +1,77 @@
+"""Everything a job leaves behind, and where: written locally first, then copied, the result document last."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dualdeploy.training import Artifacts, TrainingJob, TrainingResult
+from trainer import locations
+from trainer.locations import Patience
+
+
+@dataclasses.dataclass(frozen=True)
+class Staging:
+    """A local folder laid out like the output; nothing of it is visible to anybody until `publish`."""
+
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+    @property
+    def pixels_model(self) -> Path:
+        return self.folder / "pixels_model"
+
+    @property
+    def keras(self) -> Path:
+        return self.rest / "model.keras"
+
+    @property
+    def rest(self) -> Path:
+        folder = self.folder / "rest"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def write(self, name: str, data: bytes) -> None:
+        (self.rest / name).write_bytes(data)
+
+
+def places(job: TrainingJob, environ: Mapping[str, str] = os.environ) -> Artifacts:
+    """Where each artifact goes. Vertex AI names the SavedModel's folder itself, in AIP_MODEL_DIR.
+
+    Source: https://cloud.google.com/vertex-ai/docs/training/code-requirements#environment-variables
+    """
+    directory = job.output.directory.rstrip("/")
+    return Artifacts(
+        saved_model=environ.get("AIP_MODEL_DIR", "").rstrip("/") or f"{directory}/model",
+        pixels_model=f"{directory}/pixels_model",
+        keras=f"{directory}/model.keras",
+        metrics=f"{directory}/metrics.json",
+        golden=f"{directory}/golden.json",
+        labels=f"{directory}/labels.txt",
+    )
+
+
+def publish(staging: Staging, job: TrainingJob, where: Artifacts, patience: Patience) -> None:
+    """Copy the artifacts to their places; an earlier attempt's files are replaced."""
+    folders = {
+        staging.model: where.saved_model,
+        staging.pixels_model: where.pixels_model,
+        staging.rest: job.output.directory.rstrip("/"),
+    }
+    locations.publish_folders(folders, patience)
+
+
+def publish_result(result: TrainingResult, location: str, patience: Patience) -> None:
+    """The very last act: the existence of this object means that all others are there and whole."""
+    locations.write(location, result.to_json, patience)
+
+
+def as_json(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, indent=1, ensure_ascii=False).encode()

@@ -1,0 +1,334 @@
+"""From shards to pictures that can be trained on: parsed, checked, decoded once, resized, split.
+
+No TensorFlow here: the pixels are the same (dualdeploy.images), a shard of 200 pictures takes a tenth of a
+second, and a job whose data are unusable says so before TensorFlow has been imported.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import heapq
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from dualdeploy.images import UnreadableImage, decode_rgb, resize_bilinear
+from dualdeploy.tfrecord import CorruptRecords, Feature, parse_example, read_records
+from dualdeploy.training import FeatureNames
+from trainer.failures import UnusableData
+
+#: Without named evaluation shards one picture in five is held out, chosen by its own bytes: the choice survives
+#: reshuffled shards and more data, and two copies of a picture are never on both sides.
+HELD_OUT_ONE_IN = 5
+
+#: Training pictures are kept this much larger than the network's input, so that a crop can be taken at random.
+CROP_MARGIN = 8
+
+#: Pictures of each class that go into the golden set, and the size above which one is not wanted there: a
+#: request to a shared Vertex AI endpoint may have 1.5 MB.
+GOLDEN_PER_CLASS = 5
+GOLDEN_BYTES = 500_000
+
+#: Bad records that are named one by one in the log and in the metrics.
+NAMED_BAD_RECORDS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A file of records on this machine, and the name that its user knows it by."""
+
+    name: str
+    path: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class BadRecord:
+    """A record that cannot be used: shard, number in the shard (from 0), and why."""
+
+    shard: str
+    index: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.shard}, record {self.index}: {self.reason}"
+
+
+@dataclasses.dataclass(frozen=True)
+class GoldenPicture:
+    """A held-out picture as it came, and the index of its true class."""
+
+    data: bytes
+    label: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Pictures [examples, side, side, 3] and class indices [examples], in the order of the shards."""
+
+    pixels: npt.NDArray[Any]
+    labels: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """What was loaded. `train` is uint8 with a margin to crop, `held_out` float32 exactly as it will be served."""
+
+    train: Examples
+    held_out: Examples
+    golden: Sequence[GoldenPicture]
+    bad_records: Sequence[BadRecord]
+    skipped: int
+    split: Literal["named", "hash"]
+
+
+def load(
+    train: Sequence[Shard],
+    held_out: Sequence[Shard],
+    *,
+    labels: Sequence[str],
+    features: FeatureNames,
+    image_size: int,
+    max_bad_records: float,
+    folder: Path,
+) -> DataSet:
+    """Read all shards; decoded pictures go to files in `folder`, mapped into memory.
+
+    Raises UnusableData that names the shard when one cannot be read to its end, the records when more than the
+    share `max_bad_records` cannot be used, and the classes that have no picture to learn from.
+    """
+    reader = _Reader(features, len(labels), image_size, split_by_hash=not held_out)
+    with _Kept(image_size, len(labels), folder) as kept:
+        for shards, evaluation in ((train, False), (held_out, True)):
+            for prepared in _ahead(reader, shards, evaluation=evaluation):
+                kept.add(prepared)
+        _refuse_too_many(kept.bad, kept.skipped, kept.seen, max_bad_records)
+        data = kept.finish("hash" if reader.split_by_hash else "named")
+    _refuse_unlearnable(data, labels)
+    return data
+
+
+def is_held_out(data: bytes) -> bool:
+    """Whether a picture is held out when no evaluation shards were named."""
+    return int(google_crc32c.value(data)) % HELD_OUT_ONE_IN == 0
+
+
+def training_side(image_size: int) -> int:
+    """Side in pixels at which training pictures are kept."""
+    return image_size + max(4, image_size // CROP_MARGIN)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepared:
+    """One usable record, decoded and resized for its side of the split."""
+
+    pixels: npt.NDArray[Any]
+    label: int
+    held_out: bool
+    data: bytes
+
+
+class _Unusable(ValueError):
+    """This record cannot be used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Turns records into pictures; its methods run on several threads."""
+
+    features: FeatureNames
+    classes: int
+    image_size: int
+    split_by_hash: bool
+
+    def prepare(self, shard: Shard, index: int, record: bytes, evaluation: bool) -> _Prepared | BadRecord:
+        try:
+            example = parse_example(record, name=shard.name, index=index)
+            data = self._only(example, self.features.image, "bytes")
+            label = self._only(example, self.features.label, "int64")
+            self._check_label(label)
+            held_out = is_held_out(data) if self.split_by_hash else evaluation
+            return _Prepared(self._pixels(data, held_out), label, held_out, data)
+        except CorruptRecords as exc:
+            return BadRecord(shard.name, index, exc.problem)
+        except (_Unusable, UnreadableImage) as exc:
+            return BadRecord(shard.name, index, str(exc))
+
+    def _check_label(self, label: int) -> None:
+        if not 0 <= label < self.classes:
+            raise _Unusable(f"label {label} is not in 0..{self.classes - 1}")
+
+    def _only(self, example: Mapping[str, Feature], name: str, kind: str) -> Any:
+        if name not in example:
+            raise _Unusable(f"feature {name!r} is missing; the record has: {', '.join(sorted(example)) or 'none'}")
+        feature = example[name]
+        if feature.kind != kind or len(feature.values) != 1:
+            raise _Unusable(f"feature {name!r} must be one {kind} value, not {len(feature.values)} {feature.kind}")
+        return feature.values[0]
+
+    def _pixels(self, data: bytes, held_out: bool) -> npt.NDArray[Any]:
+        image = decode_rgb(data)
+        if held_out:
+            return resize_bilinear(image, self.image_size)
+        # A quarter of the memory, and half a grey level of rounding is nothing beside the augmentation.
+        return np.rint(resize_bilinear(image, training_side(self.image_size))).astype(np.uint8)
+
+
+def _ahead(reader: _Reader, shards: Sequence[Shard], *, evaluation: bool) -> Iterator[_Prepared | BadRecord]:
+    """Decode on all cores (Pillow lets go of the interpreter), in order, with few records in memory at once."""
+    workers = os.cpu_count() or 1
+    upcoming: collections.deque[concurrent.futures.Future[_Prepared | BadRecord]] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        for shard in shards:
+            for index, record in _records(shard):
+                if isinstance(record, BadRecord):
+                    yield record
+                    continue
+                upcoming.append(pool.submit(reader.prepare, shard, index, record, evaluation))
+                if len(upcoming) > 8 * workers:
+                    yield upcoming.popleft().result()
+        while upcoming:
+            yield upcoming.popleft().result()
+
+
+def _records(shard: Shard) -> Iterator[tuple[int, bytes | BadRecord]]:
+    damaged: list[CorruptRecords] = []
+    try:
+        with shard.path.open("rb") as stream:
+            for record in read_records(stream, name=shard.name, damaged=damaged.append):
+                yield from _named(damaged)
+                yield record.index, record.data
+            yield from _named(damaged)
+    except CorruptRecords as exc:
+        raise UnusableData(f"{exc}. Write this shard again; the job needs all of it") from exc
+    except OSError as exc:
+        raise UnusableData(f"{shard.name} cannot be read: {exc}") from exc
+
+
+def _named(damaged: list[CorruptRecords]) -> Iterator[tuple[int, BadRecord]]:
+    while damaged:
+        error = damaged.pop(0)
+        yield error.record, BadRecord(error.shard, error.record, error.problem)
+
+
+class _Kept:
+    """What has been read so far: pixels in files, everything else in memory. Leaving the block closes the files."""
+
+    def __init__(self, image_size: int, classes: int, folder: Path) -> None:
+        self._files = {
+            False: _PixelFile(folder / "train.pixels", training_side(image_size), np.dtype(np.uint8)),
+            True: _PixelFile(folder / "held-out.pixels", image_size, np.dtype(np.float32)),
+        }
+        self._golden: list[list[tuple[int, int, bytes]]] = [[] for _ in range(classes)]
+        self.bad: list[BadRecord] = []
+        self.skipped = 0
+        self.seen = 0
+
+    def __enter__(self) -> _Kept:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def add(self, prepared: _Prepared | BadRecord) -> None:
+        self.seen += 1
+        if isinstance(prepared, BadRecord):
+            self.skipped += 1
+            if len(self.bad) < NAMED_BAD_RECORDS:
+                self.bad.append(prepared)
+            return
+        self._files[prepared.held_out].append(prepared.pixels, prepared.label)
+        if prepared.held_out:
+            self._consider(prepared)
+
+    def _consider(self, prepared: _Prepared) -> None:
+        """Keep the pictures with the smallest checksums: the same ones whatever order the shards come in."""
+        too_large = len(prepared.data) > GOLDEN_BYTES
+        order = -((int(too_large) << 32) | int(google_crc32c.value(prepared.data)))
+        chosen = self._golden[prepared.label]
+        heapq.heappush(chosen, (order, self.seen, prepared.data))
+        if len(chosen) > GOLDEN_PER_CLASS:
+            heapq.heappop(chosen)
+
+    def finish(self, split: Literal["named", "hash"]) -> DataSet:
+        golden = [
+            GoldenPicture(data, label)
+            for label, chosen in enumerate(self._golden)
+            for _, _, data in sorted(chosen, reverse=True)
+        ]
+        train, held_out = self._files[False].finish(), self._files[True].finish()
+        return DataSet(train, held_out, golden, tuple(self.bad), self.skipped, split)
+
+
+class _PixelFile:
+    """Pictures of one size in a file: the system keeps its pages in memory as long as there is room for them."""
+
+    def __init__(self, path: Path, side: int, dtype: np.dtype[Any]) -> None:
+        self._path = path
+        self._shape = (side, side, 3)
+        self._dtype = dtype
+        self._labels: list[int] = []
+        self._stream = path.open("wb")
+
+    def append(self, pixels: npt.NDArray[Any], label: int) -> None:
+        with self._room():
+            self._stream.write(pixels.data)
+        self._labels.append(label)
+
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise UnusableData(
+                f"{self._path.parent} has no room for the decoded pictures ({len(self._labels)} written): {exc}. "
+                "Give the machine a larger boot disk, set TMPDIR, or train with a smaller image_size"
+            ) from exc
+
+    def close(self) -> None:
+        # What a full disk did not take is still in the buffer, and closing tries once more to write it.
+        with contextlib.suppress(OSError):
+            self._stream.close()
+
+    def finish(self) -> Examples:
+        with self._room():
+            self._stream.close()
+        labels = np.array(self._labels, dtype=np.int32)
+        shape = (len(labels), *self._shape)
+        if not len(labels):  # an empty file cannot be mapped
+            return Examples(np.zeros(shape, self._dtype), labels)
+        return Examples(np.memmap(self._path, self._dtype, mode="r", shape=shape), labels)
+
+
+def _refuse_too_many(bad: Sequence[BadRecord], skipped: int, seen: int, allowed: float) -> None:
+    if skipped > allowed * seen:
+        named = "\n  ".join(str(record) for record in bad)
+        more = f"\n  and {skipped - len(bad)} more" if skipped > len(bad) else ""
+        raise UnusableData(
+            f"{skipped} of {seen} records cannot be used, more than max_bad_records ({allowed:g}) allows:"
+            f"\n  {named}{more}"
+        )
+
+
+def _refuse_unlearnable(data: DataSet, labels: Sequence[str]) -> None:
+    if not len(data.train):
+        raise UnusableData("no picture to train on: the training shards are empty or all were held out")
+    if not len(data.held_out):
+        raise UnusableData("no picture to evaluate on: name evaluation shards, or give more pictures to choose from")
+    counts = np.bincount(data.train.labels, minlength=len(labels))
+    empty = [label for label, count in zip(labels, counts, strict=True) if count == 0]
+    if empty:
+        raise UnusableData(
+            f"no picture to learn {', '.join(empty)} from: add some, or take the label out of the configuration"
+        )

@@ -1,0 +1,87 @@
+"""From a claimed run to what Vertex AI and the trainer are told; pure functions."""
+
+from __future__ import annotations
+
+from dualdeploy import shards as shard_names
+from dualdeploy import training
+from dualdeploy.dataset_config import DatasetConfig
+from dualdeploy.ledger import Run, Shard
+from dualdeploy.training import (
+    FeatureNames,
+    OutputLocations,
+    ShardReference,
+    ShardSplit,
+    Target,
+    TrainingJob,
+    TrainingParameters,
+)
+from dualdeploy.vertex import DATASET_LABEL, RUN_LABEL, TARGET_LABEL, CustomJobSpec
+from training_launcher.settings import LauncherSettings
+
+
+def training_job(run: Run, target: Target, *, models_bucket: str) -> TrainingJob:
+    """The document that the trainer reads: exactly the snapshot's shards, and where to write."""
+    config = DatasetConfig.model_validate(run.config)
+    parameters = config.training.of(target)
+    held_out = [shard for shard in run.snapshot.shards if shard_names.is_held_out(shard.name)]
+    for_training = [shard for shard in run.snapshot.shards if not shard_names.is_held_out(shard.name)]
+    return TrainingJob(
+        run_id=run.run_id,
+        dataset=run.dataset,
+        target=target,
+        labels=config.labels,
+        features=FeatureNames(image=config.data.features.image, label=config.data.features.label),
+        shards=ShardSplit(
+            train=tuple(_reference(run.snapshot.bucket, shard) for shard in for_training),
+            eval=tuple(_reference(run.snapshot.bucket, shard) for shard in held_out),
+        ),
+        training=TrainingParameters(
+            architecture=parameters.architecture,
+            weights=parameters.weights,
+            image_size=parameters.image_size,
+            epochs=parameters.epochs,
+            batch_size=parameters.batch_size,
+            learning_rate=parameters.learning_rate,
+            seed=parameters.seed,
+            max_bad_records=parameters.max_bad_records,
+        ),
+        output=OutputLocations(
+            directory=f"gs://{models_bucket}/{training.artifact_directory(run.run_id, target)}",
+            result=f"gs://{models_bucket}/{training.result_name(run.run_id, target)}",
+        ),
+    )
+
+
+def custom_job(run: Run, target: Target, settings: LauncherSettings) -> CustomJobSpec:
+    """The Vertex AI job of one target. Its labels are how it is found again if its name is never recorded."""
+    parameters = DatasetConfig.model_validate(run.config).training.of(target)
+    accelerator = parameters.accelerator
+    return CustomJobSpec(
+        display_name=f"{run.run_id}-{target}",
+        image=settings.trainer_image,
+        arguments=[
+            "--target",
+            target,
+            "--job",
+            f"gs://{settings.models_bucket}/{training.job_name(run.run_id, target)}",
+        ],
+        environment={"GOOGLE_CLOUD_PROJECT": settings.project},
+        labels=job_labels(run, target),
+        machine=parameters.machine,
+        accelerator_type=accelerator.type if accelerator else "",
+        accelerator_count=accelerator.count if accelerator else 0,
+        spot=parameters.spot,
+        timeout=parameters.timeout,
+        output_directory=f"gs://{settings.models_bucket}/{training.artifact_directory(run.run_id, target)}",
+        service_account=settings.training_service_account,
+    )
+
+
+def job_labels(run: Run, target: str) -> dict[str, str]:
+    return {RUN_LABEL: run.run_id, TARGET_LABEL: target, DATASET_LABEL: run.dataset}
+
+
+def _reference(bucket: str, shard: Shard) -> ShardReference:
+    return ShardReference(
+        uri=f"gs://{bucket}/{shard.name}", generation=str(shard.generation), size=shard.size, crc32c=shard.crc32c
+    )

@@ -1,0 +1,230 @@
+"""One pass over one shard: every record is judged, and little is kept of each."""
+
+from __future__ import annotations
+
+import dataclasses
+from array import array
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, cast
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from dualdeploy.tfrecord import (
+    ChecksumMismatch,
+    CorruptRecords,
+    MalformedExample,
+    NotTFRecord,
+    Record,
+    TruncatedShard,
+    is_gzip,
+    read_records,
+)
+from training_launcher.example_reader import ExampleReader, UnusableRecord
+from training_launcher.image_header import ImageHeader, ImageHeaderReader, can_decode_in_little_memory, decode
+from training_launcher.shard_source import MeteredStream, ShardSource
+from training_launcher.validation_limits import ValidationLimits
+from training_launcher.validation_report import Finding, Findings
+
+#: Images whose few numbers are collected before they are added up: enough to make that cheap, few enough to be small.
+_BATCH = 1 << 15
+
+#: Bytes at an image's end that go into its fingerprint beside its checksum and size.
+_TAIL = 64
+
+_REMEDIES = {
+    "not_tfrecord": "keep only TFRecord files below the data set's prefix, plain or gzip-compressed as a whole",
+    "truncated": "upload the shard again: its writer or its upload was cut off",
+    "checksum_mismatch": "upload the shard again from its source: bytes changed after it was written",
+    "record_too_long": "write one encoded image per record: no batches, no raw pixels",
+    "damaged_compression": "compress and upload the shard again",
+    "compression_bomb": "write the shard again without gzip: encoded images barely compress",
+    "malformed_example": "write each record as a serialised tf.train.Example",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Usable images side by side: record number, class, bytes, pixels, CRC32C, and a hash of the last bytes."""
+
+    records: npt.NDArray[np.uint32]
+    labels: npt.NDArray[np.uint32]
+    sizes: npt.NDArray[np.uint32]
+    widths: npt.NDArray[np.uint32]
+    heights: npt.NDArray[np.uint32]
+    checksums: npt.NDArray[np.uint32]
+    tails: npt.NDArray[np.int64]
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> Images:
+        """Return the chosen images."""
+        return Images(*(getattr(self, field.name)[chosen] for field in dataclasses.fields(self)))
+
+    def fingerprints(self) -> npt.NDArray[np.uint64]:
+        """Mix checksum, size and tail to 64 bits that are equal for equal images, and hardly ever otherwise."""
+        return self.tails.view(np.uint64) ^ (self.checksums.astype(np.uint64) << np.uint64(32)) ^ self.sizes
+
+
+class DecodeSample:
+    """Decodes an evenly spread sample of the images in full.
+
+    The number of images is unknown before the end, so the sample is spread over the bytes that will be read: one
+    image every `stride` of them.
+    """
+
+    def __init__(self, limits: ValidationLimits, planned_bytes: int) -> None:
+        self.decoded = 0
+        self._stride = max(1, planned_bytes // limits.full_decode_sample) if limits.full_decode_sample else 0
+        self._most = 2 * limits.full_decode_sample
+        self._pixels_left = limits.full_decode_pixels
+
+    def next_offset(self, base: int, offset: int) -> float:
+        """Return the offset from which on the next image of a shard is due; shards lie end to end from `base`.
+
+        Offsets in a gzip shard run ahead of its size, which gives it a few images more: hence the cap.
+        """
+        if not self._stride or self.decoded >= self._most:
+            return float("inf")
+        return -(-(base + offset) // self._stride) * self._stride - base
+
+    def decode(self, image: bytes, header: ImageHeader) -> None:
+        """Decode the image if that fits into memory and time; raises `UnusableRecord`."""
+        pixels = header.width * header.height
+        if pixels <= self._pixels_left and can_decode_in_little_memory(header):
+            self._pixels_left -= pixels
+            decode(image, header)
+            self.decoded += 1
+
+
+class _Hopeless(Exception):
+    """So many records are unusable that reading on would only cost time."""
+
+
+class ShardScan:
+    """Reads one shard up to its share of bytes, judging each record.
+
+    After `run`: `records` were seen, `bad_records` of them are unusable, `whole` tells that the shard was read to its
+    end, `stopped_early` that its share of bytes was used up first.
+    """
+
+    def __init__(
+        self,
+        shard: ShardSource,
+        *,
+        reader: ExampleReader,
+        sample: DecodeSample,
+        base: int,
+        share: int,
+        limits: ValidationLimits,
+        findings: Findings,
+        settle: Callable[[Images], None],
+    ) -> None:
+        self.records = 0
+        self.bad_records = 0
+        self.bytes_read = 0
+        self.compressed = False
+        self.whole = False
+        self.stopped_early = False
+        self._shard = shard
+        self._reader = reader
+        self._headers = ImageHeaderReader(limits.max_image_pixels)
+        self._sample = sample
+        self._base = base
+        self._share = share
+        self._limits = limits
+        self._findings = findings
+        self._settle = settle
+        self._columns = (array("I"), array("I"), array("I"), array("I"), array("I"), array("I"), array("q"))
+
+    def run(self, progress: Callable[[int], None] | None) -> None:
+        """Read the shard; whatever is wrong with its bytes becomes findings."""
+        with self._shard.open() as opened:
+            stream = MeteredStream(opened, self._shard, self._share, progress)
+            try:
+                self._judge(self._read(stream))
+                self.whole = not stream.stopped_early
+            except CorruptRecords as fault:
+                # A share ends anywhere, so it usually cuts a record in two: that is no fault of the shard.
+                if not (stream.stopped_early and isinstance(fault, TruncatedShard | NotTFRecord)):
+                    self._report(fault, tolerable=False)
+                    self.records += 1
+                    self.bad_records += 1
+            except _Hopeless:
+                message = f"given up after {self.bad_records} unusable records of {self.records}"
+                remedy = "write the shard again as the findings above say"
+                self._findings.add(Finding("error", "given_up", message, remedy, self._shard.name))
+            finally:
+                self.bytes_read = stream.bytes_read
+                self.stopped_early = stream.stopped_early
+                self.compressed = is_gzip(stream.head)
+        self._add_up()
+
+    def _read(self, stream: MeteredStream) -> Iterator[Record]:
+        def damaged(fault: ChecksumMismatch) -> None:
+            self.records += 1
+            self._refuse(fault, fault.record, fault.offset)
+
+        return read_records(
+            cast("BinaryIO", stream),
+            name=self._shard.name,
+            max_record_bytes=self._limits.max_record_bytes,
+            max_gzip_ratio=self._limits.max_gzip_ratio,
+            damaged=damaged,
+        )
+
+    def _judge(self, records: Iterator[Record]) -> None:
+        """Check each record; this loop is the validator's cost, hence the local names."""
+        read_example, read_header, checksum = self._reader.read, self._headers.read, google_crc32c.value
+        appends = [column.append for column in self._columns]
+        add_record, add_label, add_size, add_width, add_height, add_checksum, add_tail = appends
+        labels = self._columns[1]
+        decode_at = self._sample.next_offset(self._base, 0)
+        for index, offset, data in records:
+            self.records += 1
+            try:
+                image, label = read_example(data)
+                header = read_header(image)
+                _, width, height, _, whole = header
+                if offset >= decode_at or not whole:
+                    decode_at = self._sample.next_offset(self._base, offset + 1)
+                    self._sample.decode(image, header)
+            except (UnusableRecord, MalformedExample) as fault:
+                self._refuse(fault, index, offset)
+                continue
+            add_record(index)
+            add_label(label)
+            add_size(len(image))
+            add_width(width)
+            add_height(height)
+            add_checksum(checksum(image))
+            add_tail(hash(image[-_TAIL:]))
+            del data, image  # a long record must not stay in memory while the next is read
+            if len(labels) == _BATCH:
+                self._add_up()
+
+    def _add_up(self) -> None:
+        """Hand the collected numbers on and start over."""
+        kinds: tuple[Any, ...] = (*[np.uint32] * 6, np.int64)
+        images = Images(*(np.array(column, kind) for column, kind in zip(self._columns, kinds, strict=True)))
+        for column in self._columns:
+            del column[:]
+        if len(images.labels):
+            self._settle(images)
+
+    def _refuse(self, fault: UnusableRecord | CorruptRecords, record: int, offset: int) -> None:
+        self.bad_records += 1
+        self._report(fault, tolerable=True, record=record, offset=offset)
+        if self.bad_records >= self._limits.max_bad_records_per_shard and self.bad_records * 2 > self.records:
+            raise _Hopeless
+
+    def _report(
+        self, fault: UnusableRecord | CorruptRecords, *, tolerable: bool, record: int = 0, offset: int = 0
+    ) -> None:
+        if isinstance(fault, UnusableRecord):
+            remedy = fault.remedy
+        else:
+            remedy = _REMEDIES[fault.code]
+            if not tolerable:
+                record, offset = fault.record, fault.offset
+        finding = Finding("error", fault.code, fault.problem, remedy, self._shard.name, record, offset)
+        self._findings.add(finding, tolerable=tolerable)

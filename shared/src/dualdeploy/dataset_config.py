@@ -1,0 +1,286 @@
+"""Configuration of one data set: `gs://CONFIG/datasets/<dataset>.yaml`, checked whole before anything uses it.
+
+Every key has a default but `dataset` and `labels`; unknown keys are errors, so a misspelt limit is never silently
+the default. All faults are reported together, each with its path.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import re
+from collections.abc import Hashable, Mapping
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from dualdeploy.errors import InvalidDatasetConfig, UnknownDataset
+from dualdeploy.object_store import ObjectMissing, ObjectStore
+
+#: Vertex AI label values allow `[a-z0-9_-]` and 63 characters; a run id adds `-<12 hex>-rNN` to this name.
+DATASET_NAME = re.compile(r"[a-z][a-z0-9-]{0,38}")
+
+#: Firebase ML refuses other display names (firebase_admin.ml, `_DISPLAY_NAME_PATTERN`).
+FIREBASE_NAME = r"^[A-Za-z0-9_-]{1,32}$"
+
+#: Vertex AI: an endpoint id given by the user begins with a letter and has at most 63 of `[a-z0-9-]`.
+ENDPOINT_ID = r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$"
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_duration(value: object) -> float:
+    """Seconds of `2m`, `90s`, `1h`, `1d` or a bare number of seconds. Raises ValueError with an example."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
+        return float(value)
+    match = _DURATION.fullmatch(str(value).strip())
+    if not match:
+        raise ValueError("must be a duration such as 90s, 2m, 1h or 1d")
+    return float(match[1]) * _UNIT_SECONDS[match[2]]
+
+
+Duration = Annotated[float, pydantic.BeforeValidator(parse_duration)]
+TimeLimit = Annotated[Duration, Field(gt=0.0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Section(pydantic.BaseModel):
+    """Frozen, and strict about keys."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+
+class Features(_Section):
+    """Names of the features of a `tf.train.Example` that are read; all others are ignored."""
+
+    image: str = "image"
+    label: str = "class"
+
+
+class Data(_Section):
+    """Which objects are shards of this data set, and when a batch of them is complete."""
+
+    prefix: str = ""
+    snapshot: Literal["all"] = "all"
+    quiet_period: Duration = 120.0
+    features: Features = Features()
+
+
+class Validation(_Section):
+    """How much is read before anything is spent: `max_bytes` of the shards as stored, spread evenly over all."""
+
+    max_bytes: int = Field(default=512_000_000, ge=1_000_000)
+
+
+class Accelerator(_Section):
+    type: str = "NVIDIA_TESLA_T4"
+    count: int = Field(default=1, ge=1, le=16)
+
+
+class TargetTraining(_Section):
+    """How one of the two models is trained. Sizes in pixels, `timeout` a duration."""
+
+    architecture: Literal["densenet121", "mobilenet_v3_small", "mobilenet_v3_large"]
+    weights: Annotated[str, Field(pattern=r"^(none|imagenet|gs://[^/]+/.+)$")] = "imagenet"
+    image_size: int = Field(default=224, ge=32, le=1024)
+    epochs: int = Field(default=12, ge=1, le=1000)
+    batch_size: int = Field(default=32, ge=1, le=4096)
+    learning_rate: float = Field(default=0.001, gt=0, lt=10)
+    seed: int = Field(default=0, ge=0)
+    max_bad_records: Fraction = 0.01
+    machine: str = "n1-standard-8"
+    accelerator: Accelerator | None = Accelerator()
+    spot: bool = True
+    timeout: TimeLimit = 7200.0
+
+
+class CloudTraining(TargetTraining):
+    architecture: Literal["densenet121", "mobilenet_v3_small", "mobilenet_v3_large"] = "densenet121"
+
+
+class MobileTraining(TargetTraining):
+    architecture: Literal["densenet121", "mobilenet_v3_small", "mobilenet_v3_large"] = "mobilenet_v3_small"
+    epochs: int = Field(default=20, ge=1, le=1000)
+
+
+class Training(_Section):
+    method: Literal["custom"] = "custom"
+    cloud: CloudTraining = CloudTraining()
+    mobile: MobileTraining = MobileTraining()
+
+    def of(self, target: str) -> TargetTraining:
+        """The section of `cloud` or `mobile`."""
+        return {"cloud": self.cloud, "mobile": self.mobile}[target]
+
+
+class CloudGate(_Section):
+    """What a model must reach before it may serve."""
+
+    min_accuracy: Fraction = 0.0
+
+
+class MobileGate(_Section):
+    min_accuracy: Fraction = 0.0
+    max_size_mb: float = Field(default=50.0, gt=0)
+
+
+class Gates(_Section):
+    cloud: CloudGate = CloudGate()
+    mobile: MobileGate = MobileGate()
+
+
+class Serving(_Section):
+    """The Vertex AI endpoint. `endpoint` is its id; it is the data set's name unless given."""
+
+    endpoint: Annotated[str, Field(pattern=ENDPOINT_ID)] = ""
+    machine: str = "n1-standard-4"
+    min_replicas: int = Field(default=1, ge=1)
+    max_replicas: int = Field(default=1, ge=1)
+
+    @pydantic.model_validator(mode="after")
+    def _replicas_are_a_range(self) -> Serving:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(f"max_replicas ({self.max_replicas}) is less than min_replicas ({self.min_replicas})")
+        return self
+
+
+class Publishing(_Section):
+    """The Firebase ML model. `name` is its display name; it is the data set's name unless given."""
+
+    name: Annotated[str, Field(pattern=FIREBASE_NAME)] = ""
+
+
+class DatasetConfig(_Section):
+    """One data set. The class index of a label is its position in `labels`."""
+
+    dataset: str
+    labels: tuple[str, ...] = Field(min_length=2)
+    data: Data = Data()
+    validation: Validation = Validation()
+    training: Training = Training()
+    gates: Gates = Gates()
+    serving: Serving = Serving()
+    publishing: Publishing = Publishing()
+
+    @pydantic.field_validator("dataset")
+    @classmethod
+    def _dataset_is_a_label_value(cls, value: str) -> str:
+        if not DATASET_NAME.fullmatch(value):
+            raise ValueError(f"must match {DATASET_NAME.pattern} (it becomes part of Vertex AI labels)")
+        return value
+
+    @pydantic.field_validator("labels")
+    @classmethod
+    def _labels_are_distinct_words(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("the same label stands twice")
+        # Readers of label files split them at every line break that Unicode has.
+        if any(not label.strip() or len(label.splitlines()) != 1 for label in value):
+            raise ValueError("a label is empty or has a line break")
+        return value
+
+    @pydantic.field_validator("data")
+    @classmethod
+    def _prefix_is_inside_the_folder(cls, value: Data, info: pydantic.ValidationInfo) -> Data:
+        # The data set of an object is its first folder: finding it must not need a listing of all configurations.
+        dataset = info.data.get("dataset")
+        inside = value.prefix.startswith(f"{dataset}/") and value.prefix.endswith("/")
+        if dataset and not inside:
+            raise ValueError(f"prefix must begin with {dataset}/ and end with /")
+        return value
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _fill_names_from_the_dataset(cls, document: Any) -> Any:
+        name = document.get("dataset") if isinstance(document, Mapping) else None
+        if not isinstance(name, str) or not DATASET_NAME.fullmatch(name):
+            return document
+        filled = dict(document)
+        for section, key, value in (
+            ("data", "prefix", f"{name}/"),
+            ("serving", "endpoint", name),
+            ("publishing", "name", _firebase_name(name)),
+        ):
+            given = filled.get(section)
+            if given is None:
+                filled[section] = {key: value}
+            elif isinstance(given, Mapping):
+                filled[section] = {key: value, **given}
+        return filled
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML says that keys are unique, PyYAML takes the last: a limit that stands twice must not be a guess."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                problem = f"the key {key!r} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+#: What PyYAML's constructors let through: int(), float() and datetime of a text that only looks like one.
+_YAML_FAULTS = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+# A branch reads its configuration at every step, and a clock at every tick: the same text is looked at once.
+@functools.lru_cache(maxsize=64)
+def parse(text: bytes | str, *, source: str) -> DatasetConfig:
+    """Check a YAML document. Raises InvalidDatasetConfig that lists every fault as `path: what is wrong`."""
+    try:
+        document = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506  # a SafeLoader that is stricter still
+    except _YAML_FAULTS as exc:
+        raise InvalidDatasetConfig(f"{source} is not YAML: {exc}") from exc
+    if not isinstance(document, Mapping):
+        raise InvalidDatasetConfig(f"{source} must be a mapping that begins with `dataset: <name>`")
+    try:
+        return DatasetConfig.model_validate(document)
+    except pydantic.ValidationError as exc:
+        raise InvalidDatasetConfig(f"{source}: " + "; ".join(map(_fault, exc.errors()))) from exc
+
+
+def _fault(error: Any) -> str:
+    path = ".".join(map(str, error["loc"]))
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message = "unknown key (see docs/configuration.md for those that exist)"
+    elif not isinstance(error["input"], Mapping):
+        message += f", not {error['input']!r}"
+    return f"{path}: {message}" if path else message
+
+
+def _firebase_name(dataset: str) -> str:
+    """The data set's name, or as much of it as a display name takes, and a digest: two must never become one."""
+    if len(dataset) <= 32:
+        return dataset
+    return f"{dataset[:23]}-{hashlib.sha256(dataset.encode()).hexdigest()[:8]}"
+
+
+def object_name(dataset: str) -> str:
+    """Where the configuration of `dataset` lies in the config bucket."""
+    return f"datasets/{dataset}.yaml"
+
+
+def read(store: ObjectStore, dataset: str) -> DatasetConfig:
+    """Load and check the configuration of `dataset`. Raises UnknownDataset or InvalidDatasetConfig."""
+    if not DATASET_NAME.fullmatch(dataset):
+        raise UnknownDataset(f"{dataset!r} cannot be a data set: a name matches {DATASET_NAME.pattern}")
+    name = object_name(dataset)
+    try:
+        stored = store.read(name)
+    except ObjectMissing as exc:
+        raise UnknownDataset(
+            f"no data set {dataset!r}: put its configuration at {store.uri(name)} and send the data again"
+        ) from exc
+    config = parse(stored.data, source=store.uri(name))
+    if config.dataset != dataset:
+        raise InvalidDatasetConfig(f"{store.uri(name)}: dataset: is {config.dataset!r}, must be {dataset!r}")
+    return config

@@ -1,0 +1,166 @@
+"""Envelopes in, HTTP codes out: the only module that knows both.
+
+| outcome of handling                          | HTTP | meaning to Pub/Sub and Eventarc            |
+|----------------------------------------------|------|--------------------------------------------|
+| done, already done, not ours                 | 204  | acknowledged                               |
+| CannotEverSucceed: recorded with its reason  | 204  | acknowledged, visible in the ledger        |
+| RetryLater                                   | 503  | redelivered with back-off, then dead letter |
+| anything else (a bug of ours)                | 500  | the same                                   |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import flask
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from dualdeploy import clock as clocks
+from dualdeploy import logs
+from dualdeploy.clock import Clock
+from dualdeploy.errors import CannotEverSucceed, MalformedEvent, RetryLater
+from dualdeploy.events import Envelope, unwrap
+from dualdeploy.ledger import Ledger, Rejected
+
+log = logging.getLogger(__name__)
+
+#: Pub/Sub messages have at most 10 MB, 13.4 MB in base64; nothing that we receive comes near.
+MAX_BODY_BYTES = 16 << 20
+
+#: Eventarc may be pointed at `/`; then the CloudEvent's type says which event it is.
+_NAMES_BY_TYPE = {"google.cloud.storage.object.v1.finalized": "object-finalized"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What handling an event came to; `message` is for the log."""
+
+    kind: Literal["done", "already_done", "ignored"]
+    message: str
+
+
+def done(message: str) -> Outcome:
+    return Outcome("done", message)
+
+
+def already_done(message: str) -> Outcome:
+    return Outcome("already_done", message)
+
+
+def ignored(message: str) -> Outcome:
+    return Outcome("ignored", message)
+
+
+Handler = Callable[[Envelope], Outcome]
+
+
+class Receiver:
+    """Answers the events of one service: `/events/<name>` goes to `handlers[name]`."""
+
+    def __init__(
+        self,
+        service: str,
+        handlers: Mapping[str, Handler],
+        *,
+        ledger: Ledger,
+        project: str,
+        clock: Clock = clocks.utc_now,
+    ) -> None:
+        self._service = service
+        self._handlers = handlers
+        self._ledger = ledger
+        self._project = project
+        self._clock = clock
+
+    def __call__(self, request: flask.Request) -> flask.Response:
+        """Handle one HTTP request. A GET of `/healthz` answers 200 without touching anything."""
+        if request.method == "GET" and request.path in ("/healthz", "/"):
+            return flask.jsonify(status="ok", service=self._service)
+        if request.method != "POST":
+            return _answer(405, "send events with POST")
+        body = _read_body(request)
+        if body is None:
+            return _answer(413, f"a body may have {MAX_BODY_BYTES} bytes")
+        trace = logs.trace_field(request.headers.get("X-Cloud-Trace-Context", ""), self._project)
+        with logs.bind(service=self._service, **trace):
+            return self._receive(request, body)
+
+    def _receive(self, request: flask.Request, body: bytes) -> flask.Response:
+        name = request.path.rstrip("/").rsplit("/", 1)[-1]
+        # A delivery without an id of its own is known by what it says.
+        envelope = Envelope(event_id=hashlib.sha256(body).hexdigest()[:16], data=body)
+        if name and name not in self._handlers:
+            return self._unknown(name)
+        try:
+            unwrapped = unwrap(body, headers=dict(request.headers))
+        except MalformedEvent as exc:
+            return self._reject(name, envelope, exc)
+        envelope = dataclasses.replace(unwrapped, event_id=unwrapped.event_id or envelope.event_id)
+        name = name or _NAMES_BY_TYPE.get(envelope.event_type, "")
+        if name not in self._handlers:
+            return self._unknown(envelope.event_type)
+        with logs.bind(event=name, event_id=envelope.event_id):
+            return self._handle(name, envelope)
+
+    def _handle(self, name: str, envelope: Envelope) -> flask.Response:
+        try:
+            outcome = self._handlers[name](envelope)
+        except CannotEverSucceed as exc:
+            return self._reject(name, envelope, exc)
+        except RetryLater as exc:
+            log.warning("retry later: %s: %s", type(exc).__name__, exc)
+            return _answer(503, f"{type(exc).__name__}: {exc}", retry_after=True)
+        except Exception:  # the boundary: whatever it is, the sender must hear 500
+            log.exception("unexpected error while handling %s", name)
+            return _answer(500, "unexpected error; the log has it")
+        log.info("%s: %s", outcome.kind, outcome.message)
+        return flask.Response(status=204)
+
+    def _unknown(self, name: str) -> flask.Response:
+        # Not acknowledged: a subscription that points at the wrong place must end in the dead letters.
+        known = ", ".join(f"/events/{known}" for known in sorted(self._handlers))
+        return _answer(404, f"no event {name!r} here; known: {known}")
+
+    def _reject(self, name: str, envelope: Envelope, exc: CannotEverSucceed) -> flask.Response:
+        rejected = Rejected(
+            at=clocks.to_text(self._clock()),
+            service=self._service,
+            kind=name,
+            reason=f"{type(exc).__name__}: {exc}",
+            event={
+                "id": envelope.event_id,
+                "attributes": dict(envelope.attributes),
+                "data": envelope.data[:4096].decode(errors="replace"),
+            },
+        )
+        try:
+            where = self._ledger.record_rejected(rejected, event_id=envelope.event_id)
+        except Exception as failure:
+            # Acknowledging now would lose the event: it is neither handled nor recorded.
+            log.exception("retry later: the rejection could not be recorded: %s", rejected.reason)
+            return _answer(503, f"could not record the rejection: {failure}", retry_after=True)
+        log.error("rejected: %s (recorded at %s)", rejected.reason, where)
+        return flask.Response(status=204)
+
+
+def _read_body(request: flask.Request) -> bytes | None:
+    """The body, or None when it is too large."""
+    # A chunked body announces no length, and werkzeug cuts it silently: hence one byte more.
+    request.max_content_length = MAX_BODY_BYTES + 1
+    try:
+        body = request.get_data()
+    except RequestEntityTooLarge:
+        return None
+    return body if len(body) <= MAX_BODY_BYTES else None
+
+
+def _answer(status: int, message: str, *, retry_after: bool = False) -> flask.Response:
+    response = flask.jsonify(error=message)
+    response.status_code = status
+    if retry_after:
+        response.headers["Retry-After"] = "10"
+    return response

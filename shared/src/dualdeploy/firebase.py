@@ -1,0 +1,238 @@
+"""Firebase ML through `firebase_admin.ml`: find by display name, create or update, publish.
+
+Firebase ML hosting ends on 15 June 2027; `docs/decisions/` says what replaces it. `create_model` and `update_model`
+sign a URL for the file, which Cloud Run's own credentials cannot do: outside an emulator a credential that signs by
+impersonation (IAM signBlob) is used, so no key file is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
+
+Result = TypeVar("Result")
+
+#: Seconds that one HTTP call may take. The SDK's own limit is 120, as long as a lease, and it repeats calls.
+CALL_TIMEOUT = 20.0
+
+_SCOPES = (
+    "https://www.googleapis.com/auth/cloud-platform",
+    "https://www.googleapis.com/auth/firebase",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class FirebaseModel:
+    """`locked` while Firebase still works on an operation; `error` is Firebase's verdict on the file, if bad."""
+
+    id: str
+    display_name: str
+    tags: tuple[str, ...]
+    published: bool
+    locked: bool
+    model_hash: str
+    size_bytes: int
+    gcs_uri: str
+    error: str = ""
+
+
+class FirebaseMl(Protocol):
+    """Hosting of custom models; `testing.FakeFirebaseMl` is the other implementation."""
+
+    def find(self, display_name: str) -> FirebaseModel | None: ...
+    def create(self, display_name: str, *, gcs_uri: str, tags: Sequence[str]) -> FirebaseModel: ...
+    def update(self, model_id: str, *, gcs_uri: str, tags: Sequence[str]) -> FirebaseModel: ...
+    def publish(self, model_id: str) -> FirebaseModel: ...
+
+
+class FirebaseMlGateway:
+    """`firebase_admin.ml` on the default app (a named app fails while an operation is pending: SDK 7.7.0).
+
+    `signer` is the e-mail of the service account to sign as; empty means the process's own.
+    """
+
+    def __init__(
+        self, *, project: str, signer: str = "", emulator_host: str = "", call_timeout: float = CALL_TIMEOUT
+    ) -> None:
+        self._project = project
+        self._signer = signer
+        self._emulator_host = emulator_host
+        self._call_timeout = call_timeout
+        self._lock = threading.Lock()
+
+    def find(self, display_name: str) -> FirebaseModel | None:
+        ml = self._ml()
+        page = _call(
+            f"find {display_name}",
+            lambda: ml.list_models(list_filter=f"display_name={display_name}", page_size=10),
+        )
+        # The filter is Firebase's; that it means equality is checked here.
+        matches = [model for model in page.iterate_all() if model.display_name == display_name]
+        return _model(matches[0]) if matches else None
+
+    def create(self, display_name: str, *, gcs_uri: str, tags: Sequence[str]) -> FirebaseModel:
+        ml = self._ml()
+        model = ml.Model(
+            display_name=display_name,
+            tags=list(tags),
+            model_format=ml.TFLiteFormat(model_source=ml.TFLiteGCSModelSource(gcs_uri)),
+        )
+        return _model(_call(f"create {display_name}", lambda: ml.create_model(model)))
+
+    def update(self, model_id: str, *, gcs_uri: str, tags: Sequence[str]) -> FirebaseModel:
+        ml = self._ml()
+        model = _call(f"get {model_id}", lambda: ml.get_model(model_id))
+        model.tags = list(tags)
+        model.model_format = ml.TFLiteFormat(model_source=ml.TFLiteGCSModelSource(gcs_uri))
+        return _model(_call(f"update {model_id}", lambda: ml.update_model(model)))
+
+    def publish(self, model_id: str) -> FirebaseModel:
+        ml = self._ml()
+        return _model(_call(f"publish {model_id}", lambda: ml.publish_model(model_id)))
+
+    def _ml(self) -> Any:
+        with self._lock:
+            return _call("sign in", lambda: self._module)
+
+    @functools.cached_property
+    def _module(self) -> Any:
+        import firebase_admin  # noqa: PLC0415
+
+        with _without_tensorflow():
+            from firebase_admin import ml  # noqa: PLC0415
+
+        if self._emulator_host:
+            # The SDK reads no variable for this; both are class attributes, read on first use.
+            ml._MLService.PROJECT_URL = f"http://{self._emulator_host}/v1beta2/projects/{{0}}/"
+            ml._MLService.OPERATION_URL = f"http://{self._emulator_host}/v1beta2/"
+        try:
+            firebase_admin.get_app()
+        except ValueError:
+            firebase_admin.initialize_app(
+                _credential(self._signer, emulated=bool(self._emulator_host)), {"projectId": self._project}
+            )
+        # `httpTimeout` of the app's options does not reach this part of the SDK.
+        service = ml._get_ml_service(None)
+        for client in (service._client, service._operation_client):
+            client._timeout = self._call_timeout
+        return ml
+
+
+@contextlib.contextmanager
+def _without_tensorflow() -> Iterator[None]:
+    """`firebase_admin.ml` imports TensorFlow where it is installed: 5 s and 500 MB for helpers that we never call."""
+    absent = "tensorflow" not in sys.modules
+    if absent:
+        # None makes `import tensorflow` raise ImportError, which the SDK takes for "not installed".
+        sys.modules["tensorflow"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if absent:
+            sys.modules.pop("tensorflow", None)
+
+
+def _credential(signer: str, *, emulated: bool) -> Any:
+    from firebase_admin import credentials  # noqa: PLC0415
+
+    class Wrapped(credentials.Base):  # type: ignore[misc]  # the SDK has no types
+        """What the SDK wants: something that gives a google.auth credential."""
+
+        def get_credential(self) -> Any:
+            return _emulator_signer() if emulated else _impersonating_signer(signer)
+
+    return Wrapped()
+
+
+@functools.cache
+def _impersonating_signer(signer: str) -> Any:
+    import google.auth  # noqa: PLC0415
+    import google.auth.transport.requests  # noqa: PLC0415
+    from google.auth import credentials, impersonated_credentials  # noqa: PLC0415
+
+    source, _ = google.auth.default(scopes=_SCOPES)
+    if isinstance(source, credentials.Signing) and not signer:
+        return source
+    if not signer:
+        # Only after a refresh does the metadata server's credential know whose it is.
+        source.refresh(google.auth.transport.requests.Request())
+        signer = getattr(source, "service_account_email", "")
+    if "@" not in signer:
+        raise RejectedByGoogle(
+            "no service account to sign as: set FIREBASE_SIGNER to this service's account and grant it"
+            " roles/iam.serviceAccountTokenCreator on itself"
+        )
+    return impersonated_credentials.Credentials(source, target_principal=signer, target_scopes=_SCOPES)
+
+
+@functools.cache
+def _emulator_signer() -> Any:
+    from google.auth import credentials  # noqa: PLC0415
+
+    class EmulatorSigner(credentials.Credentials, credentials.Signing):  # type: ignore[misc]
+        """Signs nothing of worth: an emulator checks no signature."""
+
+        signer_email = "emulator@localhost"
+        signer = None
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = "owner"  # noqa: S105  # what Firebase's emulators take as the administrator
+
+        def refresh(self, request: Any) -> None:
+            """An emulator's token does not run out."""
+
+        def sign_bytes(self, message: bytes) -> bytes:  # noqa: ARG002  # the interface of google.auth
+            return b"emulator-signature"
+
+    return EmulatorSigner()
+
+
+def _model(model: Any) -> FirebaseModel:
+    source = getattr(model.model_format, "model_source", None)
+    return FirebaseModel(
+        id=model.model_id,
+        display_name=model.display_name,
+        tags=tuple(model.tags or ()),
+        published=bool(model.published),
+        locked=bool(model.locked),
+        model_hash=model.model_hash or "",
+        size_bytes=int(getattr(model.model_format, "size_bytes", 0) or 0),
+        gcs_uri=str(getattr(source, "_gcs_tflite_uri", "") or ""),
+        error=model.validation_error or "",
+    )
+
+
+def _call(what: str, call: Callable[[], Result]) -> Result:
+    import firebase_admin.exceptions as firebase_errors  # noqa: PLC0415
+    import google.auth.exceptions  # noqa: PLC0415
+    import requests.exceptions  # noqa: PLC0415
+
+    transient = (
+        firebase_errors.UnavailableError,
+        firebase_errors.ResourceExhaustedError,
+        firebase_errors.DeadlineExceededError,
+        firebase_errors.InternalError,
+        firebase_errors.AbortedError,
+        firebase_errors.ConflictError,
+        # Created by an earlier try whose answer was lost: the next try finds it by its name.
+        firebase_errors.AlreadyExistsError,
+        firebase_errors.UnknownError,
+        # The metadata server, or the one that signs for us, did not answer.
+        google.auth.exceptions.TransportError,
+        google.auth.exceptions.RefreshError,
+        requests.exceptions.RequestException,
+    )
+    try:
+        return call()
+    except transient as exc:
+        raise ServiceUnavailable(f"Firebase ML, {what}: {exc}") from exc
+    except (firebase_errors.FirebaseError, ValueError) as exc:
+        raise RejectedByGoogle(f"Firebase ML refused to {what}: {exc}") from exc

@@ -1,0 +1,248 @@
+"""One bucket as a port: reads tell the generation, writes state which generation they expect.
+
+There is no unconditional write: `expect` has no default, and `ABSENT` is `if_generation_match=0`, one call,
+never `exists()` then write. Source of the semantics: https://cloud.google.com/storage/docs/request-preconditions
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import io
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NewType, Protocol, TypeVar
+
+from dualdeploy.errors import DualDeployError, RejectedByGoogle, ServiceUnavailable
+
+if TYPE_CHECKING:
+    from google.cloud import storage
+
+#: Version of an object's content; Cloud Storage never gives one out twice for the same name.
+Generation = NewType("Generation", int)
+
+#: "The object must not exist": Cloud Storage's own encoding of it.
+ABSENT: Final = Generation(0)
+
+#: Seconds that one HTTP call may take, and seconds after which a failed one is not repeated any more: a handler has
+#: to answer well inside its acknowledgement deadline (60 s, infra/topology.json).
+CALL_TIMEOUT = 10.0
+RETRY_DEADLINE = 25.0
+
+Result = TypeVar("Result")
+
+
+class ObjectMissing(DualDeployError):
+    """There is no object of this name (or not at this generation)."""
+
+
+class GenerationChanged(DualDeployError):
+    """The object is not at the generation that the write expected: read again, decide again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredObject:
+    data: bytes
+    generation: Generation
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectSummary:
+    """What a listing tells: `size` in bytes, `crc32c` base64 of the big-endian value, as Cloud Storage gives it."""
+
+    name: str
+    generation: Generation
+    size: int
+    crc32c: str
+    updated: datetime.datetime
+
+
+class ObjectStore(Protocol):
+    """A bucket. Every method raises ServiceUnavailable when Cloud Storage does not answer usefully."""
+
+    def uri(self, name: str) -> str:
+        """`gs://bucket/name`."""
+
+    def read(self, name: str) -> StoredObject:
+        """The current content. Raises ObjectMissing."""
+
+    def open(self, name: str, *, generation: Generation) -> BinaryIO:
+        """A stream over exactly this generation. Raises ObjectMissing when it is gone."""
+
+    def put(self, name: str, data: bytes, *, expect: Generation, content_type: str = "application/json") -> Generation:
+        """Write if the object is at `expect`. Raises GenerationChanged, unless it already holds just these bytes.
+
+        A response can be lost after the write was done, and the client library then repeats the call and is told
+        412. Equal bytes therefore count as written: who needs to know that it was the writer puts a token into them.
+        """
+
+    def delete(self, name: str, *, expect: Generation) -> None:
+        """Delete if the object is at `expect`; an absent object is fine. Raises GenerationChanged."""
+
+    def list(self, prefix: str) -> Iterator[ObjectSummary]:
+        """The objects whose names begin with `prefix`, in the order of their names; pages are fetched as needed."""
+
+
+class GcsObjectStore:
+    """A Cloud Storage bucket. The client is built on first use, once, and is shared by all threads.
+
+    `call_timeout` and `retry_deadline` in seconds: one HTTP call, and a call with all its repetitions.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        *,
+        client: Callable[[], storage.Client] | None = None,
+        call_timeout: float = CALL_TIMEOUT,
+        retry_deadline: float = RETRY_DEADLINE,
+    ) -> None:
+        self.bucket_name = bucket
+        self._client = client or shared_client
+        self._call_timeout = call_timeout
+        self._retry_deadline = retry_deadline
+
+    def uri(self, name: str) -> str:
+        return f"gs://{self.bucket_name}/{name}"
+
+    def read(self, name: str) -> StoredObject:
+        blob = self._blob(name)
+        data = _call(name, lambda: blob.download_as_bytes(**self._patience()))
+        # The generation of the response that carried the data, so both belong together.
+        return StoredObject(data, Generation(int(blob.generation)))
+
+    def open(self, name: str, *, generation: Generation) -> BinaryIO:
+        blob = self._bucket().blob(name, generation=int(generation))
+        reader = _call(name, lambda: blob.open("rb", chunk_size=8 << 20, **self._patience()))
+        return _NamedErrors(reader, name)  # type: ignore[return-value]  # it quacks for readers of bytes
+
+    def put(self, name: str, data: bytes, *, expect: Generation, content_type: str = "application/json") -> Generation:
+        blob = self._blob(name)
+        try:
+            _call(
+                name,
+                lambda: blob.upload_from_string(
+                    data,
+                    content_type=content_type,
+                    if_generation_match=int(expect),
+                    checksum="crc32c",
+                    **self._patience(),
+                ),
+            )
+        except GenerationChanged:
+            try:
+                current = self.read(name)
+            except ObjectMissing:
+                raise GenerationChanged(f"{self.uri(name)} expected at {expect} is gone") from None
+            if current.data == data:
+                return current.generation
+            raise
+        return Generation(int(blob.generation))
+
+    def delete(self, name: str, *, expect: Generation) -> None:
+        blob = self._blob(name)
+        try:
+            _call(name, lambda: blob.delete(if_generation_match=int(expect), **self._patience()))
+        except ObjectMissing:
+            return
+
+    def list(self, prefix: str) -> Iterator[ObjectSummary]:
+        pages = _call(
+            prefix,
+            lambda: self._bucket().list_blobs(
+                prefix=prefix,
+                fields="items(name,generation,size,crc32c,updated),nextPageToken",
+                **self._patience(),
+            ),
+        )
+        blobs = iter(pages)
+        # Page by page: every next() may be a call to Cloud Storage.
+        while (blob := _call(prefix, lambda: next(blobs, None))) is not None:
+            yield ObjectSummary(
+                blob.name, Generation(int(blob.generation)), int(blob.size), blob.crc32c or "", blob.updated
+            )
+
+    def _bucket(self) -> storage.Bucket:
+        return self._client().bucket(self.bucket_name)
+
+    def _blob(self, name: str) -> storage.Blob:
+        return self._bucket().blob(name)
+
+    def _patience(self) -> dict[str, Any]:
+        from google.cloud.storage.retry import DEFAULT_RETRY  # noqa: PLC0415
+
+        # Safe to repeat: every write carries a generation, so a repetition cannot overwrite somebody else's.
+        retry = DEFAULT_RETRY.with_timeout(self._retry_deadline).with_delay(initial=0.2, maximum=5.0)
+        return {"timeout": self._call_timeout, "retry": retry}
+
+
+class _NamedErrors(io.RawIOBase):
+    """A stream whose failures are ours: a shard that vanishes half-way is ObjectMissing, not Google's NotFound."""
+
+    def __init__(self, reader: Any, name: str) -> None:
+        self._reader = reader
+        self._name = name
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data: bytes = _call(self._name, lambda: self._reader.read(size))
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        """For `io.BufferedReader`, which calls only this."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._reader.close()
+        super().close()
+
+
+_client_lock = threading.Lock()
+
+
+@functools.cache
+def _build_client() -> storage.Client:
+    from google.cloud import storage  # noqa: PLC0415  # 0.3 s that an ignored event must not pay
+
+    return storage.Client()
+
+
+def shared_client() -> storage.Client:
+    """The process's Cloud Storage client; honours STORAGE_EMULATOR_HOST, as the library does by itself."""
+    with _client_lock:
+        return _build_client()
+
+
+def _call(name: str, call: Callable[[], Result]) -> Result:
+    import google.api_core.exceptions as google_errors  # noqa: PLC0415
+    import google.auth.exceptions  # noqa: PLC0415
+    import requests.exceptions  # noqa: PLC0415
+
+    no_answer = (
+        requests.exceptions.RequestException,
+        ConnectionError,
+        TimeoutError,
+        # The metadata server, which gives out tokens, did not answer.
+        google.auth.exceptions.TransportError,
+        google.auth.exceptions.RefreshError,
+    )
+    try:
+        return call()
+    except google_errors.NotFound as exc:
+        raise ObjectMissing(f"{name}: {exc.message}") from exc
+    except google_errors.PreconditionFailed as exc:
+        raise GenerationChanged(f"{name}: {exc.message}") from exc
+    except (google_errors.TooManyRequests, google_errors.ServerError, google_errors.RetryError) as exc:
+        raise ServiceUnavailable(f"Cloud Storage, {name}: {exc}") from exc
+    except google_errors.ClientError as exc:
+        if exc.code == 408:
+            raise ServiceUnavailable(f"Cloud Storage, {name}: {exc}") from exc
+        raise RejectedByGoogle(f"Cloud Storage refused {name}: {exc.message}") from exc
+    except no_answer as exc:
+        raise ServiceUnavailable(f"Cloud Storage did not answer for {name}: {exc}") from exc

@@ -1,0 +1,93 @@
+"""Configuration of a process: read once from the environment into a frozen object.
+
+A service declares what it reads as a frozen dataclass whose fields are made by `setting`. `load` reports every
+missing or wrong name together, so that a deployment is mended in one go. Order: explicit > environment > default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from dualdeploy.errors import DualDeployError
+
+_REQUIRED = object()
+Settings = TypeVar("Settings")
+
+
+class WrongSettings(DualDeployError):
+    """One or more environment variables are missing or wrong; the message lists them all."""
+
+
+def setting(variable: str, describes: str, *, default: Any = _REQUIRED) -> Any:
+    """A dataclass field read from the environment variable `variable`; required unless `default` is given."""
+    metadata = {"variable": variable, "describes": describes}
+    if default is _REQUIRED:
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def variables(kind: type[Any]) -> dict[str, bool]:
+    """Every environment variable that `kind` reads, and whether it is required."""
+    return {field.metadata["variable"]: field.default is dataclasses.MISSING for field in dataclasses.fields(kind)}
+
+
+def load(kind: type[Settings], environ: Mapping[str, str], **explicit: Any) -> Settings:
+    """Build `kind` from `environ`; `explicit` values win. Raises WrongSettings naming every fault at once."""
+    values: dict[str, Any] = dict(explicit)
+    faults: list[str] = []
+    types = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]  # every settings class is a dataclass
+        if field.name in values:
+            continue
+        variable = field.metadata["variable"]
+        text = environ.get(variable, "").strip()
+        if not text:
+            if field.default is dataclasses.MISSING:
+                faults.append(f"{variable} is not set ({field.metadata['describes']})")
+            continue
+        try:
+            values[field.name] = _parse(text, types[field.name])
+        except ValueError as exc:
+            faults.append(f"{variable}={text!r} is wrong: {exc} ({field.metadata['describes']})")
+    if faults:
+        raise WrongSettings("wrong environment:\n  " + "\n  ".join(faults))
+    return kind(**values)
+
+
+def _parse(text: str, kind: Any) -> Any:
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError("must be true or false")
+        return text.lower() == "true"
+    if kind is int:
+        return int(text)
+    if kind is float:
+        number = float(text)
+        if not math.isfinite(number):
+            raise ValueError("must be a finite number")
+        return number
+    return text
+
+
+@dataclasses.dataclass(frozen=True)
+class CloudSettings:
+    """What every event service needs to know of its project."""
+
+    project: str = setting("GOOGLE_CLOUD_PROJECT", "id of the Google Cloud project")
+    region: str = setting("GOOGLE_CLOUD_REGION", "region of Vertex AI, for example us-central1")
+    ledger_bucket: str = setting("LEDGER_BUCKET", "bucket that holds the ledger")
+    config_bucket: str = setting("CONFIG_BUCKET", "bucket that holds datasets/<dataset>.yaml")
+    models_bucket: str = setting("MODELS_BUCKET", "bucket that training writes to")
+    vertex_emulator_host: str = setting(
+        "VERTEX_EMULATOR_HOST", "host:port of a Vertex AI emulator; empty for the real one", default=""
+    )
+    firebase_ml_emulator_host: str = setting(
+        "FIREBASE_ML_EMULATOR_HOST", "host:port of a Firebase ML emulator; empty for the real one", default=""
+    )
+    lease_seconds: float = setting(
+        "LEASE_SECONDS", "how long one instance may work on a branch before another takes over", default=120.0
+    )

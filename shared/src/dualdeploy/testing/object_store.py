@@ -1,0 +1,105 @@
+"""A bucket in memory with Cloud Storage's generations; thread-safe."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import itertools
+import threading
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
+
+import google_crc32c
+
+from dualdeploy import clock as clocks
+from dualdeploy.clock import Clock
+from dualdeploy.object_store import (
+    ABSENT,
+    Generation,
+    GenerationChanged,
+    ObjectMissing,
+    ObjectSummary,
+    StoredObject,
+)
+from dualdeploy.testing.failing import Faults
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    stored: StoredObject
+    summary: ObjectSummary
+
+
+class MemoryObjectStore:
+    """Implements `dualdeploy.object_store.ObjectStore`; operations fail by `faults` (`read`, `put`, …)."""
+
+    def __init__(self, bucket: str = "memory", *, faults: Faults | None = None, clock: Clock = clocks.utc_now) -> None:
+        self.bucket_name = bucket
+        self.faults = faults or Faults()
+        self._clock = clock
+        self._entries: dict[str, _Entry] = {}
+        self._generations = itertools.count(1_700_000_000_000_000)
+        self._lock = threading.RLock()
+
+    def uri(self, name: str) -> str:
+        return f"gs://{self.bucket_name}/{name}"
+
+    def read(self, name: str) -> StoredObject:
+        return self.faults.run("read", lambda: self._entry(name).stored)
+
+    def open(self, name: str, *, generation: Generation) -> BinaryIO:
+        def opened() -> BinaryIO:
+            stored = self._entry(name).stored
+            if stored.generation != generation:
+                raise ObjectMissing(f"{name} has no generation {generation}")
+            return io.BytesIO(stored.data)
+
+        return self.faults.run("open", opened)
+
+    def put(self, name: str, data: bytes, *, expect: Generation, content_type: str = "application/json") -> Generation:
+        return self.faults.run("put", lambda: self._put(name, data, expect))
+
+    def delete(self, name: str, *, expect: Generation) -> None:
+        def deleted() -> None:
+            with self._lock:
+                entry = self._entries.get(name)
+                if entry is None:
+                    return
+                if entry.stored.generation != expect:
+                    raise GenerationChanged(f"{name} is not at {expect}")
+                del self._entries[name]
+
+        self.faults.run("delete", deleted)
+
+    def list(self, prefix: str) -> Iterator[ObjectSummary]:
+        def listed() -> Iterator[ObjectSummary]:
+            with self._lock:
+                return iter([self._entries[name].summary for name in sorted(self._entries) if name.startswith(prefix)])
+
+        return self.faults.run("list", listed)
+
+    def names(self) -> Sequence[str]:
+        """Every object's name, sorted; for assertions."""
+        with self._lock:
+            return sorted(self._entries)
+
+    def _entry(self, name: str) -> _Entry:
+        with self._lock:
+            if name not in self._entries:
+                raise ObjectMissing(f"no object {self.uri(name)}")
+            return self._entries[name]
+
+    def _put(self, name: str, data: bytes, expect: Generation) -> Generation:
+        with self._lock:
+            entry = self._entries.get(name)
+            current = entry.stored.generation if entry else ABSENT
+            if current != expect:
+                if entry and entry.stored.data == data:
+                    return entry.stored.generation
+                raise GenerationChanged(f"{self.uri(name)} is at {current}, expected {expect}")
+            generation = Generation(next(self._generations))
+            checksum = base64.b64encode(google_crc32c.value(data).to_bytes(4, "big")).decode()
+            summary = ObjectSummary(name, generation, len(data), checksum, self._clock())
+            self._entries[name] = _Entry(StoredObject(data, generation), summary)
+            return generation

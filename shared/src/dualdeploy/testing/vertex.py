@@ -1,0 +1,208 @@
+"""Vertex AI in memory: jobs and operations end when the test says so."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import itertools
+import threading
+from collections.abc import Callable, Mapping
+
+from dualdeploy.testing.failing import Faults
+from dualdeploy.vertex import (
+    CustomJobSpec,
+    DeployedModel,
+    Deployment,
+    Endpoint,
+    Job,
+    ModelSpec,
+    ModelVersion,
+    Operation,
+    ResourceConflict,
+    ResourceMissing,
+)
+
+PARENT = "projects/p/locations/l"
+
+
+@dataclasses.dataclass
+class _Model:
+    versions: list[ModelVersion] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class _Pending:
+    subject: str
+    work: Callable[[], None]
+    done: bool = False
+    error: str = ""
+
+
+class FakeVertex:
+    """Implements `dualdeploy.vertex.Vertex`.
+
+    Operations do their work when they end: `finish_operations()` ends all, or `auto_finish=True` ends each at the
+    first look. `fail_operation` plans the message that the next operation of a kind ends with.
+    """
+
+    def __init__(self, *, faults: Faults | None = None, auto_finish: bool = False) -> None:
+        self.faults = faults or Faults()
+        self.auto_finish = auto_finish
+        self.jobs: dict[str, Job] = {}
+        self.job_specs: dict[str, CustomJobSpec] = {}
+        self.models: dict[str, _Model] = {}
+        self.uploads: list[ModelSpec] = []
+        self.endpoints: dict[str, Endpoint] = {}
+        self.operations: dict[str, _Pending] = {}
+        self._failures: dict[str, list[str]] = {}
+        self._ids = itertools.count(1001)
+        self._lock = threading.RLock()
+
+    # What a test does ------------------------------------------------------------------------------------------
+
+    def end_job(self, name: str, state: str = "JOB_STATE_SUCCEEDED", *, error: str = "") -> None:
+        ended = datetime.datetime.now(datetime.UTC)
+        self.jobs[name] = dataclasses.replace(self.jobs[name], state=state, error=error, ended=ended)
+
+    def finish_operations(self) -> None:
+        for name in list(self.operations):
+            self._finish(name)
+
+    def fail_operation(self, kind: str, message: str) -> None:
+        """The next operation of `kind` (upload, create_endpoint, deploy, undeploy) ends with this error."""
+        self._failures.setdefault(kind, []).append(message)
+
+    # The port --------------------------------------------------------------------------------------------------
+
+    def create_custom_job(self, spec: CustomJobSpec) -> Job:
+        def created() -> Job:
+            with self._lock:
+                name = f"{PARENT}/customJobs/{next(self._ids)}"
+                now = datetime.datetime.now(datetime.UTC)
+                self.jobs[name] = Job(name, "JOB_STATE_PENDING", dict(spec.labels), created=now)
+                self.job_specs[name] = spec
+                return self.jobs[name]
+
+        return self.faults.run("create_custom_job", created)
+
+    def find_custom_jobs(self, labels: Mapping[str, str]) -> list[Job]:
+        def found() -> list[Job]:
+            with self._lock:
+                return [job for job in self.jobs.values() if labels.items() <= job.labels.items()]
+
+        return self.faults.run("find_custom_jobs", found)
+
+    def get_custom_job(self, name: str) -> Job:
+        full = name if "/" in name else f"{PARENT}/customJobs/{name}"
+
+        def got() -> Job:
+            if full not in self.jobs:
+                raise ResourceMissing(f"no job {full}")
+            return self.jobs[full]
+
+        return self.faults.run("get_custom_job", got)
+
+    def find_model_version(self, model_id: str, alias: str) -> ModelVersion | None:
+        def found() -> ModelVersion | None:
+            versions = self.models.get(model_id, _Model()).versions
+            return next((version for version in versions if alias in version.aliases), None)
+
+        return self.faults.run("find_model_version", found)
+
+    def start_upload(self, spec: ModelSpec) -> str:
+        def work() -> None:
+            model = self.models.setdefault(spec.model_id, _Model())
+            number = str(len(model.versions) + 1)
+            name = f"{PARENT}/models/{spec.model_id}"
+            # An alias belongs to one version of a model: the newest taker has it.
+            model.versions = [
+                dataclasses.replace(v, aliases=[a for a in v.aliases if a not in spec.aliases]) for v in model.versions
+            ]
+            model.versions.append(ModelVersion(name, number, list(spec.aliases), spec.artifact_uri))
+            self.uploads.append(spec)
+
+        return self.faults.run("start_upload", lambda: self._start("upload", "", work))
+
+    def find_endpoint(self, endpoint_id: str) -> Endpoint | None:
+        return self.faults.run("find_endpoint", lambda: self.endpoints.get(endpoint_id))
+
+    def start_create_endpoint(self, endpoint_id: str, *, display_name: str, labels: Mapping[str, str]) -> str:
+        def started() -> str:
+            if endpoint_id in self.endpoints:
+                raise ResourceConflict(f"endpoint {endpoint_id} exists")
+            return self._start("create_endpoint", endpoint_id, work)
+
+        def work() -> None:
+            name = f"{PARENT}/endpoints/{endpoint_id}"
+            self.endpoints.setdefault(endpoint_id, Endpoint(name, (), {}, "localhost", dict(labels)))
+
+        return self.faults.run("start_create_endpoint", started)
+
+    def start_deploy(self, endpoint_id: str, deployment: Deployment, *, traffic: Mapping[str, int]) -> str:
+        def started() -> str:
+            with self._lock:
+                endpoint = self._endpoint(endpoint_id)
+                if any(deployed.id == deployment.id for deployed in endpoint.deployed):
+                    raise ResourceConflict(f"deployed model {deployment.id} exists")
+                return self._start("deploy", deployment.id, work)
+
+        def work() -> None:
+            endpoint = self._endpoint(endpoint_id)
+            model, _, version = deployment.model.partition("@")
+            deployed = DeployedModel(deployment.id, model, version, deployment.display_name)
+            self.endpoints[endpoint_id] = dataclasses.replace(
+                endpoint, deployed=(*endpoint.deployed, deployed), traffic=dict(traffic)
+            )
+
+        return self.faults.run("start_deploy", started)
+
+    def start_undeploy(self, endpoint_id: str, deployed_id: str, *, traffic: Mapping[str, int]) -> str:
+        def started() -> str:
+            if all(deployed.id != deployed_id for deployed in self._endpoint(endpoint_id).deployed):
+                raise ResourceMissing(f"no deployed model {deployed_id}")
+            return self._start("undeploy", deployed_id, work)
+
+        def work() -> None:
+            endpoint = self._endpoint(endpoint_id)
+            rest = tuple(deployed for deployed in endpoint.deployed if deployed.id != deployed_id)
+            self.endpoints[endpoint_id] = dataclasses.replace(endpoint, deployed=rest, traffic=dict(traffic))
+
+        return self.faults.run("start_undeploy", started)
+
+    def operation(self, name: str) -> Operation | None:
+        def looked() -> Operation | None:
+            with self._lock:
+                if name not in self.operations:
+                    return None
+                if self.auto_finish:
+                    self._finish(name)
+                pending = self.operations[name]
+                return Operation(name, pending.done, pending.error)
+
+        return self.faults.run("operation", looked)
+
+    # Inside ----------------------------------------------------------------------------------------------------
+
+    def _endpoint(self, endpoint_id: str) -> Endpoint:
+        if endpoint_id not in self.endpoints:
+            raise ResourceMissing(f"no endpoint {endpoint_id}")
+        return self.endpoints[endpoint_id]
+
+    def _start(self, kind: str, subject: str, work: Callable[[], None]) -> str:
+        """Begin an operation; of two at the same time on one `subject`, the second is refused."""
+        with self._lock:
+            if subject and any(not other.done and other.subject == subject for other in self.operations.values()):
+                raise ResourceConflict(f"another operation on {subject} is under way")
+            name = f"{PARENT}/operations/{next(self._ids)}"
+            planned = self._failures.get(kind)
+            error = planned.pop(0) if planned else ""
+            self.operations[name] = _Pending(subject, work, error=error)
+            return name
+
+    def _finish(self, name: str) -> None:
+        with self._lock:
+            pending = self.operations[name]
+            if not pending.done:
+                pending.done = True
+                if not pending.error:
+                    pending.work()

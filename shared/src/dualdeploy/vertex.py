@@ -1,0 +1,519 @@
+"""Vertex AI as the services use it: jobs, the Model Registry, endpoints, long-running operations.
+
+Google's GAPIC clients (`google.cloud.aiplatform_v1`) over REST, imported on first use: they cost about a second and
+100 MB, which an event that needs no Vertex AI must not pay. The high-level `google.cloud.aiplatform` costs twice that.
+No method waits for a long-running operation: `start_*` returns its name, `operation` looks at it later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import enum
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from dualdeploy.errors import RejectedByGoogle, RetryLater, ServiceUnavailable
+
+#: Seconds that one HTTP call may take, and seconds after which a failed reading call is not repeated any more.
+CALL_TIMEOUT = 15.0
+RETRY_DEADLINE = 10.0
+
+#: Labels that mark what is ours and tell which run it belongs to. Underscores, because list filters need quotes
+#: around hyphens.
+RUN_LABEL = "dualdeploy_run"
+TARGET_LABEL = "dualdeploy_target"
+DATASET_LABEL = "dualdeploy_dataset"
+
+#: What Vertex AI says when another operation on the same resource is not finished.
+_BUSY = "other operations running"
+
+Result = TypeVar("Result")
+
+
+class JobOutcome(enum.StrEnum):
+    """What a Vertex AI `JobState` means to us."""
+
+    UNFINISHED = "unfinished"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+#: https://cloud.google.com/vertex-ai/docs/reference/rest/v1/JobState. PARTIALLY_SUCCEEDED belongs to batch jobs.
+OUTCOME_BY_STATE: Mapping[str, JobOutcome] = {
+    "JOB_STATE_SUCCEEDED": JobOutcome.SUCCEEDED,
+    "JOB_STATE_PARTIALLY_SUCCEEDED": JobOutcome.SUCCEEDED,
+    "JOB_STATE_FAILED": JobOutcome.FAILED,
+    "JOB_STATE_EXPIRED": JobOutcome.FAILED,
+    "JOB_STATE_CANCELLED": JobOutcome.CANCELLED,
+}
+
+
+class ResourceConflict(RetryLater):
+    """409: the resource exists already, or somebody changes it at this moment. Look again, then decide."""
+
+
+class ResourceMissing(RejectedByGoogle):
+    """404: there is no such resource."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CustomJobSpec:
+    """One worker pool of one training container. `timeout` in seconds."""
+
+    display_name: str
+    image: str
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    labels: Mapping[str, str]
+    machine: str
+    accelerator_type: str
+    accelerator_count: int
+    spot: bool
+    timeout: float
+    output_directory: str
+    service_account: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """`state` is Vertex AI's own name; times are None until they happened."""
+
+    name: str
+    state: str
+    labels: Mapping[str, str]
+    error: str = ""
+    created: datetime.datetime | None = None
+    started: datetime.datetime | None = None
+    ended: datetime.datetime | None = None
+
+    @property
+    def outcome(self) -> JobOutcome:
+        return OUTCOME_BY_STATE.get(self.state, JobOutcome.UNFINISHED)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """One version of a model: its artifact, and the container that serves it (our own predictor)."""
+
+    model_id: str
+    display_name: str
+    artifact_uri: str
+    image: str
+    predict_route: str
+    health_route: str
+    port: int
+    environment: Mapping[str, str]
+    labels: Mapping[str, str]
+    aliases: Sequence[str]
+    description: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelVersion:
+    """`name` is `projects/…/models/<id>`, without a version."""
+
+    name: str
+    version: str
+    aliases: Sequence[str]
+    artifact_uri: str
+
+    @property
+    def versioned_name(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+@dataclasses.dataclass(frozen=True)
+class DeployedModel:
+    id: str
+    model: str
+    version: str
+    display_name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Endpoint:
+    """`traffic` sums to 100 (or is empty); `dns` is the dedicated endpoint's own host, empty for a shared one."""
+
+    name: str
+    deployed: Sequence[DeployedModel]
+    traffic: Mapping[str, int]
+    dns: str = ""
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Deployment:
+    """How a model version is put on an endpoint; `id` is ours (1 to 10 digits), so repeating it does no harm."""
+
+    id: str
+    model: str
+    display_name: str
+    machine: str
+    min_replicas: int
+    max_replicas: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """A long-running operation: `error` is Google's message once it is done and failed."""
+
+    name: str
+    done: bool
+    error: str = ""
+
+
+class Vertex(Protocol):
+    """The part of Vertex AI that the services call; `testing.FakeVertex` is the other implementation.
+
+    Every method raises ServiceUnavailable (429, 5xx, no answer), ResourceConflict (409) or RejectedByGoogle (4xx).
+    """
+
+    def create_custom_job(self, spec: CustomJobSpec) -> Job: ...
+    def find_custom_jobs(self, labels: Mapping[str, str]) -> list[Job]: ...
+    def get_custom_job(self, name: str) -> Job: ...
+    def find_model_version(self, model_id: str, alias: str) -> ModelVersion | None: ...
+    def start_upload(self, spec: ModelSpec) -> str: ...
+    def find_endpoint(self, endpoint_id: str) -> Endpoint | None: ...
+    def start_create_endpoint(self, endpoint_id: str, *, display_name: str, labels: Mapping[str, str]) -> str: ...
+    def start_deploy(self, endpoint_id: str, deployment: Deployment, *, traffic: Mapping[str, int]) -> str: ...
+    def start_undeploy(self, endpoint_id: str, deployed_id: str, *, traffic: Mapping[str, int]) -> str: ...
+    def operation(self, name: str) -> Operation | None: ...
+
+
+class VertexGateway:
+    """The real thing, or an emulator of it at `emulator_host` (`host:port`, plain HTTP, no credentials).
+
+    `call_timeout` in seconds, `retry_deadline` too: nothing is repeated after it.
+    """
+
+    def __init__(
+        self,
+        *,
+        project: str,
+        region: str,
+        emulator_host: str = "",
+        call_timeout: float = CALL_TIMEOUT,
+        retry_deadline: float = RETRY_DEADLINE,
+    ) -> None:
+        self._parent = f"projects/{project}/locations/{region}"
+        self._region = region
+        self._emulator_host = emulator_host
+        self._call_timeout = call_timeout
+        self._retry_deadline = retry_deadline
+
+    # Jobs ------------------------------------------------------------------------------------------------------
+
+    def create_custom_job(self, spec: CustomJobSpec) -> Job:
+        """Not repeated by itself: Vertex AI takes no id from us, so a lost answer is found again by its labels."""
+        body = _custom_job(spec)
+        created = _call(
+            "create a custom job",
+            lambda: self._jobs.create_custom_job(parent=self._parent, custom_job=body, **self._patience(repeat=False)),
+        )
+        return _job(created)
+
+    def find_custom_jobs(self, labels: Mapping[str, str]) -> list[Job]:
+        """Jobs with all these labels, oldest first."""
+        wanted = " AND ".join(f'labels.{key}="{value}"' for key, value in sorted(labels.items()))
+        found = _call(
+            f"list custom jobs with {wanted}",
+            lambda: list(
+                self._jobs.list_custom_jobs(
+                    request={"parent": self._parent, "filter": wanted}, **self._patience(repeat=True)
+                )
+            ),
+        )
+        jobs = [_job(job) for job in found]
+        return sorted(jobs, key=lambda job: (job.created is None, job.created, job.name))
+
+    def get_custom_job(self, name: str) -> Job:
+        """`name` is the resource name, or the number alone as log entries carry it."""
+        full = name if "/" in name else f"{self._parent}/customJobs/{name}"
+        found = _call(
+            f"get {full}",
+            lambda: self._jobs.get_custom_job(name=full, **self._patience(repeat=True)),
+        )
+        return _job(found)
+
+    # Model Registry --------------------------------------------------------------------------------------------
+
+    def find_model_version(self, model_id: str, alias: str) -> ModelVersion | None:
+        """The version that carries `alias`, or None when the model or the alias does not exist."""
+        name = f"{self._parent}/models/{model_id}@{alias}"
+        try:
+            model = _call(
+                f"get {name}",
+                lambda: self._models.get_model(name=name, **self._patience(repeat=True)),
+            )
+        except ResourceMissing:
+            return None
+        return ModelVersion(
+            name=model.name.split("@", 1)[0],
+            version=model.version_id,
+            aliases=tuple(model.version_aliases),
+            artifact_uri=model.artifact_uri,
+        )
+
+    def start_upload(self, spec: ModelSpec) -> str:
+        """Upload as the first version of `spec.model_id`, or as a further version when the model exists."""
+        parent_model = f"{self._parent}/models/{spec.model_id}"
+        request: dict[str, Any] = {"parent": self._parent, "model": _model(spec)}
+        try:
+            _call(
+                f"get {parent_model}",
+                lambda: self._models.get_model(name=parent_model, **self._patience(repeat=True)),
+            )
+            request["parent_model"] = parent_model
+        except ResourceMissing:
+            request["model_id"] = spec.model_id
+        operation = _call(
+            f"upload a version of {spec.model_id}",
+            lambda: self._models.upload_model(request=request, **self._patience(repeat=False)),
+        )
+        return str(operation.operation.name)
+
+    # Endpoints -------------------------------------------------------------------------------------------------
+
+    def find_endpoint(self, endpoint_id: str) -> Endpoint | None:
+        name = self._endpoint_name(endpoint_id)
+        try:
+            endpoint = _call(
+                f"get {name}",
+                lambda: self._endpoints.get_endpoint(name=name, **self._patience(repeat=True)),
+            )
+        except ResourceMissing:
+            return None
+        return Endpoint(
+            name=endpoint.name,
+            deployed=tuple(
+                DeployedModel(deployed.id, deployed.model, deployed.model_version_id, deployed.display_name)
+                for deployed in endpoint.deployed_models
+            ),
+            traffic=dict(endpoint.traffic_split),
+            dns=endpoint.dedicated_endpoint_dns,
+            labels=dict(endpoint.labels),
+        )
+
+    def start_create_endpoint(self, endpoint_id: str, *, display_name: str, labels: Mapping[str, str]) -> str:
+        """Create a dedicated endpoint: a shared one limits a request to 1.5 MB, less than a photo in base64."""
+        from google.cloud.aiplatform_v1 import types  # noqa: PLC0415
+
+        endpoint = types.Endpoint(display_name=display_name, labels=dict(labels), dedicated_endpoint_enabled=True)
+        operation = _call(
+            f"create endpoint {endpoint_id}",
+            lambda: self._endpoints.create_endpoint(
+                request={"parent": self._parent, "endpoint": endpoint, "endpoint_id": endpoint_id},
+                **self._patience(repeat=False),
+            ),
+        )
+        return str(operation.operation.name)
+
+    def start_deploy(self, endpoint_id: str, deployment: Deployment, *, traffic: Mapping[str, int]) -> str:
+        """`traffic` is the split afterwards, by deployed model id; the new one goes by its id as the others do."""
+        from google.cloud.aiplatform_v1 import types  # noqa: PLC0415
+
+        deployed = types.DeployedModel(
+            id=deployment.id,
+            model=deployment.model,
+            display_name=deployment.display_name,
+            dedicated_resources=types.DedicatedResources(
+                machine_spec=types.MachineSpec(machine_type=deployment.machine),
+                min_replica_count=deployment.min_replicas,
+                max_replica_count=deployment.max_replicas,
+            ),
+        )
+        # DeployModelRequest: "0" stands for the model that this very call deploys.
+        split = {"0" if key == deployment.id else key: share for key, share in traffic.items()}
+        operation = _call(
+            f"deploy {deployment.model} to {endpoint_id}",
+            lambda: self._endpoints.deploy_model(
+                request={
+                    "endpoint": self._endpoint_name(endpoint_id),
+                    "deployed_model": deployed,
+                    "traffic_split": split,
+                },
+                **self._patience(repeat=False),
+            ),
+        )
+        return str(operation.operation.name)
+
+    def start_undeploy(self, endpoint_id: str, deployed_id: str, *, traffic: Mapping[str, int]) -> str:
+        operation = _call(
+            f"undeploy {deployed_id} from {endpoint_id}",
+            lambda: self._endpoints.undeploy_model(
+                request={
+                    "endpoint": self._endpoint_name(endpoint_id),
+                    "deployed_model_id": deployed_id,
+                    "traffic_split": dict(traffic),
+                },
+                **self._patience(repeat=False),
+            ),
+        )
+        return str(operation.operation.name)
+
+    def operation(self, name: str) -> Operation | None:
+        """The operation as it stands, or None when Vertex AI no longer knows it."""
+        client = self._endpoints.transport.operations_client
+        try:
+            found = _call(f"get {name}", lambda: client.get_operation(name=name, **self._patience(repeat=True)))
+        except ResourceMissing:
+            return None
+        return Operation(name, bool(found.done), found.error.message if found.error.code else "")
+
+    # Inside ----------------------------------------------------------------------------------------------------
+
+    def _endpoint_name(self, endpoint_id: str) -> str:
+        return f"{self._parent}/endpoints/{endpoint_id}"
+
+    def _patience(self, *, repeat: bool) -> dict[str, Any]:
+        """GAPIC clients repeat nothing by themselves, and only reading calls may be repeated."""
+        import google.api_core.exceptions as google_errors  # noqa: PLC0415
+        from google.api_core.retry import Retry, if_exception_type  # noqa: PLC0415
+
+        transient = if_exception_type(
+            google_errors.ServiceUnavailable, google_errors.TooManyRequests, google_errors.BadGateway
+        )
+        retry = Retry(predicate=transient, initial=0.2, maximum=3.0, timeout=self._retry_deadline)
+        return {"timeout": self._call_timeout, "retry": retry if repeat else None}
+
+    @functools.cached_property
+    def _jobs(self) -> Any:
+        from google.cloud.aiplatform_v1.services.job_service import JobServiceClient  # noqa: PLC0415
+
+        return JobServiceClient(**self._client_arguments())
+
+    @functools.cached_property
+    def _models(self) -> Any:
+        from google.cloud.aiplatform_v1.services.model_service import ModelServiceClient  # noqa: PLC0415
+
+        return ModelServiceClient(**self._client_arguments())
+
+    @functools.cached_property
+    def _endpoints(self) -> Any:
+        from google.cloud.aiplatform_v1.services.endpoint_service import EndpointServiceClient  # noqa: PLC0415
+
+        return EndpointServiceClient(**self._client_arguments())
+
+    def _client_arguments(self) -> dict[str, Any]:
+        if not self._emulator_host:
+            return {
+                "transport": "rest",
+                "client_options": {"api_endpoint": f"{self._region}-aiplatform.googleapis.com"},
+            }
+        from google.auth.credentials import AnonymousCredentials  # noqa: PLC0415
+
+        # Anonymous on purpose: otherwise a real bearer token would travel over plain HTTP.
+        return {
+            "transport": "rest",
+            "credentials": AnonymousCredentials(),
+            "client_options": {"api_endpoint": f"http://{self._emulator_host}"},
+        }
+
+
+def _custom_job(spec: CustomJobSpec) -> Any:
+    from google.cloud.aiplatform_v1 import types  # noqa: PLC0415
+    from google.protobuf import duration_pb2  # noqa: PLC0415
+
+    machine = types.MachineSpec(machine_type=spec.machine)
+    if spec.accelerator_count:
+        if spec.accelerator_type not in types.AcceleratorType.__members__:
+            known = ", ".join(sorted(types.AcceleratorType.__members__))
+            raise RejectedByGoogle(f"Vertex AI has no accelerator {spec.accelerator_type!r}; it has {known}")
+        machine.accelerator_type = types.AcceleratorType[spec.accelerator_type]
+        machine.accelerator_count = spec.accelerator_count
+    scheduling = types.Scheduling(timeout=duration_pb2.Duration(seconds=int(spec.timeout)))
+    if spec.spot:
+        scheduling.strategy = types.Scheduling.Strategy.SPOT
+    return types.CustomJob(
+        display_name=spec.display_name,
+        labels=dict(spec.labels),
+        job_spec=types.CustomJobSpec(
+            worker_pool_specs=[
+                types.WorkerPoolSpec(
+                    machine_spec=machine,
+                    replica_count=1,
+                    container_spec=types.ContainerSpec(
+                        image_uri=spec.image,
+                        args=list(spec.arguments),
+                        env=[types.EnvVar(name=name, value=value) for name, value in spec.environment.items()],
+                    ),
+                )
+            ],
+            scheduling=scheduling,
+            service_account=spec.service_account,
+            base_output_directory=types.GcsDestination(output_uri_prefix=spec.output_directory),
+        ),
+    )
+
+
+def _model(spec: ModelSpec) -> Any:
+    from google.cloud.aiplatform_v1 import types  # noqa: PLC0415
+
+    return types.Model(
+        display_name=spec.display_name,
+        description=spec.description,
+        artifact_uri=spec.artifact_uri,
+        labels=dict(spec.labels),
+        version_aliases=list(spec.aliases),
+        version_description=spec.description,
+        container_spec=types.ModelContainerSpec(
+            image_uri=spec.image,
+            env=[types.EnvVar(name=name, value=value) for name, value in spec.environment.items()],
+            ports=[types.Port(container_port=spec.port)],
+            predict_route=spec.predict_route,
+            health_route=spec.health_route,
+        ),
+    )
+
+
+def _job(job: Any) -> Job:
+    return Job(
+        name=job.name,
+        # A state that this client library does not know yet arrives as a bare number.
+        state=getattr(job.state, "name", str(job.state)),
+        labels=dict(job.labels),
+        error=job.error.message if job.error else "",
+        created=_moment(job.create_time),
+        started=_moment(job.start_time),
+        ended=_moment(job.end_time),
+    )
+
+
+def _moment(value: Any) -> datetime.datetime | None:
+    return datetime.datetime.fromtimestamp(value.timestamp(), datetime.UTC) if value else None
+
+
+def _call(what: str, call: Callable[[], Result]) -> Result:
+    import google.api_core.exceptions as google_errors  # noqa: PLC0415
+    import google.auth.exceptions  # noqa: PLC0415
+    import requests.exceptions  # noqa: PLC0415
+
+    no_answer = (
+        # The REST transport lets these through as they are: they are no google.api_core exceptions.
+        requests.exceptions.RequestException,
+        ConnectionError,
+        TimeoutError,
+        # The metadata server, which gives out tokens, did not answer.
+        google.auth.exceptions.TransportError,
+        google.auth.exceptions.RefreshError,
+    )
+    try:
+        return call()
+    except google_errors.NotFound as exc:
+        raise ResourceMissing(f"Vertex AI, {what}: {exc.message}") from exc
+    except google_errors.Conflict as exc:
+        raise ResourceConflict(f"Vertex AI, {what}: {exc.message}") from exc
+    except (google_errors.TooManyRequests, google_errors.ServerError, google_errors.RetryError) as exc:
+        raise ServiceUnavailable(f"Vertex AI, {what}: {exc}") from exc
+    except google_errors.ClientError as exc:
+        if exc.code == 408:
+            raise ServiceUnavailable(f"Vertex AI, {what}: {exc}") from exc
+        if _BUSY in exc.message:
+            # An endpoint takes one change at a time, and says so with 400 FAILED_PRECONDITION: no fault of ours.
+            raise ResourceConflict(f"Vertex AI, {what}: {exc.message}") from exc
+        raise RejectedByGoogle(f"Vertex AI refused to {what}: {exc.message}") from exc
+    except no_answer as exc:
+        raise ServiceUnavailable(f"Vertex AI did not answer ({what}): {exc}") from exc

@@ -1,0 +1,55 @@
+"""The control API of a running cloud."""
+
+from __future__ import annotations
+
+import pytest
+import requests
+
+from local_cloud.cloud import LocalCloud
+
+
+@pytest.fixture
+def control(cloud: LocalCloud) -> str:
+    return f"http://{cloud.control.address}"
+
+
+def test_it_is_healthy_and_tells_its_environment(cloud: LocalCloud, control: str) -> None:
+    assert requests.get(f"{control}/healthz", timeout=5).json() == {"status": "ok"}
+    assert requests.get(f"{control}/environment", timeout=5).json() == cloud.environment()
+
+
+def test_services_are_registered(cloud: LocalCloud, control: str) -> None:
+    answer = requests.post(f"{control}/services", json={"cloud_deployer": "127.0.0.1:9"}, timeout=5)
+
+    assert answer.json()["cloud_deployer"] == "127.0.0.1:9"
+    assert requests.get(f"{control}/services", timeout=5).json() == cloud.services
+
+
+@pytest.mark.parametrize("services", [{"nobody": "127.0.0.1:9"}, {"cloud_deployer": "http://x"}, {"cloud_deployer": 9}])
+def test_a_wrong_registration_is_refused_and_named(control: str, services: dict[str, object]) -> None:
+    answer = requests.post(f"{control}/services", json=services, timeout=5)
+
+    assert answer.status_code == 400
+    assert next(iter(services)) in answer.json()["error"]["message"]
+
+
+def test_faults_are_planned_shown_and_cleared(cloud: LocalCloud, control: str) -> None:
+    plan = {"storage.buckets.list": ["return-503"], "delivery.data-object-finalized": ["duplicate"]}
+    requests.post(f"{control}/faults", json=plan, timeout=5).raise_for_status()
+    shown = requests.get(f"{control}/faults", timeout=5).json()
+    failing = requests.get(f"http://{cloud.storage.address}/storage/v1/b", timeout=5)
+
+    assert shown["pending"] == plan
+    assert "aiplatform.customJobs.create" in shown["operations"]
+    assert failing.status_code == 503
+    assert requests.delete(f"{control}/faults", timeout=5).json() == {"pending": {}}
+    assert cloud.faults.pending() == {}
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [{"storage.buckets.eat": ["return-503"]}, {"storage.buckets.list": ["explode"]}, {"storage.buckets.list": "x"}],
+)
+def test_a_plan_that_cannot_happen_is_refused(cloud: LocalCloud, control: str, plan: dict[str, object]) -> None:
+    assert requests.post(f"{control}/faults", json=plan, timeout=5).status_code == 400
+    assert cloud.faults.pending() == {}

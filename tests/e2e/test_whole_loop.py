@@ -1,0 +1,321 @@
+"""The one end-to-end run with real training: the stack as `make up` starts it, Google's own clients, no fakes.
+
+The tests run in the order in which they stand and share one stack, as a day in the life of a project would.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
+
+from dualdeploy.ledger import Ledger, State
+from dualdeploy.object_store import GcsObjectStore
+from local_cloud import supervisor
+from local_cloud.demo import answers, flowers
+from local_cloud.demo.source import Picture
+from local_cloud.supervisor import running
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+#: As small as still learns something: what is tested is the loop, not the models.
+CONFIG: dict[str, Any] = {
+    "dataset": "flowers",
+    "labels": list(flowers.LABELS),
+    "data": {"quiet_period": "5s"},
+    "training": {
+        target: {
+            "architecture": architecture,
+            "weights": "none",
+            "image_size": 32,
+            "epochs": epochs,
+            "batch_size": 16,
+            "learning_rate": rate,
+            "accelerator": None,
+            "spot": False,
+            "timeout": "15m",
+        }
+        for target, architecture, epochs, rate in (
+            ("cloud", "densenet121", 1, 0.001),
+            ("mobile", "mobilenet_v3_small", 6, 0.006),
+        )
+    },
+}
+
+
+class Stack:
+    """A running stack seen from outside: buckets, the ledger, the services' addresses."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = environment
+        self.client = storage.Client(project=environment["GOOGLE_CLOUD_PROJECT"], credentials=AnonymousCredentials())
+        self.ledger_store = GcsObjectStore(environment["LEDGER_BUCKET"], client=lambda: self.client)
+        self.ledger = Ledger(self.ledger_store)
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        bucket = self.client.bucket(self.environment["CONFIG_BUCKET"])
+        bucket.blob(f"datasets/{config['dataset']}.yaml").upload_from_string(yaml.safe_dump(dict(config)))
+
+    def drop(self, name: str, data: bytes) -> None:
+        self.client.bucket(self.environment["DATA_BUCKET"]).blob(name).upload_from_string(data)
+
+    def jobs(self) -> list[Any]:
+        host, project = self.environment["VERTEX_EMULATOR_HOST"], self.environment["GOOGLE_CLOUD_PROJECT"]
+        url = f"http://{host}/v1/projects/{project}/locations/{self.environment['GOOGLE_CLOUD_REGION']}/customJobs"
+        answer = requests.get(url, timeout=10)
+        answer.raise_for_status()
+        found: list[Any] = answer.json().get("customJobs", [])
+        return found
+
+    def rejections(self) -> list[dict[str, Any]]:
+        names = [summary.name for summary in self.ledger_store.list("rejected/")]
+        return [json.loads(self.ledger_store.read(name).data) for name in names]
+
+    def plan_faults(self, plan: Mapping[str, list[str]]) -> None:
+        url = f"http://{self.environment['LOCAL_CLOUD_ADDRESS']}/faults"
+        requests.post(url, json=dict(plan), timeout=10).raise_for_status()
+
+    def pending_faults(self) -> dict[str, list[str]]:
+        url = f"http://{self.environment['LOCAL_CLOUD_ADDRESS']}/faults"
+        pending: dict[str, list[str]] = requests.get(url, timeout=10).json()["pending"]
+        return pending
+
+    def post(self, service: str, path: str, **arguments: Any) -> requests.Response:
+        return requests.post(self.environment[f"{service}_URL"] + path, timeout=30, **arguments)
+
+    def wait_for_branch(self, run_id: str, target: str, state: State, *, release: int = 1, seconds: float = 600) -> Any:
+        def reached() -> Any:
+            branch = self.ledger.read_branch(run_id, target).document
+            assert branch.state is state or not branch.is_final or branch.release < release, branch.reason
+            return branch if branch.state is state and branch.release == release else None
+
+        return wait_for(reached, seconds=seconds, what=f"{target} to be {state}")
+
+
+def wait_for(look: Callable[[], Any], *, seconds: float, what: str) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(0.3)
+    raise AssertionError(f"waited {seconds} s for {what}")
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("stack")
+    before = dict(os.environ)
+    with running(REPOSITORY, state=folder / "state", environment_file=folder / "local_cloud.env") as environment:
+        os.environ.update(environment)
+        try:
+            yield Stack(environment)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("flowers")
+    flowers.generate(folder, train=160, held_out=60, shards=2, unseen=10, compressed=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_id(stack: Stack, data: Path) -> str:
+    """The run that the dropped shards lead to, every delivery of every event doubled on its way."""
+    stack.plan_faults(
+        {
+            "delivery.data-object-finalized": ["duplicate"] * 4,
+            "delivery.notifier-training-results": ["duplicate"] * 2,
+            "delivery.deployer-training-completed": ["duplicate"],
+            "delivery.publisher-training-completed": ["duplicate"],
+        }
+    )
+    stack.configure(CONFIG)
+    upload(stack, data)
+    return str(wait_for(lambda: stack.ledger.run_ids("flowers"), seconds=60, what="a run to be claimed")[0])
+
+
+def upload(stack: Stack, data: Path) -> None:
+    for path in sorted(data.glob("*.tfrecord.gz")):
+        stack.drop(f"flowers/{path.name}", path.read_bytes())
+    stack.drop("flowers/_SUCCESS", b"")
+
+
+def unseen(data: Path) -> list[Picture]:
+    labels = json.loads((data / "unseen" / "labels.json").read_text())
+    return [Picture((data / "unseen" / name).read_bytes(), label) for name, label in sorted(labels.items())]
+
+
+def test_dropped_shards_become_two_live_models_although_every_event_comes_twice(stack: Stack, run_id: str) -> None:
+    cloud = stack.wait_for_branch(run_id, "cloud", State.LIVE)
+    mobile = stack.wait_for_branch(run_id, "mobile", State.LIVE)
+
+    assert stack.ledger.run_ids("flowers") == [run_id]
+    assert sorted(job["labels"]["dualdeploy_target"] for job in stack.jobs()) == ["cloud", "mobile"]
+    assert cloud.facts["eval_examples"] == mobile.facts["eval_examples"] == 60
+    assert stack.pending_faults() == {}, "a duplicate that was planned was never delivered"
+
+
+def test_the_endpoint_and_the_published_file_answer_the_same_pictures(stack: Stack, run_id: str, data: Path) -> None:
+    cloud = stack.ledger.read_live("flowers", "cloud")
+    mobile = stack.ledger.read_live("flowers", "mobile")
+    assert cloud is not None
+    assert mobile is not None
+    pictures = unseen(data)
+
+    of_cloud = answers.ask_cloud(
+        str(cloud.document.current.facts["endpoint"]), pictures, environment=stack.environment
+    )
+    tflite = answers.download_to_phone(
+        str(mobile.document.current.facts["firebase_model"]), environment=stack.environment
+    )
+    of_phone = answers.ask_phone(tflite, pictures)
+
+    for answer in (*of_cloud.answers, *of_phone.answers):
+        assert answer.label in flowers.LABELS
+        assert 1 / len(flowers.LABELS) <= answer.confidence <= 1.0001
+
+
+def test_the_ledger_forgets_nothing_and_nothing_waits(stack: Stack, run_id: str) -> None:
+    wait_for(lambda: not stack.ledger.active("cloud"), seconds=20, what="the cloud marker to go")
+    wait_for(lambda: not stack.ledger.active("mobile"), seconds=20, what="the mobile marker to go")
+    for target in ("cloud", "mobile"):
+        branch = stack.ledger.read_branch(run_id, target).document
+        states = [moment.state for moment in branch.history]
+        assert states == ["pending", "launching", "training", "trained", "gating", "deploying", "live"]
+        assert branch.deployment_announced
+
+
+def test_uploading_the_same_shards_again_launches_nothing(stack: Stack, run_id: str, data: Path) -> None:
+    upload(stack, data)
+    # The quiet period is over too, so every way to start a run has had its chance.
+    time.sleep(9)
+    assert stack.ledger.run_ids("flowers") == [run_id]
+    assert len(stack.jobs()) == 2
+
+
+@pytest.mark.parametrize(("service", "target"), [("CLOUD_DEPLOYER", "cloud"), ("MOBILE_PUBLISHER", "mobile")])
+def test_a_redeploy_brings_the_recorded_run_out_again_without_training(
+    stack: Stack, run_id: str, service: str, target: str
+) -> None:
+    answer = stack.post(service, "/redeploy", json={"dataset": "flowers", "reason": "a test asks for it"})
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["run_id"] == run_id
+
+    stack.wait_for_branch(run_id, target, State.LIVE, release=2, seconds=180)
+
+    assert len(stack.jobs()) == 2
+    status = requests.get(stack.environment[f"{service}_URL"] + "/status/flowers", timeout=30).json()
+    assert status["live"]["current"]["release"] == 2
+
+
+def test_after_a_redeploy_one_model_is_deployed_and_serves(stack: Stack, data: Path) -> None:
+    live = stack.ledger.read_live("flowers", "cloud")
+    assert live is not None
+    facts = live.document.current.facts
+    host = stack.environment["VERTEX_EMULATOR_HOST"]
+    endpoint = requests.get(f"http://{host}/v1/{facts['endpoint']}", timeout=10).json()
+    assert [deployed["id"] for deployed in endpoint["deployedModels"]] == [facts["deployed_model"]]
+    assert endpoint["trafficSplit"] == {facts["deployed_model"]: 100}
+
+    of_cloud = answers.ask_cloud(str(facts["endpoint"]), unseen(data)[:2], environment=stack.environment)
+    assert len(of_cloud.answers) == 2
+
+
+def test_a_garbage_shard_is_rejected_with_a_reason_before_any_job(stack: Stack) -> None:
+    stack.configure({**CONFIG, "dataset": "garbage"})
+    stack.drop("garbage/train-00000-of-00001.tfrecord", b"this is no TFRecord" * 100)
+    stack.drop("garbage/_SUCCESS", b"")
+
+    claimed = wait_for(lambda: stack.ledger.run_ids("garbage"), seconds=30, what="the run to be claimed")
+    for target in ("cloud", "mobile"):
+        branch = stack.wait_for_branch(claimed[0], target, State.REJECTED, seconds=30)
+        assert "train-00000-of-00001.tfrecord" in branch.reason
+    assert len(stack.jobs()) == 2
+
+
+def test_a_truncated_shard_is_rejected_with_its_record_and_byte(stack: Stack, data: Path) -> None:
+    import gzip
+
+    whole = gzip.decompress((data / "train-00000-of-00002.tfrecord.gz").read_bytes())
+    stack.configure({**CONFIG, "dataset": "truncated"})
+    stack.drop("truncated/train-00000-of-00001.tfrecord", whole[: len(whole) // 2])
+    stack.drop("truncated/_SUCCESS", b"")
+
+    claimed = wait_for(lambda: stack.ledger.run_ids("truncated"), seconds=30, what="the run to be claimed")
+    branch = stack.wait_for_branch(claimed[0], "cloud", State.REJECTED, seconds=30)
+    assert "record" in branch.reason
+    assert "byte" in branch.reason
+    assert len(stack.jobs()) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("unheard-of/train-00000-of-00001.tfrecord", "no data set 'unheard-of'"),
+        ("flat.tfrecord", "lies in no folder"),
+    ],
+)
+def test_data_that_belongs_to_no_data_set_is_recorded_and_launches_nothing(
+    stack: Stack, name: str, expected: str
+) -> None:
+    stack.drop(name, b"anything")
+    wait_for(
+        lambda: [rejection for rejection in stack.rejections() if expected in rejection["reason"]],
+        seconds=20,
+        what=f"a rejection that says {expected!r}",
+    )
+    assert len(stack.jobs()) == 2
+
+
+def test_a_wrong_configuration_is_recorded_with_every_fault(stack: Stack) -> None:
+    stack.configure({"dataset": "wrong", "labels": ["only"], "gates": {"cloud": {"min_acuracy": 0.5}}})
+    stack.drop("wrong/_SUCCESS", b"")
+
+    def look() -> list[str]:
+        return [each["reason"] for each in stack.rejections() if "wrong.yaml" in each["reason"]]
+
+    reason = wait_for(look, seconds=20, what="the rejection")[0]
+    assert "labels" in reason
+    assert "gates.cloud.min_acuracy: unknown key" in reason
+
+
+@pytest.mark.parametrize("body", [b"no json", b"[1, 2]", b'{"message": {"data": "not base64!"}}'])
+def test_a_malformed_event_is_acknowledged_and_recorded(stack: Stack, body: bytes) -> None:
+    before = len(stack.rejections())
+    answer = stack.post("TRAINING_LAUNCHER", "/events/retrain-requested", data=io.BytesIO(body))
+    assert answer.status_code == 204, answer.text
+    assert len(stack.rejections()) == before + 1
+
+
+def test_asking_to_retrain_on_unchanged_data_launches_nothing(stack: Stack, run_id: str) -> None:
+    message = base64.b64encode(json.dumps({"dataset": "flowers"}).encode()).decode()
+    envelope = {"message": {"data": message, "messageId": "again"}, "subscription": "s"}
+    assert stack.post("TRAINING_LAUNCHER", "/events/retrain-requested", json=envelope).status_code == 204
+    assert stack.ledger.run_ids("flowers") == [run_id]
+
+
+def test_the_stack_leaves_no_process_behind(tmp_path: Path) -> None:
+    process, environment = supervisor.start(
+        REPOSITORY, state=tmp_path / "state", environment_file=tmp_path / "local_cloud.env"
+    )
+    supervisor.stop(process)
+
+    with pytest.raises(requests.ConnectionError):
+        requests.get(environment["TRAINING_LAUNCHER_URL"] + "/healthz", timeout=5)
+    assert not (tmp_path / "local_cloud.env").exists()

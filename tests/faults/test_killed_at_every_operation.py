@@ -1,0 +1,76 @@
+"""A process may die between any two lines: the chain is killed at every one of its operations, one at a time."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+from chain import When
+from stories import STORIES, told
+
+from dualdeploy.testing.failing import ProcessDied
+
+
+class KillAt:
+    """Kills the process at one operation, once; `operation` is its name when it happened."""
+
+    def __init__(self, number: int, when: When) -> None:
+        self.number, self.when = number, when
+        self.operation = ""
+
+    def __call__(self, number: int, name: str, when: When) -> None:
+        if not self.operation and (number, when) == (self.number, self.when):
+            self.operation = name
+            raise ProcessDied
+
+
+@functools.cache
+def deaths_of(name: str) -> list[tuple[int, When]]:
+    """Dying after an operation is dying before the next one, but for a handling's last: only the answer follows it."""
+    chain, last = told(STORIES[name])
+    STORIES[name].check(chain)
+    count = len(chain.operations)
+    return [(number, "before") for number in range(count)] + [(number, "after") for number in sorted(last)]
+
+
+def what_is_wrong(name: str, kill: KillAt, *, redeliver: bool) -> str:
+    """Empty when the chain recovered from this death."""
+    chain, _ = told(STORIES[name], kill, redeliver=redeliver)
+    try:
+        assert kill.operation, "the planned death never happened"
+        STORIES[name].check(chain)
+    except AssertionError as exc:
+        return f"killed {kill.when} operation {kill.number} ({kill.operation}): {exc}"
+    return ""
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_a_process_killed_at_any_operation_costs_no_second_job_and_loses_no_release(name: str) -> None:
+    failures = [what_is_wrong(name, KillAt(*death), redeliver=True) for death in deaths_of(name)]
+    assert [failure for failure in failures if failure] == []
+
+
+@pytest.mark.parametrize("name", ["a first run", "a run whose cloud training fails"])
+def test_the_clock_alone_brings_a_run_to_its_end_when_the_killed_event_never_comes_again(name: str) -> None:
+    failures = [what_is_wrong(name, KillAt(*death), redeliver=False) for death in deaths_of(name)]
+    assert [failure for failure in failures if failure] == []
+
+
+def test_an_undisturbed_run_has_operations_of_every_kind_to_be_killed_at() -> None:
+    chain, _ = told(STORIES["a second run"])
+    for kind in (
+        "data.list",
+        "data.open",
+        "config.read",
+        "ledger.put",
+        "ledger.delete",
+        "models.put",
+        "models.read",
+        "vertex.create_custom_job",
+        "vertex.start_upload",
+        "vertex.start_deploy",
+        "vertex.start_undeploy",
+        "firebase.update",
+        "pubsub.publish",
+    ):
+        assert kind in chain.operations

@@ -1,0 +1,147 @@
+"""Two runs of one data set: they are brought out one at a time, and an older one never replaces a newer one."""
+
+from __future__ import annotations
+
+import pytest
+from chain import Chain, Interleaving
+from stories import in_order_of_time
+
+from dualdeploy.ledger import State
+from dualdeploy.training import TARGETS
+from dualdeploy.vertex import RUN_LABEL
+
+
+def two_trained_runs(chain: Chain) -> tuple[str, str]:
+    """An older and a newer run whose trainings are under way."""
+    for edition in (1, 2):
+        chain.upload("flowers/train-00000-of-00001.tfrecord", "flowers/eval-00000-of-00001.tfrecord", edition=edition)
+        chain.drain()
+        for _ in range(3):
+            chain.tick()
+    older, newer = in_order_of_time(chain)
+    return older, newer
+
+
+def train(chain: Chain, run_id: str) -> None:
+    for job in chain.unfinished_jobs():
+        if chain.vertex.jobs[job].labels[RUN_LABEL] == run_id:
+            chain.train(job)
+
+
+def check_newer_is_live(chain: Chain, older: str, newer: str) -> None:
+    chain.check_is_live(newer)
+    for target in TARGETS:
+        assert chain.branch(older, target).state is State.SUPERSEDED
+    chain.check_is_tidy()
+
+
+def test_of_two_runs_that_finish_together_the_newer_one_ends_up_live() -> None:
+    chain = Chain()
+    older, newer = two_trained_runs(chain)
+    train(chain, older)
+    train(chain, newer)
+    chain.settle()
+    check_newer_is_live(chain, older, newer)
+
+
+def test_two_runs_are_brought_out_one_after_the_other_and_never_at_the_same_time() -> None:
+    chain = Chain(looks_locked=2)
+    older, newer = two_trained_runs(chain)
+    train(chain, older)
+    train(chain, newer)
+
+    at_once = {State.GATING, State.DEPLOYING, State.CANARY}
+    for _ in range(30):
+        chain.drain()
+        for target in TARGETS:
+            states = {chain.branch(run_id, target).state for run_id in (older, newer)}
+            assert not states <= at_once, (target, states)
+        chain.vertex.finish_operations()
+        chain.tick()
+    check_newer_is_live(chain, older, newer)
+
+
+def test_an_older_run_that_finishes_later_is_superseded_visibly_and_changes_nothing() -> None:
+    chain = Chain()
+    older, newer = two_trained_runs(chain)
+    train(chain, newer)
+    chain.drain()
+    for _ in range(6):
+        chain.vertex.finish_operations()
+        chain.tick()
+    chain.check_is_live(newer)
+    train(chain, older)
+    chain.settle()
+    check_newer_is_live(chain, older, newer)
+    for target in TARGETS:
+        assert chain.branch(older, target).reason == f"{newer} is newer and live"
+        (message,) = chain.messages("deployment-completed", run_id=older, target=target)
+        assert message["outcome"] == "superseded"
+        assert chain.live(target).previous is None
+    assert len(chain.vertex.uploads) == 1
+
+
+@pytest.mark.parametrize("block", range(3))
+def test_two_runs_handled_by_many_instances_at_once_leave_the_newer_one_live(block: int) -> None:
+    for seed in range(block * 10, block * 10 + 10):
+        chain, interleaving = Chain(), Interleaving(seed)
+        older, newer = two_trained_runs(chain)
+        train(chain, older)
+        train(chain, newer)
+        for _ in range(25):
+            waiting, chain.queue = chain.queue * 2, []
+            chain.clock.advance(60)
+            chain.queue += interleaving.run(chain, waiting + chain.clock_deliveries() * 2)
+            chain.vertex.finish_operations()
+            if chain.is_quiet():
+                break
+        check_newer_is_live_at_last(chain, older, newer)
+
+
+def check_newer_is_live_at_last(chain: Chain, older: str, newer: str) -> None:
+    chain.check_is_live(newer)
+    for target in TARGETS:
+        assert chain.branch(older, target).state is State.SUPERSEDED
+    chain.check_is_tidy()
+    # Nobody died, so nothing was started twice.
+    assert len({upload.aliases[0] for upload in chain.vertex.uploads}) == len(chain.vertex.uploads)
+
+
+def test_a_redeploy_of_the_replaced_run_needs_force_and_makes_the_newer_one_previous() -> None:
+    chain = Chain()
+    older, newer = two_trained_runs(chain)
+    train(chain, older)
+    train(chain, newer)
+    chain.settle()
+    assert chain.handle(chain.redeploy("cloud", run_id=older))
+    assert "409" in chain.outcomes[-1][2]
+    assert chain.handle(chain.redeploy("cloud", run_id=older, force=True, reason="the newer one sees cats"))
+    assert "202" in chain.outcomes[-1][2]
+    chain.settle()
+    assert chain.live("cloud").current.run_id == older
+    assert chain.live("cloud").current.release == 2
+    assert chain.live("cloud").previous.run_id == newer
+    assert chain.branch(older, "cloud").state is State.LIVE
+    assert chain.branch(newer, "cloud").state is State.SUPERSEDED
+    assert [deployed.display_name for deployed in chain.vertex.endpoints["flowers"].deployed] == [older]
+    # The phones were not asked for.
+    assert chain.live("mobile").current.run_id == newer
+    chain.check_is_tidy()
+
+
+def test_a_redeploy_while_a_newer_run_waits_is_finished_first_and_then_replaced() -> None:
+    chain = Chain()
+    older, newer = two_trained_runs(chain)
+    train(chain, older)
+    chain.drain()
+    for _ in range(6):
+        chain.vertex.finish_operations()
+        chain.tick()
+    assert chain.handle(chain.redeploy("cloud", dataset="flowers"))
+    assert "202" in chain.outcomes[-1][2]
+    train(chain, newer)
+    chain.drain()
+    assert chain.branch(newer, "cloud").state is State.TRAINED
+    chain.settle(ticks=25)
+    check_newer_is_live(chain, older, newer)
+    assert chain.branch(older, "cloud").release == 2

@@ -1,0 +1,210 @@
+"""A whole job: from a description and shards in Cloud Storage to artifacts and a result."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dualdeploy.images import decode_rgb, resize_bilinear
+from dualdeploy.training import parse_result
+from local_cloud.demo.flowers import Picture, Style
+
+from .conftest import LABELS, Cloud, trainer_environment
+
+pytestmark = pytest.mark.slow
+
+Trainer = Callable[..., subprocess.CompletedProcess[str]]
+RUN = "flowers-000000000001"
+
+
+@pytest.fixture(scope="module")
+def trained(
+    cloud: Cloud, shards: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory
+) -> subprocess.CompletedProcess[str]:
+    """One training for all the questions below: 40 pictures, 32 px, two epochs."""
+    put = {name: cloud.put(f"trained/{name}", data) for name, data in shards.items()}
+    references = {part: [ref for name, ref in put.items() if name.startswith(part)] for part in ("train", "eval")}
+    job = cloud.put_job(RUN, references)
+    scratch = tmp_path_factory.mktemp("scratch")
+    environment = trainer_environment(cloud, scratch, AIP_MODEL_DIR=f"gs://models/runs/{RUN}/mobile/model/")
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer", "--target", "mobile", "--job", job],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def saved(cloud: Cloud, trained: object, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Both SavedModels, downloaded and loaded."""
+    import tensorflow as tf
+
+    folder = tmp_path_factory.mktemp("models")
+    for name in cloud.names():
+        if "/model/" in name or "/pixels_model/" in name:
+            path = folder / name.removeprefix(f"runs/{RUN}/mobile/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(cloud.get(name))
+    return {name: tf.saved_model.load(str(folder / name)) for name in ("model", "pixels_model")}
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[bytes]:
+    return [Style(side=side).jpeg(Picture("question", side, side % 5)) for side in (40, 64, 97, 33)]
+
+
+def answer(model: Any, **inputs: Any) -> dict[str, Any]:
+    import tensorflow as tf
+
+    tensors = {name: tf.constant(value) for name, value in inputs.items()}
+    return {name: value.numpy() for name, value in model.signatures["serving_default"](**tensors).items()}
+
+
+def test_the_result_is_the_last_object_written_and_all_it_names_is_there(cloud: Cloud, trained: object) -> None:
+    names = cloud.names()
+    assert names[-1] == f"results/{RUN}/mobile.json"
+    result = parse_result(cloud.get(names[-1]), source=names[-1])
+    for location in result.artifacts.model_dump().values():
+        name = location.removeprefix("gs://models/")
+        assert any(other == name or other.startswith(f"{name}/") for other in names), location
+    assert (result.run_id, result.target, result.image_size) == (RUN, "mobile", 32)
+    assert (result.data.train_examples, result.data.eval_examples, result.data.split) == (40, 10, "named")
+    assert set(result.seconds) == {"total", "load", "import", "train", "evaluate", "export", "upload"}
+
+
+def test_the_log_has_one_line_for_each_epoch_in_cloud_loggings_form(trained: subprocess.CompletedProcess[str]) -> None:
+    lines = [json.loads(line) for line in trained.stdout.splitlines()]
+    epochs = [line for line in lines if "epoch" in line]
+    assert [line["epoch"] for line in epochs] == [1, 2]
+    assert all(line["severity"] == "INFO" and line["run_id"] == RUN for line in epochs)
+    assert "held-out pictures" in lines[-1]["message"]
+
+
+def test_the_metrics_tell_everything_about_the_training(cloud: Cloud, trained: object) -> None:
+    metrics = json.loads(cloud.get(f"runs/{RUN}/mobile/metrics.json"))
+    assert metrics["examples"] == sum(map(sum, metrics["confusion"])) == 10
+    assert list(metrics["per_class"]) == LABELS
+    assert [epoch["epoch"] for epoch in metrics["epochs"]] == [1, 2]
+    assert metrics["epochs"][1]["loss"] < metrics["epochs"][0]["loss"]
+    assert metrics["training"]["learning_rate"] == 0.003
+
+
+def test_the_saved_model_takes_files_and_answers_with_labels(saved: dict[str, Any], pictures: list[bytes]) -> None:
+    answers = answer(saved["model"], image_bytes=pictures)
+    assert answers["probabilities"].shape == (4, 5)
+    assert answers["probabilities"].sum(axis=1) == pytest.approx(np.ones(4), abs=1e-5)
+    best = answers["probabilities"].argmax(axis=1)
+    assert [label.decode() for label in answers["label"]] == [LABELS[index] for index in best]
+    assert answers["confidence"] == pytest.approx(answers["probabilities"].max(axis=1))
+
+
+def test_the_saved_model_names_its_classes_itself(saved: dict[str, Any]) -> None:
+    labels = saved["model"].signatures["labels"]()["labels"].numpy()
+    assert [label.decode() for label in labels] == LABELS
+
+
+def test_the_saved_model_reads_png_as_well(saved: dict[str, Any], pictures: list[bytes]) -> None:
+    import io
+
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(decode_rgb(pictures[0])).save(stream, "PNG")
+    both = answer(saved["model"], image_bytes=[pictures[0], stream.getvalue()])["probabilities"]
+    assert both[0] == pytest.approx(both[1], abs=1e-6)
+
+
+def test_the_pixels_model_agrees_when_pixels_are_made_without_tensorflow(
+    saved: dict[str, Any], pictures: list[bytes]
+) -> None:
+    from_bytes = answer(saved["model"], image_bytes=pictures)["probabilities"]
+    for picture, expected in zip(pictures, from_bytes, strict=True):
+        pixels = resize_bilinear(decode_rgb(picture), 32)[None]
+        probabilities = answer(saved["pixels_model"], pixels=pixels)["probabilities"]
+        assert probabilities.shape == (1, 5)
+        assert probabilities[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_golden_examples_are_reproduced_and_cover_every_class(
+    cloud: Cloud, saved: dict[str, Any], trained: object
+) -> None:
+    examples = json.loads(cloud.get(f"runs/{RUN}/mobile/golden.json"))["examples"]
+    files = [base64.b64decode(example["image_bytes"]["b64"]) for example in examples]
+    expected = np.array([example["probabilities"] for example in examples])
+    assert answer(saved["model"], image_bytes=files)["probabilities"] == pytest.approx(expected, abs=1e-5)
+    assert {example["label"] for example in examples} == set(LABELS)
+
+
+def test_the_keras_file_gives_the_same_answers(
+    cloud: Cloud, saved: dict[str, Any], pictures: list[bytes], tmp_path: Path
+) -> None:
+    import keras
+
+    (tmp_path / "model.keras").write_bytes(cloud.get(f"runs/{RUN}/mobile/model.keras"))
+    model = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    pixels = resize_bilinear(decode_rgb(pictures[0]), 32)[None]
+    expected = answer(saved["pixels_model"], pixels=pixels)["probabilities"]
+    assert model(pixels, training=False).numpy() == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_pixels_model_becomes_a_tflite_file_that_answers_the_same(
+    cloud: Cloud, saved: dict[str, Any], pictures: list[bytes], tmp_path: Path
+) -> None:
+    import tensorflow as tf
+    from ai_edge_litert.interpreter import Interpreter
+
+    for name in cloud.names():
+        if "/pixels_model/" in name:
+            path = tmp_path / name.split("/pixels_model/")[1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(cloud.get(name))
+    interpreter = Interpreter(model_content=tf.lite.TFLiteConverter.from_saved_model(str(tmp_path)).convert())
+    interpreter.allocate_tensors()
+    pixels = resize_bilinear(decode_rgb(pictures[1]), 32)[None]
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pixels)
+    interpreter.invoke()
+    probabilities = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    assert probabilities == pytest.approx(answer(saved["pixels_model"], pixels=pixels)["probabilities"], abs=1e-4)
+
+
+def test_sigterm_ends_the_job_within_seconds_with_75_and_without_a_result(
+    cloud: Cloud, references: dict[str, Any], tmp_path: Path
+) -> None:
+    run = "flowers-00000000000a"
+    job = cloud.put_job(run, references, epochs=1000)
+    with subprocess.Popen(
+        [sys.executable, "-m", "trainer", "--target", "mobile", "--job", job],
+        env=trainer_environment(cloud, tmp_path),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if json.loads(line).get("epoch") == 1:
+                    break
+            began = time.monotonic()
+            os.kill(process.pid, signal.SIGTERM)
+            assert process.wait(timeout=20) == 75
+            assert time.monotonic() - began < 5
+            assert "interrupted by SIGTERM" in process.stdout.read()
+        finally:
+            process.kill()
+    assert f"results/{run}/mobile.json" not in cloud.names()
+    assert not list(tmp_path.glob("trainer-*"))

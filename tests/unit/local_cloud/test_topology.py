@@ -1,0 +1,137 @@
+"""The architecture as data: read, filled in, and refused with every fault named by its path."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local_cloud import topology
+from local_cloud.topology import TopologyError
+
+COMMITTED = Path(__file__).parents[3] / "infra" / "topology.json"
+
+
+def load(path: Path, project: str = "demo-dualdeploy") -> topology.Topology:
+    return topology.load(path, project=project, region="us-central1")
+
+
+@pytest.fixture
+def document() -> dict[str, Any]:
+    """A small, correct topology."""
+    return {
+        "buckets": {
+            "data": {
+                "name": "${project}-data",
+                "triggers": [
+                    {"name": "arrivals", "event": "finalized", "service": "launcher", "path": "/events/arrivals"}
+                ],
+                "notifications": [{"topic": "clock", "event_types": ["OBJECT_FINALIZE"]}],
+            }
+        },
+        "topics": {"clock": {}, "dead": {}},
+        "subscriptions": {
+            "launcher-clock": {
+                "topic": "clock",
+                "service": "launcher",
+                "path": "/events/clock",
+                "retry_policy": {"minimum_backoff_seconds": 10, "maximum_backoff_seconds": 60},
+                "dead_letter_policy": {"topic": "dead", "max_delivery_attempts": 7},
+            },
+            "reader": {"topic": "dead", "pull": True},
+        },
+        "schedules": {"clock": {"topic": "clock", "cron": "* * * * *", "data": {"v": 1}}},
+        "services": {"launcher": {"kind": "function", "folder": "services/launcher"}},
+        "images": {"trainer": {"folder": "services/trainer", "command": ["python", "-m", "trainer"]}},
+    }
+
+
+def write(folder: Path, document: object) -> Path:
+    path = folder / "topology.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return path
+
+
+def test_the_committed_topology_is_valid() -> None:
+    read = load(COMMITTED)
+
+    assert read.buckets["data"].name == "demo-dualdeploy-data"
+    assert {trigger.service for trigger in read.triggers} <= set(read.services)
+    assert all(subscription.topic in read.topics for subscription in read.subscriptions.values())
+
+
+def test_every_push_subscription_of_the_committed_topology_backs_off_and_has_dead_letters() -> None:
+    for subscription in load(COMMITTED).subscriptions.values():
+        if subscription.service:
+            assert subscription.minimum_backoff is not None, subscription.name
+            assert subscription.dead_letter_topic, subscription.name
+
+
+def test_every_dead_letter_topic_of_the_committed_topology_has_a_reader() -> None:
+    subscriptions = load(COMMITTED).subscriptions.values()
+    read = {subscription.topic for subscription in subscriptions}
+
+    assert {subscription.dead_letter_topic for subscription in subscriptions if subscription.service} <= read
+
+
+def test_placeholders_are_filled_and_defaults_applied(tmp_path: Path, document: dict[str, Any]) -> None:
+    read = load(write(tmp_path, document))
+    pushed, pulled = read.subscriptions["launcher-clock"], read.subscriptions["reader"]
+
+    assert read.buckets["data"].name == "demo-dualdeploy-data"
+    assert read.triggers[0].bucket == "demo-dualdeploy-data"
+    assert (pushed.minimum_backoff, pushed.max_delivery_attempts, pushed.ack_deadline) == (10, 7, 10)
+    assert (pulled.service, pulled.dead_letter_topic, pulled.message_retention) == ("", "", 604800)
+    assert read.topic_path("clock") == "projects/demo-dualdeploy/topics/clock"
+    assert read.subscription_path("reader") == "projects/demo-dualdeploy/subscriptions/reader"
+
+
+def test_what_was_read_cannot_be_changed(tmp_path: Path, document: dict[str, Any]) -> None:
+    read = load(write(tmp_path, document))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        read.project = "another"  # type: ignore[misc]
+
+
+def test_all_faults_are_reported_together_each_with_its_path(tmp_path: Path, document: dict[str, Any]) -> None:
+    document["buckets"]["data"]["name"] = "${zone}-data"
+    document["buckets"]["data"]["triggers"][0]["service"] = "launcherr"
+    document["subscriptions"]["launcher-clock"]["topic"] = "clok"
+    document["subscriptions"]["launcher-clock"]["path"] = "events/clock"
+    document["subscriptions"]["launcher-clock"]["ack_deadline_seconds"] = "long"
+    document["subscriptions"]["reader"] = {"topic": "dead"}
+    document["images"]["trainer"]["command"] = "python"
+    with pytest.raises(TopologyError) as refused:
+        load(write(tmp_path, document))
+
+    message = str(refused.value)
+    assert "buckets.data.name: unknown placeholder ${zone}" in message
+    assert "buckets.data.triggers[0].service: no service 'launcherr'; there are launcher" in message
+    assert "subscriptions.launcher-clock.topic: no topic 'clok'; there are clock, dead" in message
+    assert "subscriptions.launcher-clock.path: 'events/clock' must start with a slash" in message
+    assert "subscriptions.launcher-clock.ack_deadline_seconds: must be an integer, got str" in message
+    assert "subscriptions.reader.service: is missing" in message
+    assert "images.trainer.command: must be a list, got str" in message
+
+
+@pytest.mark.parametrize("project", ["short", "Upper-case", "ends-with-", "1digit-first", "x" * 31])
+def test_a_project_id_that_google_refuses_is_refused(project: str) -> None:
+    with pytest.raises(TopologyError, match="project"):
+        load(COMMITTED, project=project)
+
+
+def test_a_missing_file_and_a_broken_one_are_named(tmp_path: Path) -> None:
+    with pytest.raises(TopologyError, match="no such file"):
+        load(tmp_path / "nowhere.json")
+    broken = tmp_path / "topology.json"
+    broken.write_text("{", encoding="utf-8")
+    with pytest.raises(TopologyError, match=r"topology\.json: not JSON"):
+        load(broken)
+
+
+@pytest.mark.parametrize("document", [[], "text", None, {"buckets": []}, {"buckets": {"data": 3}}])
+def test_a_file_of_another_shape_is_refused_without_a_traceback(tmp_path: Path, document: object) -> None:
+    with pytest.raises(TopologyError, match="must be an object"):
+        load(write(tmp_path, document))

@@ -1,0 +1,172 @@
+"""The HTTP contract, without a server and without TensorFlow."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import threading
+from typing import Any
+
+import flask.testing
+import pytest
+
+from predictor.app import create_app
+from predictor.batching import Batcher
+from predictor.readiness import Readiness
+from predictor.settings import PredictorSettings
+
+SETTINGS = PredictorSettings(
+    storage_uri="/models/1",
+    health_route="/v1/health",
+    predict_route="/v1/endpoints/7/deployedModels/9:predict",
+    model_version="flowers-0123456789ab",
+    max_instances=4,
+    max_request_bytes=20_000,
+    max_in_flight=1,
+)
+
+
+@pytest.fixture
+def readiness() -> Readiness:
+    return Readiness()
+
+
+@pytest.fixture
+def client(readiness: Readiness) -> flask.testing.FlaskClient:
+    return create_app(SETTINGS, readiness).test_client()
+
+
+@pytest.fixture
+def ready(readiness: Readiness, client: flask.testing.FlaskClient, model: Any) -> flask.testing.FlaskClient:
+    readiness.ready(Batcher(model, max_batch=2, parallel=1, patience=0.05))
+    return client
+
+
+def send(client: flask.testing.FlaskClient, *items: Any, **options: Any) -> Any:
+    return client.post(SETTINGS.predict_route, json={"instances": items}, **options)
+
+
+def b64(data: bytes) -> dict[str, str]:
+    return {"b64": base64.b64encode(data).decode()}
+
+
+def test_health_is_503_with_the_reason_until_the_model_is_ready(
+    client: flask.testing.FlaskClient, readiness: Readiness, model: Any
+) -> None:
+    readiness.waiting_for("loading the model into TensorFlow")
+    before = client.get("/v1/health")
+    assert before.status_code == 503
+    assert before.json is not None
+    assert before.json["reason"] == "loading the model into TensorFlow"
+    readiness.ready(Batcher(model, max_batch=2, parallel=1))
+    after = client.get("/v1/health")
+    assert after.status_code == 200
+    assert after.json is not None
+    assert after.json["status"] == "ready"
+
+
+def test_predictions_before_that_are_told_to_come_back(client: flask.testing.FlaskClient, png: bytes) -> None:
+    answer = send(client, b64(png))
+    assert answer.status_code == 503
+    assert answer.headers["Retry-After"] == "1"
+    assert "not loaded yet" in answer.json["error"]
+
+
+def test_an_answer_has_a_prediction_for_each_instance_in_order(
+    ready: flask.testing.FlaskClient, png: bytes, jpeg: bytes
+) -> None:
+    answer = send(ready, b64(png), b64(jpeg), {"image_bytes": b64(png)})
+    assert answer.status_code == 200
+    assert answer.headers["X-Model-Version"] == "flowers-0123456789ab"
+    assert answer.json == {
+        "predictions": [
+            {"label": "png", "confidence": 1.0, "probabilities": {"png": 1.0, "jpeg": 0.0}},
+            {"label": "jpeg", "confidence": 0.75, "probabilities": {"png": 0.25, "jpeg": 0.75}},
+            {"label": "png", "confidence": 1.0, "probabilities": {"png": 1.0, "jpeg": 0.0}},
+        ]
+    }
+
+
+def test_undecodable_pictures_are_named_in_a_400(ready: flask.testing.FlaskClient, png: bytes) -> None:
+    answer = send(ready, b64(png), b64(png), b64(png + b"CUT"))
+    assert answer.status_code == 400
+    assert answer.json == {"error": "instances[2]: cut off"}
+
+
+def test_wrong_instances_are_a_400_that_never_reaches_the_model(
+    ready: flask.testing.FlaskClient, model: Any, png: bytes
+) -> None:
+    answer = send(ready, b64(png), 5)
+    assert answer.status_code == 400
+    assert "instances[1]" in answer.json["error"]
+    assert model.batches == []
+
+
+def test_a_request_over_the_limit_is_a_413_with_the_limit(ready: flask.testing.FlaskClient) -> None:
+    answer = send(ready, "A" * 20_000)
+    assert answer.status_code == 413
+    assert "20000 bytes" in answer.json["error"]
+
+
+def test_a_compressed_body_is_a_415_that_says_so(ready: flask.testing.FlaskClient, png: bytes) -> None:
+    answer = send(ready, b64(png), headers={"Content-Encoding": "gzip"})
+    assert answer.status_code == 415
+    assert "compressed" in answer.json["error"]
+
+
+@pytest.mark.parametrize(("method", "path", "code"), [("GET", SETTINGS.predict_route, 405), ("GET", "/", 404)])
+def test_every_other_route_answers_in_the_same_envelope(
+    ready: flask.testing.FlaskClient, method: str, path: str, code: int
+) -> None:
+    answer = ready.open(path, method=method)
+    assert answer.status_code == code
+    assert answer.json is not None
+    assert isinstance(answer.json["error"], str)
+
+
+def test_a_bug_is_a_500_without_its_details_and_a_log_line_with_them(
+    ready: flask.testing.FlaskClient, model: Any, png: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    model.failure = RuntimeError("secret path /srv/model")
+    answer = send(ready, b64(png))
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    assert "secret path /srv/model" in caplog.text
+
+
+def test_more_requests_than_allowed_are_told_to_come_back_and_health_still_answers(
+    ready: flask.testing.FlaskClient, model: Any, png: bytes, readiness: Readiness
+) -> None:
+    model.gate.clear()
+    first: list[Any] = []
+    thread = threading.Thread(target=lambda: first.append(send(ready.application.test_client(), b64(png))))
+    thread.start()
+    while model.running == 0:
+        thread.join(0.002)
+    refused = send(ready, b64(png))
+    assert refused.status_code == 503
+    assert refused.headers["Retry-After"] == "1"
+    assert ready.get("/v1/health").status_code == 200
+    model.gate.set()
+    thread.join(10)
+    assert first[0].status_code == 200
+    assert send(ready, b64(png)).status_code == 200
+
+
+def test_every_request_leaves_one_structured_line_but_health_checks_leave_none(
+    ready: flask.testing.FlaskClient, png: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "predictor.access")
+    ready.get("/v1/health")
+    send(ready, b64(png), b64(png))
+    send(ready, 5)
+    good, bad = (record for record in caplog.records if record.name == "predictor.access")
+    request = vars(good)["httpRequest"]
+    assert (request["requestMethod"], request["status"]) == ("POST", 200)
+    assert request["latency"].endswith("s")
+    assert vars(good)["instances"] == 2
+    assert vars(good)["model_version"] == "flowers-0123456789ab"
+    assert vars(bad)["httpRequest"]["status"] == 400
+    assert "instances[0]" in vars(bad)["error"]
+    json.dumps([request, vars(bad)["httpRequest"]])

@@ -1,0 +1,142 @@
+"""Every shape a client may send, and a sentence for every shape it may not."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+import zlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from predictor import instances
+from predictor.instances import BadRequest
+
+
+def body(*items: Any) -> bytes:
+    return json.dumps({"instances": items}).encode()
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """A PNG of a hundred bytes whose header declares this size."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def test_every_shape_of_instance_is_read_and_shapes_may_be_mixed(png: bytes, jpeg: bytes) -> None:
+    text, other = encoded(png), encoded(jpeg)
+    items = [{"b64": text}, {"image_bytes": {"b64": other}}, {"image_bytes": text}, other]
+    assert instances.parse(body(*items), max_instances=4) == [png, jpeg, png, jpeg]
+
+
+def test_line_breaks_in_base64_are_harmless(png: bytes) -> None:
+    assert instances.parse(body(base64.encodebytes(png).decode()), max_instances=1) == [png]
+
+
+def test_keys_beside_the_picture_are_ignored(png: bytes) -> None:
+    assert instances.parse(body({"b64": encoded(png), "id": 7}), max_instances=1) == [png]
+
+
+@pytest.mark.parametrize(
+    ("sent", "says"),
+    [
+        (b"", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"{", "not JSON"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b'{"instances": [' + b"1" * 5000 + b"]}", "not JSON"),
+        (b"[]", 'no "instances"'),
+        (b"{}", 'no "instances"'),
+        (b'{"instances": {}}', "must be a list"),
+        (b'{"instances": []}', "at least one picture"),
+        (b'{"instances": null}', "must be a list"),
+    ],
+)
+def test_a_body_that_holds_no_instances_is_refused(sent: bytes, says: str) -> None:
+    with pytest.raises(BadRequest, match=says):
+        instances.parse(sent, max_instances=2)
+
+
+@pytest.mark.parametrize(
+    ("item", "says"),
+    [
+        (None, r"instances\[0\]: null: send"),
+        (True, "a boolean"),
+        (3, "a number"),
+        (0.5, "a number"),
+        ([1], "a list"),
+        ({}, r"keys \[\]"),
+        ({"image": "x"}, r"keys \['image'\]"),
+        ({"b64": 3}, r"keys \['b64'\]"),
+        ({"image_bytes": {"b64": None}}, r"keys \['image_bytes'\]"),
+        ({"\ud800" * 9000: 1}, "an object with the keys"),
+        ("", "empty"),
+        ("!!!!", "not standard base64"),
+        ("YQ", "not standard base64"),
+        ("grün", "not standard base64"),
+        ("data:image/png;base64,YQ==", "data: URL"),
+        (encoded(b"GIF89a" + bytes(50)), "no JPEG or PNG"),
+        (encoded(b"\xff\xd8"), "no JPEG or PNG"),
+        (encoded(huge_png(40_000, 2_000)), "40000 x 2000 pixels"),
+        (encoded(huge_png(60_000, 60_000)), "too many pixels"),
+    ],
+)
+def test_a_wrong_instance_is_named_and_told_what_to_send(item: Any, says: str) -> None:
+    with pytest.raises(BadRequest, match=says) as caught:
+        instances.parse(body(item), max_instances=1)
+    assert len(caught.value.message) < 1000
+
+
+def test_every_wrong_instance_is_named(png: bytes) -> None:
+    with pytest.raises(BadRequest) as caught:
+        instances.parse(body(encoded(png), 5, encoded(png), "!"), max_instances=4)
+    assert "instances[1]: a number" in caught.value.message
+    assert "instances[3]: not standard base64" in caught.value.message
+    assert "instances[0]" not in caught.value.message
+
+
+def test_a_long_list_of_faults_is_cut(png: bytes) -> None:
+    with pytest.raises(BadRequest, match="and 40 more"):
+        instances.parse(body(*[7] * 50), max_instances=50)
+
+
+def test_too_many_instances_are_refused_with_the_limit(png: bytes) -> None:
+    with pytest.raises(BadRequest, match="holds 3 pictures, at most 2"):
+        instances.parse(body(*[encoded(png)] * 3), max_instances=2)
+
+
+def test_pictures_that_are_too_large_together_are_refused() -> None:
+    large = encoded(huge_png(8_000, 7_500))
+    assert len(instances.parse(body(large, large), max_instances=3)) == 2
+    with pytest.raises(BadRequest, match="180 megapixels together"):
+        instances.parse(body(large, large, large), max_instances=3)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()))
+def test_no_body_whatever_raises_anything_but_bad_request(sent: bytes) -> None:
+    with pytest.raises(BadRequest):
+        instances.parse(sent, max_instances=4)
+
+
+@given(st.lists(json_values, min_size=1, max_size=4))
+def test_no_instance_whatever_raises_anything_but_bad_request(items: list[Any]) -> None:
+    with pytest.raises(BadRequest):
+        instances.parse(json.dumps({"instances": items}).encode(), max_instances=4)

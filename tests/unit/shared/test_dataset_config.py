@@ -1,0 +1,297 @@
+"""A data set's configuration: everything has a default but name and labels, and every fault is told with its path."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dualdeploy import dataset_config
+from dualdeploy.dataset_config import DatasetConfig, parse, parse_duration
+from dualdeploy.errors import InvalidDatasetConfig, ServiceUnavailable, UnknownDataset
+from dualdeploy.object_store import ABSENT
+from dualdeploy.testing import Failing, MemoryObjectStore
+
+SMALLEST: dict[str, Any] = {"dataset": "flowers", "labels": ["daisy", "roses"]}
+
+#: The design's example, with the keys that exist.
+EXAMPLE = """
+dataset: flowers
+labels: [daisy, dandelion, roses, sunflowers, tulips]
+data:      {prefix: flowers/, snapshot: all, quiet_period: 2m, features: {image: image, label: class}}
+training:
+  method: custom
+  cloud:   {architecture: densenet121, weights: imagenet, image_size: 224, epochs: 12, machine: n1-standard-8,
+            accelerator: {type: NVIDIA_TESLA_T4, count: 1}, spot: true, timeout: 2h}
+  mobile:  {architecture: mobilenet_v3_small, weights: imagenet, image_size: 224, epochs: 20, machine: n1-standard-8,
+            accelerator: {type: NVIDIA_TESLA_T4, count: 1}, spot: true, timeout: 2h}
+gates:
+  cloud:   {min_accuracy: 0.85}
+  mobile:  {min_accuracy: 0.80, max_size_mb: 8}
+serving:   {endpoint: flowers, machine: n1-standard-4, min_replicas: 1, max_replicas: 3}
+publishing: {name: flowers}
+"""
+
+
+def read(change: dict[str, Any] | None = None) -> DatasetConfig:
+    return parse(yaml.safe_dump({**SMALLEST, **(change or {})}), source="flowers.yaml")
+
+
+def faults_of(document: Any) -> str:
+    text = document if isinstance(document, str | bytes) else yaml.safe_dump(document)
+    with pytest.raises(InvalidDatasetConfig) as caught:
+        parse(text, source="gs://config/datasets/flowers.yaml")
+    message = str(caught.value)
+    assert message.startswith("gs://config/datasets/flowers.yaml")
+    return message
+
+
+# Defaults ------------------------------------------------------------------------------------------------------------
+
+
+def test_name_and_labels_are_enough() -> None:
+    config = read()
+
+    assert config.data.prefix == "flowers/"
+    assert config.data.quiet_period == 120.0
+    assert config.training.cloud.architecture == "densenet121"
+    assert config.training.mobile.architecture == "mobilenet_v3_small"
+    assert config.training.of("mobile").epochs == 20
+    assert config.serving.endpoint == "flowers"
+    assert config.publishing.name == "flowers"
+
+
+def test_the_example_of_the_design_is_read() -> None:
+    config = parse(EXAMPLE, source="flowers.yaml")
+
+    assert config.labels == ("daisy", "dandelion", "roses", "sunflowers", "tulips")
+    assert config.data.features.label == "class"
+    assert config.training.cloud.timeout == 7200.0
+    assert config.gates.mobile.max_size_mb == 8.0
+    assert config.serving.max_replicas == 3
+
+
+def test_a_given_section_keeps_the_names_that_follow_from_the_data_set() -> None:
+    config = read({"data": {"quiet_period": "10s"}, "serving": {"max_replicas": 2}, "publishing": None})
+
+    assert (config.data.prefix, config.serving.endpoint, config.publishing.name) == ("flowers/", "flowers", "flowers")
+
+
+def test_what_is_given_is_not_overridden() -> None:
+    config = read(
+        {"data": {"prefix": "flowers/clean/"}, "serving": {"endpoint": "shop"}, "publishing": {"name": "Shop_1"}}
+    )
+
+    assert config.data.prefix == "flowers/clean/"
+    assert (config.serving.endpoint, config.publishing.name) == ("shop", "Shop_1")
+
+
+def test_a_configuration_survives_being_kept_in_the_ledger() -> None:
+    config = parse(EXAMPLE, source="flowers.yaml")
+
+    assert DatasetConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+@given(st.from_regex(r"[a-z][a-z0-9-]{0,37}[a-z0-9]", fullmatch=True))
+def test_every_good_name_gives_good_names_of_endpoint_and_model(dataset: str) -> None:
+    config = parse(yaml.safe_dump({**SMALLEST, "dataset": dataset}), source="x")
+
+    assert config.serving.endpoint == dataset
+    assert config.publishing.name[:23] == dataset[:23]
+
+
+def test_two_long_names_never_become_one_model() -> None:
+    names = {parse(f"{{dataset: {'x' * 35 + end}, labels: [a, b]}}", source="x").publishing.name for end in "abc"}
+
+    assert len(names) == 3
+    assert all(len(name) == 32 for name in names)
+
+
+# Faults --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"dataset": None}, "dataset: Input should be a valid string, not None"),
+        ({"dataset": "Flowers"}, "dataset: must match [a-z][a-z0-9-]{0,38}"),
+        ({"dataset": "flowers/../birds"}, "dataset: must match"),
+        ({"dataset": "f" * 40}, "dataset: must match"),
+        ({"dataset": 17}, "dataset: Input should be a valid string, not 17"),
+        ({"labels": []}, "labels: "),
+        ({"labels": ["daisy"]}, "labels: Tuple should have at least 2 items"),
+        ({"labels": "daisy, roses"}, "labels: "),
+        ({"labels": ["daisy", "daisy"]}, "labels: the same label stands twice"),
+        ({"labels": ["daisy", " "]}, "labels: a label is empty or has a line break"),
+        ({"labels": ["daisy", "ro\nses"]}, "labels: a label is empty or has a line break"),
+        ({"labels": ["daisy", "ro\u2028ses"]}, "labels: a label is empty or has a line break"),
+        ({"labels": ["daisy", True]}, "labels.1: Input should be a valid string, not True"),
+        ({"trainign": {}}, "trainign: unknown key"),
+        ({"data": {"prefix": "birds/"}}, "data: prefix must begin with flowers/ and end with /"),
+        ({"data": {"prefix": "flowers"}}, "data: prefix must begin with flowers/ and end with /"),
+        ({"data": {"prefix": "flowers-2/"}}, "data: prefix must begin with flowers/"),
+        ({"data": {"quiet_period": "soon"}}, "data.quiet_period: must be a duration such as 90s, 2m, 1h or 1d"),
+        ({"data": {"quiet_period": -1}}, "data.quiet_period: must be a duration"),
+        ({"data": {"quiet_period": None}}, "data.quiet_period: must be a duration"),
+        ({"data": {"features": {"picture": "x"}}}, "data.features.picture: unknown key"),
+        ({"data": []}, "data: "),
+        ({"data": {"snapshot": "latest"}}, "data.snapshot: "),
+        ({"training": {"method": "magic"}}, "training.method: "),
+        ({"training": {"cloud": {"architecture": "resnet"}}}, "training.cloud.architecture: "),
+        ({"training": {"cloud": {"weights": "s3://x"}}}, "training.cloud.weights: "),
+        ({"training": {"cloud": {"image_size": 16}}}, "training.cloud.image_size: "),
+        ({"training": {"mobile": {"epochs": 0}}}, "training.mobile.epochs: "),
+        ({"training": {"mobile": {"learning_rate": math.nan}}}, "training.mobile.learning_rate: "),
+        ({"training": {"mobile": {"timeout": 0}}}, "training.mobile.timeout: "),
+        ({"training": {"mobile": {"timeout": math.inf}}}, "training.mobile.timeout: must be a duration"),
+        ({"training": {"mobile": {"accelerator": {"count": 0}}}}, "training.mobile.accelerator.count: "),
+        ({"gates": {"cloud": {"min_accuracy": 85}}}, "gates.cloud.min_accuracy: "),
+        ({"gates": {"mobile": {"max_size_mb": 0}}}, "gates.mobile.max_size_mb: "),
+        ({"serving": {"endpoint": "Flowers"}}, "serving.endpoint: "),
+        ({"serving": {"min_replicas": 0}}, "serving.min_replicas: "),
+        (
+            {"serving": {"min_replicas": 3, "max_replicas": 2}},
+            "serving: max_replicas (2) is less than min_replicas (3)",
+        ),
+        ({"publishing": {"name": "flowers & more"}}, "publishing.name: "),
+        ({"publishing": {"name": "f" * 33}}, "publishing.name: "),
+    ],
+    ids=repr,
+)
+def test_a_fault_is_told_with_its_path(change: dict[str, Any], fault: str) -> None:
+    message = faults_of({**SMALLEST, **change})
+
+    assert fault in message
+    assert message.count("; ") == 0, "one fault, told once"
+
+
+@pytest.mark.parametrize("missing", SMALLEST)
+def test_name_and_labels_are_required(missing: str) -> None:
+    document = {key: value for key, value in SMALLEST.items() if key != missing}
+
+    assert f"{missing}: Field required" in faults_of(document)
+
+
+def test_all_faults_are_told_together() -> None:
+    message = faults_of(
+        {
+            "dataset": "flowers",
+            "labels": ["a", "a"],
+            "data": {"prefix": "birds/"},
+            "training": {"cloud": {"epochs": 0, "speed": 9}},
+            "serving": {"min_replicas": 3, "max_replicas": 2},
+            "budgte": {},
+        }
+    )
+
+    for path in ("labels:", "data:", "training.cloud.epochs:", "training.cloud.speed:", "serving:", "budgte:"):
+        assert path in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "just words",
+        "[1, 2]",
+        "{",
+        "a: b: c",
+        "\t",
+        b"\xff\xfe\x00",
+        "dataset: 2026-13-45",
+        "!!int abc",
+        "!!bool perhaps",
+        "!!timestamp never",
+        "!!python/object:os.system {}",
+        "? [a]\n: 1",
+        "!!map text",
+        "&a [*a]",
+        "[" * 3000,
+    ],
+)
+def test_what_is_no_mapping_in_yaml_is_refused(text: str | bytes) -> None:
+    faults_of(text)
+
+
+@given(st.text() | st.binary())
+def test_no_text_raises_anything_else(text: str | bytes) -> None:
+    faults_of(text)
+
+
+def test_a_key_that_stands_twice_is_a_fault() -> None:
+    message = faults_of("dataset: flowers\nlabels: [a, b]\ngates: {cloud: {min_accuracy: 0.9, min_accuracy: 0.1}}")
+
+    assert "the key 'min_accuracy' stands twice" in message
+    assert "line 3" in message
+
+
+# Durations -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("2m", 120), ("1.5h", 5400), ("1d", 86400), ("500ms", 0.5), (30, 30), (0, 0), (" 2m ", 120)],
+)
+def test_durations_have_a_unit_or_are_seconds(text: object, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "2", "2 m", "-2m", "2M", "m", "1h30m", True, None, -1, math.nan, math.inf, []])
+def test_other_durations_are_refused_with_an_example(text: object) -> None:
+    with pytest.raises(ValueError, match="such as 90s, 2m, 1h or 1d"):
+        parse_duration(text)
+
+
+# In the bucket -------------------------------------------------------------------------------------------------------
+
+
+def test_a_configuration_is_read_from_its_place() -> None:
+    store = MemoryObjectStore("config")
+    store.put("datasets/flowers.yaml", EXAMPLE.encode(), expect=ABSENT)
+
+    assert dataset_config.read(store, "flowers") == parse(EXAMPLE, source="x")
+
+
+def test_an_unknown_data_set_says_where_to_put_its_configuration() -> None:
+    with pytest.raises(UnknownDataset, match=r"gs://config/datasets/birds\.yaml"):
+        dataset_config.read(MemoryObjectStore("config"), "birds")
+
+
+@pytest.mark.parametrize("dataset", ["", "Flowers", "../flowers", "flowers.yaml", "x" * 40, "flowers\n"])
+def test_what_can_be_no_data_set_is_not_even_looked_for(dataset: str) -> None:
+    store = MemoryObjectStore("config")
+
+    with pytest.raises(UnknownDataset, match="cannot be a data set"):
+        dataset_config.read(store, dataset)
+    assert not store.faults.calls
+
+
+def test_a_configuration_under_another_name_is_refused() -> None:
+    store = MemoryObjectStore("config")
+    store.put("datasets/birds.yaml", EXAMPLE.encode(), expect=ABSENT)
+
+    with pytest.raises(InvalidDatasetConfig, match="dataset: is 'flowers', must be 'birds'"):
+        dataset_config.read(store, "birds")
+
+
+def test_a_bucket_that_does_not_answer_is_no_verdict_on_the_configuration() -> None:
+    store = MemoryObjectStore("config")
+    store.faults.plan("read", Failing(ServiceUnavailable("no answer")))
+
+    with pytest.raises(ServiceUnavailable):
+        dataset_config.read(store, "flowers")
+
+
+def test_configurations_of_the_repository_are_good() -> None:
+    """Whatever the repository ships as a data set's configuration has to be one."""
+    repository = Path(__file__).parents[3]
+    found = [path for path in repository.glob("**/flowers.yaml") if not {".venv", "build"} & set(path.parts)]
+
+    for path in found:
+        assert parse(path.read_bytes(), source=str(path)).dataset == "flowers"
+    assert found

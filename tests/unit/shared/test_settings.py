@@ -1,0 +1,78 @@
+"""Configuration is read once, and every fault of it is told at once."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from dualdeploy.settings import CloudSettings, WrongSettings, load, setting, variables
+
+ENVIRONMENT = {
+    "GOOGLE_CLOUD_PROJECT": "demo",
+    "GOOGLE_CLOUD_REGION": "us-central1",
+    "LEDGER_BUCKET": "demo-ledger",
+    "CONFIG_BUCKET": "demo-config",
+    "MODELS_BUCKET": "demo-models",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Everything:
+    word: str = setting("WORD", "a word")
+    count: int = setting("COUNT", "how many", default=3)
+    share: float = setting("SHARE", "how much", default=0.5)
+    loud: bool = setting("LOUD", "whether to shout", default=False)
+
+
+def test_what_is_set_is_parsed_by_type_and_what_is_not_is_the_default() -> None:
+    read = load(CloudSettings, {**ENVIRONMENT, "LEASE_SECONDS": "30"})
+
+    assert read == CloudSettings("demo", "us-central1", "demo-ledger", "demo-config", "demo-models", "", "", 30.0)
+
+
+def test_every_missing_and_every_wrong_variable_is_named_in_one_error() -> None:
+    wrong = {"COUNT": "many", "SHARE": "nan", "LOUD": "yes"}
+
+    with pytest.raises(WrongSettings) as caught:
+        load(Everything, wrong)
+
+    lines = str(caught.value).splitlines()[1:]
+    assert len(lines) == 4
+    assert "WORD is not set (a word)" in lines[0]
+    assert "COUNT='many' is wrong" in lines[1]
+    assert "SHARE='nan' is wrong: must be a finite number (how much)" in lines[2]
+    assert "LOUD='yes' is wrong: must be true or false (whether to shout)" in lines[3]
+
+
+@pytest.mark.parametrize("blank", ["", "   ", "\n"])
+def test_a_blank_variable_counts_as_not_set(blank: str) -> None:
+    with pytest.raises(WrongSettings, match="WORD is not set"):
+        load(Everything, {"WORD": blank})
+    assert load(Everything, {"WORD": "x", "COUNT": blank}).count == 3
+
+
+def test_surrounding_white_space_is_not_part_of_a_value() -> None:
+    assert load(Everything, {"WORD": " x\n", "LOUD": " TRUE "}) == Everything("x", 3, 0.5, True)
+
+
+def test_explicit_beats_environment_beats_default() -> None:
+    environment = {"WORD": "environment", "COUNT": "5"}
+
+    assert load(Everything, environment, word="explicit") == Everything("explicit", 5, 0.5, False)
+
+
+def test_an_explicit_value_makes_up_for_a_wrong_variable() -> None:
+    assert load(Everything, {"WORD": "x", "COUNT": "many"}, count=1).count == 1
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    read = load(Everything, {"WORD": "x"})
+
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        read.word = "y"  # type: ignore[misc]  # that is the point
+
+
+def test_variables_tells_what_a_service_reads_and_what_it_needs() -> None:
+    assert variables(Everything) == {"WORD": True, "COUNT": False, "SHARE": False, "LOUD": False}
+    assert {name for name, needed in variables(CloudSettings).items() if needed} == set(ENVIRONMENT)

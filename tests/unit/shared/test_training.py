@@ -1,0 +1,128 @@
+"""The documents between the services and a training job."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pydantic
+import pytest
+
+from dualdeploy.errors import UnusableResult
+from dualdeploy.training import (
+    TARGETS,
+    TrainingJob,
+    artifact_directory,
+    as_mapping,
+    job_name,
+    parse_result,
+    parse_result_name,
+    result_name,
+)
+
+RESULT: dict[str, Any] = {
+    "v": 1,
+    "run_id": "flowers-0123456789ab",
+    "dataset": "flowers",
+    "target": "cloud",
+    "finished_at": "2026-11-23T12:00:00.000Z",
+    "architecture": "densenet121",
+    "image_size": 224,
+    "labels": ["daisy", "roses"],
+    "artifacts": dict.fromkeys(["saved_model", "pixels_model", "keras", "metrics", "golden", "labels"], "gs://m/x"),
+    "metrics": {"accuracy": 0.9, "loss": 0.3, "examples": 100},
+    "data": {"train_examples": 900, "eval_examples": 100},
+}
+
+JOB: dict[str, Any] = {
+    "run_id": "flowers-0123456789ab",
+    "dataset": "flowers",
+    "target": "mobile",
+    "labels": ["daisy", "roses"],
+    "shards": {"train": [{"uri": "gs://data/flowers/a.tfrecord", "generation": 17, "size": 10, "crc32c": "AAAAAA=="}]},
+    "training": {"architecture": "mobilenet_v3_small", "image_size": 224, "epochs": 2},
+    "output": {"directory": "gs://m/runs/x", "result": "gs://m/results/x.json"},
+}
+
+
+def test_a_job_survives_being_written_and_read() -> None:
+    job = TrainingJob.model_validate(JOB)
+
+    assert TrainingJob.model_validate_json(job.to_json()) == job
+    assert job.shards.train[0].generation == "17"  # 64-bit numbers do not survive every JSON reader
+    assert job.shards.eval == ()
+
+
+def test_a_result_survives_being_written_and_read() -> None:
+    result = parse_result(json.dumps(RESULT).encode(), source="x")
+
+    assert parse_result(result.to_json(), source="x") == result
+    assert as_mapping(result)["labels"] == ["daisy", "roses"]
+
+
+def test_a_newer_writer_may_say_more() -> None:
+    newer = {**RESULT, "carbon": 3, "metrics": {**RESULT["metrics"], "top5": 1.0}}
+
+    assert parse_result(json.dumps(newer).encode(), source="x").metrics.accuracy == 0.9
+
+
+def test_every_fault_of_a_result_is_told_with_its_path() -> None:
+    metrics = {"accuracy": 1.5, "loss": "low", "examples": 0}
+    broken = {**RESULT, "v": 2, "target": "watch", "metrics": metrics}
+    del broken["artifacts"]
+
+    with pytest.raises(UnusableResult) as caught:
+        parse_result(json.dumps(broken).encode(), source="gs://m/results/x.json")
+
+    message = str(caught.value)
+    assert message.startswith("gs://m/results/x.json is not a training result of version 1: ")
+    for path in ("v:", "target:", "artifacts:", "metrics.accuracy:", "metrics.loss:", "metrics.examples:"):
+        assert path in message
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"PK\x03\x04"])
+def test_what_is_no_document_is_an_unusable_result(data: bytes) -> None:
+    with pytest.raises(UnusableResult):
+        parse_result(data, source="x")
+
+
+def test_an_accuracy_that_is_not_a_number_is_an_unusable_result() -> None:
+    text = json.dumps(RESULT).replace('"accuracy": 0.9', '"accuracy": NaN')
+
+    with pytest.raises(UnusableResult, match=r"metrics\.accuracy"):
+        parse_result(text.encode(), source="x")
+
+
+def test_documents_cannot_be_changed() -> None:
+    job = TrainingJob.model_validate(JOB)
+
+    with pytest.raises(pydantic.ValidationError):
+        job.run_id = "another"  # type: ignore[misc]  # that is the point
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_result_name_tells_run_and_target_again(target: str) -> None:
+    assert parse_result_name(result_name("flowers-0123456789ab-r2", target)) == ("flowers-0123456789ab-r2", target)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "runs/r/cloud.json",
+        "results/r/watch.json",
+        "results/r/cloud",
+        "results//cloud.json",
+        "results/r/x/cloud.json",
+        "results/cloud.json",
+        "",
+        job_name("r", "cloud"),
+    ],
+)
+def test_other_names_are_no_results(name: str) -> None:
+    assert parse_result_name(name) is None
+
+
+def test_results_lie_outside_the_folder_of_artifacts() -> None:
+    assert artifact_directory("r", "cloud") == "runs/r/cloud"
+    assert job_name("r", "cloud") == "runs/r/cloud/job.json"
+    assert not result_name("r", "cloud").startswith("runs/")

@@ -1,0 +1,69 @@
+"""Where artifacts go, and which exit code an outcome has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
+from dualdeploy.training import TrainingJob
+from trainer import artifacts, failures
+from trainer.artifacts import Staging
+from trainer.locations import Patience
+
+from .test_arguments import DOCUMENT
+
+
+def job(directory: str) -> TrainingJob:
+    return TrainingJob.model_validate(DOCUMENT | {"output": {"directory": directory, "result": f"{directory}.json"}})
+
+
+def test_artifacts_lie_below_the_output_directory() -> None:
+    where = artifacts.places(job("gs://models/runs/r/cloud/"), {})
+    assert where.saved_model == "gs://models/runs/r/cloud/model"
+    assert where.pixels_model == "gs://models/runs/r/cloud/pixels_model"
+    assert where.keras == "gs://models/runs/r/cloud/model.keras"
+    assert where.golden == "gs://models/runs/r/cloud/golden.json"
+    assert where.labels == "gs://models/runs/r/cloud/labels.txt"
+
+
+def test_the_saved_model_goes_where_vertex_ai_says() -> None:
+    where = artifacts.places(job("gs://models/runs/r/cloud"), {"AIP_MODEL_DIR": "gs://models/elsewhere/model/"})
+    assert where.saved_model == "gs://models/elsewhere/model"
+    assert where.metrics == "gs://models/runs/r/cloud/metrics.json"
+
+
+def test_nothing_is_visible_before_it_is_published_and_then_all_of_it(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    staging = Staging(tmp_path / "staging")
+    for folder in (staging.model, staging.pixels_model):
+        folder.mkdir(parents=True)
+        (folder / "saved_model.pb").write_bytes(folder.name.encode())
+    staging.write("metrics.json", artifacts.as_json({"accuracy": 0.5}))
+    staging.keras.write_bytes(b"keras")
+    assert not output.exists()
+    artifacts.publish(staging, job(str(output)), artifacts.places(job(str(output)), {}), Patience(0))
+    assert (output / "model" / "saved_model.pb").read_bytes() == b"model"
+    assert (output / "pixels_model" / "saved_model.pb").read_bytes() == b"pixels_model"
+    assert (output / "model.keras").read_bytes() == b"keras"
+    assert json.loads((output / "metrics.json").read_text()) == {"accuracy": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (None, 0),
+        (failures.UnusableJob("x"), 64),
+        (failures.UnusableData("x"), 64),
+        (failures.UnusableWeights("x"), 64),
+        (failures.OutOfMemory("x"), 64),
+        (RejectedByGoogle("403"), 64),
+        (ServiceUnavailable("503"), 75),
+        (failures.Interrupted(), 75),
+        (KeyError("a bug"), 1),
+    ],
+)
+def test_the_exit_code_says_whether_another_attempt_makes_sense(error: Exception | None, code: int) -> None:
+    assert failures.exit_code(error) == code

@@ -1,0 +1,204 @@
+"""Reading, checking and splitting the pictures."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import pytest
+from PIL import Image
+
+from dualdeploy.images import decode_rgb, resize_bilinear
+from dualdeploy.tfrecord import encode_example
+from dualdeploy.training import FeatureNames
+from trainer import examples
+from trainer.examples import DataSet, Shard
+from trainer.failures import UnusableData
+
+from .conftest import jpeg, record
+
+LABELS = ("daisy", "tulips")
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[..., DataSet]:
+    def call(train: list[Shard], held_out: list[Shard], **changes: Any) -> DataSet:
+        arguments = {"labels": LABELS, "features": FeatureNames(), "image_size": 32, "max_bad_records": 0.0}
+        return examples.load(train, held_out, **(arguments | changes), folder=tmp_path)
+
+    return call
+
+
+def both_classes(count: int, first: int = 0) -> list[bytes]:
+    return [record(first + number, number % 2) for number in range(count)]
+
+
+def test_named_shards_decide_what_is_held_out(shard: Any, load: Any) -> None:
+    data = load([shard("train.tfrecord", both_classes(6))], [shard("eval.tfrecord", both_classes(3, 100))])
+    assert (len(data.train), len(data.held_out), data.split) == (6, 3, "named")
+    assert data.train.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert data.held_out.labels.tolist() == [0, 1, 0]
+
+
+def test_a_training_picture_keeps_a_margin_to_crop_and_a_held_out_one_is_as_it_will_be_served(
+    shard: Any, load: Any
+) -> None:
+    data = load([shard("train.tfrecord", both_classes(2))], [shard("eval.tfrecord", [record(77, 0)])])
+    assert data.train.pixels.shape == (2, 36, 36, 3)
+    assert data.train.pixels.dtype == np.uint8
+    assert data.held_out.pixels.dtype == np.float32
+    assert (data.held_out.pixels[0] == resize_bilinear(decode_rgb(jpeg(77)), 32)).all()
+
+
+def test_pictures_come_in_the_order_of_the_shards_whatever_thread_decodes_them(shard: Any, load: Any) -> None:
+    shards = [shard(f"train-{part}.tfrecord", both_classes(40, 40 * part)) for part in range(3)]
+    data = load(shards, [shard("eval.tfrecord", both_classes(2))])
+    assert np.abs(data.train.pixels[:, 0, 0, 0].astype(int) - np.arange(120)).max() <= 1
+
+
+def test_a_gzip_shard_is_recognised_by_its_bytes_not_by_its_name(shard: Any, load: Any) -> None:
+    data = load([shard("train.tfrecord", both_classes(4), gzip=True)], [shard("eval.tfrecord.gz", both_classes(2))])
+    assert (len(data.train), len(data.held_out)) == (4, 2)
+
+
+def test_without_evaluation_shards_the_bytes_of_a_picture_decide(shard: Any, load: Any) -> None:
+    shades = list(range(0, 250, 2))
+    expected = [shade for shade in shades if google_crc32c.value(jpeg(shade)) % 5 == 0]
+    data = load([shard("all.tfrecord", [record(shade, shade // 2 % 2) for shade in shades])], [])
+    assert data.split == "hash"
+    assert len(data.held_out) == len(expected)
+    assert np.abs(data.held_out.pixels[:, 0, 0, 0] - expected).max() <= 1
+
+
+def test_the_hash_split_does_not_depend_on_how_the_data_are_sharded(shard: Any, load: Any) -> None:
+    records = both_classes(60)
+    whole = load([shard("whole.tfrecord", records)], [])
+    parts = load([shard("b.tfrecord", records[30:]), shard("a.tfrecord", records[:30])], [])
+    assert sorted(whole.held_out.pixels[:, 0, 0, 0]) == sorted(parts.held_out.pixels[:, 0, 0, 0])
+    assert {picture.data for picture in whole.golden} == {picture.data for picture in parts.golden}
+
+
+def test_the_golden_set_has_a_few_held_out_pictures_of_each_class_as_they_came(shard: Any, load: Any) -> None:
+    held_out = both_classes(40, 100)
+    data = load([shard("train.tfrecord", both_classes(2))], [shard("eval.tfrecord", held_out)])
+    assert [picture.label for picture in data.golden] == [0] * 5 + [1] * 5
+    originals = {(jpeg(100 + number), number % 2) for number in range(40)}
+    assert {(picture.data, picture.label) for picture in data.golden} <= originals
+
+
+def test_a_huge_picture_is_golden_only_when_there_is_no_other(
+    shard: Any, load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.BytesIO()
+    Image.effect_noise((900, 900), 200).convert("RGB").save(stream, "JPEG", quality=100)
+    huge = stream.getvalue()
+    assert len(huge) > examples.GOLDEN_BYTES
+    held_out = [encode_example({"image": huge, "class": label}) for label in (0, 1)]
+    small = [record(shade, 0) for shade in range(examples.GOLDEN_PER_CLASS)]
+    data = load([shard("train.tfrecord", both_classes(2))], [shard("eval.tfrecord", held_out + small)])
+    assert [picture.label for picture in data.golden if picture.data == huge] == [1]
+
+
+def test_other_features_are_ignored_and_names_can_be_chosen(shard: Any, load: Any) -> None:
+    renamed = [encode_example({"jpeg": jpeg(9), "y": label, "one_hot": [0.0, 1.0]}) for label in (0, 1)]
+    data = load(
+        [shard("train.tfrecord", renamed)],
+        [shard("eval.tfrecord", renamed)],
+        features=FeatureNames(image="jpeg", label="y"),
+    )
+    assert len(data.train) == 2
+
+
+BAD = {
+    "no JPEG or PNG": (encode_example({"image": b"GIF89a...", "class": 0}), "cannot decode 9 bytes"),
+    "half a JPEG": (encode_example({"image": jpeg(5)[:200], "class": 0}), "cannot decode"),
+    "label too large": (record(1, 2), "label 2 is not in 0..1"),
+    "negative label": (record(1, -1), "label -1 is not in 0..1"),
+    "no label": (encode_example({"image": jpeg(1)}), "feature 'class' is missing; the record has: image"),
+    "label as text": (encode_example({"image": jpeg(1), "class": "daisy"}), "must be one int64 value, not 1 bytes"),
+    "two labels": (encode_example({"image": jpeg(1), "class": [0, 1]}), "must be one int64 value, not 2 int64"),
+    "no example at all": (b"\xff\xff\xff", "is no tf.train.Example"),
+}
+
+
+@pytest.mark.parametrize(("bad", "says"), BAD.values(), ids=BAD)
+def test_a_bad_record_is_named_with_its_shard_number_and_reason(shard: Any, load: Any, bad: bytes, says: str) -> None:
+    train = shard("train.tfrecord", [*both_classes(2), bad])
+    with pytest.raises(UnusableData) as refused:
+        load([train], [shard("eval.tfrecord", both_classes(2))])
+    assert "gs://data/train.tfrecord, record 2: " in str(refused.value)
+    assert says in str(refused.value)
+    assert "1 of 5 records" in str(refused.value)
+
+
+def test_bad_records_up_to_the_limit_are_skipped_and_counted(shard: Any, load: Any) -> None:
+    bad = BAD["label too large"][0]
+    train = shard("train.tfrecord", [bad, *both_classes(97)])
+    held_out = shard("eval.tfrecord", [*both_classes(1), bad])
+    data = load([train], [held_out], max_bad_records=0.02)
+    assert (len(data.train), len(data.held_out), data.skipped) == (97, 1, 2)
+    assert [(bad.shard, bad.index) for bad in data.bad_records] == [
+        ("gs://data/train.tfrecord", 0),
+        ("gs://data/eval.tfrecord", 1),
+    ]
+    with pytest.raises(UnusableData, match=r"2 of 100 records .* max_bad_records \(0.019\)"):
+        load([train], [held_out], max_bad_records=0.019)
+
+
+def test_a_thousand_bad_records_are_not_all_spelled_out(shard: Any, load: Any) -> None:
+    train = shard("train.tfrecord", [BAD["label too large"][0]] * 50)
+    with pytest.raises(UnusableData, match="and 30 more"):
+        load([train], [])
+
+
+def test_a_damaged_record_counts_as_bad_and_those_behind_it_are_read(shard: Any, load: Any) -> None:
+    train = shard("train.tfrecord", both_classes(10))
+    data = bytearray(train.path.read_bytes())
+    data[60] ^= 0xFF
+    train.path.write_bytes(data)
+    loaded = load([train], [shard("eval.tfrecord", both_classes(2))], max_bad_records=0.5)
+    assert (len(loaded.train), loaded.skipped) == (9, 1)
+    assert loaded.bad_records[0].index == 0
+    assert "checksum" in loaded.bad_records[0].reason
+
+
+def test_a_truncated_shard_is_refused_by_name_however_many_bad_records_are_allowed(shard: Any, load: Any) -> None:
+    train = shard("train-00001.tfrecord", both_classes(10))
+    train.path.write_bytes(train.path.read_bytes()[:-7])
+    with pytest.raises(UnusableData, match=r"gs://data/train-00001.tfrecord, record 9 .*Write this shard again"):
+        load([train], [], max_bad_records=1.0)
+
+
+def test_a_file_that_is_no_shard_is_refused_by_name(shard: Any, load: Any, tmp_path: Path) -> None:
+    (tmp_path / "train.tfrecord").write_bytes(b"image,label\na.jpg,daisy\n")
+    with pytest.raises(UnusableData, match=r"gs://data/train.tfrecord, .*no TFRecord header"):
+        load([Shard("gs://data/train.tfrecord", tmp_path / "train.tfrecord")], [])
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "says"),
+    [
+        ([], both_classes(2), "no picture to train on"),
+        (both_classes(2), [], "no picture to evaluate on"),
+        ([record(1, 1)], both_classes(2), "no picture to learn daisy from"),
+    ],
+    ids=["nothing to learn", "nothing to evaluate", "a class without pictures"],
+)
+def test_data_that_cannot_be_learned_from_are_refused(
+    shard: Any, load: Any, train: list[bytes], held_out: list[bytes], says: str
+) -> None:
+    with pytest.raises(UnusableData, match=says):
+        load([shard("train.tfrecord", train)], [shard("eval.tfrecord", held_out)])
+
+
+def test_a_full_disk_is_reported_with_what_to_do(shard: Any, load: Any, tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no /dev/full")
+    (tmp_path / "train.pixels").symlink_to(full)
+    with pytest.raises(UnusableData, match=r"no room for the decoded pictures .*larger boot disk"):
+        load([shard("train.tfrecord", both_classes(30))], [shard("eval.tfrecord", both_classes(2))], image_size=64)

@@ -1,0 +1,112 @@
+"""`make validate`: exit codes, and a report that says where and what to do."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from training_launcher.validate_command import main
+
+CONFIG = """
+dataset: garden
+labels: [daisy, roses]
+data: {features: {image: photo, label: kind}}
+"""
+
+
+@pytest.fixture
+def run():
+    def run(*arguments: str) -> tuple[int, str]:
+        output = io.StringIO()
+        code = main([str(argument) for argument in arguments], console=Console(file=output, width=200))
+        return code, output.getvalue()
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path, record, shard, good_eval):
+    (tmp_path / "nested").mkdir()
+    (tmp_path / "nested" / "train-00000-of-00001.tfrecord").write_bytes(shard(map(record, range(8))))
+    (tmp_path / "eval-00000-of-00001.tfrecord.gz").write_bytes(good_eval)
+    (tmp_path / "README.md").write_text("not a shard")
+    return tmp_path
+
+
+def test_a_good_folder_is_accepted_with_0(run, folder) -> None:
+    code, output = run(f"DATA={folder}", "--labels", "daisy, roses", "--json", folder / "report.json")
+    assert code == 0
+    assert "nested/train-00000-of-00001.tfrecord" in output
+    assert "roses" in output
+    assert "accepted 14 records in 2 shards" in output
+    assert json.loads((folder / "report.json").read_bytes())["verdict"] == "accepted"
+
+
+def test_a_bad_folder_is_rejected_with_1_place_and_remedy(run, folder, record, shard) -> None:
+    (folder / "nested" / "train-00000-of-00001.tfrecord").write_bytes(shard([*map(record, range(8)), record(8)])[:-1])
+    code, output = run(f"DATA={folder}")
+    assert code == 1
+    assert "nested/train-00000-of-00001.tfrecord, record 8 at byte" in output
+    assert "→ upload the shard again" in output
+    assert "2 classes are inferred" in output
+    assert "rejected" in output
+
+
+def test_more_findings_than_shown_are_counted(run, folder, record, shard) -> None:
+    (folder / "train-x.tfrecord").write_bytes(shard([record(seed, label=5) for seed in range(30)]))
+    code, output = run(folder, "--labels", "daisy,roses")
+    assert code == 1
+    assert "and 20 more of label_out_of_range" in output
+
+
+def test_labels_and_features_come_from_the_data_sets_configuration(run, folder) -> None:
+    (folder / "garden.yaml").write_text(CONFIG)
+    code, output = run(folder, "--config", folder / "garden.yaml")
+    assert code == 1
+    assert "there is no feature 'photo'" in output
+    features = ("--image-feature", "image", "--label-feature", "class")
+    assert run(folder, "--config", folder / "garden.yaml", *features)[0] == 0
+
+
+def test_one_shard_can_be_named_and_missing_numbers_are_noted(run, tmp_path, record, shard) -> None:
+    path = tmp_path / "train-00001-of-00003.tfrecord"
+    path.write_bytes(shard(map(record, range(30))))
+    code, output = run(path)
+    assert code == 0
+    assert "lacks 00000, 00002" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["DATA=/no/such/folder"], "does not exist: set DATA"),
+        (["DATA=gs://bucket/flowers"], "is a bucket"),
+        (["{empty}"], "holds no shards: their names end in .tfrecord"),
+        (["{empty}", "--labels", "a,a"], "give each class name once"),
+        (["{empty}", "--config", "/no/such.yaml"], "No such file"),
+        (["{empty}", "--config", "{bad}"], "labels"),
+    ],
+)
+def test_what_cannot_be_used_ends_with_2_and_says_why(run, tmp_path, arguments, message) -> None:
+    (tmp_path / "bad.yaml").write_text("dataset: garden")
+    places = {"empty": tmp_path, "bad": tmp_path / "bad.yaml"}
+    code, output = run(*(argument.format(**places) for argument in arguments))
+    assert code == 2
+    assert message in output
+
+
+def test_a_wrong_option_ends_with_2(run, capsys) -> None:
+    assert run("folder", "--max-mebibytes", "0")[0] == 2
+    assert "must be at least 1" in capsys.readouterr().err
+    assert run()[0] == 2
+    assert run("--help")[0] == 0
+
+
+def test_brackets_in_names_are_printed_as_they_are(run, tmp_path, record, shard) -> None:
+    (tmp_path / "[red]train.tfrecord").write_bytes(shard(map(record, range(30)))[:-1])
+    code, output = run(tmp_path)
+    assert code == 1
+    assert "[red]train.tfrecord, record 29" in output

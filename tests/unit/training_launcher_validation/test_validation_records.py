@@ -1,0 +1,247 @@
+"""What the validator says about single records and shards: the place to the byte, and the cure."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import struct
+
+import pytest
+from PIL import Image
+
+from dualdeploy.tfrecord import encode_example, frame_record
+from training_launcher.validation import ValidationLimits
+
+
+@pytest.fixture
+def one_fault(check, record, shard, good_eval):
+    """Validate a shard whose fourth record (number 3) is given; return the verdict and its one finding."""
+
+    def one_fault(bad: bytes, **options):
+        records = [record(seed) for seed in range(6)]
+        offset = sum(16 + len(data) for data in records[:3])
+        verdict = check({"train-0": shard([*records[:3], bad, *records[3:]]), "eval-0": good_eval}, **options)
+        assert not verdict.accepted
+        assert verdict.coverage.bad_records == 1
+        assert verdict.coverage.records == 13
+        [finding] = verdict.findings
+        assert (finding.severity, finding.shard, finding.record) == ("error", "train-0", 3)
+        assert finding.offset == offset
+        assert verdict.reason() == finding.sentence()
+        assert verdict.reason().startswith(f"train-0, record 3 at byte {offset}: ")
+        assert finding.remedy
+        return finding
+
+    return one_fault
+
+
+def test_good_shards_are_accepted_plain_and_gzip(check, record, shard, good_eval) -> None:
+    records = [record(seed) for seed in range(10)]
+    verdict = check({"train-0": shard(records), "train-1.gz": gzip.compress(good_eval[:0]), "eval-0": good_eval})
+    assert verdict.accepted
+    assert verdict.finding_counts == {"empty_shard": 1}
+    compressed = check({"train-0": shard(records, compress=True), "eval-0": good_eval})
+    assert compressed.accepted
+    assert compressed.findings == ()
+    assert [entry.compressed for entry in compressed.shards] == [True, False]
+    assert compressed.coverage.images_decoded == 16
+    assert compressed.reason() == "accepted: 16 records in 2 shards"
+    assert compressed.splits[0].image_width.median == 20
+    assert compressed.splits[0].image_height.maximum == 16
+
+
+def test_png_is_as_good_as_jpeg(check, record, image, shard) -> None:
+    records = [record(seed, image=image(seed, kind="PNG")) for seed in range(20)]
+    verdict = check({"train-0": shard(records)})
+    assert verdict.accepted, verdict.findings
+
+
+def test_a_changed_byte_is_placed_and_the_other_records_still_count(check, record, shard, good_eval) -> None:
+    records = [record(seed) for seed in range(4)]
+    data = bytearray(shard(records))
+    offset = 16 + len(records[0])
+    data[offset + 40] ^= 0xFF
+    verdict = check({"train-0": bytes(data), "eval-0": good_eval})
+    [finding] = verdict.findings
+    assert (finding.code, finding.shard, finding.record, finding.offset) == ("checksum_mismatch", "train-0", 1, offset)
+    assert verdict.shards[0].records == 4
+    assert verdict.shards[0].bad_records == 1
+    assert verdict.shards[0].whole
+    assert verdict.splits[0].records == 3
+
+
+def test_a_cut_shard_is_placed_at_the_record_that_was_cut(check, record, shard, good_eval) -> None:
+    records = [record(seed) for seed in range(4)]
+    verdict = check({"train-0": shard(records)[:-9], "eval-0": good_eval})
+    [finding] = verdict.findings
+    offset = sum(16 + len(data) for data in records[:3])
+    assert (finding.code, finding.record, finding.offset) == ("truncated", 3, offset)
+    assert "ends 9 bytes before the end" in finding.message
+    assert not verdict.shards[0].whole
+
+
+def test_a_changed_length_ends_the_shard(check, record, shard, good_eval) -> None:
+    data = bytearray(shard([record(seed) for seed in range(4)]))
+    offset = 16 + len(record(0))
+    data[offset] ^= 1
+    verdict = check({"train-0": bytes(data), "eval-0": good_eval})
+    finding = verdict.findings[0]
+    assert (finding.code, finding.record, finding.offset) == ("checksum_mismatch", 1, offset)
+    assert verdict.shards[0].records == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"image,label\n1.jpg,daisy\n", "not_tfrecord"),
+        (gzip.compress(frame_record(b"\0" * 60_000) * 500), "compression_bomb"),
+        (gzip.compress(bytes(number * number % 251 for number in range(9000)))[:2000], "not_tfrecord"),
+        (b"\x1f\x8b\x08\0" + b"\xff" * 30, "damaged_compression"),
+    ],
+)
+def test_what_is_no_shard_is_named(check, good_eval, data: bytes, code: str) -> None:
+    verdict = check({"train-0": good_eval, "train-1": data})
+    assert not verdict.accepted
+    errors = [finding for finding in verdict.findings if finding.shard == "train-1" and finding.code == code]
+    assert errors, verdict.findings
+
+
+def test_a_record_longer_than_the_limit_is_not_read(check, record, shard, good_eval) -> None:
+    data = shard([record(0), record(1), b"x" * 5000])
+    verdict = check({"train-0": data, "eval-0": good_eval}, limits=ValidationLimits(max_record_bytes=4000))
+    [finding] = verdict.findings
+    assert (finding.code, finding.record) == ("record_too_long", 2)
+    assert "5000 bytes, the limit is 4000" in finding.message
+
+
+def test_bytes_that_are_no_example_are_named(one_fault) -> None:
+    assert one_fault(b"\x0a\xff\xff").code == "malformed_example"
+
+
+def test_a_missing_feature_is_named_with_those_that_are_there(one_fault, image) -> None:
+    finding = one_fault(encode_example({"picture": image(50), "class": 1}))
+    assert finding.code == "image_missing"
+    assert finding.message == "there is no feature 'image'; the record's features: 'class', 'picture'"
+    assert "data.features.image" in finding.remedy
+    assert one_fault(encode_example({"image": image(51)})).code == "label_missing"
+
+
+def test_a_feature_of_the_wrong_type_or_number_is_named(one_fault, image) -> None:
+    assert one_fault(encode_example({"image": 7, "class": 1})).message == "feature 'image' is int64, not bytes"
+    finding = one_fault(encode_example({"image": image(52), "class": "daisy"}))
+    assert (finding.code, finding.message) == ("label_type", "feature 'class' is bytes, not int64")
+    finding = one_fault(encode_example({"image": image(53), "class": [0, 1]}))
+    assert (finding.code, finding.message) == ("label_count", "feature 'class' has 2 values, not one")
+    assert one_fault(encode_example({"image": [], "class": 1})).code == "image_type"
+
+
+@pytest.mark.parametrize("label", [2, -1, 2**40])
+def test_a_label_out_of_range_is_named(one_fault, record, label: int) -> None:
+    finding = one_fault(record(54, label=label))
+    assert finding.code == "label_out_of_range"
+    assert finding.message == f"label {label} is outside the 2 configured labels (0 to 1)"
+
+
+def test_an_image_of_another_format_is_recognised(one_fault, record, image) -> None:
+    finding = one_fault(record(55, image=image(55, kind="GIF")))
+    assert finding.code == "image_format"
+    assert "looks like a GIF" in finding.message
+    assert one_fault(record(56, image=b"")).code == "image_empty"
+    assert one_fault(record(57, image=b"/9j/4AAQSkZJRg==")).message.endswith("(looks like base64 text (of a JPEG))")
+
+
+def test_a_jpeg_without_its_end_is_decoded_even_outside_the_sample(one_fault, record, image) -> None:
+    finding = one_fault(record(58, image=image(58)[:-60]), limits=ValidationLimits(full_decode_sample=0))
+    assert finding.code == "image_decode"
+    assert "truncated" in finding.message
+
+
+def test_damaged_pixels_are_found_when_the_image_is_in_the_sample(one_fault, record, image) -> None:
+    data = bytearray(image(59, kind="PNG"))
+    middle = len(data) // 2
+    data[middle : middle + 4] = b"\0\0\0\0"
+    assert one_fault(record(59, image=bytes(data))).code == "image_decode"
+
+
+def test_a_damaged_header_is_named(one_fault, record, image) -> None:
+    png = bytearray(image(60, kind="PNG"))
+    png[16] ^= 1
+    assert one_fault(record(60, image=bytes(png))).message == "the PNG's header does not match its checksum"
+    assert one_fault(record(61, image=image(61)[:30])).code == "image_header"
+    assert one_fault(record(62, image=b"\xff\xd8\xff\xd9")).code == "image_header"
+
+
+def test_a_jpeg_that_tensorflow_cannot_decode_is_named(one_fault, record, image) -> None:
+    data = bytearray(image(63))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 4] = 12
+    assert one_fault(record(63, image=bytes(data))).code == "image_unsupported"
+
+
+def test_a_picture_with_too_many_pixels_is_never_decoded(one_fault, record, image) -> None:
+    data = bytearray(image(64))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", 60_000, 60_000)
+    finding = one_fault(record(64, image=bytes(data)))
+    assert finding.code == "image_too_large"
+    assert "60000 x 60000" in finding.message
+
+
+def test_grey_cmyk_and_progressive_jpegs_are_accepted(check, record, shard, image) -> None:
+    records = [record(seed) for seed in range(16)]
+    for seed, mode in enumerate(("L", "CMYK"), start=70):
+        stream = io.BytesIO()
+        Image.frombytes("RGB", (20, 16), bytes(range(240)) * 4).convert(mode).save(stream, "JPEG")
+        records.append(record(seed, image=stream.getvalue()))
+    records.append(record(72, image=image(72, progressive=True)))
+    verdict = check({"train-0": shard(records)})
+    assert verdict.accepted, verdict.findings
+
+
+def test_empty_shards_are_warned_about(check, record, shard, good_eval) -> None:
+    verdict = check(
+        {
+            "train-0": shard([record(0), record(1)]),
+            "train-1": b"",
+            "train-2": gzip.compress(b""),
+            "eval-0": good_eval,
+        }
+    )
+    assert verdict.accepted
+    assert [(finding.severity, finding.code, finding.shard) for finding in verdict.findings] == [
+        ("warning", "empty_shard", "train-1"),
+        ("warning", "empty_shard", "train-2"),
+    ]
+    assert verdict.findings[0].message == "the shard is empty (0 bytes)"
+    assert verdict.reason().endswith("4 shards, 2 warnings")
+
+
+def test_findings_are_capped_but_counted(check, record, shard, good_eval) -> None:
+    records = [record(seed, label=9) for seed in range(50)] + [record(seed) for seed in range(50, 60)]
+    limits = ValidationLimits(max_findings_per_code=3)
+    verdict = check({"train-0": shard(records), "eval-0": good_eval}, limits=limits)
+    assert verdict.finding_counts == {"label_out_of_range": 50}
+    assert [finding.record for finding in verdict.findings] == [0, 1, 2]
+    assert verdict.reason().endswith("(and 49 more findings)")
+
+
+def test_as_many_bad_records_as_the_trainer_skips_are_warnings(check, record, shard, good_eval) -> None:
+    data = {"train-0": shard([*map(record, range(93)), record(93, label=9)]), "eval-0": good_eval}
+    tolerant = check(data, limits=ValidationLimits(max_bad_records=0.01))
+    assert tolerant.accepted
+    assert [finding.severity for finding in tolerant.findings] == ["warning"]
+    assert not check(data, limits=ValidationLimits(max_bad_records=0.009)).accepted
+
+
+def test_a_cut_shard_is_never_tolerated(check, record, shard, good_eval) -> None:
+    data = {"train-0": shard(map(record, range(99)))[:-1], "eval-0": good_eval}
+    assert not check(data, limits=ValidationLimits(max_bad_records=0.5)).accepted
+
+
+def test_a_shard_of_nothing_but_bad_records_is_given_up(check, record, shard, good_eval) -> None:
+    data = shard([*map(record, range(3)), *[b""] * 50])
+    verdict = check({"train-0": data, "eval-0": good_eval}, limits=ValidationLimits(max_bad_records_per_shard=10))
+    assert not verdict.accepted
+    assert verdict.coverage.records == 13 + 6
+    assert verdict.finding_counts == {"image_missing": 10, "given_up": 1}
+    assert verdict.findings[-1].message == "given up after 10 unusable records of 13"
