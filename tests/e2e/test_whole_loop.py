@@ -178,9 +178,7 @@ def test_the_endpoint_and_the_published_file_answer_the_same_pictures(stack: Sta
     assert mobile is not None
     pictures = unseen(data)
 
-    of_cloud = answers.ask_cloud(
-        str(cloud.document.current.facts["endpoint"]), pictures, environment=stack.environment
-    )
+    of_cloud = answers.ask_cloud(str(cloud.document.current.facts["endpoint"]), pictures, environment=stack.environment)
     tflite = answers.download_to_phone(
         str(mobile.document.current.facts["firebase_model"]), environment=stack.environment
     )

@@ -15,6 +15,7 @@ from typing import Any
 from dualdeploy import training
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.errors import UnusableResult
+from dualdeploy.images import UnreadableImage
 from dualdeploy.ledger import Run
 from dualdeploy.object_store import ABSENT, GenerationChanged, ObjectMissing, ObjectStore
 from dualdeploy.training import TrainingResult
@@ -63,10 +64,13 @@ def export(
     models: ObjectStore,
     data: ObjectStore,
     settings: PublisherSettings,
+    converter: Sequence[str] = conversion.CONVERTER,
 ) -> Export:
     """Convert, describe, check on the held-out pictures and store under a name made of the content.
 
-    Repeating it writes the same object or another one, never over one that a phone may be downloading.
+    Repeating it writes the same object or another one, never over one that a phone may be downloading. `converter` is
+    the program that converts (see `conversion.convert`). Raises CannotEverSucceed's children for everything that
+    training again, or another variant, would have to mend.
     """
     result = read_result(run, models)
     with tempfile.TemporaryDirectory(prefix="export-") as folder:
@@ -78,6 +82,7 @@ def export(
             variant=variant,
             timeout=settings.conversion_timeout_seconds,
             memory_bytes=settings.conversion_memory_mb * 1_000_000 or None,
+            converter=converter,
         )
         tflite = tflite_metadata.describe(
             converted.path.read_bytes(),
@@ -88,13 +93,16 @@ def export(
             version=run.run_id,
             extra={"run_id": run.run_id, "dataset": run.dataset, "variant": variant},
         )
-    agreement = on_device.agreement(tflite, _golden(result, models), labels=result.labels)
+    try:
+        agreement = on_device.agreement(tflite, _golden(result, models), labels=result.labels)
+    except UnreadableImage as exc:
+        raise UnusableResult(f"{result.artifacts.golden} is no golden set: {exc}") from exc
     if agreement.same_label < MIN_AGREEMENT:
         raise ConversionDisagrees(
             f"the {variant} file agrees with its source model on {agreement.same_label:.0%} of"
             f" {agreement.examples} golden pictures; at least {MIN_AGREEMENT:.0%} are needed"
         )
-    evaluation = on_device.evaluate(tflite, held_out.examples(run, config, data), labels=result.labels)
+    evaluation = on_device.evaluate(tflite, held_out.examples(run, data), labels=result.labels)
     digest = hashlib.sha256(tflite).hexdigest()
     name = f"mobile/{run.dataset}/{run.run_id}/{digest[:12]}/model.tflite"
     with contextlib.suppress(GenerationChanged):

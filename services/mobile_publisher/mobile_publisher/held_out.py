@@ -8,28 +8,31 @@ import google_crc32c
 
 from dualdeploy import shards as shard_names
 from dualdeploy import tfrecord
-from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.errors import UnusableResult
 from dualdeploy.ledger import Run
 from dualdeploy.object_store import ObjectMissing, ObjectStore
 from dualdeploy.shard_versions import open_shard
+from dualdeploy.tfrecord import CorruptRecords
+from dualdeploy.training import FeatureNames
 
 #: Without named evaluation shards one picture in five is held out, by its own bytes: the trainer's very rule.
 HELD_OUT_ONE_IN = 5
 
 
-def examples(run: Run, config: DatasetConfig, store: ObjectStore) -> Iterator[tuple[bytes, int]]:
+def examples(run: Run, store: ObjectStore) -> Iterator[tuple[bytes, int]]:
     """Pairs of a picture's bytes and the index of its label, one at a time.
 
-    Records that the trainer skips (no picture, no label, a label out of range) are skipped here too. Raises
-    UnusableResult when a shard was replaced or deleted since the run: another picture set would prove nothing.
+    Features and labels are those that the run was trained with, whatever the configuration says by now. Records that
+    the trainer skips (damaged, no picture, no label, a label out of range) are skipped here too. Raises UnusableResult
+    when a shard was replaced or deleted since the run: another picture set would prove nothing.
     """
+    features, classes = FeatureNames.model_validate(run.config["data"]["features"]), len(run.config["labels"])
     named = [shard for shard in run.snapshot.shards if shard_names.is_held_out(shard.name)]
     for shard in named or run.snapshot.shards:
         try:
             with open_shard(store, shard) as stream:
-                for record in tfrecord.read_records(stream, name=shard.name):
-                    pair = _pair(record.data, config)
+                for record in tfrecord.read_records(stream, name=shard.name, damaged=_skip):
+                    pair = _pair(record.data, features, classes)
                     if pair and (named or is_held_out(pair[0])):
                         yield pair
         except ObjectMissing as exc:
@@ -37,6 +40,8 @@ def examples(run: Run, config: DatasetConfig, store: ObjectStore) -> Iterator[tu
                 f"{store.uri(shard.name)} is no longer what {run.run_id} was trained with, so the file cannot be"
                 " checked on the run's held-out pictures; train again"
             ) from exc
+        except CorruptRecords as exc:
+            raise UnusableResult(f"the held-out pictures of {run.run_id} cannot be read: {exc}") from exc
 
 
 def is_held_out(image: bytes) -> bool:
@@ -44,11 +49,18 @@ def is_held_out(image: bytes) -> bool:
     return int(google_crc32c.value(image)) % HELD_OUT_ONE_IN == 0
 
 
-def _pair(data: bytes, config: DatasetConfig) -> tuple[bytes, int] | None:
-    example = tfrecord.parse_example(data)
-    image, label = example.get(config.data.features.image), example.get(config.data.features.label)
+def _skip(_damaged: CorruptRecords) -> None:
+    """The trainer counts damaged records and leaves them out."""
+
+
+def _pair(data: bytes, features: FeatureNames, classes: int) -> tuple[bytes, int] | None:
+    try:
+        example = tfrecord.parse_example(data)
+    except CorruptRecords:
+        return None
+    image, label = example.get(features.image), example.get(features.label)
     if image is None or label is None or (image.kind, label.kind) != ("bytes", "int64"):
         return None
-    if not image.values or not label.values or not 0 <= label.values[0] < len(config.labels):
+    if len(image.values) != 1 or len(label.values) != 1 or not 0 <= label.values[0] < classes:
         return None
     return bytes(image.values[0]), int(label.values[0])

@@ -55,7 +55,7 @@ def download(store: ObjectStore, prefix: str, folder: Path) -> None:
 
 def _copy(store: ObjectStore, found: ObjectSummary, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    checksum: Any = google_crc32c.Checksum()  # type: ignore[no-untyped-call]  # the package is half typed
+    checksum: Any = google_crc32c.Checksum()  # the package is half typed
     # The generation of the listing: a model that is replaced meanwhile must not arrive as a mixture.
     with store.open(found.name, generation=found.generation) as source, path.open("wb") as target:
         while chunk := source.read(_CHUNK):

@@ -36,6 +36,19 @@ OVERRIDES: tuple[tuple[str, type, str], ...] = (
     ("max-bad-records", float, "share of records that may be unusable, 0 to 1"),
 )
 
+#: The same for its `recipe`; dualdeploy.training.Recipe has the limits and defaults.
+RECIPE_OVERRIDES: tuple[tuple[str, type, str], ...] = (
+    ("augmentation", str, "standard, light or none"),
+    ("label-smoothing", float, "share of the target's probability spread over all classes"),
+    ("weight-decay", float, "of AdamW, on kernels only"),
+    ("class-weights", str, "auto or none: whether rare classes count more"),
+    ("warm-up", float, "share of a phase in which the learning rate rises"),
+    ("early-stopping", int, "epochs without a lower held-out loss after which training ends; 0: never"),
+    ("head-share", float, "pretrained only: share of the epochs that trains the head alone"),
+    ("fine-tuned-share", float, "pretrained only: share of the base that learns after that"),
+    ("fine-tuning-rate", float, "pretrained only: its learning rate, as a share of the highest"),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Order:
@@ -81,7 +94,7 @@ def parse(argv: Sequence[str] | None) -> CommandLine:
     parser.add_argument("--label-feature", default="", help="feature with the class index (default class)")
     parser.add_argument("--cache", type=Path, help="keep fetched shards here (default: a temporary folder)")
     parser.add_argument("--patience", type=float, default=300.0, help="seconds to wait for Cloud Storage")
-    for name, kind, describes in OVERRIDES:
+    for name, kind, describes in (*OVERRIDES, *RECIPE_OVERRIDES):
         parser.add_argument(f"--{name}", type=kind, help=describes)
     flags = parser.parse_args(argv)
     return CommandLine(flags.target, flags.job, flags)
@@ -165,8 +178,10 @@ def _identifier(name: str) -> str:
 def _override(values: dict[str, Any], flags: argparse.Namespace) -> None:
     training = values.setdefault("training", {})
     features = values.setdefault("features", {})
+    recipe = training.setdefault("recipe", {}) if isinstance(training, dict) else {}
     for section, name, value in (
         *((training, name.replace("-", "_"), None) for name, _, _ in OVERRIDES),
+        *((recipe, name.replace("-", "_"), None) for name, _, _ in RECIPE_OVERRIDES),
         (features, "image", flags.image_feature),
         (features, "label", flags.label_feature),
     ):

@@ -38,12 +38,16 @@ class Staging:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
     def write(self, name: str, data: bytes) -> None:
         (self.rest / name).write_bytes(data)
 
 
 def places(job: TrainingJob, environ: Mapping[str, str] = os.environ) -> Artifacts:
-    """Where each artifact goes. Vertex AI names the SavedModel's folder itself, in AIP_MODEL_DIR.
+    """Where each artifact goes. Vertex AI names two folders itself, in AIP_MODEL_DIR and AIP_TENSORBOARD_LOG_DIR.
 
     Source: https://cloud.google.com/vertex-ai/docs/training/code-requirements#environment-variables
     """
@@ -55,6 +59,9 @@ def places(job: TrainingJob, environ: Mapping[str, str] = os.environ) -> Artifac
         metrics=f"{directory}/metrics.json",
         golden=f"{directory}/golden.json",
         labels=f"{directory}/labels.txt",
+        confusion_chart=f"{directory}/confusion.png",
+        curves_chart=f"{directory}/curves.png",
+        logs=environ.get("AIP_TENSORBOARD_LOG_DIR", "").rstrip("/") or f"{directory}/logs",
     )
 
 
@@ -63,6 +70,7 @@ def publish(staging: Staging, job: TrainingJob, where: Artifacts, patience: Pati
     folders = {
         staging.model: where.saved_model,
         staging.pixels_model: where.pixels_model,
+        staging.logs: where.logs or "",
         staging.rest: job.output.directory.rstrip("/"),
     }
     locations.publish_folders(folders, patience)

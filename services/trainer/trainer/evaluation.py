@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,15 +15,11 @@ from trainer.examples import Examples
 BATCH = 64
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """The metrics, and how fast they were computed on this machine."""
-
-    metrics: Metrics
-    images_per_second: float
+#: Intervals of confidence for the calibration error: 15 of equal width, as in Guo et al. (2017).
+CALIBRATION_BINS = 15
 
 
-def evaluate(predict: Callable[[Any], Any], examples: Examples, labels: Sequence[str]) -> Evaluation:
+def evaluate(predict: Callable[[Any], Any], examples: Examples, labels: Sequence[str]) -> Metrics:
     """Run `predict` (pixels [batch, side, side, 3] to probabilities [batch, classes]) over all examples."""
     began = time.perf_counter()
     parts = [
@@ -33,7 +28,7 @@ def evaluate(predict: Callable[[Any], Any], examples: Examples, labels: Sequence
     ]
     seconds = time.perf_counter() - began
     metrics = measure(np.concatenate(parts), examples.labels, labels)
-    return Evaluation(metrics, len(examples) / max(seconds, 1e-9))
+    return metrics.model_copy(update={"images_per_second": round(len(examples) / max(seconds, 1e-9), 1)})
 
 
 def measure(probabilities: npt.NDArray[Any], truth: npt.NDArray[np.int32], labels: Sequence[str]) -> Metrics:
@@ -52,7 +47,24 @@ def measure(probabilities: npt.NDArray[Any], truth: npt.NDArray[np.int32], label
         examples=len(truth),
         per_class=per_class,
         confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+        top_2=_top_2(probabilities, truth),
+        calibration_error=_calibration_error(probabilities, predicted == truth),
     )
+
+
+def _top_2(probabilities: npt.NDArray[Any], truth: npt.NDArray[np.int32]) -> float:
+    """Share of the examples whose class is among the two most probable; with two classes that is all of them."""
+    best_two = np.argpartition(-probabilities, 1, axis=1)[:, :2]
+    return float((best_two == truth[:, None]).any(axis=1).mean())
+
+
+def _calibration_error(probabilities: npt.NDArray[Any], right: npt.NDArray[np.bool_]) -> float:
+    """Mean distance of confidence and accuracy over bins of confidence, weighted by their examples."""
+    confidence = probabilities.max(axis=1).astype(float)
+    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
+    # |mean confidence - accuracy| * examples is |sum of confidence - number right|.
+    gaps = np.bincount(bins, confidence - right, CALIBRATION_BINS)
+    return float(np.abs(gaps).sum() / len(confidence))
 
 
 def _class_metrics(confusion: npt.NDArray[Any], index: int) -> ClassMetrics:

@@ -81,11 +81,33 @@ class Examples:
 
 
 @dataclasses.dataclass(frozen=True)
+class EncodedPictures:
+    """JPEG and PNG files one after the other in `path`; `ends` are the positions where each stops."""
+
+    path: Path
+    ends: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __iter__(self) -> Iterator[bytes]:
+        start = 0
+        with self.path.open("rb") as stream:
+            for end in self.ends:
+                yield stream.read(end - start)
+                start = end
+
+
+@dataclasses.dataclass(frozen=True)
 class DataSet:
-    """What was loaded. `train` is uint8 with a margin to crop, `held_out` float32 exactly as it will be served."""
+    """What was loaded. `train` is uint8 with a margin to crop, `held_out` float32 exactly as it will be served.
+
+    `encoded`: the held-out pictures as they came, in the same order, if they were asked for.
+    """
 
     train: Examples
     held_out: Examples
+    encoded: EncodedPictures | None
     golden: Sequence[GoldenPicture]
     bad_records: Sequence[BadRecord]
     skipped: int
@@ -101,14 +123,19 @@ def load(
     image_size: int,
     max_bad_records: float,
     folder: Path,
+    margin: bool = True,
+    keep_encoded: bool = False,
 ) -> DataSet:
     """Read all shards; decoded pictures go to files in `folder`, mapped into memory.
+
+    Training pictures are kept with a `margin` to crop; `keep_encoded` keeps the held-out ones as they came, too.
 
     Raises UnusableData that names the shard when one cannot be read to its end, the records when more than the
     share `max_bad_records` cannot be used, and the classes that have no picture to learn from.
     """
-    reader = _Reader(features, len(labels), image_size, split_by_hash=not held_out)
-    with _Kept(image_size, len(labels), folder) as kept:
+    side = training_side(image_size) if margin else image_size
+    reader = _Reader(features, len(labels), image_size, side, split_by_hash=not held_out)
+    with _Kept(image_size, side, len(labels), folder, keep_encoded=keep_encoded) as kept:
         for shards, evaluation in ((train, False), (held_out, True)):
             for prepared in _ahead(reader, shards, evaluation=evaluation):
                 kept.add(prepared)
@@ -149,6 +176,7 @@ class _Reader:
     features: FeatureNames
     classes: int
     image_size: int
+    training_side: int
     split_by_hash: bool
 
     def prepare(self, shard: Shard, index: int, record: bytes, evaluation: bool) -> _Prepared | BadRecord:
@@ -181,7 +209,7 @@ class _Reader:
         if held_out:
             return resize_bilinear(image, self.image_size)
         # A quarter of the memory, and half a grey level of rounding is nothing beside the augmentation.
-        return np.rint(resize_bilinear(image, training_side(self.image_size))).astype(np.uint8)
+        return np.rint(resize_bilinear(image, self.training_side)).astype(np.uint8)
 
 
 def _ahead(reader: _Reader, shards: Sequence[Shard], *, evaluation: bool) -> Iterator[_Prepared | BadRecord]:
@@ -224,11 +252,12 @@ def _named(damaged: list[CorruptRecords]) -> Iterator[tuple[int, BadRecord]]:
 class _Kept:
     """What has been read so far: pixels in files, everything else in memory. Leaving the block closes the files."""
 
-    def __init__(self, image_size: int, classes: int, folder: Path) -> None:
+    def __init__(self, image_size: int, side: int, classes: int, folder: Path, *, keep_encoded: bool) -> None:
         self._files = {
-            False: _PixelFile(folder / "train.pixels", training_side(image_size), np.dtype(np.uint8)),
+            False: _PixelFile(folder / "train.pixels", side, np.dtype(np.uint8)),
             True: _PixelFile(folder / "held-out.pixels", image_size, np.dtype(np.float32)),
         }
+        self._encoded = _ByteFile(folder / "held-out.pictures") if keep_encoded else None
         self._golden: list[list[tuple[int, int, bytes]]] = [[] for _ in range(classes)]
         self.bad: list[BadRecord] = []
         self.skipped = 0
@@ -238,7 +267,7 @@ class _Kept:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in self._files.values():
+        for file in (*self._files.values(), *([self._encoded] if self._encoded else [])):
             file.close()
 
     def add(self, prepared: _Prepared | BadRecord) -> None:
@@ -251,6 +280,8 @@ class _Kept:
         self._files[prepared.held_out].append(prepared.pixels, prepared.label)
         if prepared.held_out:
             self._consider(prepared)
+            if self._encoded:
+                self._encoded.append(prepared.data)
 
     def _consider(self, prepared: _Prepared) -> None:
         """Keep the pictures with the smallest checksums: the same ones whatever order the shards come in."""
@@ -268,23 +299,22 @@ class _Kept:
             for _, _, data in sorted(chosen, reverse=True)
         ]
         train, held_out = self._files[False].finish(), self._files[True].finish()
-        return DataSet(train, held_out, golden, tuple(self.bad), self.skipped, split)
+        encoded = self._encoded.finish() if self._encoded else None
+        return DataSet(train, held_out, encoded, golden, tuple(self.bad), self.skipped, split)
 
 
-class _PixelFile:
-    """Pictures of one size in a file: the system keeps its pages in memory as long as there is room for them."""
+class _ScratchFile:
+    """A file that is written to its end and then read; a full disk is told as such."""
 
-    def __init__(self, path: Path, side: int, dtype: np.dtype[Any]) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._shape = (side, side, 3)
-        self._dtype = dtype
-        self._labels: list[int] = []
+        self._written = 0
         self._stream = path.open("wb")
 
-    def append(self, pixels: npt.NDArray[Any], label: int) -> None:
+    def _append(self, data: bytes | memoryview) -> None:
         with self._room():
-            self._stream.write(pixels.data)
-        self._labels.append(label)
+            self._stream.write(data)
+        self._written += 1
 
     @contextlib.contextmanager
     def _room(self) -> Iterator[None]:
@@ -292,7 +322,7 @@ class _PixelFile:
             yield
         except OSError as exc:
             raise UnusableData(
-                f"{self._path.parent} has no room for the decoded pictures ({len(self._labels)} written): {exc}. "
+                f"{self._path.parent} has no room for the decoded pictures ({self._written} written): {exc}. "
                 "Give the machine a larger boot disk, set TMPDIR, or train with a smaller image_size"
             ) from exc
 
@@ -301,14 +331,47 @@ class _PixelFile:
         with contextlib.suppress(OSError):
             self._stream.close()
 
-    def finish(self) -> Examples:
+    def _complete(self) -> None:
         with self._room():
             self._stream.close()
+
+
+class _PixelFile(_ScratchFile):
+    """Pictures of one size: the system keeps the file's pages in memory as long as there is room for them."""
+
+    def __init__(self, path: Path, side: int, dtype: np.dtype[Any]) -> None:
+        super().__init__(path)
+        self._shape = (side, side, 3)
+        self._dtype = dtype
+        self._labels: list[int] = []
+
+    def append(self, pixels: npt.NDArray[Any], label: int) -> None:
+        self._append(pixels.data)
+        self._labels.append(label)
+
+    def finish(self) -> Examples:
+        self._complete()
         labels = np.array(self._labels, dtype=np.int32)
         shape = (len(labels), *self._shape)
         if not len(labels):  # an empty file cannot be mapped
             return Examples(np.zeros(shape, self._dtype), labels)
         return Examples(np.memmap(self._path, self._dtype, mode="r", shape=shape), labels)
+
+
+class _ByteFile(_ScratchFile):
+    """Pictures as they came."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._ends: list[int] = []
+
+    def append(self, data: bytes) -> None:
+        self._append(data)
+        self._ends.append(len(data) + (self._ends[-1] if self._ends else 0))
+
+    def finish(self) -> EncodedPictures:
+        self._complete()
+        return EncodedPictures(self._path, tuple(self._ends))
 
 
 def _refuse_too_many(bad: Sequence[BadRecord], skipped: int, seen: int, allowed: float) -> None:

@@ -22,7 +22,14 @@ from typing import TypeVar
 import google_crc32c
 
 from dualdeploy.errors import RetryLater
-from dualdeploy.object_store import ABSENT, GcsObjectStore, Generation, GenerationChanged, ObjectMissing
+from dualdeploy.object_store import (
+    ABSENT,
+    GcsObjectStore,
+    Generation,
+    GenerationChanged,
+    ObjectMissing,
+    open_content,
+)
 from dualdeploy.training import ShardReference
 from trainer.examples import Shard
 from trainer.failures import UnusableData, UnusableJob, UnwritableOutput
@@ -85,6 +92,57 @@ def read(location: str, patience: Patience) -> bytes:
         raise UnusableJob(f"{location} cannot be read: {exc}") from exc
 
 
+def read_if_present(location: str, patience: Patience) -> bytes | None:
+    """The whole content of a file, or None when there is none that can be read."""
+    try:
+        if not is_gs(location):
+            return Path(location).read_bytes()
+        bucket, name = split_gs(location)
+        store = GcsObjectStore(bucket)
+        return patience.call(f"reading {location}", lambda: store.read(name).data)
+    except (ObjectMissing, OSError):
+        return None
+
+
+def remove(location: str, patience: Patience) -> None:
+    """Remove one file if it is there."""
+    if not is_gs(location):
+        Path(location).unlink(missing_ok=True)
+        return
+    bucket, name = split_gs(location)
+    store = GcsObjectStore(bucket)
+    generation = patience.call(f"looking for {location}", lambda: _current(store, name))
+    if generation != ABSENT:
+        patience.call(f"removing {location}", lambda: store.delete(name, expect=generation))
+
+
+def fetch_folder(location: str, folder: Path, patience: Patience) -> Path:
+    """A copy on this machine of everything below `location`. Raises UnusableData when there is nothing."""
+    if not is_gs(location):
+        if not Path(location).is_dir():
+            raise UnusableData(f"{location} is not a folder")
+        return Path(location)
+    bucket, prefix = split_gs(f"{location.rstrip('/')}/")
+    store = GcsObjectStore(bucket)
+    found = patience.call(f"listing {location}", lambda: [object_.name for object_ in store.list(prefix)])
+    if not found:
+        raise UnusableData(f"there is nothing below {location}")
+
+    def copy(name: str) -> None:
+        path = folder / name.removeprefix(prefix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        reference = ShardReference(uri=store.uri(name))
+        patience.call(f"fetching {reference.uri}", lambda: _copy(store, name, reference, path))
+
+    try:
+        with _transfers() as transfers:
+            for done in [transfers.submit(copy, name) for name in found if not name.endswith("/")]:
+                done.result()
+    except ObjectMissing as exc:
+        raise UnusableData(f"{location} changed while it was fetched: {exc}") from exc
+    return folder
+
+
 def fetch_shards(references: Sequence[ShardReference], folder: Path, patience: Patience) -> list[Shard]:
     """The shards as local files, in the same order; those on Cloud Storage are copied to `folder` in parallel."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +187,8 @@ def _copy(store: GcsObjectStore, name: str, reference: ShardReference, path: Pat
     checksum = google_crc32c.Checksum()
     partial = path.with_name(f".{path.name}.{os.getpid()}.{id(checksum):x}")
     try:
-        with store.open(name, generation=generation) as source, partial.open("wb") as target:
+        source = open_content(store, name, generation=generation, crc32c=reference.crc32c)
+        with source, partial.open("wb") as target:
             while block := source.read(BLOCK):
                 checksum.update(block)
                 target.write(block)

@@ -9,57 +9,84 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dualdeploy import logs
-from dualdeploy.training import DataUsed, Metrics, ShardReference, TrainingJob, TrainingResult, as_mapping
-from trainer import artifacts, examples, locations, progress
+from dualdeploy.errors import DualDeployError
+from dualdeploy.object_store import GenerationChanged
+from dualdeploy.training import (
+    Artifacts,
+    DataUsed,
+    LiveMetrics,
+    Metrics,
+    ShardReference,
+    TrainingJob,
+    TrainingResult,
+    as_mapping,
+)
+from trainer import artifacts, checkpoints, examples, locations, progress
 from trainer.arguments import Order
-from trainer.examples import DataSet, Examples
-from trainer.failures import OutOfMemory, UnusableData, UnusableWeights
+from trainer.background import BackgroundWriter
+from trainer.departure import Departure
+from trainer.examples import DataSet
+from trainer.failures import OutOfMemory, UnusableData, UnusableJob, UnusableWeights
 from trainer.locations import Patience
 from trainer.progress import Reporter
 
+if TYPE_CHECKING:
+    from trainer.fitting import Fitted, Memory
+
 log = logging.getLogger("trainer")
 
-#: Held-out pictures that are looked at after every epoch; all of them are at the end.
-WATCHED = 500
+#: Seconds that the last checkpoint may take to be written when the machine is taken away. Vertex AI gives half a
+#: minute, and removing the scratch folder takes some of it.
+LAST_WRITE = 20.0
 
 
-def run(order: Order, *, work: Path, reporter: Reporter) -> TrainingResult:
+def run(order: Order, *, work: Path, reporter: Reporter, departure: Departure) -> TrainingResult:
     """Carry out `order` with `work` as scratch space; returns the result that was written.
 
-    Raises the errors of `trainer.failures` and ServiceUnavailable; the result document is only there on success.
+    An attempt that was interrupted after an epoch is gone on with. Raises the errors of `trainer.failures` and
+    ServiceUnavailable; the result document is only there on success.
     """
     job, patience, clock = order.job, Patience(order.patience), _Stopwatch()
     with logs.bind(run_id=job.run_id, target=job.target):
         with clock.lap("load"):
             data = _load(job, order.cache or work / "shards", work, patience)
             weights = _weights(job, work, patience)
-        staging = artifacts.Staging(work / "output")
+        staging, where = artifacts.Staging(work / "output"), artifacts.places(job)
         # TensorFlow takes seconds and half a gigabyte to import: faults of the job and of the data come first.
         with clock.lap("import"), progress.native_banners_held_back():
             import keras  # noqa: F401, PLC0415
         with _memory_errors_named(job):
-            fitted = _fit(job, data, weights, clock, reporter)
-            _export(job, data, fitted, staging, clock)
-        where = artifacts.places(job)
+            memory = _memory(job, where, patience, departure)
+            with clock.lap("train"):
+                fitted = _fit(job, data, weights, memory, reporter)
+            with clock.lap("evaluate"):
+                outcome = _Outcome(job, data, fitted, _evaluate(job, data, fitted), _live(job, data, work, patience))
+            with clock.lap("export"):
+                _export(outcome, staging)
+                _report(outcome, staging)
         with clock.lap("upload"):
+            # So that an older log cannot arrive after the complete one.
+            memory.writer.flush(LAST_WRITE)
             artifacts.publish(staging, job, where, patience)
-        result = _result(job, data, fitted.metrics, clock, where)
+        result = _result(outcome, clock, where)
         artifacts.publish_result(result, job.output.result, patience)
+        _forget(memory, patience)
         _summary(result)
     return result
 
 
 @dataclasses.dataclass(frozen=True)
-class _Fitted:
-    """A trained network, its one traced function, and how it did."""
+class _Outcome:
+    """A trained model, and how it and the one that is live do on the same pictures."""
 
-    network: Any
-    predict: Any
+    job: TrainingJob
+    data: DataSet
+    fitted: Fitted
     metrics: Metrics
-    measured: dict[str, Any]
+    live: LiveMetrics | None
 
 
 def _load(job: TrainingJob, cache: Path, work: Path, patience: Patience) -> DataSet:
@@ -71,6 +98,8 @@ def _load(job: TrainingJob, cache: Path, work: Path, patience: Patience) -> Data
         image_size=job.training.image_size,
         max_bad_records=job.training.max_bad_records,
         folder=work,
+        margin=job.training.recipe.augmentation != "none",
+        keep_encoded=job.live is not None,
     )
     for record in data.bad_records:
         log.warning("skipped %s", record)
@@ -95,86 +124,105 @@ def _weights(job: TrainingJob, work: Path, patience: Patience) -> str | Path:
         raise UnusableWeights(f"weights to start from: {exc}") from exc
 
 
-def _fit(job: TrainingJob, data: DataSet, weights: str | Path, clock: _Stopwatch, reporter: Reporter) -> _Fitted:
-    import keras  # noqa: PLC0415  # here and below: imported by `run`, once everything that needs no TensorFlow is done
+def _memory(job: TrainingJob, where: Artifacts, patience: Patience, departure: Departure) -> Memory:
+    """What an earlier attempt left, and a writer whose last write is waited for when the machine is taken away."""
+    from trainer.fitting import Memory  # noqa: PLC0415  # here and below: TensorFlow is imported by `run`, late
 
-    from trainer import architectures, evaluation, recipe  # noqa: PLC0415
+    location = checkpoints.place(job)
+    found = locations.read_if_present(location, patience)
+    earlier = checkpoints.parse(found, checkpoints.fingerprint(job), source=location) if found else None
+    writer = BackgroundWriter(lambda place, content: locations.write(place, content, patience))
 
-    training = job.training
-    history: list[dict[str, Any]] = []
-    with clock.lap("train"):
-        keras.utils.set_random_seed(training.seed)
-        network = architectures.build(
-            training.architecture, classes=len(job.labels), image_size=training.image_size, weights=weights
-        )
-        reporter.expect(training.epochs * (len(data.train) // min(training.batch_size, len(data.train))))
-        predict = recipe.inference(network.model, training.image_size)
-        some = _some(data.held_out)
+    def finish_writing() -> str:
+        if not writer.flush(LAST_WRITE):
+            return f"the newest checkpoint was not written within {LAST_WRITE:.0f} s, an older one may be in {location}"
+        return f"nothing was published as finished, the finished epochs are in {location}"
 
-        def after_epoch(report: recipe.EpochReport) -> None:
-            held_out = evaluation.evaluate(predict, some, job.labels).metrics.accuracy
-            history.append(dataclasses.asdict(report) | {"held_out_accuracy": held_out})
-            log.info(
-                "epoch %d of %d: loss %.3f, accuracy %.3f, held out %.3f, %.0f pictures/s",
-                report.epoch,
-                report.epochs,
-                report.loss,
-                report.accuracy,
-                held_out,
-                report.images_per_second,
-                extra=history[-1],
-            )
-
-        recipe.train(
-            network,
-            data.train.pixels,
-            data.train.labels,
-            plan=recipe.phases(network, epochs=training.epochs, learning_rate=training.learning_rate),
-            image_size=training.image_size,
-            batch_size=training.batch_size,
-            seed=training.seed,
-            after_step=reporter.advance,
-            after_epoch=after_epoch,
-        )
-    with clock.lap("evaluate"):
-        measured = evaluation.evaluate(predict, data.held_out, job.labels)
-    speeds = {"evaluation_images_per_second": measured.images_per_second, "epochs": history}
-    return _Fitted(network, predict, measured.metrics, speeds)
+    departure.before(finish_writing)
+    return Memory(writer, location, where.logs or "", earlier)
 
 
-def _some(examples: Examples) -> Examples:
-    """At most about `WATCHED` held-out pictures, evenly spread: enough to see after each epoch where it goes."""
-    stride = -(-len(examples) // WATCHED)
-    return Examples(examples.pixels[::stride], examples.labels[::stride])
+def _fit(job: TrainingJob, data: DataSet, weights: str | Path, memory: Memory, reporter: Reporter) -> Fitted:
+    from trainer import fitting  # noqa: PLC0415
+
+    return fitting.fit(job, data, weights, memory, reporter)
 
 
-def _export(job: TrainingJob, data: DataSet, fitted: _Fitted, staging: artifacts.Staging, clock: _Stopwatch) -> None:
+def _evaluate(job: TrainingJob, data: DataSet, fitted: Fitted) -> Metrics:
+    from trainer import evaluation  # noqa: PLC0415
+
+    return evaluation.evaluate(fitted.predict, data.held_out, job.labels)
+
+
+def _live(job: TrainingJob, data: DataSet, work: Path, patience: Patience) -> LiveMetrics | None:
+    """How the live model does on the same pictures. That it cannot be asked must not cost the new one."""
+    from trainer import live  # noqa: PLC0415
+
+    if job.live is None or data.encoded is None:
+        return None
+    answer = LiveMetrics(run_id=job.live.run_id, saved_model=job.live.saved_model)
+    try:
+        folder = locations.fetch_folder(job.live.saved_model, work / "live", patience)
+        metrics = live.measure(folder, data.encoded, data.held_out.labels, job.labels)
+    except (live.UnusableModel, UnusableData, UnusableJob) as exc:
+        log.warning("the live model of %s cannot be compared with: %s", job.live.run_id, exc)
+        return answer.model_copy(update={"problem": str(exc)})
+    log.info("the live model of %s has accuracy %.3f on the same pictures", job.live.run_id, metrics.accuracy)
+    return answer.model_copy(update={"metrics": metrics})
+
+
+def _forget(memory: Memory, patience: Patience) -> None:
+    """The result is out: a checkpoint of up to a hundred megabytes has nothing left to say."""
+    try:
+        locations.remove(memory.checkpoint, patience)
+    except (DualDeployError, GenerationChanged, OSError) as exc:
+        log.warning("%s was not removed: %s", memory.checkpoint, exc)
+
+
+def _export(outcome: _Outcome, staging: artifacts.Staging) -> None:
     from trainer import export  # noqa: PLC0415
 
-    with clock.lap("export"):
-        export.write_models(
-            fitted.network,
-            fitted.predict,
-            labels=job.labels,
-            image_size=job.training.image_size,
-            model=staging.model,
-            pixels_model=staging.pixels_model,
-        )
-        fitted.network.model.save(staging.keras)
-        staging.write("labels.txt", "".join(f"{label}\n" for label in job.labels).encode())
-        staging.write("golden.json", export.golden(staging.model, data.golden, job.labels))
-        metrics = {
-            "v": 1,
-            **as_mapping(fitted.metrics),
-            **fitted.measured,
-            "bad_records": [dataclasses.asdict(record) for record in data.bad_records],
-            "skipped_records": data.skipped,
-            "training": as_mapping(job.training),
-        }
-        staging.write("metrics.json", artifacts.as_json(metrics))
+    job, fitted = outcome.job, outcome.fitted
+    export.write_models(
+        fitted.network,
+        fitted.predict,
+        labels=job.labels,
+        image_size=job.training.image_size,
+        model=staging.model,
+        pixels_model=staging.pixels_model,
+    )
+    fitted.network.model.save(staging.keras)
+    staging.write("labels.txt", "".join(f"{label}\n" for label in job.labels).encode())
+    staging.write("golden.json", export.golden(staging.model, outcome.data.golden, job.labels))
 
 
-def _result(job: TrainingJob, data: DataSet, metrics: Metrics, clock: _Stopwatch, where: Any) -> TrainingResult:
+def _report(outcome: _Outcome, staging: artifacts.Staging) -> None:
+    """What people look at: everything measured as JSON, two charts, and TensorBoard's logs."""
+    from trainer import charts, event_log  # noqa: PLC0415
+
+    job, fitted = outcome.job, outcome.fitted
+    document = {
+        "v": 1,
+        **as_mapping(outcome.metrics),
+        "epochs": fitted.history,
+        "course": as_mapping(fitted.course),
+        "live": as_mapping(outcome.live) if outcome.live else None,
+        "bad_records": [dataclasses.asdict(record) for record in outcome.data.bad_records],
+        "skipped_records": outcome.data.skipped,
+        "training": as_mapping(job.training),
+    }
+    staging.write("metrics.json", artifacts.as_json(document))
+    title = f"{job.training.architecture}, {job.run_id}"
+    staging.write("confusion.png", charts.confusion(outcome.metrics, job.labels, title=title))
+    staging.write("curves.png", charts.curves(fitted.history, best_epoch=fitted.course.best_epoch, title=title))
+    for name, content in event_log.encode(fitted.history).items():
+        path = staging.logs / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def _result(outcome: _Outcome, clock: _Stopwatch, where: Artifacts) -> TrainingResult:
+    job, data = outcome.job, outcome.data
     return TrainingResult(
         run_id=job.run_id,
         dataset=job.dataset,
@@ -185,7 +233,9 @@ def _result(job: TrainingJob, data: DataSet, metrics: Metrics, clock: _Stopwatch
         image_size=job.training.image_size,
         labels=job.labels,
         artifacts=where,
-        metrics=metrics,
+        metrics=outcome.metrics,
+        live=outcome.live,
+        course=outcome.fitted.course,
         data=DataUsed(
             train_examples=len(data.train),
             eval_examples=len(data.held_out),

@@ -81,6 +81,20 @@ class Accelerator(_Section):
     count: int = Field(default=1, ge=1, le=16)
 
 
+class Recipe(_Section):
+    """How the network learns; the same keys and defaults as `dualdeploy.training.Recipe`, which the trainer reads."""
+
+    augmentation: Literal["standard", "light", "none"] = "standard"
+    label_smoothing: float = Field(default=0.05, ge=0, lt=1)
+    weight_decay: float = Field(default=0.01, ge=0, lt=1)
+    class_weights: Literal["auto", "none"] = "auto"
+    warm_up: float = Field(default=0.15, ge=0, lt=1)
+    early_stopping: int = Field(default=8, ge=0)
+    head_share: Fraction = 0.3
+    fine_tuned_share: Fraction = 0.4
+    fine_tuning_rate: float = Field(default=0.1, gt=0, le=1)
+
+
 class TargetTraining(_Section):
     """How one of the two models is trained. Sizes in pixels, `timeout` a duration."""
 
@@ -92,6 +106,7 @@ class TargetTraining(_Section):
     learning_rate: float = Field(default=0.001, gt=0, lt=10)
     seed: int = Field(default=0, ge=0)
     max_bad_records: Fraction = 0.01
+    recipe: Recipe = Recipe()
     machine: str = "n1-standard-8"
     accelerator: Accelerator | None = Accelerator()
     spot: bool = True

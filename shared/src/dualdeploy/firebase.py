@@ -91,11 +91,20 @@ class FirebaseMlGateway:
         model = _call(f"get {model_id}", lambda: ml.get_model(model_id))
         model.tags = list(tags)
         model.model_format = ml.TFLiteFormat(model_source=ml.TFLiteGCSModelSource(gcs_uri))
-        return _model(_call(f"update {model_id}", lambda: ml.update_model(model)))
+        return self._unless_locked(ml, model_id, f"update {model_id}", lambda: ml.update_model(model))
 
     def publish(self, model_id: str) -> FirebaseModel:
         ml = self._ml()
-        return _model(_call(f"publish {model_id}", lambda: ml.publish_model(model_id)))
+        return self._unless_locked(ml, model_id, f"publish {model_id}", lambda: ml.publish_model(model_id))
+
+    def _unless_locked(self, ml: Any, model_id: str, what: str, call: Callable[[], Any]) -> FirebaseModel:
+        """A refusal is final, unless an operation still works on the model: perhaps our own, whose answer was lost."""
+        try:
+            return _model(_call(what, call))
+        except RejectedByGoogle as exc:
+            if _call(f"get {model_id}", lambda: ml.get_model(model_id)).locked:
+                raise ServiceUnavailable(f"Firebase ML works on model {model_id}: {exc}") from exc
+            raise
 
     def _ml(self) -> Any:
         with self._lock:

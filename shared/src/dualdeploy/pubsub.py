@@ -46,7 +46,7 @@ class PubSubPublisher:
             return str(future.result(timeout=self._timeout + 5))
         except (google_errors.ServerError, google_errors.TooManyRequests, google_errors.RetryError) as exc:
             raise ServiceUnavailable(f"Pub/Sub did not accept a message for {topic}: {exc}") from exc
-        except google_errors.Aborted as exc:
+        except (google_errors.Aborted, google_errors.Cancelled) as exc:
             raise ServiceUnavailable(f"Pub/Sub aborted a message for {topic}: {exc}") from exc
         except google_errors.GoogleAPICallError as exc:
             raise RejectedByGoogle(f"Pub/Sub refused a message for {topic}: {exc}") from exc

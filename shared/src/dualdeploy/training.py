@@ -48,6 +48,24 @@ class FeatureNames(_Document):
     label: str = "class"
 
 
+class Recipe(_Document):
+    """How the network learns. Shares are of 0..1; docs/training.md says what each does and what was measured.
+
+    `early_stopping` counts epochs without a lower held-out loss (0: never stop); the three about fine-tuning only
+    matter for weights other than none.
+    """
+
+    augmentation: Literal["standard", "light", "none"] = "standard"
+    label_smoothing: float = Field(default=0.05, ge=0, lt=1)
+    weight_decay: float = Field(default=0.01, ge=0, lt=1)
+    class_weights: Literal["auto", "none"] = "auto"
+    warm_up: float = Field(default=0.15, ge=0, lt=1)
+    early_stopping: int = Field(default=8, ge=0)
+    head_share: float = Field(default=0.3, ge=0, le=1)
+    fine_tuned_share: float = Field(default=0.4, ge=0, le=1)
+    fine_tuning_rate: float = Field(default=0.1, gt=0, le=1)
+
+
 class TrainingParameters(_Document):
     architecture: str
     weights: str = "none"
@@ -57,6 +75,14 @@ class TrainingParameters(_Document):
     learning_rate: float = 0.001
     seed: int = 0
     max_bad_records: float = 0.01
+    recipe: Recipe = Recipe()
+
+
+class LiveModel(_Document):
+    """The model that serves when a job is launched: measured again on the new job's held-out pictures."""
+
+    run_id: str
+    saved_model: str
 
 
 class OutputLocations(_Document):
@@ -78,15 +104,21 @@ class TrainingJob(_Document):
     shards: ShardSplit
     training: TrainingParameters
     output: OutputLocations
+    live: LiveModel | None = None
 
 
 class Artifacts(_Document):
+    """Where everything is; what a result of an older trainer does not have is None."""
+
     saved_model: str
     pixels_model: str
     keras: str
     metrics: str
     golden: str
     labels: str
+    confusion_chart: str | None = None
+    curves_chart: str | None = None
+    logs: str | None = None
 
 
 class ClassMetrics(_Document):
@@ -97,13 +129,38 @@ class ClassMetrics(_Document):
 
 
 class Metrics(_Document):
-    """Measured on the held-out examples; `confusion[true][predicted]` counts them."""
+    """Measured on the held-out examples; `confusion[true][predicted]` counts them.
+
+    `top_2`: share whose class is among the two most probable. `calibration_error`: by how much confidence and
+    accuracy differ on average (expected calibration error, 15 bins of equal width).
+    """
 
     accuracy: float = Field(ge=0, le=1)
     loss: float
     examples: int = Field(ge=1)
     per_class: Mapping[str, ClassMetrics] = {}
     confusion: tuple[tuple[int, ...], ...] = ()
+    top_2: float | None = Field(default=None, ge=0, le=1)
+    calibration_error: float | None = Field(default=None, ge=0, le=1)
+    images_per_second: float | None = None
+
+
+class LiveMetrics(_Document):
+    """The model that was live, on the same held-out pictures; `metrics` is None when `problem` says why not."""
+
+    run_id: str
+    saved_model: str
+    metrics: Metrics | None = None
+    problem: str = ""
+
+
+class Course(_Document):
+    """How training went: epochs planned and trained, the one whose weights were kept, and where it was resumed."""
+
+    epochs: int
+    epochs_trained: int
+    best_epoch: int
+    resumed_at: tuple[int, ...] = ()
 
 
 class DataUsed(_Document):
@@ -129,6 +186,8 @@ class TrainingResult(_Document):
     metrics: Metrics
     data: DataUsed
     seconds: Mapping[str, float] = {}
+    live: LiveMetrics | None = None
+    course: Course | None = None
 
 
 def parse_result(data: bytes, *, source: str) -> TrainingResult:

@@ -506,14 +506,15 @@ def _call(what: str, call: Callable[[], Result]) -> Result:
         raise ResourceMissing(f"Vertex AI, {what}: {exc.message}") from exc
     except google_errors.Conflict as exc:
         raise ResourceConflict(f"Vertex AI, {what}: {exc.message}") from exc
-    except (google_errors.TooManyRequests, google_errors.ServerError, google_errors.RetryError) as exc:
+    except (google_errors.TooManyRequests, google_errors.RetryError) as exc:
         raise ServiceUnavailable(f"Vertex AI, {what}: {exc}") from exc
     except google_errors.ClientError as exc:
-        if exc.code == 408:
-            raise ServiceUnavailable(f"Vertex AI, {what}: {exc}") from exc
         if _BUSY in exc.message:
             # An endpoint takes one change at a time, and says so with 400 FAILED_PRECONDITION: no fault of ours.
             raise ResourceConflict(f"Vertex AI, {what}: {exc.message}") from exc
         raise RejectedByGoogle(f"Vertex AI refused to {what}: {exc.message}") from exc
+    except google_errors.GoogleAPICallError as exc:
+        # 5xx, and 408, for which google.api_core has no class.
+        raise ServiceUnavailable(f"Vertex AI, {what}: {exc}") from exc
     except no_answer as exc:
         raise ServiceUnavailable(f"Vertex AI did not answer ({what}): {exc}") from exc

@@ -138,13 +138,13 @@ def test_faults_of_deliveries_are_planned_by_the_name_of_the_subscription(breaka
 
 
 def test_a_duplicated_delivery_arrives_twice_at_once(pushing, endpoint):
-    endpoint.before_answer = lambda _: time.sleep(0.3)
+    endpoint.before_answer = lambda _: time.sleep(0.6)
     with pushing.faults.plan({"delivery.reader": ["duplicate"]}):
         message_id = pushing.cloud.publish(b"twice")
         first, second = endpoint.wait_for(2)
-    assert second.at - first.at < 0.25
+    assert second.at - first.at < 0.55
     assert first.message["messageId"] == second.message["messageId"] == message_id
-    time.sleep(0.6)
+    time.sleep(0.8)
     assert len(endpoint.requests) == 2
 
 
@@ -167,7 +167,7 @@ def test_a_dropped_delivery_comes_after_the_ack_deadline(pushing, endpoint):
         before = time.monotonic()
         pushing.cloud.publish(b"late")
         (request,) = endpoint.wait_for(1)
-    assert 1.0 <= request.at - before < 2.5
+    assert 1.0 <= request.at - before < 6
 
 
 def test_a_delayed_delivery_comes_later_and_the_next_one_before_it(pushing, endpoint):
@@ -177,7 +177,7 @@ def test_a_delayed_delivery_comes_later_and_the_next_one_before_it(pushing, endp
         pushing.cloud.publish(b"prompt")
         requests = endpoint.wait_for(2)
     assert _datas(requests) == [b"prompt", b"delayed"]
-    assert 0.5 <= requests[1].at - before < 1.5
+    assert 0.5 <= requests[1].at - before < 5
 
 
 def test_a_reordered_delivery_follows_the_next_one(pushing, endpoint):
@@ -226,7 +226,7 @@ def test_an_endpoint_slower_than_the_ack_deadline_gets_the_message_again(pushing
     endpoint.before_answer = lambda request: time.sleep(1.4 if request is endpoint.requests[0] else 0)
     pushing.cloud.publish(b"slow")
     first, second = endpoint.wait_for(2)
-    assert 0.9 <= second.at - first.at < 2.0
+    assert 0.9 <= second.at - first.at < 5
     time.sleep(0.6)
     assert len(endpoint.requests) == 2
 

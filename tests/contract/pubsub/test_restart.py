@@ -195,3 +195,16 @@ def test_ensuring_another_filter_is_refused_because_filters_never_change(tmp_pat
         pubsub.ensure_subscription(READER, topic=TOPIC, filter="attributes:a")
         with pytest.raises(ApiError, match="filter 'attributes:a'"):
             pubsub.ensure_subscription(READER, topic=TOPIC, filter="attributes:b")
+
+
+def test_a_client_can_change_a_subscription_with_a_deadline_only_the_local_cloud_may_set(
+    tmp_path, connect, make_endpoint
+):
+    with _running(tmp_path) as pubsub:
+        pubsub.ensure_topic(TOPIC)
+        pubsub.ensure_subscription(READER, topic=TOPIC, ack_deadline_seconds=1)
+        endpoint = make_endpoint()
+        _, subscriber = connect(pubsub.address)
+        subscriber.modify_push_config(subscription=READER, push_config={"push_endpoint": endpoint.url})
+        pubsub.publish(TOPIC, b"data", {})
+        endpoint.wait_for(1)

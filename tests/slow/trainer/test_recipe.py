@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from dualdeploy.images import decode_rgb, resize_bilinear
+from dualdeploy.training import Metrics, Recipe
 from trainer.failures import DivergedTraining, UnusableWeights
 
 pytestmark = [
@@ -57,23 +58,48 @@ def _fresh_session() -> Iterator[None]:
     keras.backend.clear_session()
 
 
-def fit(network: Any, pictures: tuple[np.ndarray, np.ndarray], **changes: Any) -> list[Any]:
+def lesson(network: Any, pictures: tuple[np.ndarray, np.ndarray], **changes: Any) -> Any:
+    """What is taught: `changes` may name a recipe, class weights, what `watch` answers and who is told."""
+    from trainer import recipe
+
+    images, labels = pictures
+    settings = {"image_size": SIZE, "batch_size": 16} | {
+        name: value for name, value in changes.items() if name in {"recipe", "class_weights", "seed", "batch_size"}
+    }
+    return recipe.Lesson(
+        network=network,
+        images=images,
+        labels=labels,
+        settings=recipe.Settings(**settings),
+        watch=changes.get("watch", lambda: metrics(1.0)),
+        listener=recipe.Listener(
+            after_step=lambda: None, after_epoch=changes.get("after_epoch", lambda report, reached: None)
+        ),
+    )
+
+
+def metrics(loss: float) -> Metrics:
+    return Metrics(accuracy=0.5, loss=loss, examples=1)
+
+
+def fit(network: Any, pictures: tuple[np.ndarray, np.ndarray], resume: Any = None, **changes: Any) -> list[Any]:
+    """Train; returns the reports of the epochs, each with the checkpoint after it."""
     from trainer import recipe
 
     reports: list[Any] = []
-    images, labels = pictures
-    settings = {"epochs": 2, "learning_rate": 0.003} | changes
-    recipe.train(
+    falling = iter(range(1000, 0, -1))
+    defaults = {
+        "watch": lambda: metrics(next(falling)),
+        "after_epoch": lambda report, reached: reports.append((report, reached)),
+    }
+    taught = lesson(network, pictures, **(defaults | changes))
+    plan = recipe.phases(
         network,
-        images,
-        labels,
-        plan=recipe.phases(network, **settings),
-        image_size=SIZE,
-        batch_size=16,
-        seed=0,
-        after_step=lambda: None,
-        after_epoch=reports.append,
+        epochs=changes.get("epochs", 2),
+        learning_rate=changes.get("learning_rate", 0.003),
+        recipe=changes.get("recipe", Recipe()),
     )
+    recipe.train(taught, plan, resume)
     return reports
 
 
@@ -97,8 +123,8 @@ def test_from_scratch_every_weight_learns_and_so_do_the_batch_statistics(picture
     reports = fit(network, pictures, epochs=4)
     assert np.mean(changed(before, network.model.trainable_variables)) > 0.95
     assert all(changed(statistics, network.model.non_trainable_variables))
-    assert reports[-1].loss < reports[0].loss
-    assert [report.epoch for report in reports] == [1, 2, 3, 4]
+    assert reports[-1][0].loss < reports[0][0].loss
+    assert [report.epoch for report, _ in reports] == [1, 2, 3, 4]
 
 
 def test_from_pretrained_weights_the_head_learns_first_and_then_only_the_top_of_the_base(
@@ -108,11 +134,11 @@ def test_from_pretrained_weights_the_head_learns_first_and_then_only_the_top_of_
 
     network = architectures.build("mobilenet_v3_small", classes=2, image_size=SIZE, weights=weights_file)
     published = snapshot(network.base.weights)
-    assert [report.phase for report in fit(network, pictures, epochs=1)] == ["head"]
+    assert [report.phase for report, _ in fit(network, pictures, epochs=1)] == ["head"]
     assert not any(changed(published, network.base.weights)), "the head alone learns in the first phase"
 
     statistics = snapshot(network.model.non_trainable_variables)
-    assert [report.phase for report in fit(network, pictures, epochs=3)] == ["head", "fine-tune", "fine-tune"]
+    assert [report.phase for report, _ in fit(network, pictures, epochs=3)] == ["head", "fine-tune", "fine-tune"]
     moved = changed(published, network.base.weights)
     assert not any(moved[:40]), "the first layers keep what they were published with"
     assert any(moved[-20:]), "the last layers are fine-tuned"
@@ -169,27 +195,165 @@ def test_every_picture_is_in_one_batch_of_an_epoch_and_the_order_changes() -> No
 def test_the_learning_rate_rises_and_then_falls_to_nothing() -> None:
     from trainer import recipe
 
-    rates = [float(recipe.schedule(progress)) for progress in (0.0, 0.075, 0.15, 0.5, 0.9, 1.0)]
+    rates = [float(recipe.schedule(progress, 0.15)) for progress in (0.0, 0.075, 0.15, 0.5, 0.9, 1.0)]
     assert rates[0] == 0.0
     assert rates[1] == pytest.approx(0.5)
     assert max(rates) == rates[2]
     assert rates[3] == pytest.approx(0.5)
     assert rates[-1] == pytest.approx(0.0, abs=1e-6)
+    assert float(recipe.schedule(0.0, 0.0)) == 1.0
 
 
-def test_augmentation_crops_mirrors_and_stays_in_range(pictures: Any) -> None:
+def scratch(pictures: Any) -> Any:
+    import keras
+
+    from trainer import architectures
+
+    keras.utils.set_random_seed(0)
+    return architectures.build("mobilenet_v3_small", classes=2, image_size=SIZE, weights="none")
+
+
+def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(pictures: Any) -> None:
+    from trainer import checkpoints
+
+    whole = scratch(pictures)
+    reports = fit(whole, pictures, epochs=4)
+    expected = snapshot(whole.model.variables)
+
+    # The process is gone after the second epoch; all that the next one has is a file.
+    kept = checkpoints.parse(reports[1][1].to_bytes("job"), "job", source="last.npz")
+    resumed = scratch(pictures)
+    rest = fit(resumed, pictures, epochs=4, resume=kept)
+    assert [report.epoch for report, _ in rest] == [3, 4]
+    assert [report.loss for report, _ in rest] == pytest.approx([r.loss for r, _ in reports[2:]], rel=1e-3)
+    # Sums over threads differ in their last bit, and Adam makes steps of full size of gradients that are nearly nothing.
+    distances = [
+        np.abs(value - other).mean() for value, other in zip(snapshot(resumed.model.variables), expected, strict=True)
+    ]
+    print("DIST", np.mean(distances), np.max(distances), [(a[0].loss,b[0].loss) for a,b in zip(rest,reports[2:])])
+    assert np.mean(distances) < 2e-4
+    assert [entry["epoch"] for entry in rest[-1][1].history] == [1, 2, 3, 4]
+
+
+def test_the_weights_of_the_best_epoch_are_kept_and_training_stops_when_it_gets_no_better(pictures: Any) -> None:
+    losses = iter([5.0, 3.0, 4.0, 3.5, 9.0, 9.0])
+    network = scratch(pictures)
+    settings = {"epochs": 6, "recipe": Recipe(early_stopping=2), "watch": lambda: metrics(next(losses))}
+    reports = fit(network, pictures, **settings)
+    assert [report.held_out_loss for report, _ in reports] == [5.0, 3.0, 4.0, 3.5]
+    second, last = reports[1][1], reports[-1][1]
+    assert (last.best_epoch, last.best_loss) == (2, 3.0)
+    assert not any(changed(list(second.weights), network.model.variables)), "the weights are those of epoch 2"
+
+    # An attempt that finds the checkpoint of the last epoch has nothing left to train.
+    again = scratch(pictures)
+    assert fit(again, pictures, resume=last, **settings) == []
+    assert not any(changed(list(second.weights), again.model.variables))
+
+
+def test_a_held_out_loss_that_is_no_number_ends_the_training(pictures: Any) -> None:
+    with pytest.raises(DivergedTraining, match="the loss became nan in epoch 1"):
+        fit(scratch(pictures), pictures, watch=lambda: metrics(float("nan")))
+
+
+def test_a_checkpoint_of_a_network_with_other_weights_starts_anew(
+    pictures: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    from trainer.checkpoints import Checkpoint
+
+    foreign = Checkpoint(epoch=1, weights=[np.zeros(3)])
+    assert [report.epoch for report, _ in fit(scratch(pictures), pictures, epochs=1, resume=foreign)] == [1]
+    assert "a network with other weights" in caplog.text
+
+
+def test_weight_decay_shrinks_kernels_and_leaves_biases_alone() -> None:
     import tensorflow as tf
 
-    from trainer import recipe
+    from trainer.optimizer import AdamW
 
-    images = pictures[0][:16]
-    tf.random.set_seed(3)
-    pixels = recipe.augment(tf.constant(images), SIZE, 16).numpy()
-    assert pixels.shape == (16, SIZE, SIZE, 3)
+    kernel, bias = tf.Variable(tf.ones([2, 2])), tf.Variable(tf.ones([2]))
+    optimizer = AdamW([kernel, bias], decay=0.1)
+    optimizer.steps.assign_add(1.0)
+    optimizer.apply([tf.zeros([2, 2]), tf.zeros([2])], tf.constant(0.5))
+    assert kernel.numpy() == pytest.approx(np.full((2, 2), 0.95))
+    assert bias.numpy() == pytest.approx(np.ones(2))
+
+
+def test_adamw_takes_the_steps_of_keras() -> None:
+    import keras
+    import tensorflow as tf
+
+    from trainer.optimizer import AdamW
+
+    start = np.array([[1.0, -2.0], [0.5, 3.0]], dtype=np.float32)
+    ours, theirs = tf.Variable(start), keras.Variable(start)
+    optimizer = AdamW([ours], decay=0.02)
+    reference = keras.optimizers.AdamW(learning_rate=0.1, weight_decay=0.02)
+    for step in range(1, 6):
+        gradient = tf.constant(np.sin(step * start), tf.float32)
+        optimizer.steps.assign_add(1.0)
+        optimizer.apply([gradient], tf.constant(0.1))
+        reference.apply([gradient], [theirs])
+    assert ours.numpy() == pytest.approx(theirs.value.numpy(), abs=1e-5)
+
+
+def test_pictures_of_classes_that_count_nothing_teach_nothing(pictures: Any) -> None:
+    network = scratch(pictures)
+    before = snapshot(network.model.trainable_variables)
+    nothing = np.zeros(2, dtype=np.float32)
+    reports = fit(network, pictures, epochs=1, class_weights=nothing, recipe=Recipe(weight_decay=0.0))
+    assert reports[0][0].loss == 0.0
+    assert not any(changed(before, network.model.trainable_variables))
+
+
+def ramps(count: int, side: int = 36) -> np.ndarray:
+    """Pictures that grow brighter from left to right, so that mirroring shows."""
+    ramp = np.linspace(60, 160, side).astype(np.uint8)
+    return np.broadcast_to(ramp[None, None, :, None], (count, side, side, 3)).copy()
+
+
+@pytest.mark.parametrize("strength", ["standard", "light"])
+def test_augmentation_mirrors_half_of_the_pictures_changes_each_and_stays_in_range(strength: Any) -> None:
+    from trainer.augmentation import augment
+
+    pixels = augment(ramps(64), SIZE, np.array([3, 7]), strength).numpy()
+    assert pixels.shape == (64, SIZE, SIZE, 3)
     assert pixels.min() >= 0.0
     assert pixels.max() <= 255.0
-    assert len({float(picture.mean()) for picture in pixels}) == 16
-    assert not np.array_equal(pixels, recipe.augment(tf.constant(images), SIZE, 16).numpy())
+    assert len({float(picture.mean()) for picture in pixels}) == 64
+    rising = (pixels[:, 0, -1, 0] > pixels[:, 0, 0, 0]).sum()
+    assert 16 < rising < 48
+
+
+def test_the_same_seed_changes_pictures_the_same_way_and_the_next_step_otherwise() -> None:
+    from trainer.augmentation import augment
+
+    first, again, following = (augment(ramps(8), SIZE, np.array([3, step]), "standard").numpy() for step in (7, 7, 8))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, following)
+
+
+def test_a_light_crop_moves_a_window_by_whole_pixels(pictures: Any) -> None:
+    from trainer.augmentation import augment
+
+    images = pictures[0][:16]
+    for image, result in zip(images, augment(images, SIZE, np.array([1, 2]), "light").numpy(), strict=True):
+        windows = [image[top : top + SIZE, left : left + SIZE] for top in range(5) for left in range(5)]
+        candidates = [np.asarray(each, float) for window in windows for each in (window, window[:, ::-1])]
+        # Brightness is one factor for the whole picture, and only clipping at 255 disturbs it.
+        fair = result < 255
+        distances = []
+        for candidate in candidates:
+            factor = result[fair].sum() / candidate[fair].sum()
+            distances.append(np.abs(result - factor * candidate)[fair].max())
+        assert min(distances) < 0.5
+
+
+def test_without_augmentation_pictures_are_what_they_are(pictures: Any) -> None:
+    from trainer.augmentation import augment
+
+    images = pictures[0][:4]
+    assert np.array_equal(augment(images, 36, np.array([0, 0]), "none").numpy(), images.astype(np.float32))
 
 
 def encoded(image: Image.Image, image_format: str, **options: Any) -> bytes:

@@ -9,13 +9,14 @@ import dataclasses
 import datetime
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
 
 from dualdeploy import ledger as ledgers
 from dualdeploy.errors import ServiceUnavailable
 from dualdeploy.ledger import INBOX_GRACE_SECONDS, INBOX_WINDOW_SECONDS, Ledger
+from dualdeploy.object_store import ABSENT
 from dualdeploy.testing import Failing, ManualClock, MemoryObjectStore
 
 #: How far an instance's clock may be off: Google keeps them within milliseconds, the grace allows this.
@@ -84,11 +85,11 @@ class Arrivals(RuleBasedStateMachine):
             assert self.instance(0).arrivals().get("flowers"), "an arrival was forgotten before its shard was listed"
 
 
-ENOUGH = settings(max_examples=150, stateful_step_count=25, deadline=None)
+ENOUGH = settings(max_examples=150, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def test_an_arrival_is_never_forgotten_before_its_shard_was_listed() -> None:
-    run_state_machine_as_test(Arrivals, settings=ENOUGH)  # type: ignore[no-untyped-call]  # hypothesis has no types here
+    run_state_machine_as_test(Arrivals, settings=ENOUGH)
 
 
 @pytest.mark.parametrize(("grace", "kept"), [(INBOX_GRACE_SECONDS, True), (0, False)])
@@ -158,6 +159,6 @@ def test_an_arrival_that_cannot_be_noted_is_not_acknowledged(ledger: Ledger, sto
 
 def test_other_objects_beside_the_inbox_are_not_arrivals(ledger: Ledger, store: MemoryObjectStore) -> None:
     for name in ("datasets/flowers.yaml", "datasets/flowers/inbox/x", "datasets/flowers/other/17", "datasets/a/inbox"):
-        store.put(name, b"", expect=ledgers.ABSENT)
+        store.put(name, b"", expect=ABSENT)
 
     assert ledger.arrivals() == {}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dualdeploy import dataset_config
@@ -97,6 +97,7 @@ def test_a_configuration_survives_being_kept_in_the_ledger() -> None:
     assert DatasetConfig.model_validate(config.model_dump(mode="json")) == config
 
 
+@settings(deadline=None)  # a loaded machine says nothing of the code
 @given(st.from_regex(r"[a-z][a-z0-9-]{0,37}[a-z0-9]", fullmatch=True))
 def test_every_good_name_gives_good_names_of_endpoint_and_model(dataset: str) -> None:
     config = parse(yaml.safe_dump({**SMALLEST, "dataset": dataset}), source="x")
@@ -130,7 +131,7 @@ def test_two_long_names_never_become_one_model() -> None:
         ({"labels": ["daisy", " "]}, "labels: a label is empty or has a line break"),
         ({"labels": ["daisy", "ro\nses"]}, "labels: a label is empty or has a line break"),
         ({"labels": ["daisy", "ro\u2028ses"]}, "labels: a label is empty or has a line break"),
-        ({"labels": ["daisy", True]}, "labels.1: Input should be a valid string, not True"),
+        ({"labels": ["daisy", "roses", True]}, "labels.2: Input should be a valid string, not True"),
         ({"trainign": {}}, "trainign: unknown key"),
         ({"data": {"prefix": "birds/"}}, "data: prefix must begin with flowers/ and end with /"),
         ({"data": {"prefix": "flowers"}}, "data: prefix must begin with flowers/ and end with /"),
@@ -211,13 +212,14 @@ def test_all_faults_are_told_together() -> None:
         "? [a]\n: 1",
         "!!map text",
         "&a [*a]",
-        "[" * 3000,
+        "[" * 600,
     ],
 )
 def test_what_is_no_mapping_in_yaml_is_refused(text: str | bytes) -> None:
     faults_of(text)
 
 
+@settings(deadline=None)  # a loaded machine says nothing of the code
 @given(st.text() | st.binary())
 def test_no_text_raises_anything_else(text: str | bytes) -> None:
     faults_of(text)

@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dualdeploy import events
 from dualdeploy.errors import MalformedEvent
 from dualdeploy.events import Envelope, unwrap
+
+#: How long an example takes says something of the machine's load and nothing of the code.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 PARSERS = (
     events.parse_object_finalized,
@@ -56,24 +59,26 @@ def receive(body: bytes, headers: Mapping[str, str]) -> None:
                 parse(envelope)
 
 
+@UNHURRIED
 @given(body=st.binary(), headers=HEADERS)
 def test_arbitrary_bytes_raise_nothing_but_malformed_event(body: bytes, headers: Mapping[str, str]) -> None:
     receive(body, headers)
 
 
-@settings(max_examples=300)
+@settings(UNHURRIED, max_examples=300)
 @given(document=JSON, headers=HEADERS)
 def test_arbitrary_json_raises_nothing_but_malformed_event(document: Any, headers: Mapping[str, str]) -> None:
     receive(json.dumps(document).encode(), headers)
 
 
-@settings(max_examples=300)
+@settings(UNHURRIED, max_examples=300)
 @given(payload=JSON, message=st.dictionaries(KEYS, JSON, max_size=3))
 def test_arbitrary_payloads_in_a_push_raise_nothing_but_malformed_event(payload: Any, message: dict[str, Any]) -> None:
     data = base64.b64encode(json.dumps(payload).encode()).decode()
     receive(json.dumps({"message": {"data": data, **message}}).encode(), {})
 
 
+@UNHURRIED
 @given(data=st.binary(), attributes=st.dictionaries(st.text(), st.text(), max_size=4))
 def test_any_message_that_pubsub_can_carry_arrives_as_it_was_sent(data: bytes, attributes: dict[str, str]) -> None:
     message = {"messageId": "1", "data": base64.b64encode(data).decode(), "attributes": attributes}

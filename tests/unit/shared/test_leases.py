@@ -89,8 +89,9 @@ def test_a_holder_that_took_too_long_does_not_give_back_the_lease_of_its_success
 def test_of_many_instances_one_takes_a_free_or_an_expired_lease(
     ledger: Ledger, store: MemoryObjectStore, clock: ManualClock
 ) -> None:
-    for prepare in (lambda: None, lambda: leave_behind(ledger, store)):
-        prepare()
+    for is_left_behind in (False, True):
+        if is_left_behind:
+            leave_behind(ledger, store)
         clock.advance(61)
         taken: list[str] = []
         refused: list[str] = []

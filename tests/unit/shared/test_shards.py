@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dualdeploy import shards
@@ -118,6 +118,7 @@ def names_of(stem: str, count: int) -> list[str]:
     return [f"flowers/{stem}-{index:05d}-of-{count:05d}.tfrecord" for index in range(count)]
 
 
+@settings(deadline=None)  # a loaded machine says nothing of the code
 @given(count=st.integers(1, 12), missing=st.sets(st.integers(0, 11)), seed=st.randoms())
 def test_whatever_is_missing_is_named_in_any_order_of_arrival(count: int, missing: set[int], seed: object) -> None:
     absent = {index for index in missing if index < count}

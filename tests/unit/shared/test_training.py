@@ -8,9 +8,11 @@ from typing import Any
 import pydantic
 import pytest
 
+from dualdeploy import dataset_config
 from dualdeploy.errors import UnusableResult
 from dualdeploy.training import (
     TARGETS,
+    Recipe,
     TrainingJob,
     artifact_directory,
     as_mapping,
@@ -97,7 +99,7 @@ def test_documents_cannot_be_changed() -> None:
     job = TrainingJob.model_validate(JOB)
 
     with pytest.raises(pydantic.ValidationError):
-        job.run_id = "another"  # type: ignore[misc]  # that is the point
+        job.run_id = "another"
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -126,3 +128,10 @@ def test_results_lie_outside_the_folder_of_artifacts() -> None:
     assert artifact_directory("r", "cloud") == "runs/r/cloud"
     assert job_name("r", "cloud") == "runs/r/cloud/job.json"
     assert not result_name("r", "cloud").startswith("runs/")
+
+
+def test_the_recipe_that_is_configured_is_the_one_that_is_trained_by() -> None:
+    configured, trained_by = dataset_config.Recipe(), Recipe()
+
+    assert configured.model_dump() == trained_by.model_dump()
+    assert Recipe.model_validate(configured.model_dump()) == trained_by

@@ -132,7 +132,7 @@ def test_facts_are_added_to_and_the_branch_itself_never_changes() -> None:
     assert branch.with_facts(model="n").facts == {"model": "n"}
     assert branch.facts == {"model": "m"}
     with pytest.raises(pydantic.ValidationError):
-        branch.state = State.LIVE  # type: ignore[misc]  # that is the point
+        branch.state = State.LIVE
 
 
 def test_a_change_that_is_no_branch_is_refused() -> None:

@@ -9,10 +9,11 @@ import zlib
 
 import numpy as np
 import pytest
-from dualdeploy.images import UnreadableImage, decode_rgb, resize_bilinear
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+
+from dualdeploy.images import UnreadableImage, decode_rgb, resize_bilinear
 
 
 def encoded(image: Image.Image, image_format: str, **options: object) -> bytes:
@@ -92,9 +93,7 @@ def test_the_limit_counts_pixels_and_a_picture_at_the_limit_passes() -> None:
 
 
 @given(st.binary(max_size=200), st.integers(0, 400), st.integers(0, 255))
-def test_a_damaged_picture_is_decoded_or_refused_but_never_anything_else(
-    tail: bytes, at: int, value: int
-) -> None:
+def test_a_damaged_picture_is_decoded_or_refused_but_never_anything_else(tail: bytes, at: int, value: int) -> None:
     data = bytearray(encoded(Image.linear_gradient("L").resize((16, 16)), "JPEG") + tail)
     data[at % len(data)] = value
     with contextlib.suppress(UnreadableImage):

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from dualdeploy.training import TrainingJob
+from dualdeploy import dataset_config
+from dualdeploy.training import Recipe, TrainingJob
 from trainer import arguments
 from trainer.failures import UnusableJob
 
@@ -126,6 +127,47 @@ def test_every_fault_of_a_job_description_is_reported_at_once() -> None:
 def test_a_number_out_of_range_is_named(name: str) -> None:
     broken = {**DOCUMENT, "training": {**DOCUMENT["training"], name: -1}}
     assert f"training.{name}: must be" in faults(["--target", "cloud", "--job", "j"], broken)
+
+
+def test_flags_override_the_recipe_and_leave_the_rest_of_it() -> None:
+    described = {**DOCUMENT, "training": {**DOCUMENT["training"], "recipe": {"augmentation": "light", "warm_up": 0.1}}}
+    flags = ["--target", "cloud", "--job", "j", "--augmentation", "none", "--early-stopping", "0"]
+    recipe = job(flags, described).training.recipe
+    assert (recipe.augmentation, recipe.early_stopping, recipe.warm_up) == ("none", 0, 0.1)
+
+
+def test_every_part_of_the_recipe_has_a_flag() -> None:
+    assert {name.replace("-", "_") for name, _, _ in arguments.RECIPE_OVERRIDES} == set(Recipe.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("augmentation", "wild"),
+        ("label_smoothing", 1.0),
+        ("weight_decay", -0.1),
+        ("class_weights", "some"),
+        ("early_stopping", -1),
+        ("fine_tuning_rate", 0),
+    ],
+)
+def test_a_part_of_the_recipe_that_cannot_be_is_named(name: str, value: object) -> None:
+    broken = {**DOCUMENT, "training": {**DOCUMENT["training"], "recipe": {name: value}}}
+    assert f"training.recipe.{name}: " in faults(["--target", "cloud", "--job", "j"], broken)
+
+
+def test_a_data_set_and_a_job_have_the_same_recipe_by_default_and_refuse_the_same() -> None:
+    assert dataset_config.Recipe().model_dump() == Recipe().model_dump()
+    of_data_set, of_job = dataset_config.Recipe.model_fields, Recipe.model_fields
+    assert {name: field.metadata for name, field in of_data_set.items()} == {
+        name: field.metadata for name, field in of_job.items()
+    }
+
+
+def test_a_job_of_an_older_launcher_has_no_recipe_and_gets_the_default() -> None:
+    parsed = job(["--target", "cloud", "--job", "j"], DOCUMENT)
+    assert parsed.training.recipe == Recipe()
+    assert parsed.live is None
 
 
 def test_a_job_without_training_shards_is_refused() -> None:

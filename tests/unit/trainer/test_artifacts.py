@@ -35,6 +35,12 @@ def test_the_saved_model_goes_where_vertex_ai_says() -> None:
     assert where.metrics == "gs://models/runs/r/cloud/metrics.json"
 
 
+def test_tensorboards_logs_go_where_vertex_ai_says() -> None:
+    assert artifacts.places(job("gs://models/runs/r/cloud"), {}).logs == "gs://models/runs/r/cloud/logs"
+    told = {"AIP_TENSORBOARD_LOG_DIR": "gs://models/runs/r/cloud/boards/"}
+    assert artifacts.places(job("gs://models/runs/r/cloud"), told).logs == "gs://models/runs/r/cloud/boards"
+
+
 def test_nothing_is_visible_before_it_is_published_and_then_all_of_it(tmp_path: Path) -> None:
     output = tmp_path / "output"
     staging = Staging(tmp_path / "staging")
@@ -43,11 +49,14 @@ def test_nothing_is_visible_before_it_is_published_and_then_all_of_it(tmp_path: 
         (folder / "saved_model.pb").write_bytes(folder.name.encode())
     staging.write("metrics.json", artifacts.as_json({"accuracy": 0.5}))
     staging.keras.write_bytes(b"keras")
+    (staging.logs / "train").mkdir(parents=True)
+    (staging.logs / "train" / "events").write_bytes(b"events")
     assert not output.exists()
     artifacts.publish(staging, job(str(output)), artifacts.places(job(str(output)), {}), Patience(0))
     assert (output / "model" / "saved_model.pb").read_bytes() == b"model"
     assert (output / "pixels_model" / "saved_model.pb").read_bytes() == b"pixels_model"
     assert (output / "model.keras").read_bytes() == b"keras"
+    assert (output / "logs" / "train" / "events").read_bytes() == b"events"
     assert json.loads((output / "metrics.json").read_text()) == {"accuracy": 0.5}
 
 

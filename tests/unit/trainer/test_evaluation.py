@@ -62,7 +62,35 @@ def test_every_picture_is_asked_about_once_and_in_order_also_when_the_last_batch
         return np.eye(3, dtype=np.float32)[(batch[:, 0, 0, 0] % 3).astype(int)]
 
     examples = Examples(pixels, (np.arange(150) % 3).astype(np.int32))
-    evaluation = evaluate(predict, examples, LABELS)
+    metrics = evaluate(predict, examples, LABELS)
     assert asked == list(range(150))
-    assert evaluation.metrics.accuracy == 1.0
-    assert evaluation.images_per_second > 0
+    assert metrics.accuracy == 1.0
+    assert metrics.images_per_second is not None
+    assert metrics.images_per_second > 0
+
+
+def test_top_2_counts_what_is_second_best() -> None:
+    # Rows 1 to 4 have their class first or second; the tulip's own probability ties for last.
+    assert measure(PROBABILITIES[:4], TRUTH[:4], LABELS).top_2 == 1.0
+    third = np.array([[0.6, 0.3, 0.1]], dtype=np.float32)
+    assert measure(third, np.array([2], dtype=np.int32), LABELS).top_2 == 0.0
+    assert measure(third, np.array([1], dtype=np.int32), LABELS).top_2 == 1.0
+
+
+def test_of_two_classes_the_right_one_is_always_among_the_best_two() -> None:
+    two = np.array([[0.9, 0.1]], dtype=np.float32)
+    assert measure(two, np.array([1], dtype=np.int32), ("a", "b")).top_2 == 1.0
+
+
+def test_the_calibration_error_is_the_distance_of_confidence_and_accuracy_in_each_bin() -> None:
+    # Four answers at 0.9, one of them wrong: 0.15 too sure. Two at 0.5, both right: 0.5 too modest.
+    sure = [[0.9, 0.05, 0.05]] * 4
+    modest = [[0.5, 0.25, 0.25]] * 2
+    truth = np.array([0, 0, 0, 1, 0, 0], dtype=np.int32)
+    metrics = measure(np.array(sure + modest), truth, LABELS)
+    assert metrics.calibration_error == pytest.approx((4 * 0.15 + 2 * 0.5) / 6)
+
+
+def test_a_model_that_is_certain_and_right_is_calibrated() -> None:
+    certain = np.eye(3)
+    assert measure(certain, np.arange(3, dtype=np.int32), LABELS).calibration_error == pytest.approx(0.0)

@@ -202,3 +202,17 @@ def test_a_full_disk_is_reported_with_what_to_do(shard: Any, load: Any, tmp_path
     (tmp_path / "train.pixels").symlink_to(full)
     with pytest.raises(UnusableData, match=r"no room for the decoded pictures .*larger boot disk"):
         load([shard("train.tfrecord", both_classes(30))], [shard("eval.tfrecord", both_classes(2))], image_size=64)
+
+
+def test_held_out_pictures_are_kept_as_they_came_and_in_order_when_asked_for(shard: Any, load: Any) -> None:
+    held_out = [record(10, 0), b"no example", record(20, 1), record(30, 0)]
+    shards = [shard("train.tfrecord", both_classes(2))], [shard("eval.tfrecord", held_out)]
+    data = load(*shards, max_bad_records=0.5, keep_encoded=True)
+    assert list(data.encoded) == [jpeg(shade) for shade in (10, 20, 30)]
+    assert len(data.encoded) == len(data.held_out) == 3
+    assert load(*shards, max_bad_records=0.5).encoded is None
+
+
+def test_without_a_margin_training_pictures_have_the_size_of_the_network(shard: Any, load: Any) -> None:
+    shards = [shard("train.tfrecord", both_classes(2))], [shard("eval.tfrecord", both_classes(1))]
+    assert load(*shards, margin=False).train.pixels.shape == (2, 32, 32, 3)

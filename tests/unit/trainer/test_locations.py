@@ -91,3 +91,25 @@ def test_what_can_never_succeed_is_not_repeated() -> None:
     with pytest.raises(UnusableData):
         Patience(300, sleep=lambda _: None).call("fetching", attempt)
     assert len(calls) == 1
+
+
+def test_what_may_be_absent_is_read_or_none(tmp_path: Path) -> None:
+    path = tmp_path / "last.npz"
+    assert locations.read_if_present(str(path), IMPATIENT) is None
+    assert locations.read_if_present(str(path / "below a file that is not there"), IMPATIENT) is None
+    path.write_bytes(b"state")
+    assert locations.read_if_present(str(path), IMPATIENT) == b"state"
+
+
+def test_removing_is_done_once_and_repeating_it_is_harmless(tmp_path: Path) -> None:
+    path = tmp_path / "last.npz"
+    path.write_bytes(b"state")
+    for _ in range(2):
+        locations.remove(str(path), IMPATIENT)
+        assert not path.exists()
+
+
+def test_a_local_folder_is_used_where_it_is(tmp_path: Path) -> None:
+    assert locations.fetch_folder(str(tmp_path), tmp_path / "copy", IMPATIENT) == tmp_path
+    with pytest.raises(UnusableData, match="is not a folder"):
+        locations.fetch_folder(str(tmp_path / "nowhere"), tmp_path / "copy", IMPATIENT)

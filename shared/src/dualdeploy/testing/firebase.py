@@ -43,21 +43,26 @@ class FakeFirebaseMl:
 
     def update(self, model_id: str, *, gcs_uri: str, tags: Sequence[str]) -> FirebaseModel:
         def updated() -> FirebaseModel:
-            model = self._known(model_id)
+            model = self._unlocked(model_id)
             return self._store(model_id, model.display_name, gcs_uri, tags, published=model.published)
 
         return self.faults.run("update", updated)
 
     def publish(self, model_id: str) -> FirebaseModel:
         def published() -> FirebaseModel:
-            self.models[model_id] = dataclasses.replace(self._known(model_id), published=True)
+            model = self._unlocked(model_id)
+            if model.error:
+                raise RejectedByGoogle(f"{model_id} is not verified: {model.error}")
+            self.models[model_id] = dataclasses.replace(model, published=True)
             return self.models[model_id]
 
         return self.faults.run("publish", published)
 
-    def _known(self, model_id: str) -> FirebaseModel:
+    def _unlocked(self, model_id: str) -> FirebaseModel:
         if model_id not in self.models:
             raise RejectedByGoogle(f"no model {model_id}")
+        if self.models[model_id].locked:
+            raise ServiceUnavailable(f"an operation works on model {model_id}")
         return self.models[model_id]
 
     def _store(

@@ -144,7 +144,7 @@ class FakeVertex:
                 endpoint = self._endpoint(endpoint_id)
                 if any(deployed.id == deployment.id for deployed in endpoint.deployed):
                     raise ResourceConflict(f"deployed model {deployment.id} exists")
-                return self._start("deploy", deployment.id, work)
+                return self._start("deploy", endpoint_id, work)
 
         def work() -> None:
             endpoint = self._endpoint(endpoint_id)
@@ -160,7 +160,7 @@ class FakeVertex:
         def started() -> str:
             if all(deployed.id != deployed_id for deployed in self._endpoint(endpoint_id).deployed):
                 raise ResourceMissing(f"no deployed model {deployed_id}")
-            return self._start("undeploy", deployed_id, work)
+            return self._start("undeploy", endpoint_id, work)
 
         def work() -> None:
             endpoint = self._endpoint(endpoint_id)

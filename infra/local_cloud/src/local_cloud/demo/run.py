@@ -155,11 +155,23 @@ def _ask(
     teller("predict", "downloaded the published file as a phone would, and asked it the same")
     title = f"{found.dataset}: two models from one run, {branches['cloud'].run_id}"
     picture.draw(paths.predictions, found.unseen, of_cloud.answers, of_mobile.answers, title)
-    return _report(found, branches, of_cloud, of_mobile, tflite_bytes=len(tflite))
+    sizes = {"cloud": _size_of(str(cloud["saved_model"])), "mobile": len(tflite)}
+    return _report(found, branches, of_cloud, of_mobile, sizes=sizes)
+
+
+def _size_of(uri: str) -> int:
+    """Bytes of every object under a `gs://` folder."""
+    bucket, _, prefix = uri.removeprefix("gs://").partition("/")
+    return sum(summary.size for summary in GcsObjectStore(bucket).list(prefix))
 
 
 def _report(
-    found: DataSource, branches: Mapping[str, Branch], of_cloud: Answers, of_mobile: Answers, *, tflite_bytes: int
+    found: DataSource,
+    branches: Mapping[str, Branch],
+    of_cloud: Answers,
+    of_mobile: Answers,
+    *,
+    sizes: Mapping[str, int],
 ) -> dict[str, Any]:
     cloud, mobile = branches["cloud"], branches["mobile"]
     pairs = list(zip(found.unseen, of_cloud.answers, of_mobile.answers, strict=True))
@@ -182,6 +194,7 @@ def _report(
             "accuracy": cloud.facts["accuracy"],
             "eval_examples": cloud.facts["eval_examples"],
             "training_seconds": cloud.facts["training_seconds"],
+            "saved_model_bytes": sizes["cloud"],
             "unseen_right": of_cloud.share_right(found.unseen),
             "predict_ms_p50": round(of_cloud.median_ms, 2),
         },
@@ -189,7 +202,7 @@ def _report(
             "state": str(mobile.state),
             "firebase_model": mobile.facts["firebase_model"],
             "firebase_name": mobile.facts["firebase_name"],
-            "tflite_bytes": tflite_bytes,
+            "tflite_bytes": sizes["mobile"],
             "accuracy": mobile.facts["accuracy"],
             "eval_examples": mobile.facts["eval_examples"],
             "training_seconds": mobile.facts["training_seconds"],
@@ -229,7 +242,13 @@ def _conclude(console: Console, report: Mapping[str, Any], paths: Paths, reposit
             f"right on {len(report['predictions'])} pictures asked just now",
             lambda: (f"{cloud['unseen_right']:.1%}", f"{mobile['unseen_right']:.1%}"),
         ),
-        ("size", lambda: ("served by a process", f"{mobile['tflite_bytes'] / 1e6:.2f} MB file")),
+        (
+            "size",
+            lambda: (
+                f"{cloud['saved_model_bytes'] / 1e6:.1f} MB SavedModel",
+                f"{mobile['tflite_bytes'] / 1e6:.2f} MB .tflite",
+            ),
+        ),
         (
             "time for one picture (median)",
             lambda: (f"{cloud['predict_ms_p50']:.0f} ms, over HTTP", f"{mobile['invoke_ms_p50']:.1f} ms, in LiteRT"),

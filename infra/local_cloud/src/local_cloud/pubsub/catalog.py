@@ -148,8 +148,11 @@ class Catalog:
     @_locked
     def update_subscription(self, changes: Any, paths: Iterable[str], *, impatient: bool = False) -> Subscription:
         subscription = self.subscription(changes.name)
-        merged = _merged(subscription.resource, changes, paths, _MUTABLE_SUBSCRIPTION)
-        self._check(merged, impatient=impatient)
+        changed = list(paths)
+        merged = _merged(subscription.resource, changes, changed, _MUTABLE_SUBSCRIPTION)
+        # What the local cloud was allowed to set must not stand in the way of another change by a client.
+        unchanged = not any(path.startswith(("ack_deadline_seconds", "dead_letter_policy")) for path in changed)
+        self._check(merged, impatient=impatient or unchanged)
         self._replace(subscription, merged)
         return subscription
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import queue
-import sqlite3
 import threading
 
 from local_cloud.pubsub.broker import Broker, Lease
@@ -18,8 +17,8 @@ from local_cloud.pubsub.subscription import Subscription
 
 _LOG = logging.getLogger("local_cloud.pubsub")
 
-#: How long to leave a store alone that could not be written (a full disk), in seconds.
-_STORE_RETRY_SECONDS = 1.0
+#: How long to pause, in seconds, when nothing could be handed out (the state could not be written).
+_RETRY_SECONDS = 1.0
 
 
 class PushDispatcher:
@@ -52,9 +51,9 @@ class PushDispatcher:
             while not self._closing.is_set():
                 try:
                     wake = self._dispatch()
-                except sqlite3.Error:
-                    _LOG.exception("cannot write the Pub/Sub state: trying again")
-                    wake = self._broker.clock.monotonic() + _STORE_RETRY_SECONDS
+                except Exception:  # noqa: BLE001  # a full disk must not end all pushing until the next start
+                    _LOG.exception("cannot push: trying again")
+                    wake = self._broker.clock.monotonic() + _RETRY_SECONDS
                 wait = wake - self._broker.clock.monotonic()
                 if wait > 0:
                     # Every change notifies: a publish, an answer, a new endpoint. Idle costs nothing.

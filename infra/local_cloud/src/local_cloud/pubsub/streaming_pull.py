@@ -27,9 +27,10 @@ class StreamingPull:
 
     def serve(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
         """Answer a stream of StreamingPullRequest; the first names the subscription and the ack deadline."""
-        first = next(requests, None)
-        if first is None:
-            return
+        try:
+            first = next(requests)
+        except (StopIteration, grpc.RpcError):
+            return  # the client left before it asked for anything
         stream = _Stream(self._broker, first)
         context.add_callback(functools.partial(self._broker.interrupt, stream.name))
         reader = threading.Thread(target=stream.read, args=(requests,), name="pubsub-stream-reader", daemon=True)

@@ -1,0 +1,250 @@
+"""Vertex AI as the services see it: the same behaviour of the fake and of Google's client at the local cloud."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from dualdeploy.vertex import JobOutcome, ResourceConflict, ResourceMissing
+
+# Jobs ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_found_by_its_name_its_number_and_its_labels(vertex_side: Any, specs: Any) -> None:
+    created = vertex_side.vertex.create_custom_job(specs.job(labels={"dualdeploy_target": "cloud"}))
+
+    labels = {"dualdeploy_run": specs.unique, "dualdeploy_target": "cloud"}
+    assert created.labels == labels
+    assert created.created is not None
+    assert created.outcome is JobOutcome.UNFINISHED
+    number = created.name.rsplit("/", 1)[-1]
+    assert vertex_side.vertex.get_custom_job(number).name == created.name
+    assert vertex_side.vertex.get_custom_job(created.name).labels == labels
+    assert [job.name for job in vertex_side.vertex.find_custom_jobs(labels)] == [created.name]
+
+
+def test_a_job_is_not_found_by_labels_that_it_does_not_have(vertex_side: Any, specs: Any) -> None:
+    vertex_side.vertex.create_custom_job(specs.job(labels={"dualdeploy_target": "cloud"}))
+
+    for labels in (
+        {"dualdeploy_run": specs.unique, "dualdeploy_target": "mobile"},
+        {"dualdeploy_run": f"{specs.unique}-r2"},
+        {"dualdeploy_run": specs.unique[:-1]},
+    ):
+        assert vertex_side.vertex.find_custom_jobs(labels) == []
+
+
+def test_several_jobs_of_the_same_labels_are_told_oldest_first(vertex_side: Any, specs: Any) -> None:
+    names = [vertex_side.vertex.create_custom_job(specs.job()).name for _ in range(3)]
+
+    assert [job.name for job in vertex_side.vertex.find_custom_jobs({"dualdeploy_run": specs.unique})] == names
+
+
+def test_a_job_that_does_not_exist_is_missing(vertex_side: Any) -> None:
+    with pytest.raises(ResourceMissing):
+        vertex_side.vertex.get_custom_job("4821053374188847104")
+
+
+@pytest.mark.parametrize(("exit_code", "outcome"), [("0", JobOutcome.SUCCEEDED), ("3", JobOutcome.FAILED)])
+def test_a_job_that_has_ended_tells_how(exit_code: str, outcome: JobOutcome, vertex_side: Any, specs: Any) -> None:
+    created = vertex_side.vertex.create_custom_job(specs.job(exit_code))
+
+    vertex_side.end_job(created.name)
+
+    job = vertex_side.vertex.get_custom_job(created.name)
+    assert job.outcome is outcome
+    assert job.ended is not None
+    assert job.ended >= job.created
+    assert bool(job.error) is (outcome is JobOutcome.FAILED)
+    if job.error:
+        assert exit_code in job.error
+
+
+# Model Registry ------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_was_never_uploaded_has_no_version(vertex_side: Any, specs: Any) -> None:
+    assert vertex_side.vertex.find_model_version(specs.unique, "run-1") is None
+
+
+def test_an_uploaded_version_is_found_by_its_alias_when_the_operation_is_done(vertex_side: Any, specs: Any) -> None:
+    operation = vertex_side.vertex.start_upload(specs.model())
+
+    vertex_side.finish(operation)
+
+    version = vertex_side.vertex.find_model_version(specs.unique, "run-1")
+    assert version.name.endswith(f"/models/{specs.unique}")
+    assert version.versioned_name == f"{version.name}@1"
+    assert "run-1" in version.aliases
+    assert version.artifact_uri.endswith("/one")
+    assert vertex_side.vertex.find_model_version(specs.unique, "run-2") is None
+
+
+def test_a_second_upload_is_a_second_version_of_the_same_model(vertex_side: Any, specs: Any) -> None:
+    for number in ("1", "2"):
+        vertex_side.finish(vertex_side.vertex.start_upload(specs.model(alias=f"run-{number}", artifact=number)))
+
+    first, second = (vertex_side.vertex.find_model_version(specs.unique, f"run-{number}") for number in ("1", "2"))
+    assert (first.version, second.version) == ("1", "2")
+    assert first.name == second.name
+    assert second.artifact_uri.endswith("/2")
+
+
+def test_an_alias_moves_to_its_newest_taker(vertex_side: Any, specs: Any) -> None:
+    for artifact in ("one", "two"):
+        vertex_side.finish(vertex_side.vertex.start_upload(specs.model(artifact=artifact)))
+
+    assert vertex_side.vertex.find_model_version(specs.unique, "run-1").version == "2"
+
+
+# Operations ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_operation_is_seen_running_and_done(vertex_side: Any, specs: Any) -> None:
+    vertex_side.hold_next_operation()
+    name = vertex_side.vertex.start_upload(specs.model())
+
+    before = vertex_side.vertex.operation(name)
+    assert (before.name, before.done, before.error) == (name, False, "")
+    vertex_side.finish(name)
+    after = vertex_side.vertex.operation(name)
+    assert (after.name, after.done, after.error) == (name, True, "")
+
+
+def test_an_operation_that_failed_says_why_and_leaves_nothing(vertex_side: Any, specs: Any) -> None:
+    vertex_side.fail_next_operation()
+    name = vertex_side.vertex.start_upload(specs.model())
+
+    vertex_side.finish(name)
+
+    operation = vertex_side.vertex.operation(name)
+    assert operation.done
+    assert "planned" in operation.error
+    assert vertex_side.vertex.find_model_version(specs.unique, "run-1") is None
+
+
+def test_an_operation_that_is_not_known_is_none(vertex_side: Any) -> None:
+    name = "projects/demo-dualdeploy/locations/us-central1/endpoints/flowers/operations/17"
+
+    assert vertex_side.vertex.operation(name) is None
+
+
+# Endpoints -----------------------------------------------------------------------------------------------------------
+
+
+def endpoint_of(side: Any, specs: Any) -> Any:
+    """A new endpoint, and the model version to put on it."""
+    labels = {"dualdeploy_dataset": "flowers"}
+    create = side.vertex.start_create_endpoint(specs.unique, display_name=specs.unique, labels=labels)
+    upload = side.vertex.start_upload(specs.model())
+    side.finish(create)
+    side.finish(upload)
+    return side.vertex.find_model_version(specs.unique, "run-1").versioned_name
+
+
+def test_an_endpoint_exists_when_its_operation_is_done(vertex_side: Any, specs: Any) -> None:
+    assert vertex_side.vertex.find_endpoint(specs.unique) is None
+
+    endpoint_of(vertex_side, specs)
+
+    endpoint = vertex_side.vertex.find_endpoint(specs.unique)
+    assert endpoint.name.endswith(f"/endpoints/{specs.unique}")
+    assert (list(endpoint.deployed), dict(endpoint.traffic)) == ([], {})
+    assert endpoint.labels == {"dualdeploy_dataset": "flowers"}
+    assert endpoint.dns
+
+
+def test_an_endpoint_is_created_once_while_it_is_made_and_afterwards(vertex_side: Any, specs: Any) -> None:
+    def create() -> str:
+        name: str = vertex_side.vertex.start_create_endpoint(specs.unique, display_name=specs.unique, labels={})
+        return name
+
+    vertex_side.hold_next_operation()
+    operation = create()
+    with pytest.raises(ResourceConflict):
+        create()
+    vertex_side.finish(operation)
+    with pytest.raises(ResourceConflict):
+        create()
+
+
+def test_a_deployed_model_serves_all_traffic_and_is_told_with_its_version(vertex_side: Any, specs: Any) -> None:
+    model = endpoint_of(vertex_side, specs)
+
+    operation = vertex_side.vertex.start_deploy(specs.unique, specs.deployment("17", model), traffic={"17": 100})
+    vertex_side.finish(operation)
+
+    endpoint = vertex_side.vertex.find_endpoint(specs.unique)
+    [deployed] = endpoint.deployed
+    assert (deployed.id, deployed.version, deployed.display_name) == ("17", "1", f"{specs.unique}-17")
+    assert deployed.model.partition("@")[0] == model.partition("@")[0]
+    assert dict(endpoint.traffic) == {"17": 100}
+
+
+def test_a_deployment_is_made_once_while_it_runs_and_afterwards(vertex_side: Any, specs: Any) -> None:
+    model = endpoint_of(vertex_side, specs)
+
+    def deploy() -> str:
+        deployment = specs.deployment("17", model)
+        name: str = vertex_side.vertex.start_deploy(specs.unique, deployment, traffic={"17": 100})
+        return name
+
+    vertex_side.hold_next_operation()
+    operation = deploy()
+    with pytest.raises(ResourceConflict):
+        deploy()
+    vertex_side.finish(operation)
+    with pytest.raises(ResourceConflict):
+        deploy()
+
+
+def test_an_endpoint_takes_one_change_at_a_time(vertex_side: Any, specs: Any) -> None:
+    """400 FAILED_PRECONDITION of Vertex AI, and yet no verdict on the change: it can be made later."""
+    model = endpoint_of(vertex_side, specs)
+    vertex_side.hold_next_operation()
+    first = vertex_side.vertex.start_deploy(specs.unique, specs.deployment("17", model), traffic={"17": 100})
+
+    with pytest.raises(ResourceConflict):
+        vertex_side.vertex.start_deploy(specs.unique, specs.deployment("18", model), traffic={"18": 100})
+
+    vertex_side.finish(first)
+    split = {"17": 0, "18": 100}
+    vertex_side.finish(vertex_side.vertex.start_deploy(specs.unique, specs.deployment("18", model), traffic=split))
+    assert len(vertex_side.vertex.find_endpoint(specs.unique).deployed) == 2
+
+
+def test_traffic_moves_to_the_new_model_and_the_old_one_is_taken_down(vertex_side: Any, specs: Any) -> None:
+    model = endpoint_of(vertex_side, specs)
+    vertex = vertex_side.vertex
+    vertex_side.finish(vertex.start_deploy(specs.unique, specs.deployment("17", model), traffic={"17": 100}))
+
+    vertex_side.finish(vertex.start_deploy(specs.unique, specs.deployment("18", model), traffic={"17": 0, "18": 100}))
+    endpoint = vertex.find_endpoint(specs.unique)
+    assert sorted(deployed.id for deployed in endpoint.deployed) == ["17", "18"]
+    assert {key: share for key, share in endpoint.traffic.items() if share} == {"18": 100}
+
+    vertex_side.finish(vertex.start_undeploy(specs.unique, "17", traffic={"18": 100}))
+    endpoint = vertex.find_endpoint(specs.unique)
+    assert [deployed.id for deployed in endpoint.deployed] == ["18"]
+    assert dict(endpoint.traffic) == {"18": 100}
+
+
+def test_what_is_not_there_cannot_be_changed(vertex_side: Any, specs: Any) -> None:
+    with pytest.raises(ResourceMissing):
+        vertex_side.vertex.start_deploy("no-endpoint", specs.deployment("17", "m@1"), traffic={"17": 100})
+    with pytest.raises(ResourceMissing):
+        vertex_side.vertex.start_undeploy("no-endpoint", "17", traffic={})
+    endpoint_of(vertex_side, specs)
+    with pytest.raises(ResourceMissing):
+        vertex_side.vertex.start_undeploy(specs.unique, "17", traffic={})
+
+
+def test_results_are_values_that_can_be_compared(vertex_side: Any, specs: Any) -> None:
+    created = vertex_side.vertex.create_custom_job(specs.job("0"))
+    vertex_side.end_job(created.name)
+
+    assert vertex_side.vertex.get_custom_job(created.name) == vertex_side.vertex.get_custom_job(created.name)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        created.state = "JOB_STATE_SUCCEEDED"

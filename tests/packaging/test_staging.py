@@ -1,0 +1,165 @@
+"""`make package`: self-contained, the same bytes every time, and a clear answer where that is impossible."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import zipfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from dualdeploy import __file__ as shared_library
+from local_cloud.stack import procfile_command
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+EVENT_SERVICES = ["training_launcher", "job_notifier", "cloud_deployer", "mobile_publisher"]
+SERVICES = [*EVENT_SERVICES, "trainer", "predictor"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def dockerfile(service: str) -> str:
+    return (REPOSITORY / "services" / service / "Dockerfile").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A copy of what packaging reads, to be changed at will."""
+    copy = tmp_path / "repository"
+    for part in ("shared", "services/job_notifier", "infra/topology.json"):
+        (copy / part).parent.mkdir(parents=True, exist_ok=True)
+        source = REPOSITORY / part
+        if source.is_dir():
+            shutil.copytree(source, copy / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            shutil.copy(source, copy / part)
+    return copy
+
+
+def test_building_twice_gives_identical_bytes(repository: Path, tmp_path: Path, package: ModuleType) -> None:
+    first, digest = package.package("job_notifier", repository=repository, output=tmp_path / "first")
+    # Another checkout, made later by somebody with another umask, where the service has already been run.
+    other = tmp_path / "elsewhere"
+    shutil.copytree(repository, other, copy_function=shutil.copy)
+    for path in other.rglob("*.py"):
+        path.chmod(0o600)
+    for folder in ("services/job_notifier/job_notifier/__pycache__", "shared/src/dualdeploy/__pycache__"):
+        (other / folder).mkdir()
+        (other / folder / "settings.cpython-311.pyc").write_bytes(b"bytecode")
+    second, same_digest = package.package("job_notifier", repository=other, output=tmp_path / "second")
+    assert contents(first) == contents(second)
+    assert digest == same_digest
+    archives = [folder.with_suffix(".zip").read_bytes() for folder in (first, second)]
+    assert archives[0] == archives[1]
+    assert {path.stat().st_mode & 0o777 for path in second.rglob("*") if path.is_file()} == {0o644}
+
+
+def test_a_changed_line_of_the_shared_library_changes_the_digest(
+    repository: Path, tmp_path: Path, package: ModuleType
+) -> None:
+    _, before = package.package("job_notifier", repository=repository, output=tmp_path / "out")
+    with (repository / "shared" / "src" / "dualdeploy" / "clock.py").open("a") as module:
+        module.write("# changed\n")
+    _, after = package.package("job_notifier", repository=repository, output=tmp_path / "out")
+    assert before != after
+
+
+def test_packaging_again_leaves_nothing_of_before(repository: Path, tmp_path: Path, package: ModuleType) -> None:
+    folder, _ = package.package("job_notifier", repository=repository, output=tmp_path / "out")
+    (folder / "left_over.py").write_text("")
+    package.package("job_notifier", repository=repository, output=tmp_path / "out")
+    assert not (folder / "left_over.py").exists()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["job_notifier", "job_notifier.zip"]
+
+
+def test_an_unknown_service_is_refused_with_the_known_ones(package: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(package.NotPackageable, match="job_notifier"):
+        package.package("jobnotifier", output=tmp_path)
+
+
+def test_a_lock_that_lags_behind_is_refused_by_the_name_of_the_package(
+    repository: Path, tmp_path: Path, package: ModuleType
+) -> None:
+    with (repository / "services" / "job_notifier" / "requirements.in").open("a") as wanted:
+        wanted.write("humanize==4.9.0\n")
+    with pytest.raises(package.NotPackageable, match=r"humanize==4\.9\.0: make lock"):
+        package.package("job_notifier", repository=repository, output=tmp_path / "out")
+
+
+def test_a_missing_lock_is_refused(repository: Path, tmp_path: Path, package: ModuleType) -> None:
+    (repository / "services" / "job_notifier" / "requirements.txt").unlink()
+    with pytest.raises(package.NotPackageable, match="make lock"):
+        package.package("job_notifier", repository=repository, output=tmp_path / "out")
+
+
+def test_a_base_image_is_taken_by_digest_only(repository: Path, tmp_path: Path, package: ModuleType) -> None:
+    with pytest.raises(package.NotPackageable, match="by digest"):
+        package.package("job_notifier", repository=repository, output=tmp_path, base_image="python:3.11-slim")
+    pinned = "python:3.11-slim@sha256:" + "0123456789abcdef" * 4
+    folder, _ = package.package("job_notifier", repository=repository, output=tmp_path / "out", base_image=pinned)
+    bases = re.findall(r"^FROM (\S+)", (folder / "Dockerfile").read_text(), flags=re.MULTILINE)
+    assert bases == [pinned, pinned]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_staged_service_is_whole_and_holds_nothing_else(service: str, package: ModuleType, tmp_path: Path) -> None:
+    folder, _ = package.package(service, output=tmp_path)
+    names = set(contents(folder))
+    wheel = next(name for name in names if name.endswith(".whl"))
+    entry = {"Procfile", "main.py"} if service in EVENT_SERVICES else set()
+    assert {"Dockerfile", "requirements.txt", "dependencies.txt", f"{service}/__init__.py", *entry} <= names
+    others = [name for name in SERVICES if name != service]
+    assert not [
+        name for name in names if "__pycache__" in name or name.split("/")[0] in (*others, "tests", "local_cloud")
+    ]
+    shared = {str(path.relative_to(Path(shared_library).parent)) for path in Path(shared_library).parent.rglob("*.py")}
+    with zipfile.ZipFile(folder / wheel) as archive:
+        packed = {name.removeprefix("dualdeploy/") for name in archive.namelist() if name.startswith("dualdeploy/")}
+    assert packed == shared
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_requirement_is_pinned_with_a_hash(service: str, package: ModuleType, tmp_path: Path) -> None:
+    folder, _ = package.package(service, output=tmp_path)
+    joined = (folder / "requirements.txt").read_text().replace("\\\n", " ")
+    requirements = [line for line in joined.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    assert len(requirements) > 10
+    assert [line for line in requirements if "--hash=sha256:" not in line] == []
+    assert [line for line in requirements if "==" not in line and not line.startswith("./vendor/")] == []
+
+
+@pytest.mark.parametrize("service", [*EVENT_SERVICES[:3]])
+def test_no_service_that_needs_no_tensorflow_ships_it(service: str) -> None:
+    lock = (REPOSITORY / "services" / service / "requirements.txt").read_text()
+    assert not re.search(r"^(tensorflow|keras|nvidia)", lock, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("service", EVENT_SERVICES)
+def test_an_image_runs_the_command_of_the_procfile(service: str) -> None:
+    command = procfile_command(REPOSITORY / "services" / service / "Procfile")
+    assert dockerfile(service).splitlines()[-1] == f"CMD exec {command}"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_an_image_requires_hashes_compiles_bytecode_and_does_not_run_as_root(service: str) -> None:
+    text = dockerfile(service)
+    installs = re.findall(r"pip install (.*)", text)
+    assert installs == [
+        f"--no-cache-dir --require-hashes --no-deps -r {name}" for name in ("dependencies.txt", "requirements.txt")
+    ]
+    assert "compileall -q -j 0 /venv/lib" in text
+    assert text.index("\nUSER 10001") < text.index("\nENTRYPOINT" if "\nENTRYPOINT" in text else "\nCMD ")
+    # A training job serves nothing that could be asked for its health.
+    assert ("\nHEALTHCHECK" in text) == (service != "trainer")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_an_image_copies_only_what_is_staged(service: str, package: ModuleType, tmp_path: Path) -> None:
+    folder, _ = package.package(service, output=tmp_path)
+    copies = re.findall(r"^COPY (?!--from)(\S+) ", dockerfile(service), flags=re.MULTILINE)
+    assert copies
+    assert [source for source in copies if not (folder / source).exists()] == []

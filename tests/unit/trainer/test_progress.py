@@ -1,0 +1,65 @@
+"""What the process says while it works and when it is refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from trainer import progress
+from trainer.__main__ import main
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_banners_that_c_prints_are_not_seen(capfd: pytest.CaptureFixture[str]) -> None:
+    with progress.native_banners_held_back():
+        os.write(2, b"oneDNN custom operations are on\n")
+    os.write(2, b"seen\n")
+    assert capfd.readouterr().err == "seen\n"
+
+
+def test_what_was_held_back_is_shown_when_the_import_fails(capfd: pytest.CaptureFixture[str]) -> None:
+    @progress.native_banners_held_back()
+    def import_tensorflow() -> None:
+        os.write(2, b"libcudart.so.12: cannot open shared object file\n")
+        raise ImportError("tensorflow")
+
+    with pytest.raises(ImportError):
+        import_tensorflow()
+    assert "libcudart" in capfd.readouterr().err
+
+
+def test_without_a_terminal_every_line_is_json_and_there_is_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.reporting() as reporter:
+        reporter.expect(3)
+        reporter.advance()
+        logging.getLogger("trainer").info("epoch 1 of 3", extra={"epoch": 1})
+        logging.getLogger("tensorflow").info("ten kilobytes of input names")
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["severity"], line["message"], line["epoch"]) for line in lines] == [("INFO", "epoch 1 of 3", 1)]
+
+
+def test_a_faulty_call_is_answered_with_64_one_line_and_no_stack_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--target", "mobile", "--labels", "daisy"]) == 64
+    (line,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (line["severity"], line["error"]) == ("ERROR", "UnusableJob")
+    assert "--data, --output missing" in line["message"]
+    assert "Traceback" not in line["message"]
+
+
+def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+    assert left.value.code == 0
+    assert "Exit codes: 0 done, 64 do not retry, 75 retry later, 1 bug" in capsys.readouterr().out
