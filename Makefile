@@ -14,15 +14,15 @@ SERVICES := training_launcher job_notifier cloud_deployer mobile_publisher train
 
 .PHONY: demo
 demo: $(STAMP) ## The whole loop on the local cloud: data in, two live models out (DATA=folder for your own TFRecords)
-	$(BIN)/python -m local_cloud demo $(if $(DATA),--data '$(DATA)') $(if $(LABELS),--labels '$(LABELS)')
+	@$(BIN)/python -m local_cloud demo $(if $(DATA),--data '$(DATA)') $(if $(LABELS),--labels '$(LABELS)')
 
 .PHONY: up
 up: $(STAMP) ## The same stack, left running; writes build/local_cloud.env
-	$(BIN)/python -m local_cloud up
+	@$(BIN)/python -m local_cloud up
 
 .PHONY: down
 down: $(STAMP) ## Stop what `make up` started
-	$(BIN)/python -m local_cloud down
+	@$(BIN)/python -m local_cloud down
 
 .PHONY: validate
 validate: $(STAMP) ## Check a folder of TFRecords before anything is spent: DATA=folder [LABELS=a,b,c]

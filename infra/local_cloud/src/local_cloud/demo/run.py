@@ -161,8 +161,8 @@ def _ask(
 
 def _size_of(uri: str) -> int:
     """Bytes of every object under a `gs://` folder."""
-    bucket, _, prefix = uri.removeprefix("gs://").partition("/")
-    return sum(summary.size for summary in GcsObjectStore(bucket).list(prefix))
+    bucket, _, folder = uri.removeprefix("gs://").rstrip("/").partition("/")
+    return sum(summary.size for summary in GcsObjectStore(bucket).list(f"{folder}/"))
 
 
 def _report(
