@@ -31,12 +31,19 @@ validate: $(STAMP) ## Check a folder of TFRecords before anything is spent: DATA
 ##@ Work on it
 
 .PHONY: test
+ifdef T
+test: $(STAMP)
+	@$(BIN)/python -m pytest $(T)
+else
+# Two passes: what trains or serves with TensorFlow wants both cores for itself.
 test: $(STAMP) ## Every test, the one end-to-end run with real training included (T=path for some)
-	$(BIN)/python -m pytest $(or $(T),tests)
+	@$(BIN)/python -m pytest tests -m 'not slow and not e2e' --numprocesses 2 --dist loadfile --quiet
+	@$(BIN)/python -m pytest tests -m 'slow or e2e'
+endif
 
 .PHONY: test-fast
 test-fast: $(STAMP) ## Without those that import TensorFlow or train
-	$(BIN)/python -m pytest tests -m 'not slow and not e2e'
+	@$(BIN)/python -m pytest tests -m 'not slow and not e2e' --numprocesses 2 --dist loadfile --quiet
 
 .PHONY: lint
 lint: $(STAMP) ## Style, format and types

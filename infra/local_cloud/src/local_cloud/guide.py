@@ -24,7 +24,7 @@ def describe(environment: Mapping[str, str], environment_file: Path) -> str:
             "",
             f"Point any client, script or test suite at it:   set -a; source {environment_file}; set +a",
             "Then, for example:",
-            "  python -m local_cloud.demo.drop                       # paint flowers, configure them, drop them in",
+            "  .venv/bin/python -m local_cloud.demo.drop             # paint flowers, configure them, drop them in",
             '  curl "$CLOUD_DEPLOYER_URL/status/flowers"             # what serves, what is under way',
             '  curl -X POST "$CLOUD_DEPLOYER_URL/redeploy" -H content-type:application/json \\',
             '       -d \'{"dataset": "flowers"}\'                      # bring the recorded run out again',
