@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 
 import flask
@@ -18,9 +17,8 @@ from job_notifier.handler import JobNotifier
 from job_notifier.settings import NotifierSettings
 
 
-@functools.cache
-def receiver() -> Receiver:
-    """Built at the first event; Google's clients inside are built at their first use."""
+def compose() -> Receiver:
+    """Everything wired together; Google's clients inside are built at their first use."""
     logs.configure()
     read = settings.load(NotifierSettings, os.environ)
     ledger = Ledger(GcsObjectStore(read.ledger_bucket))
@@ -39,7 +37,11 @@ def receiver() -> Receiver:
     return Receiver("job_notifier", handlers, ledger=ledger, project=read.project)
 
 
+# At the start, not at the first event: a wrong environment has to stop the deployment.
+_receiver = compose()
+
+
 @functions_framework.http
 def on_event(request: flask.Request) -> flask.Response:
     """A result was written, a job was logged, or time has passed."""
-    return receiver()(request)
+    return _receiver(request)

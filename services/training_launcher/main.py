@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 
 import flask
@@ -17,9 +16,8 @@ from training_launcher.handler import Launcher
 from training_launcher.settings import LauncherSettings
 
 
-@functools.cache
-def receiver() -> Receiver:
-    """Built at the first event; Google's clients inside are built at their first use."""
+def compose() -> Receiver:
+    """Everything wired together; Google's clients inside are built at their first use."""
     logs.configure()
     read = settings.load(LauncherSettings, os.environ)
     ledger = Ledger(GcsObjectStore(read.ledger_bucket))
@@ -41,9 +39,13 @@ def receiver() -> Receiver:
     return Receiver("training_launcher", handlers, ledger=ledger, project=read.project)
 
 
+# At the start, not at the first event: a wrong environment has to stop the deployment.
+_receiver = compose()
+
+
 # Not @cloud_event: the framework would answer 400 to a malformed event before we could record it, and would drop
 # the message id and the delivery attempt of a raw push.
 @functions_framework.http
 def on_event(request: flask.Request) -> flask.Response:
     """A Cloud Storage finalize event, a retrain request, or a tick of the clock."""
-    return receiver()(request)
+    return _receiver(request)
