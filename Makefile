@@ -88,7 +88,8 @@ lock: $(STAMP) ## Resolve every requirements.in again
 	done
 
 .PHONY: clean
-clean: ## Remove what was built, but not .venv
+clean: ## Stop what runs and remove what was built, but not .venv
+	@test ! -e build/local_cloud.env || $(BIN)/python -m local_cloud down
 	rm -rf build
 
 .PHONY: help

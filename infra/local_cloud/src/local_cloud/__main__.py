@@ -16,6 +16,8 @@ from pathlib import Path
 from local_cloud import coverage, guide, supervisor, topology
 from local_cloud.cloud import DEFAULT_PROJECT, DEFAULT_REGION, LocalCloud, StateInUse, load
 from local_cloud.environment_file import write_environment
+from local_cloud.pubsub.store import StoreUnusable
+from local_cloud.stack import ServiceDidNotStart
 from local_cloud.supervisor import StackFailed
 from local_cloud.topology import TopologyError
 
@@ -29,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         return _COMMANDS[options.command](options)
-    except (TopologyError, StateInUse, StackFailed, OSError) as exc:
+    except (TopologyError, StateInUse, StoreUnusable, StackFailed, ServiceDidNotStart, OSError) as exc:
         print(f"local_cloud: {exc}", file=sys.stderr)
         return 2
 
@@ -70,11 +72,12 @@ def run_stack(options: argparse.Namespace) -> int:
         environment_file=options.environment_file.resolve(),
         clock_seconds=options.clock_seconds,
         time_scale=options.time_scale,
+        leashed=options.leashed,
     )
 
 
 def up(options: argparse.Namespace) -> int:
-    """Leave a stack running, with the demo's data set configured, and say how to use it."""
+    """Leave a stack running, and say how to use it."""
     build = options.repository.resolve() / "build"
     environment_file = build / "local_cloud.env"
     if environment_file.exists() and supervisor.is_running(environment_file):
@@ -150,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     stacking.add_argument("--clock-seconds", type=float, default=2.0, help="how often schedules fire")
     stacking.add_argument("--time-scale", type=float, default=0.02, help="factor for the topology's back-offs")
     stacking.add_argument("--environment-file", type=Path, required=True, help="written when ready")
+    stacking.add_argument("--leashed", action="store_true", help="end when standard input ends")
     upping = commands.add_parser("up", help="leave a stack running; writes build/local_cloud.env")
     downing = commands.add_parser("down", help="stop what `up` left running")
     demonstrating = commands.add_parser("demo", help="data in, two live models out")
@@ -159,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     covering.add_argument("--check", action="store_true", help="only say whether it is current")
     for command in (serving, stacking, upping, downing, demonstrating, covering):
         command.add_argument("--repository", type=Path, default=_CHECKOUT, help="root of the checkout")
+    for command in (serving, covering):
         command.add_argument("--topology", type=Path, help="default: infra/topology.json of the repository")
     return parser
 

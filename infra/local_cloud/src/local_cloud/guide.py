@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,7 +23,8 @@ def describe(environment: Mapping[str, str], environment_file: Path) -> str:
             "The local cloud and every service are running:",
             *lines,
             "",
-            f"Point any client, script or test suite at it:   set -a; source {environment_file}; set +a",
+            "Point any client, script or test suite at it:",
+            f"  set -a; source {shlex.quote(str(environment_file))}; set +a",
             "Then, for example:",
             "  .venv/bin/python -m local_cloud.demo.drop             # paint flowers, configure them, drop them in",
             '  curl "$CLOUD_DEPLOYER_URL/status/flowers"             # what serves, what is under way',

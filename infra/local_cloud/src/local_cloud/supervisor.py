@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,12 +24,22 @@ class StackFailed(RuntimeError):
     """The stack did not start; the message ends with the end of its log."""
 
 
-def run(repository: Path, *, state: Path, environment_file: Path, clock_seconds: float, time_scale: float) -> int:
-    """Be the stack until a signal comes (or POST /shutdown)."""
+def run(
+    repository: Path,
+    *,
+    state: Path,
+    environment_file: Path,
+    clock_seconds: float,
+    time_scale: float,
+    leashed: bool = False,
+) -> int:
+    """Be the stack until a signal comes, or POST /shutdown, or, when `leashed`, standard input ends."""
     cloud = clouds.load(repository, state_dir=state / "cloud", clock_seconds=clock_seconds, time_scale=time_scale)
     stack = Stack(cloud, repository=repository, log_folder=state / "logs")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: cloud.control.stop_requested.set())
+    if leashed:
+        threading.Thread(target=_wait_for_the_end_of_stdin, args=(cloud.control.stop_requested,), daemon=True).start()
     try:
         stack.start()
         variables = {**stack.environment(), "LOCAL_CLOUD_PID": str(os.getpid()), "LOCAL_CLOUD_STATE": str(state)}
@@ -41,20 +52,34 @@ def run(repository: Path, *, state: Path, environment_file: Path, clock_seconds:
     return 0
 
 
+def _wait_for_the_end_of_stdin(stop_requested: threading.Event) -> None:
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    stop_requested.set()
+
+
 def start(
-    repository: Path, *, state: Path, environment_file: Path, clock_seconds: float = 2.0
+    repository: Path, *, state: Path, environment_file: Path, clock_seconds: float = 2.0, leashed: bool = False
 ) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
-    """Start the stack as a process of its own and wait until it is ready. Raises StackFailed."""
+    """Start the stack as a process of its own and wait until it is ready. Raises StackFailed.
+
+    A `leashed` stack ends when this process does, however that ends: the pipe to its standard input closes.
+    """
     state.mkdir(parents=True, exist_ok=True)
     environment_file.unlink(missing_ok=True)
     log_file = state / "stack.log"
     command = [sys.executable, "-m", "local_cloud", "stack", "--state", str(state)]
     command += ["--repository", str(repository), "--environment-file", str(environment_file)]
     command += ["--clock-seconds", str(clock_seconds)]
+    command += ["--leashed"] if leashed else []
     with log_file.open("ab") as output:
         # A session of its own: Ctrl-C in the terminal is for whoever started it, who then stops it in order.
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            stdin=subprocess.PIPE if leashed else subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     deadline = time.monotonic() + START_LIMIT_SECONDS
     try:
@@ -81,6 +106,8 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    if process.stdin:
+        process.stdin.close()
 
 
 def stop_recorded(environment_file: Path) -> bool:
@@ -111,7 +138,7 @@ def is_running(environment_file: Path) -> bool:
 @contextlib.contextmanager
 def running(repository: Path, *, state: Path, environment_file: Path) -> Iterator[Mapping[str, str]]:
     """The stack for the length of the block, as the demo and the end-to-end test use it; yields its variables."""
-    process, variables = start(repository, state=state, environment_file=environment_file)
+    process, variables = start(repository, state=state, environment_file=environment_file, leashed=True)
     try:
         yield variables
     finally:

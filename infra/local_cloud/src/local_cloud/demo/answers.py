@@ -41,8 +41,8 @@ class Answers:
         return right / len(pictures)
 
 
-class PhoneDownloadFailed(RuntimeError):
-    """What was published cannot be downloaded as a phone would."""
+class NoAnswer(RuntimeError):
+    """The endpoint does not answer, or what was published cannot be downloaded as a phone would."""
 
 
 def ask_cloud(endpoint: str, pictures: Sequence[Picture], *, environment: Mapping[str, str]) -> Answers:
@@ -61,7 +61,7 @@ def ask_cloud(endpoint: str, pictures: Sequence[Picture], *, environment: Mappin
         try:
             response = client.predict(endpoint=endpoint, instances=[instance], timeout=60)
         except GoogleAPICallError as exc:
-            raise RuntimeError(f"the endpoint {endpoint} did not answer: {exc}") from exc
+            raise NoAnswer(f"the endpoint {endpoint} did not answer: {exc}") from exc
         times.append((time.perf_counter() - started) * 1000)
         prediction = response.predictions[0]
         answers.append(Answer(str(prediction["label"]), float(prediction["confidence"])))
@@ -69,12 +69,12 @@ def ask_cloud(endpoint: str, pictures: Sequence[Picture], *, environment: Mappin
 
 
 def download_to_phone(model_id: str, *, environment: Mapping[str, str]) -> bytes:
-    """The published file, by the calls that Firebase's SDK makes on a phone. Raises PhoneDownloadFailed."""
+    """The published file, by the calls that Firebase's SDK makes on a phone. Raises NoAnswer."""
     host, project = environment["FIREBASE_ML_EMULATOR_HOST"], environment["GOOGLE_CLOUD_PROJECT"]
     url = f"http://{host}/v1beta2/projects/{project}/models/{model_id}:download"
     response = requests.get(url, timeout=30)
     if not response.ok:
-        raise PhoneDownloadFailed(f"{url} answers {response.status_code}: {response.text[:300]}")
+        raise NoAnswer(f"{url} answers {response.status_code}: {response.text[:300]}")
     with urllib.request.urlopen(response.json()["downloadUri"], timeout=60) as stream:  # noqa: S310  # loopback
         data: bytes = stream.read()
     return data

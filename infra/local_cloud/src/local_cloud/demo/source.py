@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +74,11 @@ def folder(path: Path, *, labels: Sequence[str] = ()) -> DataSource:
     if not files:
         raise UnusableFolder(f"{path} holds no TFRecord shards (*.tfrecord, *.tfrec, also with .gz)")
     held_out = [file for file in files if shards.is_held_out(file.name)] or files
-    # In turn from every file: data sets are often written class by class.
-    pictures = list(itertools.islice(_round_robin([_pictures(file) for file in held_out]), SCANNED_RECORDS))
-    if not pictures:
+    unseen_by_class, classes = _look_through(held_out)
+    if not classes:
         raise UnusableFolder(f"{path}: no record has the features image (bytes) and class (int64)")
-    names, origin = _names(path, labels, classes=1 + max(label for _, label in pictures))
-    unseen = [Picture(data, names[label]) for data, label in _spread(pictures, UNSEEN)]
+    names, origin = _names(path, labels, classes=classes)
+    unseen = [Picture(data, names[label]) for data, label in _spread(unseen_by_class, UNSEEN)]
     config = {**_demo_config(), "labels": list(names)}
     for target, epochs in EPOCHS_ON_PHOTOS.items():
         config["training"][target]["epochs"] = epochs
@@ -108,6 +107,21 @@ def _names(path: Path, labels: Sequence[str], *, classes: int) -> tuple[tuple[st
     return names, origin
 
 
+def _look_through(files: Sequence[Path]) -> tuple[dict[int, list[bytes]], int]:
+    """Up to UNSEEN pictures of each class, and how many classes there are.
+
+    A share of each file, because data sets are often written class by class, one file after the other.
+    """
+    by_class: dict[int, list[bytes]] = {}
+    share = max(1, SCANNED_RECORDS // len(files))
+    for file in files:
+        for data, label in itertools.islice(_pictures(file), share):
+            kept = by_class.setdefault(label, [])
+            if len(kept) < UNSEEN:
+                kept.append(data)
+    return by_class, 1 + max(by_class, default=-1)
+
+
 def _pictures(path: Path) -> Iterator[tuple[bytes, int]]:
     """The readable records of a shard. What is wrong with it is for the pipeline to find, and to say."""
     with path.open("rb") as stream:
@@ -115,21 +129,16 @@ def _pictures(path: Path) -> Iterator[tuple[bytes, int]]:
             for record in tfrecord.read_records(stream, name=path.name):
                 example = tfrecord.parse_example(record.data)
                 image, label = example.get("image"), example.get("class")
-                if image and label and image.kind == "bytes" and label.kind == "int64" and label.values[0] >= 0:
+                if image is None or label is None or (image.kind, label.kind) != ("bytes", "int64"):
+                    continue
+                if image.values and label.values and label.values[0] >= 0:
                     yield bytes(image.values[0]), int(label.values[0])
         except tfrecord.CorruptRecords:
             return
 
 
-def _round_robin(streams: Sequence[Iterator[tuple[bytes, int]]]) -> Iterator[tuple[bytes, int]]:
-    for row in itertools.zip_longest(*streams):
-        yield from (pair for pair in row if pair is not None)
-
-
-def _spread(pictures: Sequence[tuple[bytes, int]], count: int) -> list[tuple[bytes, int]]:
-    """`count` of them with the classes as equal as can be."""
-    by_class: dict[int, list[tuple[bytes, int]]] = {}
-    for pair in pictures:
-        by_class.setdefault(pair[1], []).append(pair)
-    rows = itertools.zip_longest(*(by_class[label] for label in sorted(by_class)))
+def _spread(by_class: Mapping[int, Sequence[bytes]], count: int) -> list[tuple[bytes, int]]:
+    """`count` pictures with the classes as equal as can be."""
+    columns = [[(data, label) for data in by_class[label]] for label in sorted(by_class)]
+    rows = itertools.zip_longest(*columns)
     return list(itertools.islice((pair for row in rows for pair in row if pair is not None), count))

@@ -22,11 +22,13 @@ class RunDidNotFinish(RuntimeError):
 
 
 def wait_for_run(ledger: Ledger, dataset: str, *, limit_seconds: float) -> str:
-    """The id of the data set's first run, once it is claimed. Raises RunDidNotFinish."""
+    """The id of the data set's first run, once it is claimed. Raises RunDidNotFinish, with the reason of a refusal."""
     deadline = time.monotonic() + limit_seconds
     while time.monotonic() < deadline:
         if run_ids := ledger.run_ids(dataset):
             return run_ids[0]
+        if rejections := ledger.rejections():
+            raise RunDidNotFinish(f"the data was refused: {rejections[-1].reason}")
         time.sleep(POLL_SECONDS)
     raise RunDidNotFinish(f"no run was claimed within {limit_seconds:.0f} s; the log of training_launcher says why")
 

@@ -1,0 +1,131 @@
+"""What the demo concludes: `report.json`, and the table that people see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dualdeploy.ledger import Branch, State
+from local_cloud.demo.answers import Answers
+from local_cloud.demo.source import DataSource
+
+
+def summarise(
+    found: DataSource,
+    branches: Mapping[str, Branch],
+    of_cloud: Answers,
+    of_mobile: Answers,
+    *,
+    sizes: Mapping[str, int],
+) -> dict[str, Any]:
+    cloud, mobile = branches["cloud"], branches["mobile"]
+    pairs = list(zip(found.unseen, of_cloud.answers, of_mobile.answers, strict=True))
+    chance = 1 / len(found.config["labels"])
+    ok = all(
+        branch.state is State.LIVE
+        and beats_chance(branch.facts["accuracy"], branch.facts["eval_examples"], chance=chance)
+        for branch in branches.values()
+    )
+    return {
+        "ok": ok,
+        "seconds": {},
+        "dataset": found.dataset,
+        "run_id": cloud.run_id,
+        "chance": chance,
+        "cloud": {
+            "state": str(cloud.state),
+            "model": f"{cloud.facts['model']}@{cloud.facts['model_version']}",
+            "endpoint": cloud.facts["endpoint"],
+            "accuracy": cloud.facts["accuracy"],
+            "eval_examples": cloud.facts["eval_examples"],
+            "training_seconds": cloud.facts["training_seconds"],
+            "saved_model_bytes": sizes["cloud"],
+            "unseen_right": of_cloud.share_right(found.unseen),
+            "predict_ms_p50": round(of_cloud.median_ms, 2),
+        },
+        "mobile": {
+            "state": str(mobile.state),
+            "firebase_model": mobile.facts["firebase_model"],
+            "firebase_name": mobile.facts["firebase_name"],
+            "tflite_bytes": sizes["mobile"],
+            "accuracy": mobile.facts["accuracy"],
+            "eval_examples": mobile.facts["eval_examples"],
+            "training_seconds": mobile.facts["training_seconds"],
+            "unseen_right": of_mobile.share_right(found.unseen),
+            "invoke_ms_p50": round(of_mobile.median_ms, 3),
+        },
+        "agreement": sum(a.label == b.label for _, a, b in pairs) / len(pairs),
+        "predictions": [{"label": p.label, "cloud": a.label, "mobile": b.label} for p, a, b in pairs],
+    }
+
+
+def beats_chance(accuracy: float, examples: int, *, chance: float) -> bool:
+    """Whether guessing would reach `accuracy` on `examples` pictures less often than once in a thousand tries.
+
+    The normal approximation of the binomial distribution: three standard deviations above chance.
+    """
+    return accuracy > chance + 3 * math.sqrt(chance * (1 - chance) / examples)
+
+
+def show(console: Console, report: Mapping[str, Any], files: Mapping[Path, str], repository: Path) -> None:
+    cloud, mobile = report["cloud"], report["mobile"]
+    table = Table(title=f"\nTwo live models from one run ({report['run_id']})", title_justify="left", show_lines=False)
+    table.add_column("")
+    table.add_column("cloud: DenseNet121", overflow="fold")
+    table.add_column("phone: MobileNetV3", overflow="fold")
+    rows = [
+        ("state", cloud["state"], mobile["state"]),
+        ("lives at", _tail(cloud["endpoint"]), f"Firebase ML model {mobile['firebase_name']}"),
+        (
+            f"right on held-out pictures (chance {report['chance']:.0%})",
+            f"{cloud['accuracy']:.1%} of {cloud['eval_examples']}",
+            f"{mobile['accuracy']:.1%} of {mobile['eval_examples']}",
+        ),
+        (
+            f"right on {len(report['predictions'])} pictures asked just now",
+            f"{cloud['unseen_right']:.1%}",
+            f"{mobile['unseen_right']:.1%}",
+        ),
+        (
+            "size",
+            f"{cloud['saved_model_bytes'] / 1e6:.1f} MB SavedModel",
+            f"{mobile['tflite_bytes'] / 1e6:.2f} MB .tflite",
+        ),
+        (
+            "time for one picture (median)",
+            f"{cloud['predict_ms_p50']:.0f} ms, over HTTP",
+            f"{mobile['invoke_ms_p50']:.1f} ms, in LiteRT",
+        ),
+        ("training took", f"{cloud['training_seconds']:.0f} s", f"{mobile['training_seconds']:.0f} s"),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    console.print(f"Both give the same answer for {report['agreement']:.0%} of the pictures.", highlight=False)
+    verdict = "[bold green]ok[/]: both are live and clearly better than guessing"
+    if not report["ok"]:
+        verdict = "[bold red]not ok[/]: a model is no better than guessing; train longer or on more data"
+    console.print(f"\n{verdict}  ({report['seconds']['total']:.0f} s in all)\n", highlight=False)
+    for path, what in files.items():
+        console.print(f"  {_relative(path, repository):<28} {what}", highlight=False)
+    console.print("\nGo on with:", highlight=False)
+    for command, what in (
+        ("make demo DATA=folder", "the same with your own TFRecords"),
+        ("make up", "leave the stack running and play with it (make down stops it)"),
+        ("make test", "every test"),
+    ):
+        console.print(f"  {command:<28} {what}", highlight=False)
+
+
+def _tail(resource: str) -> str:
+    """`endpoints/flowers` of `projects/p/locations/l/endpoints/flowers`."""
+    return "/".join(resource.split("/")[-2:])
+
+
+def _relative(path: Path, repository: Path) -> str:
+    return str(path.relative_to(repository)) if path.is_relative_to(repository) else str(path)

@@ -1,0 +1,96 @@
+"""What the demo concludes from what it saw."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from dualdeploy.ledger import Branch, Moment, State
+from local_cloud.demo import report
+from local_cloud.demo.answers import Answer, Answers
+from local_cloud.demo.source import DataSource, Picture
+
+LABELS = ["daisy", "dandelion", "roses", "sunflowers", "tulips"]
+CLOUD_FACTS = {
+    "model": "projects/p/locations/l/models/dualdeploy-flowers",
+    "model_version": "1",
+    "endpoint": "projects/p/locations/l/endpoints/flowers",
+    "accuracy": 0.8,
+    "eval_examples": 160,
+    "training_seconds": 90.0,
+}
+MOBILE_FACTS = {
+    "firebase_model": "17",
+    "firebase_name": "flowers",
+    "accuracy": 0.9,
+    "eval_examples": 160,
+    "training_seconds": 60.0,
+}
+
+
+def branch(target: str, facts: dict[str, Any], state: State = State.LIVE) -> Branch:
+    return Branch.model_validate(
+        {
+            "run_id": "flowers-0123456789ab",
+            "dataset": "flowers",
+            "target": target,
+            "state": state,
+            "since": "2026-11-23T12:00:00.000Z",
+            "facts": facts,
+            "history": [Moment(at="2026-11-23T12:00:00.000Z", state=state).model_dump()],
+        }
+    )
+
+
+def summary(cloud: Branch | None = None, mobile: Branch | None = None) -> dict[str, Any]:
+    pictures = [Picture(b"", label) for label in LABELS]
+    found = DataSource([], {"dataset": "flowers", "labels": LABELS}, pictures, "five pictures")
+    right = Answers([Answer(label, 0.9) for label in LABELS], 30.0)
+    one_wrong = Answers([Answer("tulips", 0.5), *right.answers[1:]], 0.2)
+    branches = {"cloud": cloud or branch("cloud", CLOUD_FACTS), "mobile": mobile or branch("mobile", MOBILE_FACTS)}
+    return report.summarise(found, branches, right, one_wrong, sizes={"cloud": 30_000_000, "mobile": 1_100_000})
+
+
+def test_the_report_has_every_figure_that_is_promised() -> None:
+    found = summary()
+    assert set(found) >= {"ok", "seconds", "dataset", "run_id", "cloud", "mobile", "agreement", "predictions"}
+    assert set(found["cloud"]) >= {"state", "model", "endpoint", "accuracy", "predict_ms_p50"}
+    assert set(found["mobile"]) >= {"state", "firebase_model", "tflite_bytes", "accuracy", "invoke_ms_p50"}
+    assert found["predictions"][0] == {"label": "daisy", "cloud": "daisy", "mobile": "tulips"}
+
+
+def test_agreement_counts_equal_answers_and_not_right_ones() -> None:
+    assert summary()["agreement"] == 0.8
+
+
+def test_two_live_models_that_beat_chance_are_ok() -> None:
+    assert summary()["ok"] is True
+
+
+@pytest.mark.parametrize("accuracy", [0.2, 0.25, 0.29])
+def test_a_model_that_guesses_is_not_ok(accuracy: float) -> None:
+    assert summary(mobile=branch("mobile", {**MOBILE_FACTS, "accuracy": accuracy}))["ok"] is False
+
+
+def test_a_model_that_is_not_live_is_not_ok() -> None:
+    assert summary(cloud=branch("cloud", CLOUD_FACTS, State.ROLLED_BACK))["ok"] is False
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "examples", "beats"), [(0.30, 160, True), (0.29, 160, False), (0.30, 100, False), (0.9, 10, True)]
+)
+def test_chance_is_beaten_only_by_three_standard_deviations(accuracy: float, examples: int, beats: bool) -> None:
+    assert report.beats_chance(accuracy, examples, chance=0.2) is beats
+
+
+def test_the_table_says_where_both_live_and_how_good_they_are() -> None:
+    text = io.StringIO()
+    found = {**summary(), "seconds": {"total": 130.0}}
+    report.show(Console(file=text, width=120), found, {Path("/r/build/x.png"): "photos"}, Path("/r"))
+    shown = text.getvalue()
+    for expected in ("endpoints/flowers", "Firebase ML model flowers", "80.0% of 160", "1.10 MB", "build/x.png", "ok"):
+        assert expected in shown

@@ -1,0 +1,77 @@
+"""The demo on a folder of the user's own TFRecords."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from dualdeploy.tfrecord import encode_example, write_records
+from local_cloud.demo import source
+
+
+def shard(path: Path, labels: Sequence[int], *, image: bytes = b"a picture") -> None:
+    write_records(path, [encode_example({"image": image + bytes([label]), "class": label}) for label in labels])
+
+
+def test_a_path_that_is_no_folder_is_refused_with_what_to_name(tmp_path: Path) -> None:
+    with pytest.raises(source.UnusableFolder, match="DATA=folder must name one"):
+        source.folder(tmp_path / "absent")
+
+
+def test_a_folder_without_shards_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "readme.txt").write_text("nothing here")
+    with pytest.raises(source.UnusableFolder, match="holds no TFRecord shards"):
+        source.folder(tmp_path)
+
+
+def test_labels_txt_names_the_classes(tmp_path: Path) -> None:
+    shard(tmp_path / "train.tfrecord", [0, 1, 2])
+    (tmp_path / "labels.txt").write_text("cat\ndog\nhen\n")
+    found = source.folder(tmp_path)
+    assert found.config["labels"] == ["cat", "dog", "hen"]
+    assert "labels.txt" in found.described
+
+
+def test_labels_given_by_the_user_come_before_labels_txt(tmp_path: Path) -> None:
+    shard(tmp_path / "train.tfrecord", [0, 1])
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    assert source.folder(tmp_path, labels=["a", "b"]).config["labels"] == ["a", "b"]
+
+
+def test_five_classes_without_names_are_taken_for_the_public_flowers_and_said_so(tmp_path: Path) -> None:
+    shard(tmp_path / "flowers00-5.tfrec", [0, 1, 2, 3, 4])
+    found = source.folder(tmp_path)
+    assert found.config["labels"][0] == "daisy"
+    assert "public flowers" in found.described
+
+
+def test_other_classes_without_names_are_refused(tmp_path: Path) -> None:
+    shard(tmp_path / "train.tfrecord", [0, 1, 2])
+    with pytest.raises(source.UnusableFolder, match="has 3 classes: name them"):
+        source.folder(tmp_path)
+
+
+def test_too_few_names_are_refused(tmp_path: Path) -> None:
+    shard(tmp_path / "train.tfrecord", [0, 1, 2])
+    with pytest.raises(source.UnusableFolder, match="names 2 classes, but the data has class 2"):
+        source.folder(tmp_path, labels=["cat", "dog"])
+
+
+def test_pictures_to_ask_about_come_from_held_out_shards_with_classes_in_turn(tmp_path: Path) -> None:
+    shard(tmp_path / "train-00000-of-00001.tfrecord", [0] * 50, image=b"trained on")
+    shard(tmp_path / "eval-00000-of-00002.tfrecord", [0] * 60)
+    shard(tmp_path / "eval-00001-of-00002.tfrecord", [1] * 60)
+    found = source.folder(tmp_path, labels=["cat", "dog"])
+    assert len(found.unseen) == source.UNSEEN
+    assert {picture.label for picture in found.unseen[:2]} == {"cat", "dog"}
+    assert not any(picture.data.startswith(b"trained on") for picture in found.unseen)
+
+
+def test_records_without_values_and_damaged_shards_are_passed_over(tmp_path: Path) -> None:
+    empty = encode_example({"image": [], "class": []})
+    write_records(tmp_path / "eval-00000-of-00002.tfrecord", [empty])
+    (tmp_path / "eval-00001-of-00002.tfrecord").write_bytes(b"no TFRecord")
+    with pytest.raises(source.UnusableFolder, match="no record has the features"):
+        source.folder(tmp_path, labels=["cat", "dog"])
