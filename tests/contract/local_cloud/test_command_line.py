@@ -75,6 +75,7 @@ def test_a_wrong_argument_is_one_clear_line(tmp_path: Path, arguments: list[str]
         capture_output=True,
         text=True,
         check=False,
+        timeout=60,
     )
 
     assert done.returncode == 2

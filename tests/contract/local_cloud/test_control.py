@@ -48,7 +48,17 @@ def test_faults_are_planned_shown_and_cleared(cloud: LocalCloud, control: str) -
 
 @pytest.mark.parametrize(
     "plan",
-    [{"storage.buckets.eat": ["return-503"]}, {"storage.buckets.list": ["explode"]}, {"storage.buckets.list": "x"}],
+    [
+        {"storage.buckets.eat": ["return-503"]},
+        {"storage.buckets.list": ["explode"]},
+        {"storage.buckets.list": "x"},
+        {"storage.buckets.list": ["duplicate"]},
+        {"delivery.data-object-finalized": ["reorder"]},
+        {"delivery.deployer-training-completed": ["crash"]},
+        {"aiplatform.jobs.run": ["return-503"]},
+        {"aiplatform.operations.run": ["lost-response"]},
+        {"pubsub.publish": ["drop"]},
+    ],
 )
 def test_a_plan_that_cannot_happen_is_refused(cloud: LocalCloud, control: str, plan: dict[str, object]) -> None:
     assert requests.post(f"{control}/faults", json=plan, timeout=5).status_code == 400

@@ -287,3 +287,46 @@ def test_a_hanging_service_does_not_delay_another(open_eventarc: Callable[..., E
         slow.gate.set()
         slow.close()
         quick.close()
+
+
+def test_closing_breaks_off_what_hangs_and_it_is_delivered_after_the_next_start(
+    service: Service, open_eventarc: Callable[..., Eventarc]
+) -> None:
+    service.gate.clear()
+    count = eventarc.CONCURRENT_DELIVERIES_PER_TRIGGER
+    given_up: list[object] = []
+    arguments = {
+        "publish": lambda *event: given_up.append(event),
+        "dead_letter_topic": "projects/p/topics/dead",
+        # With one attempt only, a delivery that was broken off would be lost if it counted as one.
+        "retry_policy": RetryPolicy(max_attempts=1),
+    }
+    first = open_eventarc({"launcher": service.address}, **arguments)
+    for number in range(count):
+        first.accept(finalized(f"shard-{number}"))
+    service.wait_for(count)
+    begun = time.monotonic()
+    first.close()
+
+    assert time.monotonic() - begun < 3, "it waited for a service that does not answer"
+    assert given_up == []
+    service.gate.set()
+    second = open_eventarc({"launcher": service.address}, **arguments)
+    service.wait_for(2 * count)
+    assert settled(second)
+
+
+def test_closing_does_not_wait_for_a_planned_hang(
+    service: Service, open_eventarc: Callable[..., Eventarc], own_faults: Faults
+) -> None:
+    one = open_eventarc({"launcher": service.address})
+    with own_faults.plan({"delivery.arrivals": ["hang:60"]}):
+        one.accept(finalized())
+        deadline = time.monotonic() + 5
+        while own_faults.pending() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    begun = time.monotonic()
+    one.close()
+
+    assert time.monotonic() - begun < 3
+    assert service.requests == []

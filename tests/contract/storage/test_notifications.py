@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +16,9 @@ from google.api_core.exceptions import BadRequest, NotFound
 from google.cloud.storage import Bucket, Client
 from google.cloud.storage.notification import NONE_PAYLOAD_FORMAT
 
+from local_cloud.api import ApiError
+from local_cloud.faults import Faults
+from local_cloud.pubsub import PubSub
 from local_cloud.storage import Storage
 
 TOPIC = "projects/demo-dualdeploy/topics/results"
@@ -173,3 +180,64 @@ def test_the_same_notification_is_ensured_once(open_storage: Callable[..., Stora
         storage.ensure_notification("models", topic=TOPIC, event_types=["OBJECT_FINALIZE"])
 
     assert len(storage.state.notifications("models")) == 1
+
+
+def test_a_notification_to_a_deleted_topic_does_not_hold_up_the_others(
+    open_storage: Callable[..., Storage], connect: Connect, collector: Any, tmp_path: Path
+) -> None:
+    gone = "projects/demo-dualdeploy/topics/gone"
+    finalized: list[str] = []
+    with contextlib.closing(PubSub(faults=Faults(), state_dir=tmp_path / "pubsub").start()) as pubsub:
+        pubsub.ensure_topic(TOPIC)
+
+        def publish(topic: str, data: bytes, attributes: dict[str, str]) -> None:
+            pubsub.publish(topic, data, attributes)
+            collector(topic, attributes["objectId"])
+
+        storage = open_storage(publish=publish, on_finalize=lambda resource: finalized.append(resource["name"]))
+        storage.ensure_bucket("models", project="demo-dualdeploy")
+        for topic in (gone, TOPIC):
+            storage.ensure_notification("models", topic=topic, event_types=["OBJECT_FINALIZE"])
+        with connect(storage.address) as client:
+            for name in "ab":
+                client.bucket("models").blob(name).upload_from_string("x")
+
+        assert collector.wait_for(2) == [(TOPIC, "a"), (TOPIC, "b")]
+        wait_until(lambda: finalized == ["a", "b"] and not storage.state.event_destinations())
+
+        # What was for the deleted topic is dropped, not kept: it does not come when there is a topic again.
+        pubsub.ensure_topic(gone)
+        with connect(storage.address) as client:
+            client.bucket("models").blob("c").upload_from_string("x")
+        assert {call for call in collector.wait_for(4) if call[0] == gone} == {(gone, "c")}
+
+
+def test_a_topic_that_fails_for_now_keeps_its_events_and_holds_up_no_other(
+    open_storage: Callable[..., Storage], connect: Connect, collector: Any
+) -> None:
+    slow = "projects/demo-dualdeploy/topics/slow"
+    recovered = threading.Event()
+
+    def publish(topic: str, _data: bytes, attributes: dict[str, str]) -> None:
+        if topic == slow and not recovered.is_set():
+            raise ApiError(503, "UNAVAILABLE", "down")
+        collector(topic, attributes["objectId"])
+
+    storage = open_storage(publish=publish)
+    storage.ensure_bucket("models", project="demo-dualdeploy")
+    for topic in (slow, TOPIC):
+        storage.ensure_notification("models", topic=topic, event_types=["OBJECT_FINALIZE"])
+    with connect(storage.address) as client:
+        for name in "ab":
+            client.bucket("models").blob(name).upload_from_string("x")
+
+    assert list(collector.wait_for(2)) == [(TOPIC, "a"), (TOPIC, "b")]
+    recovered.set()
+    assert collector.wait_for(4)[2:] == [(slow, "a"), (slow, "b")]
+
+
+def wait_until(happened: Callable[[], bool], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)

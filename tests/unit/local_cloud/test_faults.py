@@ -6,14 +6,26 @@ import threading
 
 import pytest
 
-from local_cloud.faults import Faults, FaultsNotConsumed, UnknownInstruction, UnknownOperation
+from local_cloud.faults import (
+    CALL,
+    EVENT_DELIVERY,
+    INSTRUCTIONS,
+    JOB,
+    LONG_RUNNING_OPERATION,
+    MESSAGE_DELIVERY,
+    Faults,
+    FaultsNotConsumed,
+    UnknownInstruction,
+    UnknownOperation,
+)
 
 
 @pytest.fixture
 def faults() -> Faults:
     faults = Faults()
     faults.register("storage.objects.insert")
-    faults.register("delivery.launcher-clock")
+    faults.register("delivery.launcher-clock", MESSAGE_DELIVERY)
+    faults.register("aiplatform.jobs.run", JOB)
     return faults
 
 
@@ -55,6 +67,64 @@ def test_a_fault_that_never_happened_fails_its_test_and_is_forgotten(faults: Fau
         pytest.raises(FaultsNotConsumed, match="lost-response"),
         faults.plan({"storage.objects.insert": ["return-503", "lost-response"]}),
     ):
+        faults.take("storage.objects.insert")
+
+    assert faults.pending() == {}
+
+
+@pytest.mark.parametrize(
+    ("operation", "instruction"),
+    [
+        ("storage.objects.insert", "crash"),
+        ("storage.objects.insert", "duplicate"),
+        ("delivery.launcher-clock", "stall"),
+        ("aiplatform.jobs.run", "return-503"),
+        ("aiplatform.jobs.run", "hang:1"),
+    ],
+)
+def test_what_cannot_happen_to_an_operation_is_refused_and_what_can_is_named(
+    faults: Faults, operation: str, instruction: str
+) -> None:
+    with pytest.raises(UnknownInstruction, match=rf"{instruction}.* {operation}.* takes .*(crash|hang:SECONDS)"):
+        faults.add({operation: [instruction]})
+
+    assert faults.pending() == {}
+
+
+def test_every_instruction_can_happen_to_something_and_only_what_is_known_is_promised() -> None:
+    promised = CALL | EVENT_DELIVERY | MESSAGE_DELIVERY | LONG_RUNNING_OPERATION | JOB
+
+    assert promised == INSTRUCTIONS.keys()
+
+
+def test_an_operation_that_is_registered_twice_takes_what_both_take(faults: Faults) -> None:
+    faults.register("delivery.launcher-clock", EVENT_DELIVERY)
+    faults.add({"delivery.launcher-clock": ["drop"]})
+    with pytest.raises(UnknownInstruction):
+        faults.add({"delivery.launcher-clock": ["reorder"]})
+
+
+def test_a_failing_body_is_what_is_reported_and_its_plan_is_forgotten(faults: Faults) -> None:
+    faults.add({"storage.objects.insert": ["return-500"]})
+    with pytest.raises(KeyError, match="body"), faults.plan({"storage.objects.insert": ["return-503"]}):
+        raise KeyError("body")
+
+    assert faults.pending() == {"storage.objects.insert": ["return-500"]}
+
+
+def test_a_plan_judges_and_forgets_only_its_own_faults(faults: Faults) -> None:
+    with faults.plan({"storage.objects.insert": ["return-503"]}):
+        faults.add({"storage.objects.insert": ["hang:1"], "aiplatform.jobs.run": ["crash"]})
+        assert faults.take("storage.objects.insert") == "return-503"
+
+    assert faults.pending() == {"storage.objects.insert": ["hang:1"], "aiplatform.jobs.run": ["crash"]}
+
+
+def test_a_plan_within_a_plan_leaves_the_outer_one_alone(faults: Faults) -> None:
+    with faults.plan({"storage.objects.insert": ["return-503"]}):
+        with pytest.raises(FaultsNotConsumed, match="crash"), faults.plan({"aiplatform.jobs.run": ["crash"]}):
+            pass
+        assert faults.pending() == {"storage.objects.insert": ["return-503"]}
         faults.take("storage.objects.insert")
 
     assert faults.pending() == {}

@@ -19,6 +19,7 @@ from local_cloud.eventarc import Eventarc
 from local_cloud.faults import Faults
 from local_cloud.firebase_ml import FirebaseMl
 from local_cloud.pubsub import PubSub
+from local_cloud.remote_config import RemoteConfig
 from local_cloud.scheduler import Scheduler
 from local_cloud.storage import Storage
 from local_cloud.topology import Subscription, Topology
@@ -45,6 +46,7 @@ class Ports:
     pubsub: int = 0
     vertex: int = 0
     firebase_ml: int = 0
+    remote_config: int = 0
     control: int = 0
 
 
@@ -102,6 +104,10 @@ class LocalCloud:
                 port=ports.firebase_ml,
             )
             parts.callback(self.firebase_ml.close)
+            self.remote_config = RemoteConfig(
+                faults=self.faults, state_dir=state / "remote_config", port=ports.remote_config
+            )
+            parts.callback(self.remote_config.close)
             self.vertex = Vertex(
                 faults=self.faults,
                 state_dir=state / "vertex",
@@ -134,7 +140,8 @@ class LocalCloud:
         try:
             self.pubsub.start()
             self._provision()
-            for part in (self.eventarc, self.storage, self.firebase_ml, self.vertex, self.scheduler, self.control):
+            firebase = (self.firebase_ml, self.remote_config)
+            for part in (self.eventarc, self.storage, *firebase, self.vertex, self.scheduler, self.control):
                 part.start()
         except BaseException:
             self.close()
@@ -158,6 +165,7 @@ class LocalCloud:
             "PUBSUB_EMULATOR_HOST": self.pubsub.address,
             "VERTEX_EMULATOR_HOST": self.vertex.address,
             "FIREBASE_ML_EMULATOR_HOST": self.firebase_ml.address,
+            "REMOTE_CONFIG_EMULATOR_HOST": self.remote_config.address,
             "LOCAL_CLOUD_ADDRESS": self.control.address,
             "GOOGLE_CLOUD_PROJECT": self.topology.project,
             "GOOGLE_CLOUD_REGION": self.topology.region,

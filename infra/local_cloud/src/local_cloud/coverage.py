@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from local_cloud import firebase_ml, pubsub, storage, vertex
+from local_cloud import firebase_ml, pubsub, remote_config, storage, vertex
 from local_cloud.api import Operation
 from local_cloud.cloud import LocalCloud
 from local_cloud.topology import Topology
@@ -53,10 +53,16 @@ def sections(cloud: LocalCloud) -> list[Section]:
             _absent(vertex),
         ),
         Section(
-            "Firebase ML and Remote Config (REST)",
+            "Firebase ML (REST)",
             "firebase-admin, with FIREBASE_ML_EMULATOR_HOST",
             cloud.firebase_ml.api.operations,
             _absent(firebase_ml),
+        ),
+        Section(
+            "Remote Config (REST)",
+            "plain HTTP: no client library of Google's writes app templates",
+            cloud.remote_config.api.operations,
+            _absent(remote_config),
         ),
         Section(
             "Control API (ours)",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import heapq
-import http.client
 import json
 import logging
 import sqlite3
@@ -21,7 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from local_cloud.faults import Faults
+from local_cloud.faults import EVENT_DELIVERY, Faults
+from local_cloud.poster import NoAnswer, Poster
 from local_cloud.topology import Trigger
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,8 @@ FINALIZED = "google.cloud.storage.object.v1.finalized"
 CONCURRENT_DELIVERIES_PER_TRIGGER = 8
 #: How often a lane looks whether the service it waits for has been registered.
 _REGISTRATION_POLL_SECONDS = 0.2
+#: How long closing may take, all workers of all triggers together.
+_CLOSE_SECONDS = 5.0
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS deliveries (
@@ -147,12 +149,14 @@ class Eventarc:
         self._journal = Journal(Path(state_dir))
         self._publish = publish
         self._dead_letter_topic = dead_letter_topic
+        self._poster = Poster()
         self._lanes = [
             _Lane(
                 trigger,
                 journal=self._journal,
                 services=services,
                 faults=faults,
+                poster=self._poster,
                 give_up=self._give_up,
                 retry_policy=retry_policy,
                 timeout_seconds=delivery_timeout_seconds,
@@ -167,8 +171,13 @@ class Eventarc:
         return self
 
     def close(self) -> None:
+        """Break off what is under way; an event that was not accepted by then is delivered after the next start."""
+        deadline = time.monotonic() + _CLOSE_SECONDS
         for lane in self._lanes:
-            lane.close()
+            lane.stop()
+        self._poster.close()
+        for lane in self._lanes:
+            lane.join(deadline)
         self._journal.close()
 
     def accept(self, resource: Mapping[str, Any]) -> None:
@@ -210,6 +219,7 @@ class _Lane:
         journal: Journal,
         services: Mapping[str, str],
         faults: Faults,
+        poster: Poster,
         give_up: Callable[[Trigger, Delivery, str], None],
         retry_policy: RetryPolicy,
         timeout_seconds: float,
@@ -218,14 +228,15 @@ class _Lane:
         self._journal = journal
         self._services = services
         self._faults = faults
+        self._poster = poster
         self._give_up = give_up
         self._retry_policy = retry_policy
         self._timeout_seconds = timeout_seconds
         self._changed = threading.Condition()
-        self._closed = False
+        self._closing = threading.Event()
         self._queue = [(delivery.due, delivery.id, delivery) for delivery in journal.pending(trigger.name)]
         heapq.heapify(self._queue)
-        faults.register(f"delivery.{trigger.name}")
+        faults.register(f"delivery.{trigger.name}", EVENT_DELIVERY)
         self._workers = [
             threading.Thread(target=self._run, name=f"eventarc-{trigger.name}-{number}", daemon=True)
             for number in range(CONCURRENT_DELIVERIES_PER_TRIGGER)
@@ -235,13 +246,17 @@ class _Lane:
         for worker in self._workers:
             worker.start()
 
-    def close(self) -> None:
+    def stop(self) -> None:
+        """Start no delivery any more."""
         with self._changed:
-            self._closed = True
+            self._closing.set()
             self._changed.notify_all()
+
+    def join(self, deadline: float) -> None:
+        """Wait for the workers until `deadline` on the monotonic clock."""
         for worker in self._workers:
             if worker.is_alive():
-                worker.join(timeout=5)
+                worker.join(max(0.0, deadline - time.monotonic()))
 
     def add(self, delivery: Delivery) -> None:
         with self._changed:
@@ -258,7 +273,7 @@ class _Lane:
     def _next(self) -> Delivery | None:
         """The next delivery that is due and whose service is there; None when closed."""
         with self._changed:
-            while not self._closed:
+            while not self._closing.is_set():
                 if self._queue and self.trigger.service not in self._services:
                     self._changed.wait(_REGISTRATION_POLL_SECONDS)
                     continue
@@ -278,6 +293,8 @@ class _Lane:
         if not reason:
             self._journal.remove(delivery)
             return
+        if self._closing.is_set():
+            return  # broken off, which is no attempt of the service's: it stays in the journal as it is
         attempts = delivery.attempts + 1
         failed = dataclasses.replace(
             delivery, attempts=attempts, due=time.time() + self._retry_policy.backoff(attempts)
@@ -303,7 +320,7 @@ class _Lane:
         if fault.startswith("return-"):
             return f"planned fault: the service answered {fault.removeprefix('return-')}"
         if fault.startswith("hang:"):
-            time.sleep(float(fault.removeprefix("hang:")))
+            self._closing.wait(float(fault.removeprefix("hang:")))
         elif fault not in {"", "duplicate", "lost-response"}:
             return f"planned fault: {fault}, the service was not called"
         reason = self._post(delivery)
@@ -317,18 +334,14 @@ class _Lane:
         address = self._services.get(self.trigger.service)
         if address is None:
             return f"service {self.trigger.service} is not registered any more"
-        connection = http.client.HTTPConnection(address, timeout=self._timeout_seconds)
+        url = f"http://{address}{self.trigger.path}"
         try:
-            connection.request("POST", self.trigger.path, body=delivery.body, headers=dict(delivery.headers))
-            response = connection.getresponse()
-            text = response.read(300).decode(errors="replace")
-        except (OSError, http.client.HTTPException) as exc:
-            return f"{address}: {type(exc).__name__}: {exc}"
-        finally:
-            connection.close()
-        if 200 <= response.status < 300:
+            answer = self._poster.post(url, headers=delivery.headers, body=delivery.body, timeout=self._timeout_seconds)
+        except NoAnswer as exc:
+            return f"{address}: {exc}"
+        if 200 <= answer.status < 300:
             return ""
-        return f"{address}{self.trigger.path} answered {response.status}: {text}"
+        return f"{address}{self.trigger.path} answered {answer.status}: {answer.complaint}"
 
 
 def _header_value(text: str) -> str:

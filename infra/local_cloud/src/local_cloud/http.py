@@ -71,6 +71,14 @@ class HttpServer:
                 connection.close()
 
 
+def free_port() -> int:
+    """A loopback port that nobody listens on, for a child process that is told its port before it starts."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 def _bound(name: str, port: int) -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     # A server that was just stopped leaves its port in TIME_WAIT, which is no reason to refuse the next one.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import http.client
 import logging
 import os
-import socket
 import sys
 import threading
 import time
@@ -14,47 +15,82 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from local_cloud.cloud import LocalCloud
-from local_cloud.http import LOOPBACK
+from local_cloud.http import LOOPBACK, free_port
 from local_cloud.vertex.processes import Process
 
 log = logging.getLogger(__name__)
 
-#: Seconds for a service to answer its health route; the first start after an installation compiles bytecode.
+#: Seconds for all services to answer their health routes; the first start after an installation compiles bytecode.
 START_LIMIT_SECONDS = 90.0
-RESTART_SECONDS = 0.5
+#: Seconds for one answer; a server that listens but still loads gives none.
+_HEALTH_SECONDS = 3.0
+#: Seconds before a service that died is started again: doubling from the first to the last.
+FIRST_RESTART_SECONDS, LAST_RESTART_SECONDS = 0.5, 30.0
 
 
 class ServiceDidNotStart(RuntimeError):
     """A service ended or never became healthy; the message ends with what it said last."""
 
 
+class RestartPause:
+    """How long to wait before each restart; a service that ran for longer than the last pause begins anew."""
+
+    def __init__(self) -> None:
+        self._next = FIRST_RESTART_SECONDS
+
+    def after(self, ran_seconds: float) -> float:
+        """Seconds to wait now that the service died, having run for `ran_seconds`."""
+        pause = FIRST_RESTART_SECONDS if ran_seconds > LAST_RESTART_SECONDS else self._next
+        self._next = min(pause * 2, LAST_RESTART_SECONDS)
+        return pause
+
+
 class ServiceProcess:
-    """One service behind one port; started again when it dies, as Cloud Run would."""
+    """One service behind one port; once it was healthy it is started again when it dies, as Cloud Run would.
+
+    One that ends before is not: what is wrong with it is as wrong the second time, and its first words say what.
+    """
 
     def __init__(self, name: str, folder: Path, *, environment: Mapping[str, str], log_file: Path) -> None:
         self.name = name
-        self.address = f"{LOOPBACK}:{_free_port()}"
+        self.address = f"{LOOPBACK}:{free_port()}"
         self._folder = folder
         self._environment = {**environment, "HOST": LOOPBACK, "PORT": self.address.rsplit(":", 1)[1]}
         self._log_file = log_file
         self._closing = threading.Event()
         self._lock = threading.Lock()
+        self._was_healthy = False
+        self._pause = RestartPause()
         self._process = self._start()
 
-    def wait_until_healthy(self) -> None:
-        """Raises ServiceDidNotStart."""
-        deadline = time.monotonic() + START_LIMIT_SECONDS
-        while time.monotonic() < deadline:
-            with (
-                contextlib.suppress(OSError),  # not listening yet, or not healthy yet
-                urllib.request.urlopen(f"http://{self.address}/healthz", timeout=10) as answer,
-            ):
-                if answer.status == 200:
-                    return
-            time.sleep(0.1)
-        raise ServiceDidNotStart(
-            f"{self.name} is not healthy after {START_LIMIT_SECONDS:.0f} s; see {self._log_file}\n{self._process.tail}"
-        )
+    def wait_until_healthy(self, deadline: float) -> None:
+        """Wait until the health route answers; from then on the process is started again when it dies.
+
+        Raises ServiceDidNotStart at `deadline` (monotonic), and as soon as the process ends.
+        """
+        while not self._closing.is_set():
+            left = deadline - time.monotonic()
+            healthy = left > 0 and self._is_healthy(timeout=min(left, _HEALTH_SECONDS))
+            # Under the lock, so that a process which ends now is either reported here or started again.
+            with self._lock:
+                if self._process.exit_code is not None:
+                    raise self._did_not_start(f"ended with exit code {self._process.exit_code}")
+                self._was_healthy = healthy
+            if healthy:
+                return
+            if left <= 0:
+                raise self._did_not_start("is not healthy in time")
+            self._closing.wait(0.05)
+
+    def _is_healthy(self, timeout: float) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{self.address}/healthz", timeout=timeout) as answer:
+                return bool(answer.status == 200)
+        except (OSError, http.client.HTTPException):
+            return False  # not listening yet, or not healthy yet
+
+    def _did_not_start(self, what: str) -> ServiceDidNotStart:
+        return ServiceDidNotStart(f"{self.name} {what}; see {self._log_file}\n{self._process.tail}")
 
     def kill(self) -> None:
         """As `kill -9`; it is started again."""
@@ -71,6 +107,7 @@ class ServiceProcess:
     def _start(self) -> Process:
         # The Procfile is what buildpacks run in production, through a shell, with PORT set.
         command = procfile_command(self._folder / "Procfile")
+        self._started = time.monotonic()
         return Process(
             ["/bin/sh", "-c", f"exec {command}"],
             folder=self._folder,
@@ -80,26 +117,47 @@ class ServiceProcess:
         )
 
     def _exited(self) -> None:
-        if self._closing.wait(RESTART_SECONDS):
-            return
-        log.warning("%s ended and is started again; see %s", self.name, self._log_file)
         with self._lock:
-            if not self._closing.is_set():
-                self._process = self._start()
+            if not self._was_healthy:
+                return  # whoever waits for it reports it
+        while True:
+            pause = self._pause.after(time.monotonic() - self._started)
+            log.warning("%s ended and is started again in %.1f s; see %s", self.name, pause, self._log_file)
+            if self._closing.wait(pause):
+                return
+            with self._lock, contextlib.suppress(OSError):  # no process could be made: after a longer pause, maybe
+                if not self._closing.is_set():
+                    self._process = self._start()
+                return
 
 
 class Stack:
-    """A local cloud and every service of its topology; `environment` points clients and scripts at both."""
+    """A local cloud and every service of its topology; `environment` points clients and scripts at both.
 
-    def __init__(self, cloud: LocalCloud, *, repository: Path, log_folder: Path, python: str = sys.executable) -> None:
+    All services together have `start_limit_seconds` to become healthy.
+    """
+
+    def __init__(
+        self,
+        cloud: LocalCloud,
+        *,
+        repository: Path,
+        log_folder: Path,
+        python: str = sys.executable,
+        start_limit_seconds: float = START_LIMIT_SECONDS,
+    ) -> None:
         self.cloud = cloud
         self.services: dict[str, ServiceProcess] = {}
         self._repository = repository
         self._log_folder = log_folder
         self._bin = str(Path(python).parent)
+        self._start_limit_seconds = start_limit_seconds
 
     def start(self) -> Stack:
-        """Start the cloud, then all services at once; on return every one is healthy and receives its events."""
+        """Start the cloud, then all services at once; on return every one is healthy and receives its events.
+
+        Raises ServiceDidNotStart as soon as a service ends, or when not all are healthy in time.
+        """
         self.cloud.start()
         for name, service in self.cloud.topology.services.items():
             self.services[name] = ServiceProcess(
@@ -108,10 +166,20 @@ class Stack:
                 environment=self._service_environment(),
                 log_file=self._log_folder / f"{name}.log",
             )
-        for service_process in self.services.values():
-            service_process.wait_until_healthy()
-            self.cloud.register_service(service_process.name, service_process.address)
+        self._wait_until_healthy()
+        for name, process in self.services.items():
+            self.cloud.register_service(name, process.address)
         return self
+
+    def _wait_until_healthy(self) -> None:
+        deadline = time.monotonic() + self._start_limit_seconds
+        # A thread each: one that hangs while it loads must not hide that another is gone.
+        threads = concurrent.futures.ThreadPoolExecutor(len(self.services) or 1, thread_name_prefix="stack-start")
+        waits = [threads.submit(service.wait_until_healthy, deadline) for service in self.services.values()]
+        threads.shutdown(wait=False)
+        ended, _ = concurrent.futures.wait(waits, return_when=concurrent.futures.FIRST_EXCEPTION)
+        for wait in ended:
+            wait.result()
 
     def close(self) -> None:
         """Stop the cloud with everything that it runs, then the services. Closing twice is harmless.
@@ -154,9 +222,3 @@ def procfile_command(path: Path) -> str:
         if kind.strip() == "web" and command.strip():
             return command.strip()
     raise ValueError(f"{path} has no line that begins with web:")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])

@@ -188,8 +188,6 @@ class Broker:
     def _leased(self, subscription: Subscription, delivery: Delivery, fault: str, *, push: bool) -> Lease:
         if fault == "duplicate" and not push:
             delivery.redeliver_after_ack = True
-        if fault in {"crash", "stall"}:
-            _LOG.error("planned fault %s does not apply to %s", fault, subscription.delivery_operation)
         return Lease(subscription, subscription.resource, delivery.ack_id, delivery.message, delivery.attempts, fault)
 
     def _passed(self, subscription: Subscription) -> None:

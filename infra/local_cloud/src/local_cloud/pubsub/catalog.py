@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from google.protobuf import field_mask_pb2
 
-from local_cloud.faults import Faults
+from local_cloud.faults import MESSAGE_DELIVERY, Faults
 from local_cloud.pubsub import resources, wire
 from local_cloud.pubsub.backlog import Delivery
 from local_cloud.pubsub.messages import Message
@@ -82,7 +82,7 @@ class Catalog:
     def _keep(self, resource: Any) -> Subscription:
         subscription = Subscription(resource, self.lock)
         self._subscriptions[resource.name] = subscription
-        self._faults.register(subscription.delivery_operation)
+        self._faults.register(subscription.delivery_operation, MESSAGE_DELIVERY)
         return subscription
 
     # Topics

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import dataclasses
-import http.client
 import json
-import socket
-import threading
 import time
-import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
+from local_cloud.poster import NoAnswer, Poster
 from local_cloud.pubsub.broker import Lease
 from local_cloud.pubsub.messages import timestamp
 
@@ -103,50 +99,15 @@ class Pusher:
     """Posts push requests; `close` breaks off those under way."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open: set[http.client.HTTPConnection] = set()
-        self._closed = False
+        self._poster = Poster()
 
     def post(self, request: PushRequest, *, timeout: float) -> tuple[bool, str]:
         """Whether the endpoint acknowledged within `timeout` seconds, and its answer in words."""
-        url = urllib.parse.urlsplit(request.url)
-        secure = url.scheme == "https"
-        # A connection per push: a kept-alive one that the service closes meanwhile would be a false nack.
-        connect = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        connection = connect(url.hostname or "", url.port, timeout=timeout)
-        target = url.path or "/"
         try:
-            with self._tracked(connection):
-                connection.request(
-                    "POST",
-                    f"{target}?{url.query}" if url.query else target,
-                    body=request.body,
-                    headers=dict(request.headers),
-                )
-                response = connection.getresponse()
-                return response.status in ACKNOWLEDGING, f"HTTP {response.status}"
-        except TimeoutError:
-            return False, f"no answer within {timeout:g} s"
-        except (OSError, http.client.HTTPException, ValueError) as exc:
-            return False, f"{type(exc).__name__}: {exc}"
-
-    @contextlib.contextmanager
-    def _tracked(self, connection: http.client.HTTPConnection) -> Any:
-        with self._lock:
-            if self._closed:
-                raise ConnectionAbortedError("the local cloud is stopping")
-            self._open.add(connection)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._open.discard(connection)
-            connection.close()
+            answer = self._poster.post(request.url, headers=request.headers, body=request.body, timeout=timeout)
+        except NoAnswer as exc:
+            return False, str(exc)
+        return answer.status in ACKNOWLEDGING, f"HTTP {answer.status}"
 
     def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            for connection in self._open:
-                if connection.sock:
-                    with contextlib.suppress(OSError):
-                        connection.sock.shutdown(socket.SHUT_RDWR)
+        self._poster.close()

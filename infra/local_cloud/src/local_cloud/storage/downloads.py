@@ -20,7 +20,7 @@ from local_cloud.storage.wire import byte_range
 _LONGEST_SIGNED_SECONDS = 7 * 24 * 3600
 
 #: First segments of the JSON API's paths, which the XML API's `/<bucket>/<object>` would swallow.
-_JSON_API_SEGMENTS = frozenset({"storage", "upload", "download", "resumable", "batch"})
+_JSON_API_SEGMENTS = frozenset({"storage", "upload", "download", "resumable", "batch", "v0"})
 
 
 class Downloads:
@@ -36,6 +36,12 @@ class Downloads:
             "gzip-encoded objects are never decompressed by the server",
         )(self.get)
         api.operation("storage.objects.get", "GET", "/download/storage/v1/b/<bucket>/o/<name>")(self.media)
+        api.operation(
+            "firebasestorage.objects.get",
+            "GET",
+            "/v0/b/<bucket>/o/<name>",
+            differs="Cloud Storage for Firebase, as a phone fetches: security rules are not checked",
+        )(self.get)
         api.operation(
             "storage.objects.get",
             "GET",

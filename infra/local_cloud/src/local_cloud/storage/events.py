@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from local_cloud.api import ApiError
 from local_cloud.storage.errors import invalid
 from local_cloud.storage.records import rfc3339
 from local_cloud.storage.state import Change, State
@@ -24,6 +26,9 @@ OnFinalize = Callable[[dict[str, Any]], object]
 EVENT_TYPES = ("OBJECT_FINALIZE", "OBJECT_METADATA_UPDATE", "OBJECT_DELETE", "OBJECT_ARCHIVE")
 _TOPIC = re.compile(r"//pubsub\.googleapis\.com/(projects/[^/]+/topics/[^/]+)")
 _FIRST_BACKOFF_SECONDS, _LAST_BACKOFF_SECONDS = 0.1, 5.0
+_CLOSE_SECONDS = 5.0
+#: What Pub/Sub says of a notification that it will never take: its topic is gone, or the message is too large.
+_REFUSED_FOR_EVER = frozenset({"NOT_FOUND", "INVALID_ARGUMENT"})
 
 
 def require_notification(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,47 +91,113 @@ def _matches(config: Mapping[str, Any], change: Change) -> bool:
 
 
 class Outbox:
-    """Delivers the state's events one after the other; an event leaves the state only after its delivery."""
+    """Delivers the state's events, each destination's in order; an event leaves the state after its delivery.
+
+    Every destination (Eventarc, each topic) has a lane with a thread of its own, so that one which fails or
+    hangs holds up nobody else.
+    """
 
     def __init__(self, state: State, publish: Publish | None, on_finalize: OnFinalize | None) -> None:
         self._state = state
         self._publish = publish
         self._on_finalize = on_finalize
         self._closing = threading.Event()
+        self._lanes: dict[str, _Lane] = {}
         self._thread = threading.Thread(target=self._run, name="storage-outbox", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def close(self) -> None:
+        deadline = time.monotonic() + _CLOSE_SECONDS
         self._closing.set()
         self._state.events_arrived.set()
         if self._thread.is_alive():
-            self._thread.join(timeout=5)
+            self._thread.join(timeout=_CLOSE_SECONDS)
+        lanes = list(self._lanes.values())
+        for lane in lanes:
+            lane.wake()
+        for lane in lanes:
+            lane.join(max(0.0, deadline - time.monotonic()))
 
     def _run(self) -> None:
-        backoff = _FIRST_BACKOFF_SECONDS
-        while not self._closing.is_set():
+        while True:
+            self._state.events_arrived.wait()
             # Cleared before looking: an event that arrives after the look sets it again.
             self._state.events_arrived.clear()
-            event = self._state.next_event()
-            if event is None:
-                self._state.events_arrived.wait()
-                continue
-            identifier, payload = event
-            try:
-                self._deliver(payload)
-            except Exception:  # whatever the receiver raises, the event is not delivered yet
-                logger.warning("event %s not delivered, trying again in %.1f s", payload, backoff, exc_info=True)
-                self._closing.wait(backoff)
-                backoff = min(backoff * 2, _LAST_BACKOFF_SECONDS)
-                continue
-            self._state.event_delivered(identifier)
-            backoff = _FIRST_BACKOFF_SECONDS
+            if self._closing.is_set():
+                return
+            for destination in self._state.event_destinations():
+                if destination not in self._lanes:
+                    self._lanes[destination] = _Lane(destination, self._state, self._deliver, self._closing)
+                self._lanes[destination].wake()
 
     def _deliver(self, payload: Mapping[str, Any]) -> None:
         if payload["to"] == "eventarc" and self._on_finalize is not None:
             self._on_finalize(payload["resource"])
         elif payload["to"] == "topic" and self._publish is not None:
             data = b"" if payload["data"] is None else json.dumps(payload["data"]).encode()
-            self._publish(payload["topic"], data, dict(payload["attributes"]))
+            try:
+                self._publish(payload["topic"], data, dict(payload["attributes"]))
+            except ApiError as error:
+                if error.status not in _REFUSED_FOR_EVER:
+                    raise
+                logger.warning("notification %s dropped: %s", payload["attributes"], error.message)
+
+
+class _Lane:
+    """The events of one destination, delivered one after the other by a thread that starts at once."""
+
+    def __init__(
+        self,
+        destination: str,
+        state: State,
+        deliver: Callable[[Mapping[str, Any]], None],
+        closing: threading.Event,
+    ) -> None:
+        self._destination = destination
+        self._state = state
+        self._deliver = deliver
+        self._closing = closing
+        self._woken = threading.Event()
+        name = f"storage-outbox-{destination.rsplit('/', 1)[-1] or 'eventarc'}"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There is an event for this destination, or the outbox closes."""
+        self._woken.set()
+
+    def join(self, seconds: float) -> None:
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        backoff = _FIRST_BACKOFF_SECONDS
+        while True:
+            self._woken.clear()  # before looking, as in the outbox
+            if self._closing.is_set():
+                return
+            try:
+                delivered = self._deliver_next()
+            except sqlite3.ProgrammingError:
+                # The state was closed while a slow receiver still worked: the next process delivers it again.
+                return
+            except Exception:  # whatever the receiver raises, the event is not delivered yet
+                where = self._destination or "Eventarc"
+                logger.warning("event for %s not delivered, again in %.1f s", where, backoff, exc_info=True)
+                self._closing.wait(backoff)
+                backoff = min(backoff * 2, _LAST_BACKOFF_SECONDS)
+                continue
+            backoff = _FIRST_BACKOFF_SECONDS
+            if not delivered:
+                self._woken.wait()
+
+    def _deliver_next(self) -> bool:
+        """Deliver the oldest event; False when there is none."""
+        event = self._state.next_event(self._destination)
+        if event is None:
+            return False
+        identifier, payload = event
+        self._deliver(payload)
+        self._state.event_delivered(identifier)
+        return True

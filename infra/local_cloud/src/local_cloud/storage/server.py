@@ -38,8 +38,9 @@ class Storage:
     """Cloud Storage's JSON API for the unmodified google-cloud-storage client.
 
     Everything lives under `state_dir` and survives a restart. `publish(topic, data, attributes)` receives the
-    notifications (topic: `projects/P/topics/T`), `on_finalize(resource)` every finalized object; both are
-    called from one background thread, in order, again and again until they return.
+    notifications (topic: `projects/P/topics/T`), `on_finalize(resource)` every finalized object; each topic, and
+    `on_finalize`, is called from a background thread of its own, in order, again and again until it returns. A
+    notification that Pub/Sub refuses for ever (ApiError NOT_FOUND, INVALID_ARGUMENT) is logged and dropped.
     """
 
     def __init__(

@@ -38,6 +38,7 @@ CREATE TABLE IF NOT EXISTS sessions (
     id TEXT PRIMARY KEY, bucket TEXT NOT NULL, name TEXT NOT NULL, blob TEXT NOT NULL, received INTEGER NOT NULL,
     request TEXT NOT NULL, finished TEXT, begun INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY AUTOINCREMENT, payload TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS events_by_destination ON events (coalesce(json_extract(payload, '$.topic'), ''));
 """
 
 #: Google forgets an unfinished resumable upload after a week.
@@ -310,10 +311,20 @@ class State:
 
     # --- events ----------------------------------------------------------------------------------------------
 
-    def next_event(self) -> tuple[int, dict[str, Any]] | None:
-        """The oldest event that was not delivered yet."""
+    def event_destinations(self) -> list[str]:
+        """Where the undelivered events go: topics by their full names, and '' for Eventarc."""
+        query = "SELECT DISTINCT coalesce(json_extract(payload, '$.topic'), '') FROM events"
         with self._lock:
-            row = self._database.execute("SELECT id, payload FROM events ORDER BY id LIMIT 1").fetchone()
+            return [row[0] for row in self._database.execute(query)]
+
+    def next_event(self, destination: str) -> tuple[int, dict[str, Any]] | None:
+        """The oldest event for a destination that was not delivered yet."""
+        query = (
+            "SELECT id, payload FROM events WHERE coalesce(json_extract(payload, '$.topic'), '') = ? "
+            "ORDER BY id LIMIT 1"
+        )
+        with self._lock:
+            row = self._database.execute(query, (destination,)).fetchone()
         return None if row is None else (row[0], json.loads(row[1]))
 
     def event_delivered(self, identifier: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from local_cloud.api import Api
-from local_cloud.faults import Faults
+from local_cloud.faults import JOB, Faults
 from local_cloud.vertex import job_spec, pages
 from local_cloud.vertex.bodies import json_body
 from local_cloud.vertex.errors import CODES, failed_precondition, not_found
@@ -80,7 +80,7 @@ class CustomJobs:
         provisioning_seconds: float,
         max_running: int,
     ) -> None:
-        faults.register(RUN)
+        faults.register(RUN, JOB)
         self._records = records
         self._location = location
         self._operations = operations

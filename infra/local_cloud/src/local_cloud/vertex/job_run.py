@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 from local_cloud.api import ApiError
 from local_cloud.faults import Faults
+from local_cloud.http import LOOPBACK, free_port
 from local_cloud.vertex import job_spec
 from local_cloud.vertex.errors import CODES
 from local_cloud.vertex.gcs_mount import MOUNT_ROOT_VARIABLE, GcsMount, MountFailed
@@ -115,7 +115,7 @@ class JobRun:
     def _start(self) -> None:
         replicas = list(job_spec.replicas(self._spec))
         # Resolve and map all before starting one: a job with a wrong image must not half run.
-        addresses = {replica.name: f"127.0.0.1:{_free_port()}" for replica in replicas}
+        addresses = {replica.name: f"{LOOPBACK}:{free_port()}" for replica in replicas}
         prepared = [(replica, *self._prepared(replica, addresses)) for replica in replicas]
         self._mount.root.mkdir(parents=True, exist_ok=True)
         self._mount.download()
@@ -156,8 +156,6 @@ class JobRun:
                 process.stop()
         elif fault == "crash":
             self._crashes_at = time.monotonic() + _CRASH_AFTER_SECONDS
-        elif fault is not None:
-            raise ApiError(500, "INTERNAL", f"planned fault {fault!r} does not apply to {RUN}")
 
     def _watch(self, deadline: float) -> tuple[Outcome | None, int | None]:
         """Wait for the end; the outcome, and the exit code that led to it."""
@@ -248,10 +246,3 @@ class JobRun:
 
 def _failed(message: str, status: str) -> Outcome:
     return Outcome("JOB_STATE_FAILED", {"code": CODES.get(status, CODES["UNKNOWN"]), "message": message})
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -19,7 +19,7 @@ from typing import Any
 import flask
 
 from local_cloud.api import STATUS_BY_CODE, Api, ApiError
-from local_cloud.faults import Faults
+from local_cloud.faults import LONG_RUNNING_OPERATION, Faults
 from local_cloud.vertex import pages
 from local_cloud.vertex.bodies import json_body
 from local_cloud.vertex.errors import invalid_argument, not_found, rpc_status
@@ -68,7 +68,7 @@ class Operations:
     """All long-running operations of one location, each on a thread of its own while it runs."""
 
     def __init__(self, *, records: Records, location: Location, faults: Faults, operation_seconds: float) -> None:
-        faults.register(RUN)
+        faults.register(RUN, LONG_RUNNING_OPERATION)
         self._records = records
         self._location = location
         self._faults = faults
@@ -174,7 +174,7 @@ class Operations:
             return False
         if fault.startswith("hang:"):
             return stop.wait(float(fault.removeprefix("hang:")))
-        code = int(fault.removeprefix("return-")) if fault.startswith("return-") else 500
+        code = int(fault.removeprefix("return-"))
         raise ApiError(code, STATUS_BY_CODE[code], f"planned fault: {fault} at {RUN}")
 
     def _finish(self, name: str, outcome: Document) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import urllib3
 
+from local_cloud.http import LOOPBACK, free_port
 from local_cloud.vertex.errors import failed_precondition
 from local_cloud.vertex.processes import Process
 
@@ -108,16 +108,14 @@ class ModelServer:
         except OSError as error:
             return False, f"The container could not be started: {error}"
         try:
-            was_ready = self._watch(process, f"127.0.0.1:{port}")
+            was_ready = self._watch(process, f"{LOOPBACK}:{port}")
         finally:
             self._set_address(None)
             process.end(_STOP_GRACE_SECONDS)
         return was_ready, f"Exit code {process.exit_code}. {process.tail}"
 
     def _start(self) -> tuple[Process, int]:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = listener.getsockname()[1]
+        port = free_port()
         environment = {**self.spec.environment, "AIP_HTTP_PORT": str(port)}
         process = Process(
             self.spec.command,

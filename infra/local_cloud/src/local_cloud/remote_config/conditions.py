@@ -1,0 +1,48 @@
+"""Which conditions hold for one installation of an app: `true`, `false` and shares of the users by `percent`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+_PERCENT = re.compile(
+    r"percent\s*(?:\(\s*['\"](?P<seed>[^'\"]*)['\"]\s*\))?\s*"
+    r"(?:(?P<comparison><=|>)\s*(?P<limit>\d+(?:\.\d+)?)"
+    r"|between\s+(?P<low>\d+(?:\.\d+)?)\s+and\s+(?P<high>\d+(?:\.\d+)?))"
+)
+_HUNDRED = 100_000_000
+
+
+class UnknownExpression(ValueError):
+    """An expression of another kind than those of this module."""
+
+
+def percentile(seed: str, installation: str) -> float:
+    """Where in 0..100 an installation lies for a seed: always the same place.
+
+    Source: firebase-admin, `ConditionEvaluator` (SHA-256 of "<seed>.<id>" in millionths of a percent). Which hash the
+    service itself uses for apps is not published; that shares are kept and places do not change is what it promises.
+    """
+    text = f"{seed}.{installation}" if seed else installation
+    return int(hashlib.sha256(text.encode()).hexdigest(), 16) % _HUNDRED / 1_000_000
+
+
+def holds(expression: str, installation: str) -> bool:
+    """Whether `expression`, of parts joined by `&&`, holds. Raises UnknownExpression."""
+    # Every part is looked at, so that an unknown one is refused wherever it stands.
+    parts = [_part_holds(part.strip(), installation) for part in expression.split("&&")]
+    return all(parts)
+
+
+def _part_holds(part: str, installation: str) -> bool:
+    if part in ("true", "false"):
+        return part == "true"
+    found = _PERCENT.fullmatch(part)
+    if found is None:
+        raise UnknownExpression(f"the local cloud does not evaluate {part!r}")
+    place = percentile(found["seed"] or "", installation)
+    if found["comparison"] == "<=":
+        return place <= float(found["limit"])
+    if found["comparison"] == ">":
+        return place > float(found["limit"])
+    return float(found["low"]) < place <= float(found["high"])

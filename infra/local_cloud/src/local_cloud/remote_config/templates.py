@@ -1,0 +1,116 @@
+"""The versions of each project's template: written by compare-and-swap on the ETag, and never changed."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+from local_cloud.api import ApiError
+from local_cloud.remote_config import conditions
+from local_cloud.vertex.errors import invalid_argument, not_found
+from local_cloud.vertex.records import Records
+
+Document = dict[str, Any]
+
+_VERSIONS = "versions"
+#: Older ones are deleted. Source: https://firebase.google.com/docs/remote-config/templates
+KEPT_VERSIONS = 300
+_WRITABLE = ("conditions", "parameters", "parameterGroups")
+
+
+class Templates:
+    """Every project's versions, in `records`."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    def read(self, project: str, version: str = "") -> Document:
+        """The template at `version`, else the newest; without any, version 0 with nothing in it."""
+        versions = self.versions(project)
+        if version:
+            found = [each for each in versions if each["version"]["versionNumber"] == version]
+            if not found:
+                raise not_found(f"Requested entity was not found: version {version}.")
+            return found[0]
+        return versions[0] if versions else {"version": {"versionNumber": "0"}}
+
+    def versions(self, project: str) -> list[Document]:
+        """Newest first."""
+        documents = [record for _, record in self._records.all(_VERSIONS) if record["project"] == project]
+        return [record["template"] for record in reversed(documents)]
+
+    def write(self, project: str, body: Mapping[str, Any], *, if_match: str, rollback_of: str = "") -> Document:
+        """Store the next version when `if_match` names the current one (or is `*`). Raises ApiError 400 or 412."""
+        if not if_match:
+            raise invalid_argument("An If-Match header is required: the ETag of the last read, or *.")
+        check(body)
+        with self._records.transaction():
+            current = self.read(project)
+            if if_match not in ("*", etag(project, current)):
+                raise ApiError(412, "FAILED_PRECONDITION", "[VERSION_MISMATCH]: Version mismatch.")
+            number = int(current["version"]["versionNumber"]) + 1
+            described = {key: value for key, value in body.get("version", {}).items() if key == "description"}
+            template = {key: body[key] for key in _WRITABLE if body.get(key)}
+            template["version"] = {
+                "versionNumber": str(number),
+                "updateTime": datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z"),
+                "updateOrigin": "REST_API",
+                "updateType": _update_type(if_match, rollback_of),
+                **({"rollbackSource": rollback_of} if rollback_of else {}),
+                **described,
+            }
+            self._records.put(_VERSIONS, f"{project}/{number}", {"project": project, "template": template})
+            self._records.remove(_VERSIONS, f"{project}/{number - KEPT_VERSIONS}")
+        return template
+
+    def values(self, project: str, installation: str) -> dict[str, str]:
+        """What an app of this installation is given; a parameter without a value for it is left out."""
+        template = self.read(project)
+        true = [
+            condition["name"]
+            for condition in template.get("conditions", [])
+            if conditions.holds(condition["expression"], installation)
+        ]
+        values: dict[str, str] = {}
+        for name, parameter in _parameters(template).items():
+            conditional = parameter.get("conditionalValues", {})
+            # The order of the conditions is their priority.
+            chosen = next(
+                (conditional[each] for each in true if each in conditional), parameter.get("defaultValue", {})
+            )
+            if "value" in chosen:
+                values[name] = str(chosen["value"])
+        return values
+
+
+def etag(project: str, template: Mapping[str, Any], *, validated: bool = False) -> str:
+    """Of a successful validation the suffix is 0: nothing was written."""
+    return f"etag-{project}-{0 if validated else template['version']['versionNumber']}"
+
+
+def check(body: Mapping[str, Any]) -> None:
+    """Raises ApiError 400 for a template that the service would not take."""
+    listed = body.get("conditions", [])
+    names = [condition.get("name") for condition in listed]
+    if not all(names) or len(set(names)) != len(names):
+        raise invalid_argument("[VALIDATION_ERROR]: Condition names must be given and be unique.")
+    for condition in listed:
+        try:
+            conditions.holds(str(condition.get("expression", "")), "")
+        except conditions.UnknownExpression as error:
+            raise invalid_argument(f"[VALIDATION_ERROR]: {condition['name']}: {error}.") from None
+    for name, parameter in _parameters(body).items():
+        if unknown := set(parameter.get("conditionalValues", {})) - set(names):
+            raise invalid_argument(f"[VALIDATION_ERROR]: Parameter {name}: unknown conditions {sorted(unknown)}.")
+
+
+def _update_type(if_match: str, rollback_of: str) -> str:
+    if rollback_of:
+        return "ROLLBACK"
+    return "FORCED_UPDATE" if if_match == "*" else "INCREMENTAL_UPDATE"
+
+
+def _parameters(template: Mapping[str, Any]) -> dict[str, Any]:
+    grouped = [group.get("parameters", {}) for group in template.get("parameterGroups", {}).values()]
+    return {name: value for part in (template.get("parameters", {}), *grouped) for name, value in part.items()}
