@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None, *, departure: Departure | None = Non
         departure.remove(Path(work))
         try:
             line = arguments.parse(argv)
+            arguments.refuse_many_workers(os.environ)
             document = locations.read(line.job, locations.Patience(line.flags.patience)) if line.job else None
             order = arguments.order(line, document)
             training_run.run(order, work=Path(work), reporter=reporter, departure=departure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ OVERRIDES: tuple[tuple[str, type, str], ...] = (
 
 #: The same for its `recipe`; dualdeploy.training.Recipe has the limits and defaults.
 RECIPE_OVERRIDES: tuple[tuple[str, type, str], ...] = (
-    ("augmentation", str, "standard, light or none"),
+    ("augmentation", str, "standard, light, none, or auto: light from scratch, else standard"),
     ("label-smoothing", float, "share of the target's probability spread over all classes"),
     ("weight-decay", float, "of AdamW, on kernels only"),
     ("class-weights", str, "auto or none: whether rare classes count more"),
@@ -112,6 +113,20 @@ def order(line: CommandLine, document: bytes | None) -> Order:
     if faults:
         raise UnusableJob("this job cannot be trained:\n  " + "\n  ".join(faults))
     return Order(TrainingJob.model_validate(values), flags.cache, flags.patience)
+
+
+def refuse_many_workers(environ: Mapping[str, str]) -> None:
+    """Raise UnusableJob when Vertex AI started several workers: each would train, and write to one place.
+
+    Source: https://cloud.google.com/vertex-ai/docs/training/distributed-training#tf-config
+    """
+    try:
+        cluster = json.loads(environ.get("TF_CONFIG") or "{}").get("cluster", {})
+        workers = sum(len(cluster.get(role, ())) for role in ("chief", "master", "worker"))
+    except (AttributeError, TypeError, ValueError) as exc:
+        raise UnusableJob(f"TF_CONFIG cannot be understood: {exc}") from exc
+    if workers > 1:
+        raise UnusableJob(f"TF_CONFIG names {workers} workers, but a job trains on one machine: set replicaCount to 1")
 
 
 def _from_document(document: bytes, line: CommandLine) -> tuple[dict[str, Any], list[str]]:

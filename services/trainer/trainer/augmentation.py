@@ -7,11 +7,11 @@ training that goes on elsewhere sees the pictures that it would have seen.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import tensorflow as tf
 
-Augmentation = Literal["standard", "light", "none"]
+from dualdeploy.training import Augmentation
 
 #: Smallest part of a picture's side that a zoomed crop keeps.
 ZOOM = 0.7

@@ -65,6 +65,7 @@ def fit(job: TrainingJob, data: DataSet, weights: str | Path, memory: Memory, re
             image_size=training.image_size,
             batch_size=training.batch_size,
             seed=training.seed,
+            augmentation=training.augmentation,
             recipe=training.recipe,
             class_weights=_class_weights(job, data),
         ),

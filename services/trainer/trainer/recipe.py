@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from dualdeploy.training import Metrics, Recipe
+from dualdeploy.training import Augmentation, Metrics, Recipe
 from trainer.architectures import Network
 from trainer.augmentation import augment
 from trainer.checkpoints import Checkpoint
@@ -63,6 +63,7 @@ class Settings:
     image_size: int
     batch_size: int
     seed: int = 0
+    augmentation: Augmentation = "standard"
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
     class_weights: npt.NDArray[Any] | None = None
 
@@ -160,7 +161,7 @@ def _train_phase(lesson: Lesson, phase: Phase, total: int, reached: Checkpoint) 
     recipe = lesson.settings.recipe
     optimizer = AdamW([variable.value for variable in phase.variables], decay=recipe.weight_decay)
     if reached.epoch > phase.before:
-        pass  # MUT
+        optimizer.restore(reached.optimizer)
     step = make_step(lesson, phase, optimizer)
     while reached.epoch < phase.end and not _hopeless(reached, phase, recipe):
         began = time.perf_counter()
@@ -287,7 +288,7 @@ def make_step(lesson: Lesson, phase: Phase, optimizer: AdamW) -> Callable[..., A
 
     @tf.function(autograph=False)
     def step(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        pixels = augment(images, settings.image_size, seed, recipe.augmentation)
+        pixels = augment(images, settings.image_size, seed, settings.augmentation)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
             probabilities = model(pixels, training=phase.batch_statistics)

@@ -98,7 +98,7 @@ def _load(job: TrainingJob, cache: Path, work: Path, patience: Patience) -> Data
         image_size=job.training.image_size,
         max_bad_records=job.training.max_bad_records,
         folder=work,
-        margin=job.training.recipe.augmentation != "none",
+        augmentation=job.training.augmentation,
         keep_encoded=job.live is not None,
     )
     for record in data.bad_records:

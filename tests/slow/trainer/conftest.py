@@ -27,7 +27,7 @@ TRAINING: Mapping[str, Any] = {
     "architecture": "mobilenet_v3_small",
     "weights": "none",
     "image_size": 32,
-    "epochs": 2,
+    "epochs": 3,
     "batch_size": 8,
     "learning_rate": 0.003,
     "seed": 1,
@@ -58,7 +58,9 @@ class Cloud:
         """All objects of a bucket, the one that was written last at the end."""
         return [blob.name for blob in sorted(self.client.list_blobs(bucket), key=lambda blob: blob.generation)]
 
-    def put_job(self, run: str, shards: Mapping[str, Any], **training: Any) -> str:
+    def put_job(
+        self, run: str, shards: Mapping[str, Any], *, live: Mapping[str, str] | None = None, **training: Any
+    ) -> str:
         """Upload a job description for `run`; returns where it is."""
         job = {
             "v": 1,
@@ -72,6 +74,7 @@ class Cloud:
                 "directory": f"gs://models/runs/{run}/mobile",
                 "result": f"gs://models/results/{run}/mobile.json",
             },
+            "live": live,
         }
         return self.put(f"runs/{run}/mobile/job.json", json.dumps(job).encode(), bucket="models")["uri"]
 

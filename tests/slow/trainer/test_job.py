@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -17,8 +19,10 @@ import numpy as np
 import pytest
 
 from dualdeploy.images import decode_rgb, resize_bilinear
+from dualdeploy.tfrecord import read_records
 from dualdeploy.training import parse_result
 from local_cloud.demo.flowers import Picture, Style
+from trainer import event_log
 
 from .conftest import LABELS, Cloud, trainer_environment
 
@@ -32,7 +36,7 @@ RUN = "flowers-000000000001"
 def trained(
     cloud: Cloud, shards: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory
 ) -> subprocess.CompletedProcess[str]:
-    """One training for all the questions below: 40 pictures, 32 px, two epochs."""
+    """One training for all the questions below: 40 pictures, 32 px, three epochs."""
     put = {name: cloud.put(f"trained/{name}", data) for name, data in shards.items()}
     references = {part: [ref for name, ref in put.items() if name.startswith(part)] for part in ("train", "eval")}
     job = cloud.put_job(RUN, references)
@@ -91,7 +95,7 @@ def test_the_result_is_the_last_object_written_and_all_it_names_is_there(cloud: 
 def test_the_log_has_one_line_for_each_epoch_in_cloud_loggings_form(trained: subprocess.CompletedProcess[str]) -> None:
     lines = [json.loads(line) for line in trained.stdout.splitlines()]
     epochs = [line for line in lines if "epoch" in line]
-    assert [line["epoch"] for line in epochs] == [1, 2]
+    assert [line["epoch"] for line in epochs] == [1, 2, 3]
     assert all(line["severity"] == "INFO" and line["run_id"] == RUN for line in epochs)
     assert "held-out pictures" in lines[-1]["message"]
 
@@ -100,9 +104,31 @@ def test_the_metrics_tell_everything_about_the_training(cloud: Cloud, trained: o
     metrics = json.loads(cloud.get(f"runs/{RUN}/mobile/metrics.json"))
     assert metrics["examples"] == sum(map(sum, metrics["confusion"])) == 10
     assert list(metrics["per_class"]) == LABELS
-    assert [epoch["epoch"] for epoch in metrics["epochs"]] == [1, 2]
-    assert metrics["epochs"][1]["loss"] < metrics["epochs"][0]["loss"]
+    assert [epoch["epoch"] for epoch in metrics["epochs"]] == [1, 2, 3]
+    assert metrics["epochs"][2]["loss"] < metrics["epochs"][0]["loss"]
+    assert 0 <= metrics["accuracy"] <= metrics["top_2"] <= 1
+    assert 0 <= metrics["calibration_error"] <= 1
+    assert metrics["course"] == {
+        "epochs": 3,
+        "epochs_trained": 3,
+        "best_epoch": metrics["course"]["best_epoch"],
+        "resumed_at": [],
+    }
     assert metrics["training"]["learning_rate"] == 0.003
+
+
+def test_a_finished_job_leaves_charts_and_tensorboards_logs_but_no_checkpoint(cloud: Cloud, trained: object) -> None:
+    from tensorflow.core.util import event_pb2
+
+    folder = f"runs/{RUN}/mobile"
+    assert all(cloud.get(f"{folder}/{name}.png").startswith(b"\x89PNG") for name in ("confusion", "curves"))
+    assert not [name for name in cloud.names() if name.startswith(f"{folder}/checkpoints/")]
+    for run, tags in (("train", {"loss", "accuracy", "learning_rate", "images_per_second"}), ("held_out", {"loss"})):
+        records = read_records(io.BytesIO(cloud.get(f"{folder}/logs/{run}/{event_log.NAME}")), name=run)
+        events = [event_pb2.Event.FromString(record.data) for record in records]
+        assert events[0].file_version == "brain.Event:2"
+        assert [event.step for event in events[1:]] == [1, 2, 3]
+        assert tags <= {value.tag for value in events[1].summary.value}
 
 
 def test_the_saved_model_takes_files_and_answers_with_labels(saved: dict[str, Any], pictures: list[bytes]) -> None:
@@ -120,8 +146,6 @@ def test_the_saved_model_names_its_classes_itself(saved: dict[str, Any]) -> None
 
 
 def test_the_saved_model_reads_png_as_well(saved: dict[str, Any], pictures: list[bytes]) -> None:
-    import io
-
     from PIL import Image
 
     stream = io.BytesIO()
@@ -181,6 +205,57 @@ def test_the_pixels_model_becomes_a_tflite_file_that_answers_the_same(
     interpreter.invoke()
     probabilities = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
     assert probabilities == pytest.approx(answer(saved["pixels_model"], pixels=pixels)["probabilities"], abs=1e-4)
+
+
+def test_a_job_interrupted_at_a_random_moment_goes_on_with_at_most_one_epoch_lost_and_compares_with_the_live_model(
+    cloud: Cloud, trained: object, trainer: Trainer, references: dict[str, Any], tmp_path: Path
+) -> None:
+    run, moment = "flowers-00000000000b", random.uniform(0, 0.5)
+    live = {"run_id": RUN, "saved_model": f"gs://models/runs/{RUN}/mobile/model"}
+    job = cloud.put_job(run, references, live=live)
+    with subprocess.Popen(
+        [sys.executable, "-m", "trainer", "--target", "mobile", "--job", job],
+        env=trainer_environment(cloud, tmp_path),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            seen = 0
+            for line in process.stdout:
+                seen = json.loads(line).get("epoch", seen)
+                if seen:
+                    break
+            time.sleep(moment)
+            os.kill(process.pid, signal.SIGTERM)
+            assert process.wait(timeout=30) == 75
+            seen = max([json.loads(line).get("epoch", seen) for line in process.stdout], default=seen)
+        finally:
+            process.kill()
+    assert f"runs/{run}/mobile/checkpoints/last.npz" in cloud.names()
+
+    done = trainer("--target", "mobile", "--job", job)
+    assert done.returncode == 0, done.stdout
+    result = parse_result(cloud.get(f"results/{run}/mobile.json"), source=run)
+    assert result.course is not None
+    assert result.course.epochs_trained == 3
+    assert len(result.course.resumed_at) == 1, f"interrupted {moment:.2f} s after the first epoch"
+    assert result.course.resumed_at[0] >= seen, "of the finished epochs none is trained again"
+    assert f"runs/{run}/mobile/checkpoints/last.npz" not in cloud.names()
+
+    # The same as the training that nobody disturbed: in every epoch, and in the end.
+    reference = json.loads(cloud.get(f"runs/{RUN}/mobile/metrics.json"))
+    metrics = json.loads(cloud.get(f"runs/{run}/mobile/metrics.json"))
+    for key in ("loss", "held_out_loss"):
+        expected = [epoch[key] for epoch in reference["epochs"]]
+        assert [epoch[key] for epoch in metrics["epochs"]] == pytest.approx(expected, rel=0.02)
+    assert result.metrics.accuracy == pytest.approx(reference["accuracy"], abs=0.11)
+
+    # The live model is that same training's: asked with files, it answers as it did with pixels.
+    assert result.live is not None
+    assert result.live.metrics is not None, result.live.problem
+    assert result.live.metrics.confusion == tuple(tuple(row) for row in reference["confusion"])
+    assert result.live.metrics.loss == pytest.approx(reference["loss"], rel=1e-3)
 
 
 def test_sigterm_ends_the_job_within_seconds_with_75_and_without_a_result(

@@ -155,3 +155,26 @@ def test_a_write_that_raced_with_another_attempt_is_decided_anew(cloud: Cloud, c
     with cloud.faults.plan({"storage.objects.insert": ["return-412"]}):
         locations.write("gs://models/raced/result.json", lambda: b"ours", Patience(0))
     assert cloud.get("raced/result.json") == b"ours"
+
+
+def test_a_checkpoint_is_read_if_it_is_there_and_removed_once(cloud: Cloud, client_here: None) -> None:
+    location = "gs://models/runs/r/checkpoints/last.npz"
+    assert locations.read_if_present(location, Patience(0)) is None
+    cloud.put("runs/r/checkpoints/last.npz", b"state", bucket="models")
+    assert locations.read_if_present(location, Patience(0)) == b"state"
+    for _ in range(2):
+        locations.remove(location, Patience(0))
+        assert locations.read_if_present(location, Patience(0)) is None
+
+
+def test_the_folder_of_a_live_model_is_fetched_whole_or_told_to_be_missing(
+    cloud: Cloud, client_here: None, tmp_path: Path
+) -> None:
+    for name in ("saved_model.pb", "variables/variables.index"):
+        cloud.put(f"runs/old/model/{name}", name.encode(), bucket="models")
+    cloud.put("runs/old/model-of-another", b"a neighbour", bucket="models")
+    folder = locations.fetch_folder("gs://models/runs/old/model", tmp_path / "live", Patience(0))
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert found == {name: name.encode() for name in ("saved_model.pb", "variables/variables.index")}
+    with pytest.raises(UnusableData, match="nothing below gs://models/runs/never/model"):
+        locations.fetch_folder("gs://models/runs/never/model", tmp_path / "none", Patience(0))

@@ -164,6 +164,21 @@ def test_a_data_set_and_a_job_have_the_same_recipe_by_default_and_refuse_the_sam
     }
 
 
+@pytest.mark.parametrize(
+    ("weights", "asked", "used"),
+    [
+        ("none", "auto", "light"),
+        ("imagenet", "auto", "standard"),
+        ("gs://b/mine.weights.h5", "auto", "standard"),
+        ("none", "standard", "standard"),
+        ("imagenet", "none", "none"),
+    ],
+)
+def test_the_augmentation_follows_from_the_weights_unless_it_is_named(weights: str, asked: str, used: str) -> None:
+    flags = ["--target", "cloud", "--job", "j", "--weights", weights, "--augmentation", asked]
+    assert job(flags, DOCUMENT).training.augmentation == used
+
+
 def test_a_job_of_an_older_launcher_has_no_recipe_and_gets_the_default() -> None:
     parsed = job(["--target", "cloud", "--job", "j"], DOCUMENT)
     assert parsed.training.recipe == Recipe()
@@ -186,6 +201,33 @@ def test_a_folder_where_every_shard_is_held_out_is_refused(tmp_path: Path) -> No
     said = faults(["--target", "cloud", "--data", str(tmp_path), "--labels", "a,b", "--output", "o"])
     assert "1 files end in .tfrecord" in said
     assert "held out by name" in said
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"TF_CONFIG": ""},
+        {"TF_CONFIG": "{}"},
+        {"TF_CONFIG": '{"cluster": {"chief": ["c:2222"]}, "task": {"type": "chief", "index": 0}}'},
+        {"TF_CONFIG": '{"cluster": {"worker": ["w:2222"], "evaluator": ["e:2222"]}}'},
+    ],
+)
+def test_one_worker_is_what_a_job_trains_on(environ: dict[str, str]) -> None:
+    arguments.refuse_many_workers(environ)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ('{"cluster": {"chief": ["c:2222"], "worker": ["w:2222", "v:2222"]}}', "TF_CONFIG names 3 workers"),
+        ("{", "TF_CONFIG cannot be understood"),
+        ('{"cluster": 1}', "TF_CONFIG cannot be understood"),
+    ],
+)
+def test_several_workers_are_refused_because_each_would_write_the_same_results(config: str, said: str) -> None:
+    with pytest.raises(UnusableJob, match=said):
+        arguments.refuse_many_workers({"TF_CONFIG": config})
 
 
 @pytest.mark.parametrize(

@@ -213,6 +213,26 @@ def test_held_out_pictures_are_kept_as_they_came_and_in_order_when_asked_for(sha
     assert load(*shards, max_bad_records=0.5).encoded is None
 
 
-def test_without_a_margin_training_pictures_have_the_size_of_the_network(shard: Any, load: Any) -> None:
+@pytest.mark.parametrize(
+    ("augmentation", "image_size", "side"),
+    [("standard", 64, 72), ("standard", 224, 224), ("light", 224, 252), ("light", 32, 36), ("none", 64, 64)],
+)
+def test_training_pictures_are_as_large_as_their_augmentation_wants_them(
+    augmentation: Any, image_size: int, side: int, shard: Any, load: Any
+) -> None:
     shards = [shard("train.tfrecord", both_classes(2))], [shard("eval.tfrecord", both_classes(1))]
-    assert load(*shards, margin=False).train.pixels.shape == (2, 32, 32, 3)
+    data = load(*shards, image_size=image_size, augmentation=augmentation)
+    assert data.train.pixels.shape == (2, side, side, 3)
+    assert data.held_out.pixels.shape == (1, image_size, image_size, 3)
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 30), (36, 36), (36, 90), (61, 20), (300, 200), (37, 35)])
+def test_training_pictures_are_sampled_as_served_ones_within_one_grey_level(
+    height: int, width: int, shard: Any, load: Any
+) -> None:
+    noise = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "PNG")
+    picture = encode_example({"image": stream.getvalue(), "class": 0})
+    data = load([shard("train.tfrecord", [picture, record(1, 1)])], [shard("eval.tfrecord", both_classes(1))])
+    assert np.abs(data.train.pixels[0] - resize_bilinear(noise, 36)).max() <= 1.01

@@ -1,0 +1,230 @@
+"""The trainer's input against the pipeline that the original project had, on the same shards and cores.
+
+The original: `TFRecordDataset → map(parse, decode, resize) → batch`, read again in every epoch. TensorFlow may run that
+map in parallel on its own account (autotuning rewrites it); so it is measured as written, and with that rewriting off,
+which is what its author saw. Ours decodes once, on all cores, and trains from what it kept: `first epoch` has nothing
+kept yet, `run` is twelve epochs. Each contender runs in a process of its own, in turns; wall seconds, imports left out.
+
+The share of a step spent waiting is measured in a real training: time in `batches` against time in all of the epoch.
+
+    python -m benchmarks.trainer_input [--data folder] [--image-size 224] [--rounds 3] [--pictures 1500]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import Row, append_rows
+from benchmarks.validator import generate
+
+ROOT = Path(__file__).resolve().parent.parent
+for source in ("shared/src", "services/trainer"):
+    sys.path.insert(0, str(ROOT / source))
+
+BATCH = 32
+CLASSES = 5
+EPOCHS = 12
+GOAL_RATIO = 1.8
+GOAL_WAITING = 0.10
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make or take shards, let all contenders read them in turns, and write the rows of the report."""
+    options = _options(arguments)
+    if options.contender:
+        print(json.dumps(CONTENDERS[options.contender](options.data, options.image_size)))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        data = options.data or _made(Path(scratch), options.pictures)
+        runs: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+        for _ in range(options.rounds):
+            for name, results in runs.items():
+                results.append(_run(name, data, options.image_size))
+                print(f"  {name:<22}{results[-1]:>12,.4g}", flush=True)
+    how = (
+        f"{options.data.name if options.data else 'made'} shards, {options.image_size} px, {os.cpu_count()} cores; "
+        f"median of {options.rounds} alternated runs, wall time"
+    )
+    _report({name: statistics.median(results) for name, results in runs.items()}, how)
+
+
+def _report(median: dict[str, float], how: str) -> None:
+    speed = {name: round(value) for name, value in median.items() if name != "waiting"}
+
+    def row(name: str, contender: str, baseline: str | None, goal: float | None, what: str) -> Row:
+        against = speed[baseline] if baseline else None
+        return Row(f"trainer_input.{name}", speed[contender], "images/s", against, goal, f"{what}; {how}")
+
+    append_rows(
+        [
+            row("first_epoch", "ours_first_epoch", "original_serial", GOAL_RATIO, "no cache; original as a serial map"),
+            row(
+                "first_epoch_autotuned", "ours_first_epoch", "original", None, "no cache; original made parallel by TF"
+            ),
+            row("run", "ours_run", "original", None, f"{EPOCHS} epochs; original reads again in each"),
+            Row("trainer_input.waiting", round(median["waiting"], 4), "share of an epoch", None, GOAL_WAITING, how),
+        ]
+    )
+
+
+def original(data: Path, image_size: int, *, rewritten: bool = True) -> float:
+    """Images/s of one epoch of the original's pipeline, after one that does not count."""
+    import tensorflow as tf  # noqa: PLC0415 (seconds, and only this contender's)
+
+    features = {"image": tf.io.FixedLenFeature([], tf.string), "class": tf.io.FixedLenFeature([], tf.int64)}
+
+    def parse(serialized: Any) -> Any:
+        example = tf.io.parse_single_example(serialized, features)
+        image = tf.io.decode_jpeg(example["image"], channels=3)
+        return tf.image.resize(image, [image_size, image_size]), example["class"]
+
+    dataset = tf.data.TFRecordDataset([str(path) for path in _shards(data)]).map(parse).batch(BATCH)
+    if not rewritten:
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        options.experimental_optimization.apply_default_optimizations = False
+        dataset = dataset.with_options(options)
+    for _ in range(2):
+        began = time.perf_counter()
+        images = sum(int(labels.shape[0]) for _, labels in dataset)
+        seconds = time.perf_counter() - began
+    return images / seconds
+
+
+def ours(data: Path, image_size: int, *, epochs: int = 1) -> float:
+    """Images/s of `epochs` epochs, from the shards to batches in memory, with all checks."""
+    from trainer import recipe  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory() as folder:
+        # Once for what it imports, and for the shards to be in the system's cache: the original has that as well.
+        _loaded(data, image_size, Path(folder))
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = _loaded(data, image_size, Path(folder))
+        for epoch in range(epochs):
+            for images, _ in recipe.batches(pictures.pixels, pictures.labels, BATCH, _shuffle(epoch)):
+                assert images.shape[0] == BATCH
+        seconds = time.perf_counter() - began
+    return epochs * len(pictures) / seconds
+
+
+def waiting(data: Path, image_size: int) -> float:
+    """Share of an epoch that the smallest network, which needs its input soonest, spends waiting for a batch."""
+    import tensorflow as tf  # noqa: PLC0415
+
+    from dualdeploy.training import Metrics  # noqa: PLC0415
+    from trainer import architectures, recipe  # noqa: PLC0415
+    from trainer.optimizer import AdamW  # noqa: PLC0415
+
+    recipe.prepare_tensorflow()
+    network = architectures.build("mobilenet_v3_small", classes=CLASSES, image_size=image_size, weights="none")
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = _loaded(data, image_size, Path(folder))
+        lesson = recipe.Lesson(
+            network=network,
+            images=pictures.pixels[: 20 * BATCH],
+            labels=pictures.labels[: 20 * BATCH],
+            settings=recipe.Settings(image_size=image_size, batch_size=BATCH),
+            watch=lambda: Metrics(accuracy=0, loss=0, examples=1),
+            listener=recipe.Listener(after_step=lambda: None, after_epoch=lambda *_: None),
+        )
+        (phase,) = recipe.phases(network, epochs=2, learning_rate=0.001, recipe=lesson.settings.recipe)
+        optimizer = AdamW([variable.value for variable in phase.variables], decay=0.0)
+        step = recipe.make_step(lesson, phase, optimizer)
+        for epoch in range(2):
+            began, waited = time.perf_counter(), 0.0
+            batches = recipe.batches(lesson.images, lesson.labels, BATCH, _shuffle(epoch))
+            while True:
+                asked = time.perf_counter()
+                batch = next(batches, None)
+                waited += time.perf_counter() - asked
+                if batch is None:
+                    break
+                loss, _ = step(*batch, tf.constant([0, epoch], tf.int64))
+                float(loss)
+        return waited / (time.perf_counter() - began)
+
+
+def _loaded(data: Path, image_size: int, folder: Path) -> Any:
+    from dualdeploy.training import FeatureNames  # noqa: PLC0415
+    from trainer import examples  # noqa: PLC0415
+
+    shards = [examples.Shard(path.name, path) for path in _shards(data)]
+    # Something has to be held out: one picture in five, told by its bytes, is resized for evaluation instead.
+    loaded = examples.load(
+        shards,
+        [],
+        labels=[str(index) for index in range(CLASSES)],
+        features=FeatureNames(),
+        image_size=image_size,
+        max_bad_records=0.0,
+        folder=folder,
+    )
+    return _Counted(loaded.train.pixels, loaded.train.labels, len(loaded.train) + len(loaded.held_out))
+
+
+class _Counted:
+    """Training pictures, and how many were decoded in all."""
+
+    def __init__(self, pixels: Any, labels: Any, decoded: int) -> None:
+        self.pixels, self.labels, self._decoded = pixels, labels, decoded
+
+    def __len__(self) -> int:
+        return self._decoded
+
+
+def _shuffle(epoch: int) -> Any:
+    import numpy as np  # noqa: PLC0415
+
+    return np.random.default_rng([0, epoch])
+
+
+def _shards(data: Path) -> list[Path]:
+    return sorted(data.glob("*.tfrecord"))
+
+
+def _made(folder: Path, pictures: int) -> Path:
+    for shard in range(4):
+        generate(folder / f"train-{shard:05d}-of-00004.tfrecord", pictures // 4 * 11_000, 10_000)
+    return folder
+
+
+CONTENDERS: dict[str, Callable[[Path, int], float]] = {
+    "original": original,
+    "original_serial": lambda data, size: original(data, size, rewritten=False),
+    "ours_first_epoch": ours,
+    "ours_run": lambda data, size: ours(data, size, epochs=EPOCHS),
+    "waiting": waiting,
+}
+
+
+def _run(name: str, data: Path, image_size: int) -> float:
+    command = [sys.executable, "-m", "benchmarks.trainer_input", "--contender", name]
+    command += ["--data", str(data), "--image-size", str(image_size)]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+    output = subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE).stdout
+    return float(output.splitlines()[-1])
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="a folder of shards with five classes (default: made ones)")
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--pictures", type=int, default=1500)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The model that is live, asked about pictures of today."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trainer.examples import EncodedPictures
+
+pytestmark = pytest.mark.slow
+
+LABELS = ("daisy", "roses", "tulips")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> EncodedPictures:
+    """Files whose content is what the models below take for the index of the class."""
+    contents = [b"0", b"1", b"2"] * 30
+    path = tmp_path / "held-out.pictures"
+    path.write_bytes(b"".join(contents))
+    return EncodedPictures(path, tuple(range(1, len(contents) + 1)))
+
+
+TRUTH = np.array([0, 1, 2] * 30, dtype=np.int32)
+
+
+def save(folder: Path, *, labels: list[str] | None, positions: list[int]) -> Path:
+    """A model that answers with certainty: the class at the position that the picture's content has in `positions`."""
+    import tensorflow as tf
+
+    model = tf.Module()
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    def serve(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        index = tf.gather(positions, tf.strings.to_number(image_bytes, tf.int32))
+        return {"probabilities": tf.one_hot(index, len(labels or positions))}
+
+    model.serve = serve
+    signatures = {"serving_default": serve}
+    if labels:
+        model.labels = tf.function(lambda: {"labels": tf.constant(labels)}, input_signature=[])
+        signatures["labels"] = model.labels
+    tf.saved_model.save(model, str(folder), signatures=signatures)
+    return folder
+
+
+def test_answers_are_compared_by_label_not_by_position(pictures: EncodedPictures, tmp_path: Path) -> None:
+    from trainer import live
+
+    shuffled = save(tmp_path / "model", labels=["tulips", "daisy", "roses"], positions=[1, 2, 0])
+    metrics = live.measure(shuffled, pictures, TRUTH, LABELS)
+    assert metrics.accuracy == 1.0
+    assert metrics.examples == 90
+
+
+def test_a_class_that_the_live_model_does_not_know_is_never_its_answer(
+    pictures: EncodedPictures, tmp_path: Path
+) -> None:
+    from trainer import live
+
+    older = save(tmp_path / "model", labels=["daisy", "roses", "weeds"], positions=[0, 1, 2])
+    metrics = live.measure(older, pictures, TRUTH, LABELS)
+    assert metrics.per_class["tulips"].recall == 0.0
+    assert metrics.per_class["roses"].recall == 1.0
+    assert metrics.accuracy == pytest.approx(2 / 3)
+
+
+def test_what_cannot_be_asked_is_told_as_such(pictures: EncodedPictures, tmp_path: Path) -> None:
+    from trainer import live
+
+    nameless = save(tmp_path / "nameless", labels=None, positions=[0, 1, 2])
+    (tmp_path / "empty").mkdir()
+    for folder in (nameless, tmp_path / "empty"):
+        with pytest.raises(live.UnusableModel):
+            live.measure(folder, pictures, TRUTH, LABELS)
