@@ -12,12 +12,12 @@ from __future__ import annotations
 import logging
 
 from dualdeploy import clock as clocks
-from dualdeploy import logs, training
+from dualdeploy import logs, spending, training
 from dualdeploy.clock import Clock
 from dualdeploy.entrypoint import Outcome, already_done, done, ignored
 from dualdeploy.errors import LedgerContention, NotConfirmedYet, RetryLater, UnknownRun, UnusableResult
 from dualdeploy.events import ObjectFinalized, TrainingCompleted, TrainingJobLogged, encode
-from dualdeploy.ledger import Branch, Ledger, State, Versioned
+from dualdeploy.ledger import CALLED_OFF, Branch, Ledger, State, Versioned
 from dualdeploy.object_store import ObjectMissing, ObjectStore
 from dualdeploy.pubsub import Publisher
 from dualdeploy.training import TARGETS, TrainingResult
@@ -129,7 +129,10 @@ class JobNotifier:
             return branch.moved(State.FAILED, at=self._clock(), note=f"{branch.job} no longer exists")
         if job.outcome is JobOutcome.UNFINISHED:
             raise NotConfirmedYet(f"{job.name} is {job.state}")
-        facts = {**branch.facts, "training_seconds": _seconds(job)}
+        facts = {**branch.facts, **self._spent(branch, _seconds(job))}
+        if job.outcome is JobOutcome.CANCELLED and branch.step == CALLED_OFF:
+            # The launcher cancelled it, and died or was overtaken before it could say so.
+            return branch.moved(State.SUPERSEDED, at=self._clock(), note=branch.reason, facts=facts)
         if job.outcome is not JobOutcome.SUCCEEDED:
             note = f"the job {job.outcome}: {job.error or 'Vertex AI gives no reason'}"
             return branch.moved(State.FAILED, at=self._clock(), note=note, facts=facts)
@@ -144,6 +147,12 @@ class JobNotifier:
         }
         note = f"accuracy {result.metrics.accuracy:.3f} on {result.metrics.examples} held-out examples"
         return branch.moved(State.TRAINED, at=self._clock(), note=note, facts=facts)
+
+    def _spent(self, branch: Branch, seconds: float) -> dict[str, float]:
+        """Settle the account before the branch is written: who dies in between settles the same amount again."""
+        cost = spending.settle(self._ledger, branch.run_id, branch.target, seconds=seconds)
+        spent = {"training_seconds": seconds}
+        return spent if cost is None else {**spent, "cost_usd": cost}
 
     def _read_result(self, branch: Branch) -> TrainingResult:
         name = training.result_name(branch.run_id, branch.target)

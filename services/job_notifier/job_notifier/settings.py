@@ -15,4 +15,5 @@ class NotifierSettings(CloudSettings):
         "ANNOUNCE_GRACE_SECONDS",
         "how long the instance that recorded an end has to announce it, before the clock does it in its place",
         default=30.0,
+        minimum=0,
     )

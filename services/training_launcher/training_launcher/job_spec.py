@@ -9,6 +9,7 @@ from dualdeploy.ledger import Run, Shard
 from dualdeploy.training import (
     FeatureNames,
     OutputLocations,
+    Recipe,
     ShardReference,
     ShardSplit,
     Target,
@@ -44,6 +45,7 @@ def training_job(run: Run, target: Target, *, models_bucket: str) -> TrainingJob
             learning_rate=parameters.learning_rate,
             seed=parameters.seed,
             max_bad_records=parameters.max_bad_records,
+            recipe=Recipe.model_validate(parameters.recipe.model_dump()),
         ),
         output=OutputLocations(
             directory=f"gs://{models_bucket}/{training.artifact_directory(run.run_id, target)}",
@@ -52,8 +54,11 @@ def training_job(run: Run, target: Target, *, models_bucket: str) -> TrainingJob
     )
 
 
-def custom_job(run: Run, target: Target, settings: LauncherSettings) -> CustomJobSpec:
-    """The Vertex AI job of one target. Its labels are how it is found again if its name is never recorded."""
+def custom_job(run: Run, target: Target, settings: LauncherSettings, *, timeout: float) -> CustomJobSpec:
+    """The Vertex AI job of one target, ended after `timeout` seconds: a budget may shorten the configured one.
+
+    Its labels are how it is found again if its name is never recorded.
+    """
     parameters = DatasetConfig.model_validate(run.config).training.of(target)
     accelerator = parameters.accelerator
     return CustomJobSpec(
@@ -71,7 +76,7 @@ def custom_job(run: Run, target: Target, settings: LauncherSettings) -> CustomJo
         accelerator_type=accelerator.type if accelerator else "",
         accelerator_count=accelerator.count if accelerator else 0,
         spot=parameters.spot,
-        timeout=parameters.timeout,
+        timeout=timeout,
         output_directory=f"gs://{settings.models_bucket}/{training.artifact_directory(run.run_id, target)}",
         service_account=settings.training_service_account,
     )

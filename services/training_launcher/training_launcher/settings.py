@@ -16,3 +16,9 @@ class LauncherSettings(CloudSettings):
     training_service_account: str = setting(
         "TRAINING_SERVICE_ACCOUNT", "e-mail of the account that training jobs run as", default=""
     )
+    launch_limit_seconds: float = setting(
+        "LAUNCH_LIMIT_SECONDS",
+        "how long a job is asked for again while Vertex AI has no quota or capacity for it, before it is given up",
+        default=86_400.0,
+        minimum=0,
+    )

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
+import re
+from collections.abc import Iterable
 
 from dualdeploy import shards as shard_names
 from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.ledger import Shard, Snapshot
-from dualdeploy.object_store import ObjectStore
+from dualdeploy.object_store import ObjectStore, ObjectSummary
+
+_NUMBER = re.compile(r"([0-9]+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +37,50 @@ class Listing:
 def list_shards(store: ObjectStore, config: DatasetConfig, *, bucket: str, clock: Clock) -> Listing:
     """List the data set once. What is not a shard by its name is no part of the data."""
     listed_at = clock()
-    found = [summary for summary in store.list(config.data.prefix) if shard_names.is_shard(summary.name)]
+    return _listing(store.list(config.data.prefix), config, bucket=bucket, listed_at=listed_at)
+
+
+def list_one_page(
+    store: ObjectStore, config: DatasetConfig, *, bucket: str, clock: Clock, page_size: int
+) -> Listing | None:
+    """The same for a data set of at most `page_size` objects, else None: what an event may look at is limited."""
+    listed_at = clock()
+    found = list(itertools.islice(store.list(config.data.prefix), page_size + 1))
+    return _listing(found, config, bucket=bucket, listed_at=listed_at) if len(found) <= page_size else None
+
+
+def natural_order(name: str) -> tuple[tuple[str | int, ...], str]:
+    """A key that compares the numbers in names as numbers: `span-9` before `span-10`, `2026-2` before `2026-11`."""
+    # Texts and numbers take turns, a text first, so that like is compared with like.
+    parts = _NUMBER.split(name)
+    return tuple(int(part) if index % 2 else part for index, part in enumerate(parts)), name
+
+
+def _listing(
+    summaries: Iterable[ObjectSummary], config: DatasetConfig, *, bucket: str, listed_at: datetime.datetime
+) -> Listing:
+    found = _chosen([summary for summary in summaries if shard_names.is_shard(summary.name)], config)
     shards = tuple(
         Shard(name=summary.name, generation=summary.generation, size=summary.size, crc32c=summary.crc32c)
         for summary in found
     )
     newest = max((summary.updated for summary in found), default=None)
     return Listing(Snapshot(bucket=bucket, prefix=config.data.prefix, shards=shards), listed_at, newest)
+
+
+def _chosen(found: list[ObjectSummary], config: DatasetConfig) -> list[ObjectSummary]:
+    """What `data.snapshot` takes of the shards: all, or those of the last folders directly under the prefix."""
+    count = config.data.last_folders
+    if count is None:
+        return found
+    prefix = config.data.prefix
+    folders = {folder for summary in found if (folder := _folder(summary.name, prefix))}
+    # Without any folder, what lies directly under the prefix is the one version there is.
+    last = set(sorted(folders, key=natural_order)[-count:]) or {""}
+    return [summary for summary in found if _folder(summary.name, prefix) in last]
+
+
+def _folder(name: str, prefix: str) -> str:
+    """The folder directly under the prefix that `name` lies in, however deep; empty for none."""
+    folder, slash, _ = name.removeprefix(prefix).partition("/")
+    return folder if slash else ""

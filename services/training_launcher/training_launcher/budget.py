@@ -1,0 +1,100 @@
+"""From a claimed run to what it may cost, and whether its owner allows that; pure functions.
+
+    expected ≤ timeout      what the job is expected to cost  ──► estimated_usd
+    timeout (hard)          what it can cost at most          ──► most_usd, which is reserved
+
+Vertex AI ends a job at its timeout, so a limit holds exactly when timeout times price stays below it: a limit shortens
+the timeouts, and refuses a run whose expected time no longer fits.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Mapping
+
+from dualdeploy.dataset_config import DatasetConfig
+from dualdeploy.ledger import Run
+from dualdeploy.spending import Estimate, TargetEstimate
+from dualdeploy.training import TARGETS, Target
+from training_launcher.prices import PriceTable
+
+
+def estimate(run: Run, *, region: str, prices: PriceTable, now: datetime.datetime) -> Estimate:
+    """What both jobs of `run` may cost in `region`; the month is the one of `now`, in UTC."""
+    config = DatasetConfig.model_validate(run.config)
+    targets = {target: _target(config, target, region, prices) for target in TARGETS}
+    found = Estimate(
+        run_id=run.run_id,
+        dataset=run.dataset,
+        month=now.astimezone(datetime.UTC).strftime("%Y-%m"),
+        region=region,
+        prices_as_of=prices.as_of,
+        targets=targets,
+    )
+    if config.budget.is_limited and not found.is_priced and config.budget.unknown_price == "refuse":
+        unknown = "; ".join(each.price for each in targets.values() if each.most_usd is None)
+        remedy = "state budget.<target>.usd_per_hour, or set budget.unknown_price to warn"
+        return found.model_copy(
+            update={"refusal": f"the run has a budget, but its cost is unknown: {unknown}; {remedy}"}
+        )
+    return _within(found, config.budget.max_usd_per_run)
+
+
+def _target(config: DatasetConfig, target: Target, region: str, prices: PriceTable) -> TargetEstimate:
+    training, allowance = config.training.of(target), config.budget.of(target)
+    accelerator = training.accelerator
+    price, source = prices.hour(
+        region=region,
+        machine=training.machine,
+        accelerator=accelerator.type if accelerator else "",
+        count=accelerator.count if accelerator else 0,
+    )
+    if allowance.usd_per_hour is not None:
+        price, source = allowance.usd_per_hour, f"budget.{target}.usd_per_hour"
+    return _priced(price, source, min(allowance.expected or training.timeout, training.timeout), training.timeout)
+
+
+def _priced(price: float | None, source: str, expected: float, timeout: float) -> TargetEstimate:
+    return TargetEstimate(
+        usd_per_hour=price,
+        expected_seconds=expected,
+        timeout_seconds=timeout,
+        estimated_usd=None if price is None else price * expected / 3600,
+        most_usd=None if price is None else price * timeout / 3600,
+        price=source,
+    )
+
+
+def _within(found: Estimate, limit: float | None) -> Estimate:
+    """Shorten the timeouts until the run cannot cost more than `limit`, or refuse it."""
+    if limit is None or found.most_usd <= limit:
+        return found
+    expected = sum(each.estimated_usd or 0.0 for each in found.targets.values())
+    if expected > limit:
+        hours = ", ".join(
+            f"{target} {each.estimated_usd:.2f} USD for {each.expected_seconds / 3600:.2f} h"
+            for target, each in found.targets.items()
+            if each.estimated_usd is not None
+        )
+        remedy = "raise it, shorten budget.<target>.expected or training.<target>.timeout, or choose another machine"
+        refusal = (
+            f"the run is expected to cost {expected:.2f} USD ({hours}), budget.max_usd_per_run is {limit:.2f}: {remedy}"
+        )
+        return found.model_copy(update={"refusal": refusal})
+    return found.model_copy(
+        update={"targets": _shortened(found.targets, (limit - expected) / (found.most_usd - expected))}
+    )
+
+
+def _shortened(targets: Mapping[Target, TargetEstimate], share: float) -> dict[Target, TargetEstimate]:
+    """The same jobs with only this share of the time between what is expected and their timeouts."""
+    shortened = {}
+    for target, each in targets.items():
+        timeout = each.timeout_seconds
+        if each.usd_per_hour:
+            # Whole seconds, as Vertex AI takes them, and rounded down: a limit is a limit.
+            spare = share * (each.timeout_seconds - each.expected_seconds)
+            timeout = max(1.0, float(math.floor(each.expected_seconds + spare)))
+        shortened[target] = _priced(each.usd_per_hour, each.price, min(each.expected_seconds, timeout), timeout)
+    return shortened

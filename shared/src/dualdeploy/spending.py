@@ -1,0 +1,184 @@
+"""What runs may cost and have cost: an estimate beside each run, and one account for each month and data set.
+
+    reserve (training_launcher, before any job) ──► settle (job_notifier when a job ended, or whoever calls it off)
+
+The account is changed by compare-and-swap only, so of any number of concurrent launches those that fit are let through
+and no more. A reservation is the most that a job can cost, its hard timeout times its price; settling replaces it by
+what the job did cost. All money in US dollars, all durations in seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Literal
+
+import pydantic
+
+from dualdeploy.errors import CannotEverSucceed, LedgerContention
+from dualdeploy.ledger import Ledger
+from dualdeploy.object_store import ABSENT, Generation
+from dualdeploy.training import Target
+
+log = logging.getLogger(__name__)
+
+#: Launches of one data set that change its account at the very same time, and then some.
+_ATTEMPTS = 20
+
+
+class _Record(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="ignore")
+
+
+class TargetEstimate(_Record):
+    """One job. Without a known price the three amounts are None; `price` says where they come from, or what lacks."""
+
+    usd_per_hour: float | None
+    expected_seconds: float
+    timeout_seconds: float
+    estimated_usd: float | None
+    most_usd: float | None
+    price: str
+
+
+class Estimate(_Record):
+    """What one run may cost, decided once; `refusal` is empty when it may begin. `month` is `2026-11`, in UTC."""
+
+    v: Literal[1] = 1
+    run_id: str
+    dataset: str
+    month: str
+    region: str
+    prices_as_of: str
+    targets: Mapping[Target, TargetEstimate]
+    refusal: str = ""
+
+    @property
+    def is_priced(self) -> bool:
+        return all(each.most_usd is not None for each in self.targets.values())
+
+    @property
+    def most_usd(self) -> float:
+        """What the run costs if every job runs into its timeout; a job of unknown price counts nothing."""
+        return sum(each.most_usd or 0.0 for each in self.targets.values())
+
+
+class Entry(_Record):
+    """One job in the account; `actual_usd` is None until it is settled."""
+
+    estimated_usd: float
+    reserved_usd: float
+    actual_usd: float | None = None
+    seconds: float | None = None
+
+    @property
+    def counts_usd(self) -> float:
+        return self.reserved_usd if self.actual_usd is None else self.actual_usd
+
+
+class Account(_Record):
+    """The jobs of one data set in one month, by `<run_id>/<target>`."""
+
+    v: Literal[1] = 1
+    dataset: str
+    month: str
+    jobs: Mapping[str, Entry] = {}
+
+    def total_usd(self) -> float:
+        return sum(entry.counts_usd for entry in self.jobs.values())
+
+
+class OverBudget(CannotEverSucceed):
+    """The month's budget does not allow this run any more."""
+
+
+def record_estimate(ledger: Ledger, estimate: Estimate) -> Estimate:
+    """Keep an estimate beside its run; returns the one that is there, which may be an earlier one."""
+    name = _estimate_name(estimate.run_id)
+    return Estimate.model_validate_json(ledger.write_once(name, estimate.model_dump_json(indent=1).encode()))
+
+
+def read_estimate(ledger: Ledger, run_id: str) -> Estimate | None:
+    """The recorded estimate of a run, if any. Raises CannotEverSucceed when it cannot be read."""
+    found = ledger.read_document(_estimate_name(run_id), Estimate)
+    return found.document if found else None
+
+
+def read_account(ledger: Ledger, dataset: str, month: str) -> Account:
+    """The account of a month, empty when nothing was reserved in it."""
+    found = ledger.read_document(_account_name(dataset, month), Account)
+    return found.document if found else Account(dataset=dataset, month=month)
+
+
+def reserve(ledger: Ledger, estimate: Estimate, *, limit_usd: float | None) -> None:
+    """Put the jobs of a run on the month's account, once. Raises OverBudget when `limit_usd` does not allow it."""
+    fresh = {
+        f"{estimate.run_id}/{target}": Entry(estimated_usd=each.estimated_usd or 0.0, reserved_usd=each.most_usd or 0.0)
+        for target, each in estimate.targets.items()
+    }
+    for _ in range(_ATTEMPTS):
+        found = ledger.read_document(_account_name(estimate.dataset, estimate.month), Account)
+        account = found.document if found else Account(dataset=estimate.dataset, month=estimate.month)
+        if fresh.keys() <= account.jobs.keys():
+            return
+        spent = account.total_usd()
+        if limit_usd is not None and spent + estimate.most_usd > limit_usd:
+            raise OverBudget(
+                f"the run may cost {estimate.most_usd:.2f} USD, and {spent:.2f} USD of this month's {limit_usd:.2f} are"
+                f" spent or reserved ({_account_name(estimate.dataset, estimate.month)}): raise the limit"
+                " and send a forced retrain request, or wait for the next month"
+            )
+        changed = account.model_copy(update={"jobs": {**account.jobs, **fresh}})
+        if _write(ledger, changed, expect=found.generation if found else ABSENT):
+            return
+    raise LedgerContention(f"the account of {estimate.dataset} changes faster than it can be written")
+
+
+def settle(ledger: Ledger, run_id: str, target: str, *, seconds: float) -> float | None:
+    """Replace the reservation of a job by what `seconds` of it cost; repeating it changes nothing.
+
+    Returns the cost, or None when the job has no known price. An account that cannot be read is left to people: the
+    end of a training must not be lost over it. Raises LedgerContention when it changes too often.
+    """
+    try:
+        return _settle(ledger, run_id, target, seconds)
+    except CannotEverSucceed:
+        log.exception("the cost of %s/%s cannot be recorded", run_id, target)
+        return None
+
+
+def _settle(ledger: Ledger, run_id: str, target: str, seconds: float) -> float | None:
+    estimate = read_estimate(ledger, run_id)
+    price = (
+        next((each.usd_per_hour for key, each in estimate.targets.items() if key == target), None) if estimate else None
+    )
+    if estimate is None or price is None:
+        return None
+    actual = round(price * seconds / 3600, 6)
+    key = f"{run_id}/{target}"
+    for _ in range(_ATTEMPTS):
+        found = ledger.read_document(_account_name(estimate.dataset, estimate.month), Account)
+        entry = found.document.jobs.get(key) if found else None
+        if found is None or entry is None or entry.actual_usd == actual:
+            return actual
+        settled = entry.model_copy(update={"actual_usd": actual, "seconds": seconds})
+        changed = found.document.model_copy(update={"jobs": {**found.document.jobs, key: settled}})
+        if _write(ledger, changed, expect=found.generation):
+            return actual
+    raise LedgerContention(f"the account of {estimate.dataset} changes faster than it can be written")
+
+
+def _write(ledger: Ledger, account: Account, *, expect: Generation) -> bool:
+    try:
+        ledger.write_document(_account_name(account.dataset, account.month), account, expect=expect)
+    except LedgerContention:
+        return False
+    return True
+
+
+def _estimate_name(run_id: str) -> str:
+    return f"runs/{run_id}/estimate.json"
+
+
+def _account_name(dataset: str, month: str) -> str:
+    return f"spend/{month}/{dataset}.json"

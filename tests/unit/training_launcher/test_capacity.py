@@ -1,0 +1,108 @@
+"""Vertex AI without quota or capacity: asked again on the clock, ever more seldom, and not for ever."""
+
+from __future__ import annotations
+
+import pytest
+from chain import LAUNCHER_SETTINGS, WHOLE, Chain
+
+from dualdeploy.errors import ServiceUnavailable
+from dualdeploy.ledger import State
+from dualdeploy.testing import Failing
+
+QUOTA = "429 RESOURCE_EXHAUSTED: quota custom_model_training_nvidia_t4_gpus is exceeded"
+
+
+@pytest.fixture
+def chain() -> Chain:
+    return Chain()
+
+
+def refuse(chain: Chain, times: int, *, after: bool = False) -> None:
+    chain.vertex.faults.plan("create_custom_job", *[Failing(ServiceUnavailable(QUOTA), after=after)] * times)
+
+
+def launcher_tick(chain: Chain, seconds: float) -> None:
+    chain.clock.advance(seconds)
+    assert chain.handle(chain.clock_deliveries()[0])
+
+
+def attempts(chain: Chain) -> int:
+    return chain.vertex.faults.calls["create_custom_job"]
+
+
+def cloud(chain: Chain):
+    (run_id,) = chain.run_ids()
+    return chain.branch(run_id, "cloud")
+
+
+def test_a_refused_job_says_why_it_waits_since_when_and_until_when(chain: Chain) -> None:
+    chain.upload(*WHOLE)
+    refuse(chain, 1)
+    assert not chain.handle(chain.retrain())
+    branch = cloud(chain)
+    assert (branch.state, branch.attempts, branch.reason) == (State.LAUNCHING, 1, QUOTA)
+    assert branch.waiting_since == branch.retry_at == "2026-11-23T12:00:00.000Z"
+
+
+def test_attempts_become_rarer_up_to_half_an_hour(chain: Chain) -> None:
+    chain.upload(*WHOLE)
+    refuse(chain, 1)
+    chain.handle(chain.retrain())
+    asked_at = []
+    refuse(chain, 12)
+    for minute in range(1, 131):
+        before = attempts(chain)
+        launcher_tick(chain, 60)
+        if attempts(chain) > before:
+            asked_at.append(minute)
+    assert asked_at == [1, 2, 4, 8, 16, 32, 62, 92, 122]
+
+
+def test_a_job_gets_its_capacity_in_the_end(chain: Chain) -> None:
+    chain.upload(*WHOLE)
+    refuse(chain, 5)
+    chain.settle(ticks=60)
+    chain.check_one_run_is_live()
+    (run_id,) = chain.run_ids()
+    assert (chain.branch(run_id, "cloud").waiting_since, chain.branch(run_id, "cloud").retry_at) == ("", "")
+
+
+def test_after_the_limit_the_branch_fails_with_googles_message_and_the_other_goes_on(chain: Chain) -> None:
+    chain.upload(*WHOLE)
+    chain.vertex.faults.plan("create_custom_job", Failing(ServiceUnavailable(QUOTA)))
+    assert not chain.handle(chain.retrain())
+    refuse(chain, 100)
+    launcher_tick(chain, LAUNCHER_SETTINGS.launch_limit_seconds - 60)
+    assert cloud(chain).state is State.LAUNCHING
+    tried = attempts(chain)
+    launcher_tick(chain, 7200)
+    branch = cloud(chain)
+    assert branch.state is State.FAILED
+    assert branch.reason == f"given up after 2 attempts: {QUOTA}"
+    assert attempts(chain) == tried
+    chain.settle()
+    assert chain.branch(branch.run_id, "mobile").state is State.LIVE
+    (told,) = chain.messages("training-completed", target="cloud")
+    assert QUOTA in told["reason"]
+
+
+def test_a_job_whose_creation_was_answered_with_503_is_found_even_after_the_limit(chain: Chain) -> None:
+    chain.upload(*WHOLE)
+    refuse(chain, 1, after=True)
+    assert not chain.handle(chain.retrain())
+    launcher_tick(chain, LAUNCHER_SETTINGS.launch_limit_seconds + 60)
+    branch = cloud(chain)
+    assert branch.state is State.TRAINING
+    assert chain.jobs_of(branch.run_id, "cloud") == [branch.job]
+
+
+def test_both_jobs_can_wait_and_each_is_asked_for_by_itself(chain: Chain) -> None:
+    chain.upload(*WHOLE)
+    refuse(chain, 3)
+    assert not chain.handle(chain.retrain())
+    launcher_tick(chain, 0)
+    (run_id,) = chain.run_ids()
+    assert chain.branch(run_id, "cloud").state is State.LAUNCHING
+    assert chain.branch(run_id, "mobile").state is State.TRAINING
+    launcher_tick(chain, 60)
+    assert chain.branch(run_id, "cloud").state is State.TRAINING
