@@ -44,7 +44,14 @@ def create_app() -> flask.Flask:
     receiver = Receiver("cloud_deployer", handlers, ledger=ledger, project=read.project)
     app = flask.Flask("cloud_deployer")
     app.register_blueprint(
-        release_api.blueprint("cloud_deployer", "cloud", ledger=ledger, lease_seconds=read.lease_seconds, clock=utc_now)
+        release_api.blueprint(
+            "cloud_deployer",
+            "cloud",
+            ledger=ledger,
+            lease_seconds=read.lease_seconds,
+            clock=utc_now,
+            can_abort=True,
+        )
     )
     app.add_url_rule("/events/<name>", "event", lambda name: receiver(flask.request), methods=["POST"])  # noqa: ARG005
     return app

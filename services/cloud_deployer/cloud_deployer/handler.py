@@ -1,6 +1,7 @@
 """From `trained` to `live` on a Vertex AI endpoint, one look-then-act step at a time.
 
-    gating ─► deploying: upload ─► endpoint ─► deploy ─► record ─► undeploy ─► live
+    gating ─► deploying: upload ─► endpoint ─► deploy
+           ─► canary: … (see canary.py) ─► record ─► aliases ─► undeploy ─► live
 
 Every step first looks whether it is already done, so repeating any of them is harmless. Ids are derived from the run:
 the model is `dualdeploy-<dataset>`, the version carries the run id as its alias, and the deployed model's id
@@ -11,25 +12,42 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from cloud_deployer import canary
+from cloud_deployer.canary import Rollout, Shifting, TrafficMoved, give_up, rollout_of, to_step, with_rollout
 from cloud_deployer.settings import DeployerSettings
 from dualdeploy import clock as clocks
 from dualdeploy import dataset_config, gate, training
 from dualdeploy.branches import OperationFailed, await_operation, record_live
 from dualdeploy.clock import Clock
-from dualdeploy.dataset_config import DatasetConfig
-from dualdeploy.errors import RejectedByGoogle, UnusableResult
+from dualdeploy.dataset_config import CloudGate, DatasetConfig
+from dualdeploy.errors import CannotEverSucceed, RejectedByGoogle, UnknownRun, UnusableResult
 from dualdeploy.ledger import Branch, Ledger, Run, State, dataset_of
 from dualdeploy.object_store import ObjectMissing, ObjectStore
-from dualdeploy.vertex import DATASET_LABEL, RUN_LABEL, Deployment, Endpoint, ModelSpec, ResourceMissing, Vertex
+from dualdeploy.release_request import ReleaseRequest
+from dualdeploy.training import Metrics, TrainingResult
+from dualdeploy.vertex import (
+    DATASET_LABEL,
+    RUN_LABEL,
+    Deployment,
+    Endpoint,
+    ModelSpec,
+    ModelVersion,
+    ResourceMissing,
+    Vertex,
+)
 
 log = logging.getLogger(__name__)
 
 #: What services/predictor listens on; it reads them from AIP_* variables that Vertex AI makes of these.
 PREDICT_ROUTE, HEALTH_ROUTE, PORT = "/predict", "/health", 8080
 
+#: Aliases in the Model Registry, besides the run id, which every version keeps.
+CANDIDATE, PREVIOUS = "candidate", "previous"
+
 Step = Callable[[Branch, Run, DatasetConfig], Branch | None]
+ReleaseStep = Callable[[Branch, Run], Branch | None]
 
 
 class CloudDeployer:
@@ -51,38 +69,121 @@ class CloudDeployer:
         self._vertex = vertex
         self._settings = settings
         self._clock = clock
-        self._steps: dict[str, Step] = {
+        self._shifting = Shifting(
+            vertex=vertex, models=models, operation_limit_seconds=settings.operation_limit_seconds, clock=clock
+        )
+        #: Until the rollout begins, each step reads the configuration; from then on the plan in the branch counts.
+        self._deploying: dict[str, Step] = {
             "upload": self._upload,
             "endpoint": self._create_endpoint,
             "deploy": self._deploy,
+        }
+        self._releasing: dict[str, ReleaseStep] = {
             "record": self._record,
+            "aliases": self._move_aliases,
             "undeploy": self._undeploy,
         }
 
     def advance(self, branch: Branch, run: Run) -> Branch | None:
         """See `dualdeploy.branches.Advance`."""
+        if branch.step in self._releasing:
+            return self._releasing[branch.step](branch, run)
+        if branch.step not in ("restore", "withdraw") and (why := ReleaseRequest.abort_of(branch)):
+            return self._abort(branch, why)
+        if branch.step in self._shifting.steps:
+            return self._shift(branch)
         # The configuration as it is now: a redeploy is how a changed gate or machine takes effect.
         config = dataset_config.read(self._config, branch.dataset)
         if branch.state is State.GATING:
             return self._gate(branch, run, config)
-        return self._steps[branch.step](branch, run, config)
+        return self._deploying[branch.step](branch, run, config)
+
+    def _shift(self, branch: Branch) -> Branch | None:
+        try:
+            return self._shifting.steps[branch.step](branch)
+        except TrafficMoved:
+            raise
+        except CannotEverSucceed as exc:
+            if branch.step in ("restore", "withdraw"):
+                raise
+            # Whatever it is, the candidate must not keep its traffic.
+            return give_up(branch, f"{type(exc).__name__}: {exc}")
+
+    def _abort(self, branch: Branch, why: str) -> Branch:
+        if branch.state is State.GATING:
+            # Nothing was begun; a rollout in the facts is that of an earlier release, which may well be serving.
+            return branch.moved(State.FAILED, at=self._clock(), note=why)
+        if canary.FACT in branch.facts:
+            return give_up(branch, why)
+        return branch.moved(State.ROLLED_BACK, at=self._clock(), note=why)
 
     # Gate ------------------------------------------------------------------------------------------------------
 
     def _gate(self, branch: Branch, run: Run, config: DatasetConfig) -> Branch:
-        name = training.result_name(run.run_id, "cloud")
+        result = self._result(run.run_id)
+        verdict = self._verdict(result, run, config.gates.cloud)
+        # What an earlier release of the same run found out about its rollout is not true of this one.
+        branch = branch.changed(facts={key: value for key, value in branch.facts.items() if key != canary.FACT})
+        branch = branch.with_facts(
+            gate=verdict.as_facts(),
+            accuracy=result.metrics.accuracy,
+            saved_model=result.artifacts.saved_model,
+            golden=result.artifacts.golden,
+            labels=list(result.labels),
+        )
+        # Without it nothing could be proven behind the endpoint: better known now than with traffic on it.
+        self._shifting.golden(branch)
+        warned = config.gates.cloud.mode == "warn"
+        if not verdict.passed and not branch.forced and not warned:
+            return branch.moved(State.REJECTED, at=self._clock(), note=verdict.describe())
+        despite = "" if verdict.passed else ("forced although " if branch.forced else "warned only: ")
+        return branch.moved(State.DEPLOYING, at=self._clock(), note=despite + verdict.describe(), step="upload")
+
+    def _verdict(self, result: TrainingResult, run: Run, limits: CloudGate) -> gate.Verdict:
+        floor = gate.judge_cloud(accuracy=result.metrics.accuracy, min_accuracy=limits.min_accuracy)
+        rules, not_judged = list(floor.rules), []
+        if limits.max_calibration_error is not None:
+            if result.metrics.calibration_error is None:
+                not_judged.append("calibration_error: the trainer did not measure it")
+            else:
+                figure = result.metrics.calibration_error
+                rules.append(gate.Rule("calibration_error", figure, limits.max_calibration_error, "<="))
+        live = self._ledger.read_live(run.dataset, "cloud")
+        if live and live.document.current.run_id != run.run_id:
+            other = live.document.current.run_id
+            theirs = self._metrics_of_live(result, run, other)
+            if theirs is None:
+                not_judged.append(f"regression: {other}, which serves, was not measured on the same pictures")
+            else:
+                rules += gate.judge_against_live(
+                    result.metrics,
+                    theirs,
+                    max_regression=limits.max_regression,
+                    max_class_regression=limits.max_class_regression,
+                )
+        return gate.Verdict(rules, not_judged)
+
+    def _metrics_of_live(self, result: TrainingResult, run: Run, live_run_id: str) -> Metrics | None:
+        """Figures of the model that serves on the pictures of this run; None when there are none to be trusted.
+
+        The trainer measures both on the same pictures. Without that, the figures of two runs may only be compared when
+        they were trained on the same snapshot, and so held out the same pictures.
+        """
+        if result.live and result.live.run_id == live_run_id and result.live.metrics:
+            return result.live.metrics
         try:
-            result = training.parse_result(self._models.read(name).data, source=self._models.uri(name))
+            if self._ledger.read_run(live_run_id).snapshot.digest() != run.snapshot.digest():
+                return None
+            return self._result(live_run_id).metrics
+        except (UnknownRun, UnusableResult):
+            return None
+
+    def _result(self, run_id: str) -> TrainingResult:
+        name = training.result_name(run_id, "cloud")
+        try:
+            return training.parse_result(self._models.read(name).data, source=self._models.uri(name))
         except ObjectMissing as exc:
             raise UnusableResult(f"{self._models.uri(name)} is gone; train again to bring this run out") from exc
-        verdict = gate.judge_cloud(accuracy=result.metrics.accuracy, min_accuracy=config.gates.cloud.min_accuracy)
-        branch = branch.with_facts(
-            gate=verdict.as_facts(), accuracy=result.metrics.accuracy, saved_model=result.artifacts.saved_model
-        )
-        if not verdict.passed and not branch.forced:
-            return branch.moved(State.REJECTED, at=self._clock(), note=verdict.describe())
-        forced = "" if verdict.passed else "forced although "
-        return branch.moved(State.DEPLOYING, at=self._clock(), note=forced + verdict.describe(), step="upload")
 
     # Deploying -------------------------------------------------------------------------------------------------
 
@@ -90,7 +191,8 @@ class CloudDeployer:
         model_id = model_id_of(config.dataset)
         version = self._vertex.find_model_version(model_id, run.run_id)
         if version:
-            return _to_step(branch.with_facts(model=version.name, model_version=version.version), "endpoint")
+            self._alias(version, add=[CANDIDATE])
+            return to_step(branch.with_facts(model=version.name, model_version=version.version), "endpoint")
         spec = ModelSpec(
             model_id=model_id,
             display_name=model_id,
@@ -115,7 +217,7 @@ class CloudDeployer:
         endpoint_id = config.serving.endpoint
         endpoint = self._vertex.find_endpoint(endpoint_id)
         if endpoint:
-            return _to_step(branch.with_facts(endpoint=endpoint.name, endpoint_dns=endpoint.dns), "deploy")
+            return to_step(branch.with_facts(endpoint=endpoint.name, endpoint_dns=endpoint.dns), "deploy")
         labels = {DATASET_LABEL: config.dataset}
         return self._await(
             branch,
@@ -125,74 +227,126 @@ class CloudDeployer:
         )
 
     def _deploy(self, branch: Branch, run: Run, config: DatasetConfig) -> Branch | None:
-        """Deploy with all traffic in one operation: the split changes when the new model is ready, not before."""
-        endpoint = self._endpoint(config)
-        deployed_id = deployed_id_of(branch)
-        if deployed_id in _deployed_ids(endpoint):
-            if endpoint.traffic.get(deployed_id) == 100:
-                return _to_step(branch.with_facts(deployed_model=deployed_id), "record")
-            raise UnusableResult(
-                f"{deployed_id} is on {endpoint.name} but traffic was moved away from it ({dict(endpoint.traffic)});"
-                " redeploy to bring it back"
-            )
+        """Deploy without traffic, except as the first model of an endpoint, which nobody else could serve for."""
+        if canary.FACT not in branch.facts:
+            return with_rollout(branch, self._plan(branch, config))
+        rollout = rollout_of(branch)
+        endpoint = self._endpoint(rollout.endpoint)
+        if rollout.candidate in _deployed_ids(endpoint):
+            branch = branch.with_facts(deployed_model=rollout.candidate)
+            shares = ", ".join(map(str, rollout.limits.steps))
+            note = f"deployed as {rollout.candidate}; goes to {shares} % of the traffic"
+            first = "baseline" if len(rollout.limits.steps) > 1 else "shift"
+            return branch.moved(State.CANARY, at=self._clock(), note=note, step=first)
         deployment = Deployment(
-            id=deployed_id,
+            id=rollout.candidate,
             model=f"{branch.facts['model']}@{branch.facts['model_version']}",
             display_name=run.run_id,
             machine=config.serving.machine,
             min_replicas=config.serving.min_replicas,
             max_replicas=config.serving.max_replicas,
         )
-        traffic = {deployed.id: 0 for deployed in endpoint.deployed} | {deployed_id: 100}
+        traffic = {deployed.id: 0 for deployed in endpoint.deployed} | {rollout.candidate: 0} | rollout.split(-1)
         return self._await(
             branch,
-            start=lambda: self._vertex.start_deploy(config.serving.endpoint, deployment, traffic=traffic),
-            there=lambda: deployed_id in _deployed_ids(self._endpoint(config)),
-            what=f"deploy to {config.serving.endpoint}",
+            start=lambda: self._vertex.start_deploy(rollout.endpoint, deployment, traffic=traffic),
+            there=lambda: rollout.candidate in _deployed_ids(self._endpoint(rollout.endpoint)),
+            what=f"deploy to {rollout.endpoint}",
         )
 
-    def _record(self, branch: Branch, run: Run, config: DatasetConfig) -> Branch:
+    def _plan(self, branch: Branch, config: DatasetConfig) -> Rollout:
+        """Fix how this release gets its traffic, and what the traffic was before, while nothing is changed yet."""
+        endpoint = self._endpoint(str(branch.facts["endpoint"]).rsplit("/", 1)[-1])
+        candidate = self._warm(branch, endpoint) or deployed_id_of(branch)
+        before = {key: share for key, share in endpoint.traffic.items() if share and key != candidate}
+        limits = config.serving.canary
+        if not before or not ReleaseRequest.of(branch).canary:
+            limits = limits.model_copy(update={"steps": (100,), "bake": 0.0})
+        return Rollout(
+            endpoint=endpoint.id,
+            candidate=candidate,
+            before=before,
+            limits=limits,
+            keep_previous=config.serving.keep_previous,
+        )
+
+    def _warm(self, branch: Branch, endpoint: Endpoint) -> str:
+        """What a rollback finds still deployed (`serving.keep_previous`): only its traffic was taken away."""
+        if ReleaseRequest.of(branch).kind != "rollback":
+            return ""
+        version = str(branch.facts["model_version"])
+        for deployed in endpoint.deployed:
+            if deployed.display_name == branch.run_id and deployed.version == version:
+                return deployed.id
+        return ""
+
+    # Live ------------------------------------------------------------------------------------------------------
+
+    def _record(self, branch: Branch, run: Run) -> Branch:
         facts = {
             key: branch.facts[key]
             for key in ("model", "model_version", "endpoint", "endpoint_dns", "deployed_model", "accuracy")
         }
         record_live(self._ledger, branch, run, facts=facts, clock=self._clock)
-        return _to_step(branch, "undeploy")
+        return to_step(branch, "aliases")
 
-    def _undeploy(self, branch: Branch, run: Run, config: DatasetConfig) -> Branch | None:
+    def _move_aliases(self, branch: Branch, run: Run) -> Branch:
+        """Say in the Model Registry what the live record says; whoever looks there sees the same."""
+        found = self._ledger.read_live(branch.dataset, "cloud")
+        model_id = model_id_of(branch.dataset)
+        releases = {"live": found.document.current, PREVIOUS: found.document.previous} if found else {}
+        for alias, release in releases.items():
+            version = self._vertex.find_model_version(model_id, release.run_id) if release else None
+            if version and alias not in version.aliases:
+                self._alias(version, add=[alias], remove=[CANDIDATE])
+        return to_step(branch, "undeploy")
+
+    def _alias(self, version: ModelVersion, *, add: Sequence[str], remove: Sequence[str] = ()) -> None:
+        try:
+            self._vertex.change_aliases(version, add=add, remove=remove)
+        except RejectedByGoogle as exc:
+            # Aliases tell people what is what; no release depends on them.
+            log.error("the aliases of %s are not as they should be: %s", version.versioned_name, exc)  # noqa: TRY400
+
+    def _undeploy(self, branch: Branch, run: Run) -> Branch | None:
         """Take down what was replaced, one after the other; it has no traffic any more. Only what is ours."""
-        endpoint = self._endpoint(config)
-        deployed_id = deployed_id_of(branch)
+        rollout = rollout_of(branch)
+        endpoint = self._endpoint(rollout.endpoint)
+        keep = {rollout.candidate, self._kept_warm(branch, rollout)}
         replaced = [
             deployed.id
             for deployed in endpoint.deployed
-            if deployed.id != deployed_id and dataset_of(deployed.display_name) == branch.dataset
+            if deployed.id not in keep and dataset_of(deployed.display_name) == branch.dataset
         ]
         if not replaced:
-            note = f"serves all traffic of {config.serving.endpoint}"
-            return branch.moved(State.LIVE, at=self._clock(), note=note)
+            return branch.moved(State.LIVE, at=self._clock(), note=f"serves all traffic of {rollout.endpoint}")
         rest = {key: share for key, share in endpoint.traffic.items() if key != replaced[0]}
         try:
             return self._await(
                 branch,
-                start=lambda: self._vertex.start_undeploy(config.serving.endpoint, replaced[0], traffic=rest),
-                there=lambda: replaced[0] not in _deployed_ids(self._endpoint(config)),
+                start=lambda: self._vertex.start_undeploy(rollout.endpoint, replaced[0], traffic=rest),
+                there=lambda: replaced[0] not in _deployed_ids(self._endpoint(rollout.endpoint)),
                 what=f"undeploy {replaced[0]}",
             )
         except (OperationFailed, RejectedByGoogle) as exc:
-            if replaced[0] not in _deployed_ids(self._endpoint(config)):
+            if replaced[0] not in _deployed_ids(self._endpoint(rollout.endpoint)):
                 return branch.changed(operation="", operation_since="")
             # The release is out: whatever is wrong with what it replaced, calling it failed would be a lie.
             log.error("%s stays deployed without traffic, and costs: %s", replaced[0], exc)  # noqa: TRY400
-            note = f"serves all traffic of {config.serving.endpoint}; {replaced[0]} could not be taken down: {exc}"
+            note = f"serves all traffic of {rollout.endpoint}; {replaced[0]} could not be taken down: {exc}"
             return branch.moved(State.LIVE, at=self._clock(), note=note)
+
+    def _kept_warm(self, branch: Branch, rollout: Rollout) -> str:
+        live = self._ledger.read_live(branch.dataset, "cloud")
+        previous = live.document.previous if live else None
+        return str(previous.facts.get("deployed_model", "")) if previous and rollout.keep_previous else ""
 
     # Inside ----------------------------------------------------------------------------------------------------
 
-    def _endpoint(self, config: DatasetConfig) -> Endpoint:
-        endpoint = self._vertex.find_endpoint(config.serving.endpoint)
+    def _endpoint(self, endpoint_id: str) -> Endpoint:
+        endpoint = self._vertex.find_endpoint(endpoint_id)
         if endpoint is None:
-            raise ResourceMissing(f"endpoint {config.serving.endpoint} was deleted during the deployment")
+            raise ResourceMissing(f"endpoint {endpoint_id} was deleted during the deployment")
         return endpoint
 
     def _await(
@@ -200,17 +354,13 @@ class CloudDeployer:
     ) -> Branch | None:
         return await_operation(
             branch,
-            look=self._look,
+            look=self._shifting.look,
             start=start,
             there=there,
             clock=self._clock,
             limit_seconds=self._settings.operation_limit_seconds,
             what=what,
         )
-
-    def _look(self, name: str) -> tuple[bool, str] | None:
-        operation = self._vertex.operation(name)
-        return (operation.done, operation.error) if operation else None
 
 
 def _deployed_ids(endpoint: Endpoint) -> set[str]:
@@ -226,7 +376,3 @@ def deployed_id_of(branch: Branch) -> str:
     """A number of at most ten digits (Vertex AI's limit) made of run and release."""
     digest = hashlib.sha256(f"{branch.run_id}/{branch.release}".encode()).digest()
     return str(int.from_bytes(digest[:8], "big") % 9_000_000_000 + 1_000_000_000)
-
-
-def _to_step(branch: Branch, step: str) -> Branch:
-    return branch.changed(step=step, operation="", operation_since="", attempts=0)

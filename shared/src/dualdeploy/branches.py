@@ -20,6 +20,7 @@ from dualdeploy.events import DeploymentCompleted, TrainingCompleted, encode
 from dualdeploy.ledger import Branch, Ledger, Live, Release, Run, State, Versioned, dataset_of
 from dualdeploy.object_store import ABSENT
 from dualdeploy.pubsub import Publisher
+from dualdeploy.release_request import ReleaseRequest
 
 log = logging.getLogger(__name__)
 
@@ -164,6 +165,7 @@ class BranchWorker:
                 reason=branch.reason,
                 previous=previous.run_id if previous else "",
                 links={key: value for key, value in branch.facts.items() if isinstance(value, str)},
+                verdict=branch.facts.get("gate") or {},
             )
             self._publisher.publish(DEPLOYMENT_COMPLETED_TOPIC, encode(event), event.attributes)
             self._ledger.write_branch(branch.changed(deployment_announced=True), expect=versioned.generation)
@@ -191,7 +193,8 @@ def branch_under_way(ledger: Ledger, dataset: str, target: str) -> Branch | None
 def record_live(
     ledger: Ledger, branch: Branch, run: Run, *, facts: Mapping[str, object], clock: Clock
 ) -> Release | None:
-    """Make this release the live one; what it replaces becomes `previous`, and its branch `superseded`.
+    """Make this release the live one; what it replaces becomes `previous`, its branch `superseded`
+    (`rolled_back`, if that is what was asked for).
 
     Repeating it changes nothing. Returns the replaced release, if any.
     """
@@ -219,10 +222,11 @@ def record_live(
 def _supersede(ledger: Ledger, run_id: str, by: Branch, *, clock: Clock) -> None:
     replaced = ledger.read_branch(run_id, by.target)
     if replaced.document.state is State.LIVE:
-        note = f"replaced by {by.run_id}"
-        ledger.write_branch(
-            replaced.document.moved(State.SUPERSEDED, at=clock(), note=note), expect=replaced.generation
-        )
+        request = ReleaseRequest.of(by)
+        is_rollback = request.kind == "rollback"
+        state = State.ROLLED_BACK if is_rollback else State.SUPERSEDED
+        note = f"{request.describe()}; {by.run_id} serves again" if is_rollback else f"replaced by {by.run_id}"
+        ledger.write_branch(replaced.document.moved(state, at=clock(), note=note), expect=replaced.generation)
 
 
 def await_operation(

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from dualdeploy.training import Metrics
+
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
@@ -27,7 +29,10 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
+    """`not_judged` says which rules had no figure to be held against, and why: silence would look like approval."""
+
     rules: Sequence[Rule]
+    not_judged: Sequence[str] = ()
 
     @property
     def passed(self) -> bool:
@@ -41,12 +46,31 @@ class Verdict:
     def as_facts(self) -> dict[str, Any]:
         """For the ledger."""
         rules = [{**dataclasses.asdict(rule), "passed": rule.passed} for rule in self.rules]
-        return {"passed": self.passed, "rules": rules}
+        facts: dict[str, Any] = {"passed": self.passed, "rules": rules}
+        return {**facts, "not_judged": list(self.not_judged)} if self.not_judged else facts
 
 
 def judge_cloud(*, accuracy: float, min_accuracy: float) -> Verdict:
     """`accuracy` is the trainer's, on the held-out examples."""
     return Verdict([Rule("accuracy", accuracy, min_accuracy, ">=")])
+
+
+def judge_against_live(
+    metrics: Metrics, live: Metrics, *, max_regression: float | None, max_class_regression: float | None
+) -> list[Rule]:
+    """Both measured on the same pictures; a class's figure is its recall, and the class that lost most counts."""
+    rules = []
+    # Rounded, because 0.91 - 0.90 is a little more than 0.01 in floating point.
+    if max_regression is not None:
+        rules.append(Rule("regression", round(live.accuracy - metrics.accuracy, 9), max_regression, "<="))
+    losses = [
+        round(then.recall - metrics.per_class[label].recall, 9)
+        for label, then in live.per_class.items()
+        if label in metrics.per_class and then.examples
+    ]
+    if max_class_regression is not None and losses:
+        rules.append(Rule("class_regression", max(losses), max_class_regression, "<="))
+    return rules
 
 
 def judge_mobile(*, accuracy: float, min_accuracy: float, size_bytes: int, max_size_mb: float) -> Verdict:

@@ -1,27 +1,44 @@
 """The HTTP interface for people and scripts, one for both cloud_deployer and mobile_publisher.
 
-`POST /redeploy` brings a recorded run out again without training; `GET /status/<dataset>` tells what serves and what is
-under way. Who may call is Cloud Run's business (IAM); what is said here is what would be sent to the ledger anyway.
+`POST /redeploy` brings a recorded run out again without training, `POST /rollback` the one that was live before,
+`POST /abort` stops what is under way; `GET /status/<dataset>` tells what serves, `GET /runs/<run_id>` how a run fared.
+`GET /openapi.json` describes all of it. Who may call is Cloud Run's business (IAM); who did is in the history.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import hashlib
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flask
 
 from dualdeploy import clock as clocks
+from dualdeploy import openapi
 from dualdeploy.branches import branch_under_way
+from dualdeploy.callers import identity
 from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import DATASET_NAME
 from dualdeploy.errors import CannotEverSucceed, RetryLater, UnknownRun
 from dualdeploy.ledger import Branch, Ledger, State, Versioned, dataset_of
+from dualdeploy.release_request import Kind, ReleaseRequest
 
 log = logging.getLogger(__name__)
 
-_KEYS = {"dataset", "run_id", "force", "reason"}
+#: After these steps of a branch the release is out: what is left is tidying, which cannot be aborted.
+_OUT = frozenset({"record", "aliases", "undeploy"})
+
+_EXAMPLES = {
+    "redeploy": (
+        'send {"dataset": "flowers"} or {"run_id": "flowers-0123456789ab"}, optionally "force", "reason" and "canary"'
+    ),
+    "rollback": 'send {"dataset": "flowers"}, optionally "to_run" and "reason"',
+    "abort": 'send {"dataset": "flowers"}, optionally "reason"',
+}
 
 
 class Refusal(Exception):
@@ -32,34 +49,67 @@ class Refusal(Exception):
         self.status = status
 
 
-def blueprint(service: str, target: str, *, ledger: Ledger, lease_seconds: float, clock: Clock) -> flask.Blueprint:
-    """The routes of one service; register it on the Flask application."""
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What a caller asked for, checked; an Idempotency-Key makes repeating it harmless."""
+
+    kind: str
+    dataset: str = ""
+    run_id: str = ""
+    to_run: str = ""
+    force: bool = False
+    canary: bool = True
+    reason: str = ""
+    by: str = ""
+    key: str = ""
+
+    def digest(self) -> str:
+        """Of what is asked, not of who asks: the same key with another request is a mistake."""
+        asked = [self.kind, self.dataset, self.run_id, self.to_run, self.force, self.canary, self.reason]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+
+def blueprint(
+    service: str, target: str, *, ledger: Ledger, lease_seconds: float, clock: Clock, can_abort: bool = False
+) -> flask.Blueprint:
+    """The routes of one service; register it on the Flask application.
+
+    `can_abort`: whether its `advance` heeds `ReleaseRequest.abort_of`, without which a route would be a promise only.
+    """
     routes = flask.Blueprint("release_api", service)
+    releases = Releases(target, ledger=ledger, lease_seconds=lease_seconds, clock=clock)
 
     @routes.post("/redeploy")
     def redeploy() -> tuple[flask.Response, int]:
-        # Whatever the content type says: `curl -d` sends another one unless told.
-        request = _parse(flask.request.get_json(force=True, silent=True))
-        run_id = request["run_id"] or _choose_run(ledger, request["dataset"], target)
-        with ledger.lease(f"{dataset_of(run_id)}/{target}", seconds=lease_seconds):
-            branch = _reopen(ledger, run_id, target, request, clock=clock)
-        log.info("redeploy of %s accepted: %s", run_id, request["reason"] or "no reason given")
-        answer = {
-            "run_id": run_id,
-            "target": target,
-            "state": str(branch.state),
-            "release": branch.release,
-            "status": f"/status/{branch.dataset}",
-        }
-        return flask.jsonify(answer), 202
+        return _accepted(releases.reopen(_wanted("redeploy", flask.request)))
+
+    @routes.post("/rollback")
+    def rollback() -> tuple[flask.Response, int]:
+        return _accepted(releases.reopen(_wanted("rollback", flask.request)))
+
+    if can_abort:
+
+        @routes.post("/abort")
+        def abort() -> tuple[flask.Response, int]:
+            return _accepted(releases.abort(_wanted("abort", flask.request)))
 
     @routes.get("/status/<dataset>")
     def status(dataset: str) -> flask.Response:
         return flask.jsonify(_status(ledger, dataset, target, clock=clock))
 
+    @routes.get("/runs/<run_id>")
+    def run(run_id: str) -> flask.Response:
+        if not DATASET_NAME.fullmatch(dataset_of(run_id)):
+            raise Refusal(404, f"{run_id!r} is no run id")
+        return flask.jsonify(_branch(ledger, run_id, target).document.model_dump(mode="json"))
+
     @routes.get("/healthz")
     def healthz() -> flask.Response:
         return flask.jsonify(status="ok", service=service)
+
+    @routes.get("/openapi.json")
+    def description() -> flask.Response:
+        return flask.jsonify(openapi.describe(service, can_abort=can_abort))
 
     @routes.errorhandler(Refusal)
     def refuse(exc: Refusal) -> tuple[flask.Response, int]:
@@ -76,23 +126,231 @@ def blueprint(service: str, target: str, *, ledger: Ledger, lease_seconds: float
     return routes
 
 
-def _parse(body: Any) -> dict[str, Any]:
-    example = 'send {"dataset": "flowers"} or {"run_id": "flowers-0123456789ab"}, optionally "force" and "reason"'
+def _accepted(answer: tuple[Mapping[str, Any], bool]) -> tuple[flask.Response, int]:
+    document, is_replayed = answer
+    response = flask.jsonify(document)
+    if is_replayed:
+        response.headers["Idempotency-Replayed"] = "true"
+    return response, 202
+
+
+# What is asked -------------------------------------------------------------------------------------------------
+
+
+def _wanted(kind: str, request: flask.Request) -> Wanted:
+    # Whatever the content type says: `curl -d` sends another one unless told.
+    body = request.get_json(force=True, silent=True)
+    key = request.headers.get("Idempotency-Key", "").strip()
+    if len(key) > 255:
+        raise Refusal(422, "Idempotency-Key has more than 255 characters: send a UUID")
+    checks: dict[str, Callable[[Any, str], dict[str, Any]]] = {
+        "redeploy": _redeploy_fields,
+        "rollback": _dataset_fields,
+        "abort": _dataset_fields,
+    }
     if not isinstance(body, Mapping):
-        raise Refusal(422, f"the body is no JSON object: {example}")
-    if unknown := set(body) - _KEYS:
-        raise Refusal(422, f"unknown keys {sorted(unknown)}: {example}")
-    dataset, run_id = body.get("dataset", ""), body.get("run_id", "")
-    force, reason = body.get("force", False), body.get("reason", "")
+        raise Refusal(422, f"the body is no JSON object: {_EXAMPLES[kind]}")
+    return Wanted(kind=kind, by=identity(dict(request.headers)), key=key, **checks[kind](body, kind))
+
+
+def _redeploy_fields(body: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    example = _EXAMPLES[kind]
+    _check_keys(body, {"dataset", "run_id", "force", "reason", "canary"}, example)
+    dataset, run_id, reason = body.get("dataset", ""), body.get("run_id", ""), body.get("reason", "")
+    force, canary = body.get("force", False), body.get("canary", True)
     if not all(isinstance(text, str) for text in (dataset, run_id, reason)) or not isinstance(force, bool):
         raise Refusal(422, f"dataset, run_id and reason are texts, force is true or false: {example}")
+    if not isinstance(canary, bool):
+        raise Refusal(422, f"canary is true or false: {example}")
     if bool(dataset) == bool(run_id):
         raise Refusal(422, f"exactly one of dataset and run_id is needed: {example}")
+    _check_run_id(run_id, example)
+    _check_dataset(dataset, example)
+    return {"dataset": dataset, "run_id": run_id, "force": force, "reason": reason[:500], "canary": canary}
+
+
+def _dataset_fields(body: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Of a rollback and of an abort."""
+    example = _EXAMPLES[kind]
+    _check_keys(body, {"dataset", "reason", *(["to_run"] if kind == "rollback" else [])}, example)
+    dataset, to_run, reason = body.get("dataset", ""), body.get("to_run", ""), body.get("reason", "")
+    if not all(isinstance(text, str) for text in (dataset, to_run, reason)):
+        raise Refusal(422, f"{', '.join(sorted(body))} are texts: {example}")
+    if not dataset:
+        raise Refusal(422, f"dataset is needed: {example}")
+    _check_dataset(dataset, example)
+    _check_run_id(to_run, example)
+    if to_run and dataset_of(to_run) != dataset:
+        raise Refusal(422, f"{to_run} is no run of {dataset}: {example}")
+    return {"dataset": dataset, "to_run": to_run, "reason": reason[:500]}
+
+
+def _check_keys(body: Mapping[str, Any], known: set[str], example: str) -> None:
+    if unknown := set(body) - known:
+        raise Refusal(422, f"unknown keys {sorted(unknown)}: {example}")
+
+
+def _check_run_id(run_id: str, example: str) -> None:
     if run_id and not DATASET_NAME.fullmatch(dataset_of(run_id)):
         raise Refusal(422, f"{run_id!r} is no run id: {example}")
+
+
+def _check_dataset(dataset: str, example: str) -> None:
     if dataset and not DATASET_NAME.fullmatch(dataset):
         raise Refusal(422, f"{dataset!r} is no data set's name: {example}")
-    return {"dataset": dataset, "run_id": run_id, "force": force, "reason": reason[:500]}
+
+
+# What is done --------------------------------------------------------------------------------------------------
+
+
+class Releases:
+    """Sends recorded runs out again, and stops what is under way, for one target."""
+
+    def __init__(self, target: str, *, ledger: Ledger, lease_seconds: float, clock: Clock) -> None:
+        self._target = target
+        self._ledger = ledger
+        self._lease_seconds = lease_seconds
+        self._clock = clock
+
+    def reopen(self, wanted: Wanted) -> tuple[dict[str, Any], bool]:
+        """Begin another release of a run; returns the answer and whether it was given before.
+
+        Under the lease the intent is written first, then the branch: a repetition after a death in between carries
+        out what was intended, and does not choose anew among runs that have changed places meanwhile.
+        """
+        dataset = wanted.dataset or dataset_of(wanted.run_id)
+        with self._lease(dataset):
+            intent = self._intent(wanted)
+            if intent and _branch(self._ledger, intent["run_id"], self._target).document.release >= intent["release"]:
+                return intent["answer"], True
+            run_id = intent["run_id"] if intent else self._choose(wanted)
+            versioned = _branch(self._ledger, run_id, self._target)
+            self._check(versioned.document, wanted)
+            reopened = self._reopened(versioned.document, wanted)
+            answer = _answer(reopened)
+            if wanted.key and not intent:
+                intent = {"digest": wanted.digest(), "run_id": run_id, "release": reopened.release, "answer": answer}
+                self._ledger.write_once(self._intent_name(wanted), json.dumps(intent, indent=1).encode())
+            # The marker first: the clock simply unmarks a branch that is final, and would forget one without a marker.
+            self._ledger.mark_active(run_id, self._target)
+            self._ledger.write_branch(reopened, expect=versioned.generation)
+        log.info("%s accepted for %s", ReleaseRequest.of(reopened).describe(), run_id)
+        return answer, False
+
+    def abort(self, wanted: Wanted) -> tuple[dict[str, Any], bool]:
+        """Ask the branch at work to stop; one that waits for its turn ends at once. Repeating it changes nothing."""
+        with self._lease(wanted.dataset):
+            branch = self._abortable(wanted.dataset)
+            if ReleaseRequest.abort_of(branch.document):
+                return _answer(branch.document), True
+            asked = ReleaseRequest.with_abort(branch.document, by=wanted.by, reason=wanted.reason, at=self._clock())
+            if asked.state is State.TRAINED:
+                asked = asked.moved(State.FAILED, at=self._clock(), note=ReleaseRequest.abort_of(asked))
+            self._ledger.write_branch(asked, expect=branch.generation)
+        log.info("%s: %s", branch.document.run_id, ReleaseRequest.abort_of(asked))
+        return _answer(asked), False
+
+    def _lease(self, dataset: str) -> contextlib.AbstractContextManager[None]:
+        return self._ledger.lease(f"{dataset}/{self._target}", seconds=self._lease_seconds)
+
+    def _intent_name(self, wanted: Wanted) -> str:
+        return f"requests/{self._target}/{hashlib.sha256(wanted.key.encode()).hexdigest()}.json"
+
+    def _intent(self, wanted: Wanted) -> dict[str, Any] | None:
+        """What the first request with this key set out to do."""
+        written = self._ledger.read_bytes(self._intent_name(wanted)) if wanted.key else None
+        if written is None:
+            return None
+        intent: dict[str, Any] = json.loads(written)
+        if intent["digest"] != wanted.digest():
+            raise Refusal(422, "this Idempotency-Key came with another request before: send a new key")
+        return intent
+
+    def _choose(self, wanted: Wanted) -> str:
+        if wanted.kind == "rollback":
+            return self._choose_previous(wanted)
+        return wanted.run_id or _choose_run(self._ledger, wanted.dataset, self._target)
+
+    def _choose_previous(self, wanted: Wanted) -> str:
+        """The release to go back to: the one that was live before, unless it was itself taken back."""
+        found = self._ledger.read_live(wanted.dataset, self._target)
+        if found is None:
+            raise Refusal(404, f"nothing of data set {wanted.dataset!r} is live for {self._target}: redeploy a run")
+        current, previous = found.document.current, found.document.previous
+        if wanted.to_run:
+            if wanted.to_run == current.run_id:
+                raise Refusal(409, f"{wanted.to_run} is live already; to bring it out anew, send it to /redeploy")
+            return wanted.to_run
+        if previous is None:
+            raise Refusal(409, f"nothing was live before {current.run_id}; send to_run to choose a run")
+        if _branch(self._ledger, previous.run_id, self._target).document.state is State.ROLLED_BACK:
+            raise Refusal(409, f"{previous.run_id} was itself rolled back; send to_run to choose a run")
+        return previous.run_id
+
+    def _check(self, branch: Branch, wanted: Wanted) -> None:
+        _refuse_while_under_way(self._ledger, branch)
+        if not branch.was_trained:
+            why = f"{branch.run_id} is {branch.state} and has no trained {self._target} model: {branch.reason}"
+            raise Refusal(409, why)
+        if wanted.force or wanted.kind == "rollback":
+            return
+        live = self._ledger.read_live(branch.dataset, self._target)
+        created_at = self._ledger.read_run(branch.run_id).created_at
+        if live and live.document.current.run_created_at > created_at:
+            newer = live.document.current.run_id
+            raise Refusal(409, f"{newer} is newer and live; send force: true to replace it by {branch.run_id}")
+
+    def _reopened(self, branch: Branch, wanted: Wanted) -> Branch:
+        kind: Kind = "rollback" if wanted.kind == "rollback" else "redeploy"
+        request = ReleaseRequest(
+            kind=kind,
+            by=wanted.by,
+            reason=wanted.reason,
+            # Back to a model that has served everybody: at once, and probed all the same.
+            canary=wanted.canary and kind == "redeploy",
+            release=branch.release + 1,
+        )
+        reopened = branch.moved(
+            State.GATING,
+            at=self._clock(),
+            note=request.describe(),
+            release=request.release,
+            forced=wanted.force or kind == "rollback",
+            deployment_announced=False,
+        )
+        return request.recorded(reopened)
+
+    def _abortable(self, dataset: str) -> Versioned[Branch]:
+        for run_id in self._ledger.active(self._target):
+            if dataset_of(run_id) != dataset:
+                continue
+            try:
+                found = self._ledger.read_branch(run_id, self._target)
+            except CannotEverSucceed:
+                continue
+            branch = found.document
+            if branch.step in _OUT:
+                raise Refusal(409, f"{run_id} serves already; send the data set to /rollback")
+            if branch.was_trained and not branch.is_final:
+                return found
+        raise Refusal(409, f"nothing of {dataset} is under way for {self._target}; see /status/{dataset}")
+
+
+def _answer(branch: Branch) -> dict[str, Any]:
+    return {
+        "run_id": branch.run_id,
+        "target": branch.target,
+        "state": str(branch.state),
+        "release": branch.release,
+        "status": f"/status/{branch.dataset}",
+    }
+
+
+def _branch(ledger: Ledger, run_id: str, target: str) -> Versioned[Branch]:
+    try:
+        return ledger.read_branch(run_id, target)
+    except UnknownRun as exc:
+        raise Refusal(404, str(exc)) from exc
 
 
 def _choose_run(ledger: Ledger, dataset: str, target: str) -> str:
@@ -111,34 +369,6 @@ def _choose_run(ledger: Ledger, dataset: str, target: str) -> str:
     if not trained:
         raise Refusal(404, f"data set {dataset!r} has no trained {target} run; send data or a retrain request first")
     return max(trained)[1]
-
-
-def _reopen(ledger: Ledger, run_id: str, target: str, request: Mapping[str, Any], *, clock: Clock) -> Branch:
-    try:
-        versioned: Versioned[Branch] = ledger.read_branch(run_id, target)
-    except UnknownRun as exc:
-        raise Refusal(404, str(exc)) from exc
-    branch = versioned.document
-    _refuse_while_under_way(ledger, branch)
-    if not branch.was_trained:
-        raise Refusal(409, f"{run_id} is {branch.state} and has no trained {target} model: {branch.reason}")
-    live = ledger.read_live(branch.dataset, target)
-    created_at = ledger.read_run(run_id).created_at
-    if live and live.document.current.run_created_at > created_at and not request["force"]:
-        newer = live.document.current.run_id
-        raise Refusal(409, f"{newer} is newer and live; send force: true to replace it by {run_id}")
-    note = "redeploy" + (f": {request['reason']}" if request["reason"] else "")
-    reopened = branch.moved(
-        State.GATING,
-        at=clock(),
-        note=note,
-        release=branch.release + 1,
-        forced=request["force"],
-        deployment_announced=False,
-    )
-    # The marker first: the clock simply unmarks a branch that is final, and would forget one without a marker.
-    ledger.mark_active(run_id, target)
-    return ledger.write_branch(reopened, expect=versioned.generation).document
 
 
 def _refuse_while_under_way(ledger: Ledger, branch: Branch) -> None:

@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 import enum
 import functools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -135,13 +136,30 @@ class DeployedModel:
 
 @dataclasses.dataclass(frozen=True)
 class Endpoint:
-    """`traffic` sums to 100 (or is empty); `dns` is the dedicated endpoint's own host, empty for a shared one."""
+    """`traffic` sums to 100 (or is empty); `dns` is the dedicated endpoint's own host, empty for a shared one.
+
+    `etag` changes with every change: a split that was decided on what was read is refused when that is no longer so.
+    """
 
     name: str
     deployed: Sequence[DeployedModel]
     traffic: Mapping[str, int]
     dns: str = ""
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    etag: str = ""
+
+    @property
+    def id(self) -> str:
+        return self.name.rsplit("/", 1)[-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """One online prediction of one picture: which deployed model gave it, what it said, and how long it took."""
+
+    deployed_id: str
+    prediction: Mapping[str, Any]
+    seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,12 +192,16 @@ class Vertex(Protocol):
     def create_custom_job(self, spec: CustomJobSpec) -> Job: ...
     def find_custom_jobs(self, labels: Mapping[str, str]) -> list[Job]: ...
     def get_custom_job(self, name: str) -> Job: ...
+    def cancel_custom_job(self, name: str) -> None: ...
     def find_model_version(self, model_id: str, alias: str) -> ModelVersion | None: ...
     def start_upload(self, spec: ModelSpec) -> str: ...
+    def change_aliases(self, version: ModelVersion, *, add: Sequence[str], remove: Sequence[str] = ()) -> None: ...
     def find_endpoint(self, endpoint_id: str) -> Endpoint | None: ...
     def start_create_endpoint(self, endpoint_id: str, *, display_name: str, labels: Mapping[str, str]) -> str: ...
     def start_deploy(self, endpoint_id: str, deployment: Deployment, *, traffic: Mapping[str, int]) -> str: ...
     def start_undeploy(self, endpoint_id: str, deployed_id: str, *, traffic: Mapping[str, int]) -> str: ...
+    def set_traffic(self, endpoint: Endpoint, traffic: Mapping[str, int]) -> None: ...
+    def predict(self, endpoint: Endpoint, instance: Mapping[str, Any]) -> Answer: ...
     def operation(self, name: str) -> Operation | None: ...
 
 
@@ -203,6 +225,7 @@ class VertexGateway:
         self._emulator_host = emulator_host
         self._call_timeout = call_timeout
         self._retry_deadline = retry_deadline
+        self._prediction_clients: dict[str, Any] = {}
 
     # Jobs ------------------------------------------------------------------------------------------------------
 
@@ -237,6 +260,20 @@ class VertexGateway:
             lambda: self._jobs.get_custom_job(name=full, **self._patience(repeat=True)),
         )
         return _job(found)
+
+    def cancel_custom_job(self, name: str) -> None:
+        """Ask for the end of a job; one that has ended meanwhile, or is gone, needs none."""
+        try:
+            _call(
+                f"cancel {name}",
+                lambda: self._jobs.cancel_custom_job(name=name, **self._patience(repeat=True)),
+            )
+        except ResourceMissing:
+            return
+        except RejectedByGoogle:
+            # Vertex AI answers 400 FAILED_PRECONDITION for a job that is no longer running.
+            if self.get_custom_job(name).outcome is JobOutcome.UNFINISHED:
+                raise
 
     # Model Registry --------------------------------------------------------------------------------------------
 
@@ -275,6 +312,18 @@ class VertexGateway:
         )
         return str(operation.operation.name)
 
+    def change_aliases(self, version: ModelVersion, *, add: Sequence[str], remove: Sequence[str] = ()) -> None:
+        """An alias that is added is taken from the version that had it; what the version does not have stays away."""
+        changes = [*add, *(f"-{alias}" for alias in remove if alias in version.aliases)]
+        if not changes:
+            return
+        _call(
+            f"change the aliases of {version.versioned_name}",
+            lambda: self._models.merge_version_aliases(
+                name=version.versioned_name, version_aliases=changes, **self._patience(repeat=True)
+            ),
+        )
+
     # Endpoints -------------------------------------------------------------------------------------------------
 
     def find_endpoint(self, endpoint_id: str) -> Endpoint | None:
@@ -295,6 +344,7 @@ class VertexGateway:
             traffic=dict(endpoint.traffic_split),
             dns=endpoint.dedicated_endpoint_dns,
             labels=dict(endpoint.labels),
+            etag=endpoint.etag,
         )
 
     def start_create_endpoint(self, endpoint_id: str, *, display_name: str, labels: Mapping[str, str]) -> str:
@@ -354,6 +404,37 @@ class VertexGateway:
         )
         return str(operation.operation.name)
 
+    def set_traffic(self, endpoint: Endpoint, traffic: Mapping[str, int]) -> None:
+        """Give the endpoint this split, unless it was changed since it was read (ResourceConflict): no operation."""
+        from google.cloud.aiplatform_v1 import types  # noqa: PLC0415
+        from google.protobuf import field_mask_pb2  # noqa: PLC0415
+
+        changed = types.Endpoint(name=endpoint.name, etag=endpoint.etag, traffic_split=dict(traffic))
+        _call(
+            f"split the traffic of {endpoint.id}",
+            lambda: self._endpoints.update_endpoint(
+                endpoint=changed,
+                update_mask=field_mask_pb2.FieldMask(paths=["traffic_split"]),
+                **self._patience(repeat=False),
+            ),
+        )
+
+    def predict(self, endpoint: Endpoint, instance: Mapping[str, Any]) -> Answer:
+        """One picture through the endpoint, as users send it; not repeated, because a failure is what is looked for."""
+        from google.protobuf import json_format, struct_pb2  # noqa: PLC0415
+
+        value = json_format.ParseDict(dict(instance), struct_pb2.Value())
+        client = self._predictions(endpoint.dns)
+        began = time.perf_counter()
+        answer = _call(
+            f"predict with {endpoint.id}",
+            lambda: client.predict(endpoint=endpoint.name, instances=[value], **self._patience(repeat=False)),
+        )
+        seconds = time.perf_counter() - began
+        predictions = json_format.MessageToDict(type(answer).pb(answer)).get("predictions") or [{}]
+        first = predictions[0]
+        return Answer(answer.deployed_model_id, first if isinstance(first, Mapping) else {}, seconds)
+
     def operation(self, name: str) -> Operation | None:
         """The operation as it stands, or None when Vertex AI no longer knows it."""
         client = self._endpoints.transport.operations_client
@@ -397,11 +478,21 @@ class VertexGateway:
 
         return EndpointServiceClient(**self._client_arguments())
 
-    def _client_arguments(self) -> dict[str, Any]:
+    def _predictions(self, dns: str) -> Any:
+        """A dedicated endpoint answers at a host of its own only; the clients are few, and kept."""
+        if dns not in self._prediction_clients:
+            from google.cloud.aiplatform_v1.services.prediction_service import (  # noqa: PLC0415
+                PredictionServiceClient,
+            )
+
+            self._prediction_clients[dns] = PredictionServiceClient(**self._client_arguments(dns))
+        return self._prediction_clients[dns]
+
+    def _client_arguments(self, host: str = "") -> dict[str, Any]:
         if not self._emulator_host:
             return {
                 "transport": "rest",
-                "client_options": {"api_endpoint": f"{self._region}-aiplatform.googleapis.com"},
+                "client_options": {"api_endpoint": host or f"{self._region}-aiplatform.googleapis.com"},
             }
         from google.auth.credentials import AnonymousCredentials  # noqa: PLC0415
 

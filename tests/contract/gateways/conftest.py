@@ -16,11 +16,13 @@ from typing import Any, Protocol
 
 import pytest
 
+from dualdeploy.errors import ServiceUnavailable
 from dualdeploy.firebase import FirebaseMl, FirebaseMlGateway
 from dualdeploy.object_store import ABSENT, GcsObjectStore
 from dualdeploy.pubsub import Publisher, PubSubPublisher
 from dualdeploy.testing import FakeFirebaseMl, FakePublisher, FakeVertex
-from dualdeploy.vertex import CustomJobSpec, Deployment, ModelSpec, Vertex, VertexGateway
+from dualdeploy.testing.vertex import label_in_picture
+from dualdeploy.vertex import Answer, CustomJobSpec, DeployedModel, Deployment, ModelSpec, Vertex, VertexGateway
 from local_cloud.faults import Faults as CloudFaults
 from local_cloud.firebase_ml import FirebaseMl as FirebaseMlEmulator
 from local_cloud.pubsub import PubSub
@@ -36,11 +38,19 @@ TINY_MODEL = Path(__file__).parents[2] / "fixtures" / "tiny_float32.tflite"
 
 #: A training container that ends as its first argument says, and a serving container that is healthy at once.
 TRAINER = "import sys, time; time.sleep(600) if sys.argv[1] == 'forever' else sys.exit(int(sys.argv[1]))"
-PREDICTOR = (
-    "import http.server, os;"
-    "address = ('127.0.0.1', int(os.environ['AIP_HTTP_PORT']));"
-    "http.server.ThreadingHTTPServer(address, http.server.SimpleHTTPRequestHandler).serve_forever()"
-)
+PREDICTOR = """
+import base64, http.server, json, os
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        labels = [base64.b64decode(instance["b64"]).decode() for instance in body["instances"]]
+        answer = json.dumps({"predictions": [{"label": label} for label in labels]}).encode()
+        self.send_response(500 if "fall over" in labels else 200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["AIP_HTTP_PORT"])), Handler).serve_forever()
+"""
 
 
 @pytest.fixture(scope="session")
@@ -90,9 +100,17 @@ class VertexSide(Protocol):
         """Return when the job has ended by itself, as its arguments say."""
 
 
+def _fall_over_when_told(deployed: DeployedModel, instance: Mapping[str, Any]) -> Answer:
+    answer = label_in_picture(deployed, instance)
+    if answer.prediction["label"] == "fall over":
+        raise ServiceUnavailable("500")
+    return answer
+
+
 class FakeVertexSide:
     def __init__(self) -> None:
         self.fake = FakeVertex()
+        self.fake.serve = _fall_over_when_told
         self.vertex: Vertex = self.fake
 
     def finish(self, operation: str) -> None:

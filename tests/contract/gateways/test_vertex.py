@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 from typing import Any
 
 import pytest
 
+from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
 from dualdeploy.vertex import JobOutcome, ResourceConflict, ResourceMissing
 
 # Jobs ----------------------------------------------------------------------------------------------------------------
@@ -97,6 +99,21 @@ def test_an_alias_moves_to_its_newest_taker(vertex_side: Any, specs: Any) -> Non
         vertex_side.finish(vertex_side.vertex.start_upload(specs.model(artifact=artifact)))
 
     assert vertex_side.vertex.find_model_version(specs.unique, "run-1").version == "2"
+
+
+def test_aliases_are_given_taken_and_put_away(vertex_side: Any, specs: Any) -> None:
+    for number in ("1", "2"):
+        vertex_side.finish(vertex_side.vertex.start_upload(specs.model(alias=f"run-{number}", artifact=number)))
+    first, second = (vertex_side.vertex.find_model_version(specs.unique, f"run-{number}") for number in ("1", "2"))
+
+    vertex_side.vertex.change_aliases(first, add=["live", "candidate"])
+    vertex_side.vertex.change_aliases(second, add=["live"], remove=["candidate", "run-2"])
+
+    # Only what the second version had was taken from it: `candidate` is the first one's.
+    assert vertex_side.vertex.find_model_version(specs.unique, "live").version == "2"
+    assert vertex_side.vertex.find_model_version(specs.unique, "candidate").version == "1"
+    assert vertex_side.vertex.find_model_version(specs.unique, "run-2") is None
+    assert vertex_side.vertex.find_model_version(specs.unique, "run-1").version == "1"
 
 
 # Operations ----------------------------------------------------------------------------------------------------------
@@ -229,6 +246,53 @@ def test_traffic_moves_to_the_new_model_and_the_old_one_is_taken_down(vertex_sid
     endpoint = vertex.find_endpoint(specs.unique)
     assert [deployed.id for deployed in endpoint.deployed] == ["18"]
     assert dict(endpoint.traffic) == {"18": 100}
+
+
+def two_deployed(side: Any, specs: Any) -> Any:
+    """An endpoint with 17, which has all traffic, and 18, which has none."""
+    model = endpoint_of(side, specs)
+    for number, split in (("17", {"17": 100}), ("18", {"17": 100, "18": 0})):
+        side.finish(side.vertex.start_deploy(specs.unique, specs.deployment(number, model), traffic=split))
+    return side.vertex.find_endpoint(specs.unique)
+
+
+def picture(label: str) -> dict[str, str]:
+    return {"b64": base64.b64encode(label.encode()).decode()}
+
+
+def test_a_split_is_changed_at_once_and_an_answer_names_the_model_that_gave_it(vertex_side: Any, specs: Any) -> None:
+    endpoint = two_deployed(vertex_side, specs)
+    assert vertex_side.vertex.predict(endpoint, picture("rose")).deployed_id == "17"
+
+    vertex_side.vertex.set_traffic(endpoint, {"17": 0, "18": 100})
+
+    changed = vertex_side.vertex.find_endpoint(specs.unique)
+    assert {key: share for key, share in changed.traffic.items() if share} == {"18": 100}
+    answer = vertex_side.vertex.predict(changed, picture("rose"))
+    assert (answer.deployed_id, answer.prediction["label"]) == ("18", "rose")
+    assert 0 < answer.seconds < 10
+
+
+def test_a_split_that_was_decided_on_an_older_state_is_refused(vertex_side: Any, specs: Any) -> None:
+    before = two_deployed(vertex_side, specs)
+    vertex_side.vertex.set_traffic(before, {"17": 50, "18": 50})
+
+    with pytest.raises(ResourceConflict):
+        vertex_side.vertex.set_traffic(before, {"17": 0, "18": 100})
+
+    assert dict(vertex_side.vertex.find_endpoint(specs.unique).traffic) == {"17": 50, "18": 50}
+
+
+def test_a_split_that_does_not_sum_to_100_is_refused(vertex_side: Any, specs: Any) -> None:
+    endpoint = two_deployed(vertex_side, specs)
+    with pytest.raises(RejectedByGoogle):
+        vertex_side.vertex.set_traffic(endpoint, {"17": 50, "18": 49})
+
+
+def test_a_model_server_that_falls_over_is_a_failed_prediction(vertex_side: Any, specs: Any) -> None:
+    endpoint = two_deployed(vertex_side, specs)
+    with pytest.raises(ServiceUnavailable):
+        vertex_side.vertex.predict(endpoint, picture("fall over"))
 
 
 def test_what_is_not_there_cannot_be_changed(vertex_side: Any, specs: Any) -> None:

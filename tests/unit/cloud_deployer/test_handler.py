@@ -304,11 +304,29 @@ def run_until_through(chain: Chain, run_id: str) -> Branch:
 def test_a_new_run_is_a_further_version_and_takes_down_what_it_replaced(chain: Chain) -> None:
     older, newer = two_releases(chain)
     assert run_until_through(chain, newer).state is State.LIVE
-    assert [v.aliases for v in chain.vertex.models[model_id_of("flowers")].versions] == [[older], [newer]]
+    assert [v.aliases for v in chain.vertex.models[model_id_of("flowers")].versions] == [
+        [older, "previous"],
+        [newer, "live"],
+    ]
     (deployed,) = chain.vertex.endpoints["flowers"].deployed
     assert deployed.display_name == newer
     assert chain.live("cloud").previous.run_id == older
     assert chain.branch(older, "cloud").state is State.SUPERSEDED
+
+
+def test_a_new_version_is_the_candidate_until_it_is_live(chain: Chain) -> None:
+    _older, newer = two_releases(chain)
+    while chain.branch(newer, "cloud").step != "deploy":
+        tick(chain)
+        chain.vertex.finish_operations()
+    aliases = {alias: v.version for v in chain.vertex.models[model_id_of("flowers")].versions for alias in v.aliases}
+    assert (aliases["live"], aliases["candidate"]) == ("1", "2")
+
+
+def test_aliases_that_google_refuses_do_not_keep_a_model_from_its_users(chain: Chain) -> None:
+    chain.vertex.faults.plan("change_aliases", *[Failing(RejectedByGoogle("no"))] * 2)
+    go_on(chain, until=State.LIVE)
+    assert chain.vertex.faults.pending() == {}
 
 
 def test_the_old_model_keeps_all_traffic_until_the_new_one_is_ready(chain: Chain) -> None:
@@ -323,7 +341,11 @@ def test_the_old_model_keeps_all_traffic_until_the_new_one_is_ready(chain: Chain
     chain.vertex.finish_operations()
     endpoint = chain.vertex.endpoints["flowers"]
     shares = {deployed.display_name: endpoint.traffic[deployed.id] for deployed in endpoint.deployed}
-    assert shares == {older: 0, newer: 100}
+    assert shares == {older: 100, newer: 0}
+    run_until_through(chain, newer)
+    (deployed,) = chain.vertex.endpoints["flowers"].deployed
+    assert dict(chain.vertex.endpoints["flowers"].traffic) == {deployed.id: 100}
+    assert deployed.display_name == newer
 
 
 def test_a_failed_deployment_leaves_the_old_model_serving_and_recorded(chain: Chain) -> None:

@@ -57,7 +57,15 @@ class MemoryObjectStore:
 
         return self.faults.run("open", opened)
 
-    def put(self, name: str, data: bytes, *, expect: Generation, content_type: str = "application/json") -> Generation:
+    def put(
+        self,
+        name: str,
+        data: bytes,
+        *,
+        expect: Generation,
+        content_type: str = "application/json",
+        cache_control: str = "",
+    ) -> Generation:
         return self.faults.run("put", lambda: self._put(name, data, expect))
 
     def delete(self, name: str, *, expect: Generation) -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import datetime
+import hashlib
 import itertools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from dualdeploy.errors import RejectedByGoogle
 from dualdeploy.testing.failing import Faults
 from dualdeploy.vertex import (
+    Answer,
     CustomJobSpec,
     DeployedModel,
     Deployment,
     Endpoint,
     Job,
+    JobOutcome,
     ModelSpec,
     ModelVersion,
     Operation,
@@ -38,6 +44,12 @@ class _Pending:
     error: str = ""
 
 
+def label_in_picture(deployed: DeployedModel, instance: Mapping[str, Any]) -> Answer:
+    """A model that is always right: the pictures of fakes are the bytes of their labels."""
+    label = base64.b64decode(instance["b64"]).decode()
+    return Answer(deployed.id, {"label": label, "confidence": 1.0, "probabilities": {label: 1.0}}, 0.01)
+
+
 class FakeVertex:
     """Implements `dualdeploy.vertex.Vertex`.
 
@@ -54,6 +66,13 @@ class FakeVertex:
         self.uploads: list[ModelSpec] = []
         self.endpoints: dict[str, Endpoint] = {}
         self.operations: dict[str, _Pending] = {}
+        #: How a deployed model answers; a test puts wrong labels, errors and slowness here.
+        self.serve: Callable[[DeployedModel, Mapping[str, Any]], Answer] = label_in_picture
+        #: Every traffic split that was ever set, by endpoint.
+        self.splits: list[tuple[str, dict[str, int]]] = []
+        #: The deployed models that answered a prediction, in order.
+        self.answered: list[str] = []
+        self._turns: dict[tuple[str, str], int] = {}
         self._failures: dict[str, list[str]] = {}
         self._ids = itertools.count(1001)
         self._lock = threading.RLock()
@@ -102,6 +121,14 @@ class FakeVertex:
 
         return self.faults.run("get_custom_job", got)
 
+    def cancel_custom_job(self, name: str) -> None:
+        def cancelled() -> None:
+            with self._lock:
+                if name in self.jobs and self.jobs[name].outcome is JobOutcome.UNFINISHED:
+                    self.end_job(name, "JOB_STATE_CANCELLED")
+
+        self.faults.run("cancel_custom_job", cancelled)
+
     def find_model_version(self, model_id: str, alias: str) -> ModelVersion | None:
         def found() -> ModelVersion | None:
             versions = self.models.get(model_id, _Model()).versions
@@ -123,8 +150,24 @@ class FakeVertex:
 
         return self.faults.run("start_upload", lambda: self._start("upload", "", work))
 
+    def change_aliases(self, version: ModelVersion, *, add: Sequence[str], remove: Sequence[str] = ()) -> None:
+        def changed() -> None:
+            model = self.models[version.name.rsplit("/", 1)[-1]]
+            versions = []
+            for other in model.versions:
+                is_meant = other.version == version.version
+                kept = [alias for alias in other.aliases if alias not in add and not (is_meant and alias in remove)]
+                versions.append(dataclasses.replace(other, aliases=[*kept, *(add if is_meant else ())]))
+            model.versions = versions
+
+        self.faults.run("change_aliases", changed)
+
     def find_endpoint(self, endpoint_id: str) -> Endpoint | None:
-        return self.faults.run("find_endpoint", lambda: self.endpoints.get(endpoint_id))
+        def found() -> Endpoint | None:
+            endpoint = self.endpoints.get(endpoint_id)
+            return dataclasses.replace(endpoint, etag=_etag(endpoint)) if endpoint else None
+
+        return self.faults.run("find_endpoint", found)
 
     def start_create_endpoint(self, endpoint_id: str, *, display_name: str, labels: Mapping[str, str]) -> str:
         def started() -> str:
@@ -150,9 +193,7 @@ class FakeVertex:
             endpoint = self._endpoint(endpoint_id)
             model, _, version = deployment.model.partition("@")
             deployed = DeployedModel(deployment.id, model, version, deployment.display_name)
-            self.endpoints[endpoint_id] = dataclasses.replace(
-                endpoint, deployed=(*endpoint.deployed, deployed), traffic=dict(traffic)
-            )
+            self._split(endpoint_id, dataclasses.replace(endpoint, deployed=(*endpoint.deployed, deployed)), traffic)
 
         return self.faults.run("start_deploy", started)
 
@@ -165,9 +206,28 @@ class FakeVertex:
         def work() -> None:
             endpoint = self._endpoint(endpoint_id)
             rest = tuple(deployed for deployed in endpoint.deployed if deployed.id != deployed_id)
-            self.endpoints[endpoint_id] = dataclasses.replace(endpoint, deployed=rest, traffic=dict(traffic))
+            self._split(endpoint_id, dataclasses.replace(endpoint, deployed=rest), traffic if rest else {})
 
         return self.faults.run("start_undeploy", started)
+
+    def set_traffic(self, endpoint: Endpoint, traffic: Mapping[str, int]) -> None:
+        def split() -> None:
+            with self._lock:
+                current = self._endpoint(endpoint.id)
+                if endpoint.etag != _etag(current):
+                    raise ResourceConflict(f"endpoint {endpoint.id} was changed since it was read")
+                self._split(endpoint.id, current, traffic)
+
+        self.faults.run("set_traffic", split)
+
+    def predict(self, endpoint: Endpoint, instance: Mapping[str, Any]) -> Answer:
+        def answered() -> Answer:
+            with self._lock:
+                deployed = self._drawn(self._endpoint(endpoint.id))
+                self.answered.append(deployed.id)
+                return self.serve(deployed, instance)
+
+        return self.faults.run("predict", answered)
 
     def operation(self, name: str) -> Operation | None:
         def looked() -> Operation | None:
@@ -188,6 +248,27 @@ class FakeVertex:
             raise ResourceMissing(f"no endpoint {endpoint_id}")
         return self.endpoints[endpoint_id]
 
+    def _split(self, endpoint_id: str, endpoint: Endpoint, traffic: Mapping[str, int]) -> None:
+        """As Vertex AI: shares are of 100, and of models that are there."""
+        there = {deployed.id for deployed in endpoint.deployed}
+        if (traffic and sum(traffic.values()) != 100) or not traffic.keys() <= there:
+            raise RejectedByGoogle(f"traffic_split {dict(traffic)} is none of {sorted(there)}")
+        self.endpoints[endpoint_id] = dataclasses.replace(endpoint, traffic=dict(traffic))
+        self.splits.append((endpoint_id, dict(traffic)))
+
+    def _drawn(self, endpoint: Endpoint) -> DeployedModel:
+        """By turns, as often as its share says: the smooth weighted round robin of nginx, which draws no lots."""
+        shares = {deployed: endpoint.traffic.get(deployed.id, 0) for deployed in endpoint.deployed}
+        candidates = [deployed for deployed, share in shares.items() if share]
+        if not candidates:
+            raise RejectedByGoogle(f"endpoint {endpoint.id} has no traffic split")
+        for deployed in candidates:
+            key = (endpoint.id, deployed.id)
+            self._turns[key] = self._turns.get(key, 0) + shares[deployed]
+        chosen = max(candidates, key=lambda deployed: self._turns[endpoint.id, deployed.id])
+        self._turns[endpoint.id, chosen.id] -= 100
+        return chosen
+
     def _start(self, kind: str, subject: str, work: Callable[[], None]) -> str:
         """Begin an operation; of two at the same time on one `subject`, the second is refused."""
         with self._lock:
@@ -206,3 +287,8 @@ class FakeVertex:
                 pending.done = True
                 if not pending.error:
                     pending.work()
+
+
+def _etag(endpoint: Endpoint) -> str:
+    seen = (endpoint.deployed, sorted(endpoint.traffic.items()), sorted(endpoint.labels.items()))
+    return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]

@@ -1,0 +1,285 @@
+"""How a deployed model gets its traffic, share by share, and loses it again when it does not keep its promise.
+
+    canary: baseline ─► shift ─► probe ─► bake ─┬─► shift (next share) …
+                           │       │        │   └─► record (the last share was passed)
+                           └───────┴────────┴─────► restore ─► withdraw ─► rolled_back
+
+Everything a step needs stands in the branch: the plan is fixed when the rollout begins, so that a configuration that is
+changed (or broken) meanwhile cannot strand traffic. Each step first looks at the endpoint, so repeating it is harmless.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import pydantic
+
+from cloud_deployer import traffic
+from cloud_deployer.probes import Golden, Tally, judge, max_requests, parse_golden, probe
+from dualdeploy import clock as clocks
+from dualdeploy.branches import OperationFailed, await_operation
+from dualdeploy.clock import Clock
+from dualdeploy.dataset_config import Canary
+from dualdeploy.errors import RejectedByGoogle, UnusableResult
+from dualdeploy.gate import Verdict
+from dualdeploy.ledger import Branch, State
+from dualdeploy.object_store import ObjectMissing, ObjectStore
+from dualdeploy.vertex import Endpoint, ResourceMissing, Vertex
+
+log = logging.getLogger(__name__)
+
+#: A new split takes a moment to be seen everywhere: so long a candidate may stay without an answer.
+REACHABLE_WITHIN_SECONDS = 600.0
+
+#: How often the endpoint is asked, one clock tick after the other, before its silence ends a rollout.
+BASELINE_ATTEMPTS = 5
+
+#: What is in a branch's facts under "rollout".
+FACT = "rollout"
+
+
+class TrafficMoved(UnusableResult):
+    """Somebody changed the split by hand: it is theirs now, and is not taken back behind their back."""
+
+
+class Rollout(pydantic.BaseModel):
+    """One rollout of one release. `before` is the split to go back to: empty when nothing served."""
+
+    endpoint: str
+    candidate: str
+    before: Mapping[str, int] = {}
+    limits: Canary = Canary()
+    keep_previous: int = 0
+    index: int = 0
+    shifted_at: str = ""
+    baseline: Tally = Tally()
+    tally: Tally = Tally()
+    passed: tuple[Mapping[str, Any], ...] = ()
+    breach: str = ""
+
+    @property
+    def share(self) -> int:
+        return self.limits.steps[self.index]
+
+    def split(self, index: int) -> dict[str, int]:
+        """The split at a step; before the first one, everything is as it was."""
+        if index < 0:
+            return dict(self.before) or {self.candidate: 100}
+        return traffic.with_share(self.before, self.candidate, self.limits.steps[index])
+
+
+def rollout_of(branch: Branch) -> Rollout:
+    return Rollout.model_validate(branch.facts[FACT])
+
+
+def with_rollout(branch: Branch, rollout: Rollout) -> Branch:
+    return branch.with_facts(**{FACT: rollout.model_dump(mode="json")})
+
+
+def to_step(branch: Branch, step: str) -> Branch:
+    """The branch at the beginning of another step."""
+    return branch.changed(step=step, operation="", operation_since="", attempts=0)
+
+
+def give_up(branch: Branch, why: str) -> Branch:
+    """Send the branch on the way back: traffic first, then the candidate. A running operation is waited for."""
+    rollout = rollout_of(branch)
+    log.warning("%s goes back: %s", branch.run_id, why)
+    return with_rollout(branch, rollout.model_copy(update={"breach": why})).changed(step="restore", attempts=0)
+
+
+class Shifting:
+    """The steps of a canary, each a function from a branch to the branch as it is to be recorded, or None."""
+
+    def __init__(self, *, vertex: Vertex, models: ObjectStore, operation_limit_seconds: float, clock: Clock) -> None:
+        self._vertex = vertex
+        self._models = models
+        self._limit_seconds = operation_limit_seconds
+        self._clock = clock
+        self.steps = {
+            "baseline": self._baseline,
+            "shift": self._shift,
+            "probe": self._probe,
+            "bake": self._bake,
+            "restore": self._restore,
+            "withdraw": self._withdraw,
+        }
+
+    # Forward ---------------------------------------------------------------------------------------------------
+
+    def _baseline(self, branch: Branch) -> Branch | None:
+        """How the models that serve do, before the candidate has any traffic."""
+        rollout = rollout_of(branch)
+        if not rollout.before:
+            return to_step(branch, "shift")
+        endpoint = self._endpoint(rollout)
+        self._check_split(endpoint, rollout, allowed=[rollout.split(-1)])
+        tally = probe(
+            self._vertex, endpoint, self.golden(branch), candidate="", tally=Tally(), wanted=rollout.limits.answers
+        )
+        if tally.failures == tally.requests:
+            # Not one answer: either nobody is served at this moment, or we cannot see it. Both forbid an experiment.
+            if branch.attempts + 1 >= BASELINE_ATTEMPTS:
+                why = f"{rollout.endpoint} answers no probe, even before the new model has traffic: "
+                return give_up(branch, f"{why}{tally.first_failure} (redeploy with canary: false goes on regardless)")
+            return self._pause(branch)
+        return to_step(with_rollout(branch, rollout.model_copy(update={"baseline": tally})), "shift")
+
+    def _pause(self, branch: Branch) -> Branch | None:
+        """Count a look, once a minute at most, however often the clock and events come by."""
+        since = clocks.from_text(branch.operation_since) if branch.operation_since else None
+        if since and (self._clock() - since).total_seconds() < 30:
+            return None
+        return branch.changed(attempts=branch.attempts + 1, operation_since=clocks.to_text(self._clock()))
+
+    def _shift(self, branch: Branch) -> Branch | None:
+        """Give the candidate its next share. Vertex AI changes the split at once: there is no operation."""
+        rollout = rollout_of(branch)
+        endpoint = self._endpoint(rollout)
+        wanted = rollout.split(rollout.index)
+        # Without any split nobody is served: giving it back takes nothing from anybody.
+        allowed = [rollout.split(rollout.index - 1), wanted, *([] if rollout.before else [{}])]
+        self._check_split(endpoint, rollout, allowed=allowed)
+        if not traffic.same(endpoint.traffic, wanted):
+            self._vertex.set_traffic(endpoint, _complete(endpoint, wanted))
+            log.info("%s has %d %% of %s", rollout.candidate, rollout.share, rollout.endpoint)
+        shifted = rollout.model_copy(update={"shifted_at": clocks.to_text(self._clock()), "tally": Tally()})
+        return to_step(with_rollout(branch, shifted), "probe")
+
+    def _probe(self, branch: Branch) -> Branch | None:
+        """Ask until enough is known about the candidate; one slice of time in each step that is recorded."""
+        rollout = rollout_of(branch)
+        tally = self._asked(branch, rollout, rollout.tally)
+        if tally.judged >= rollout.limits.answers:
+            verdict = judge(tally, rollout.limits, before=rollout.baseline)
+            if not verdict.passed:
+                return give_up(branch, _why(rollout, verdict, tally))
+            figures = {"share": rollout.share, "requests": tally.requests, **verdict.as_facts()}
+            passed = (*rollout.passed, figures)
+            return to_step(with_rollout(branch, rollout.model_copy(update={"tally": tally, "passed": passed})), "bake")
+        if tally.requests < max_requests(rollout.share, rollout.limits.answers):
+            return with_rollout(branch, rollout.model_copy(update={"tally": tally}))
+        if self._age(rollout) < REACHABLE_WITHIN_SECONDS:
+            # Asked anew at the next tick: a new split takes a moment to be seen.
+            return (
+                with_rollout(branch, rollout.model_copy(update={"tally": Tally()})) if rollout.tally.requests else None
+            )
+        why = f"at {rollout.share} % the new model answered {len(tally.candidate_seconds)} of {tally.requests} probes"
+        return give_up(branch, f"{why}, {rollout.limits.answers} are needed")
+
+    def _bake(self, branch: Branch) -> Branch | None:
+        """Hold the share and keep asking; a breach at any look ends the rollout."""
+        rollout = rollout_of(branch)
+        if rollout.limits.bake > 0 and rollout.before:
+            tally = self._asked(branch, rollout, Tally())
+            verdict = judge(tally, rollout.limits, before=rollout.baseline)
+            if tally.judged >= rollout.limits.answers and not verdict.passed:
+                return give_up(branch, _why(rollout, verdict, tally))
+            if self._age(rollout) < rollout.limits.bake:
+                return None
+        if rollout.index + 1 == len(rollout.limits.steps):
+            return to_step(branch, "record")
+        return to_step(with_rollout(branch, rollout.model_copy(update={"index": rollout.index + 1})), "shift")
+
+    def _asked(self, branch: Branch, rollout: Rollout, tally: Tally) -> Tally:
+        endpoint = self._endpoint(rollout)
+        self._check_split(endpoint, rollout, allowed=[rollout.split(rollout.index)])
+        golden = self.golden(branch)
+        candidate, wanted = rollout.candidate, rollout.limits.answers
+        return probe(self._vertex, endpoint, golden, candidate=candidate, tally=tally, wanted=wanted)
+
+    # Back ------------------------------------------------------------------------------------------------------
+
+    def _restore(self, branch: Branch) -> Branch | None:
+        """The split as it was before, then on to taking the candidate down."""
+        if branch.operation and self._is_running(branch):
+            return None
+        rollout = rollout_of(branch)
+        endpoint = self._vertex.find_endpoint(rollout.endpoint)
+        there = {deployed.id for deployed in endpoint.deployed} if endpoint else set()
+        if endpoint is None or rollout.candidate not in there:
+            return self._rolled_back(branch, rollout)
+        before = {key: part for key, part in rollout.before.items() if part}
+        # Whoever split the traffic by hand so that the candidate has none has done our work.
+        if before and endpoint.traffic.get(rollout.candidate, 0) and before.keys() <= there:
+            self._vertex.set_traffic(endpoint, _complete(endpoint, before))
+            log.info("traffic of %s is as it was before", rollout.endpoint)
+        return to_step(branch, "withdraw")
+
+    def _withdraw(self, branch: Branch) -> Branch | None:
+        """Take the candidate down. It must not keep the branch from its end: the janitor finds what stays."""
+        rollout = rollout_of(branch)
+        try:
+            endpoint = self._endpoint(rollout)
+            if rollout.candidate not in {deployed.id for deployed in endpoint.deployed}:
+                return self._rolled_back(branch, rollout)
+            rest = {key: part for key, part in endpoint.traffic.items() if key != rollout.candidate}
+            return await_operation(
+                branch,
+                look=self.look,
+                start=lambda: self._vertex.start_undeploy(rollout.endpoint, rollout.candidate, traffic=rest),
+                there=lambda: all(found.id != rollout.candidate for found in self._endpoint(rollout).deployed),
+                clock=self._clock,
+                limit_seconds=self._limit_seconds,
+                what=f"undeploy {rollout.candidate}",
+            )
+        except (OperationFailed, RejectedByGoogle) as exc:
+            return self._rolled_back(branch, rollout, f"; {rollout.candidate} could not be taken down: {exc}")
+
+    def _rolled_back(self, branch: Branch, rollout: Rollout, more: str = "") -> Branch:
+        return branch.moved(State.ROLLED_BACK, at=self._clock(), note=rollout.breach + more)
+
+    # Inside ----------------------------------------------------------------------------------------------------
+
+    def golden(self, branch: Branch) -> list[Golden]:
+        """The golden pictures of the branch's model. Raises UnusableResult."""
+        uri = str(branch.facts["golden"])
+        prefix = self._models.uri("")
+        if not uri.startswith(prefix):
+            raise UnusableResult(f"{uri} is not in {prefix}: the result names a golden set that cannot be read")
+        try:
+            data = self._models.read(uri.removeprefix(prefix)).data
+        except ObjectMissing as exc:
+            raise UnusableResult(f"{uri} is gone; train again to bring this run out") from exc
+        return parse_golden(data, labels=branch.facts["labels"], source=uri)
+
+    def look(self, name: str) -> tuple[bool, str] | None:
+        """(done, error) of an operation, or None when Vertex AI does not know it."""
+        operation = self._vertex.operation(name)
+        return (operation.done, operation.error) if operation else None
+
+    def _is_running(self, branch: Branch) -> bool:
+        found = self.look(branch.operation)
+        age = (self._clock() - clocks.from_text(branch.operation_since)).total_seconds()
+        return found is not None and not found[0] and age <= self._limit_seconds
+
+    def _age(self, rollout: Rollout) -> float:
+        shifted: datetime.datetime = clocks.from_text(rollout.shifted_at)
+        return (self._clock() - shifted).total_seconds()
+
+    def _endpoint(self, rollout: Rollout) -> Endpoint:
+        endpoint = self._vertex.find_endpoint(rollout.endpoint)
+        if endpoint is None:
+            raise ResourceMissing(f"endpoint {rollout.endpoint} was deleted during the deployment")
+        return endpoint
+
+    def _check_split(self, endpoint: Endpoint, rollout: Rollout, *, allowed: list[dict[str, int]]) -> None:
+        if any(traffic.same(endpoint.traffic, split) for split in allowed):
+            return
+        raise TrafficMoved(
+            f"{rollout.candidate} is on {endpoint.name} but traffic was moved away from it ({dict(endpoint.traffic)},"
+            f" not {allowed[-1]}); redeploy to bring it back"
+        )
+
+
+def _complete(endpoint: Endpoint, split: Mapping[str, int]) -> dict[str, int]:
+    """The split with a 0 for everybody else who is deployed, so that it says what is meant."""
+    return {deployed.id: split.get(deployed.id, 0) for deployed in endpoint.deployed}
+
+
+def _why(rollout: Rollout, verdict: Verdict, tally: Tally) -> str:
+    failure = f" (first failure: {tally.first_failure})" if tally.first_failure else ""
+    return f"at {rollout.share} % of the traffic: {verdict.describe()}{failure}"

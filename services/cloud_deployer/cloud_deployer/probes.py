@@ -1,0 +1,162 @@
+"""What the endpoint answers to the golden pictures, told apart by the deployed model that answered.
+
+The traffic split draws a model for each request; there is no way to address one. So pictures are sent until the new one
+them were answered by the candidate. Vertex AI names the deployed model in an answer, not in an error: while a candidate
+has traffic, a failure is charged to it, less what failed before it had any.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pydantic
+
+from dualdeploy.dataset_config import Canary
+from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable, UnusableResult
+from dualdeploy.gate import Rule, Verdict
+from dualdeploy.vertex import Answer, Endpoint, Vertex
+
+#: Answers may differ between machines in the last digits; of classes that are this close either is right.
+CLOSE = 0.01
+
+#: Probing goes on in slices of so many seconds, so that an instance is never long away from its lease.
+SLICE_SECONDS = 5.0
+
+#: Networks lose a request now and then: so many failures of a step are charged to nobody.
+STRAY = 1
+
+#: A share is given so many times the requests that should suffice before its model counts as unreachable.
+PATIENCE = 4
+
+
+class _Picture(pydantic.BaseModel):
+    image_bytes: Mapping[str, str]
+    probabilities: tuple[float, ...] = pydantic.Field(min_length=1)
+
+
+class _GoldenDocument(pydantic.BaseModel):
+    examples: tuple[_Picture, ...] = pydantic.Field(min_length=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Golden:
+    """One picture as a prediction request, and the labels that the trained model gives it."""
+
+    instance: Mapping[str, Any]
+    labels: frozenset[str]
+
+
+def parse_golden(data: bytes, *, labels: Sequence[str], source: str) -> list[Golden]:
+    """The trainer's `golden.json`. Raises UnusableResult."""
+    try:
+        document = _GoldenDocument.model_validate(json.loads(data))
+        return [_golden(picture, labels) for picture in document.examples]
+    except (ValueError, LookupError) as exc:
+        raise UnusableResult(f"{source} is no golden set for the labels {list(labels)}: {exc}") from exc
+
+
+def _golden(picture: _Picture, labels: Sequence[str]) -> Golden:
+    if len(picture.probabilities) != len(labels):
+        raise ValueError(f"{len(picture.probabilities)} probabilities, {len(labels)} labels")
+    try:
+        base64.b64decode(picture.image_bytes["b64"], validate=True)
+    except binascii.Error as exc:
+        raise ValueError(f"a picture is not base64: {exc}") from exc
+    best = max(picture.probabilities)
+    likely = (label for label, share in zip(labels, picture.probabilities, strict=True) if share >= best - CLOSE)
+    return Golden({"b64": picture.image_bytes["b64"]}, frozenset(likely))
+
+
+class Tally(pydantic.BaseModel):
+    """What came of the probes of one step; durations in seconds."""
+
+    requests: int = 0
+    failures: int = 0
+    first_failure: str = ""
+    agreed: int = 0
+    candidate_seconds: tuple[float, ...] = ()
+    other_seconds: tuple[float, ...] = ()
+
+    @property
+    def judged(self) -> int:
+        """Requests that say something about the candidate; one failure alone is nobody's proof (see `STRAY`)."""
+        return len(self.candidate_seconds) + max(0, self.failures - STRAY)
+
+    def with_failure(self, reason: str) -> Tally:
+        first = self.first_failure or reason[:300]
+        return self.model_copy(
+            update={"requests": self.requests + 1, "failures": self.failures + 1, "first_failure": first}
+        )
+
+    def with_answer(self, answer: Answer, golden: Golden, *, candidate: str) -> Tally:
+        took = round(answer.seconds, 4)
+        if answer.deployed_id != candidate:
+            return self.model_copy(
+                update={"requests": self.requests + 1, "other_seconds": (*self.other_seconds, took)[-200:]}
+            )
+        return self.model_copy(
+            update={
+                "requests": self.requests + 1,
+                "agreed": self.agreed + (answer.prediction.get("label") in golden.labels),
+                "candidate_seconds": (*self.candidate_seconds, took),
+            }
+        )
+
+
+def probe(
+    vertex: Vertex, endpoint: Endpoint, golden: Sequence[Golden], *, candidate: str, tally: Tally, wanted: int
+) -> Tally:
+    """Send golden pictures until `wanted` requests tell something about the candidate, or the slice is over.
+
+    An empty `candidate` stands for the models that serve before one has traffic: every answer counts.
+    """
+    until = time.monotonic() + SLICE_SECONDS
+    limit = max_requests(endpoint.traffic.get(candidate, 100), wanted)
+    while tally.requests < limit and time.monotonic() < until:
+        enough = tally.judged if candidate else tally.requests
+        if enough >= wanted:
+            break
+        picture = golden[tally.requests % len(golden)]
+        try:
+            answer = vertex.predict(endpoint, picture.instance)
+        except (ServiceUnavailable, RejectedByGoogle) as exc:
+            tally = tally.with_failure(str(exc))
+        else:
+            tally = tally.with_answer(answer, picture, candidate=candidate)
+    return tally
+
+
+def max_requests(share: int, wanted: int) -> int:
+    """After so many requests at `share` per cent, a model that answers at all has answered `wanted` times."""
+    return math.ceil(PATIENCE * wanted * 100 / max(share, 1)) + 10
+
+
+def judge(tally: Tally, limits: Canary, *, before: Tally) -> Verdict:
+    """Hold a step's probes against their limits; `before` is the tally of the time before the candidate had traffic."""
+    answers = len(tally.candidate_seconds)
+    others = len(tally.other_seconds)
+    usual = before.failures / before.requests if before.requests else 0.0
+    failures = max(0.0, tally.failures - STRAY - usual * (others + tally.failures))
+    rules = [Rule("error_rate", failures / max(answers + failures, 1.0), limits.max_error_rate, "<=")]
+    if answers:
+        rules.append(Rule("label_agreement", tally.agreed / answers, limits.min_agreement, ">="))
+        slowest = percentile_95(tally.candidate_seconds)
+        serving = (*before.other_seconds, *tally.other_seconds)
+        if serving:
+            allowed = limits.max_latency_ratio * percentile_95(serving) + limits.latency_slack
+            rules.append(Rule("p95_seconds", slowest, allowed, "<="))
+        if limits.max_latency is not None:
+            rules.append(Rule("p95_seconds_at_most", slowest, limits.max_latency, "<="))
+    return Verdict(rules)
+
+
+def percentile_95(seconds: Sequence[float]) -> float:
+    """The smallest value that 95 % of them do not exceed (nearest rank)."""
+    return sorted(seconds)[math.ceil(0.95 * len(seconds)) - 1]

@@ -1,0 +1,141 @@
+"""The deployer at the local cloud's Vertex AI, with model servers that really answer through the traffic split."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from chain import DEPLOYER_SETTINGS, Chain
+
+from cloud_deployer.canary import rollout_of
+from cloud_deployer.handler import CloudDeployer
+from dualdeploy.ledger import Branch, State
+from dualdeploy.vertex import VertexGateway
+from local_cloud.faults import Faults
+from local_cloud.storage import Storage
+from local_cloud.vertex import Image, Vertex
+
+TOY = Path(__file__).parent / "toy_predictor"
+#: Two seconds for a rollout of toys; a slow one needs 400 ms for an answer.
+SERVING = {"canary": {"steps": [30, 100], "bake": 0, "answers": 3, "latency_slack": 0.15}}
+
+
+class Project:
+    """A chain whose deployer talks to a Vertex AI that runs model servers."""
+
+    def __init__(self, vertex: Vertex, behaviours: Path) -> None:
+        self.behaviours = behaviours
+        settings = DEPLOYER_SETTINGS
+        self.gateway = VertexGateway(project=settings.project, region=settings.region, emulator_host=vertex.address)
+        self.chain = Chain()
+        self.chain.configure(serving=SERVING)
+        deployer = CloudDeployer(
+            ledger=self.chain.ledger,
+            config=self.chain.config,
+            models=self.chain.models,
+            vertex=self.gateway,
+            settings=settings,
+            clock=self.chain.clock,
+        )
+        self.chain.workers["cloud"] = self.chain._worker("cloud", deployer.advance)
+
+    def train(self, edition: int, *, behaviour: str = "good", accuracy: float = 0.95) -> str:
+        known = set(self.chain.run_ids())
+        names = "flowers/train-00000-of-00001.tfrecord", "flowers/eval-00000-of-00001.tfrecord"
+        self.chain.upload(*names, edition=edition)
+        self.chain.drain()
+        for _ in range(3):
+            self.chain.tick()
+        (run_id,) = set(self.chain.run_ids()) - known
+        (self.behaviours / run_id).write_text(behaviour)
+        for job in self.chain.jobs_of(run_id, "cloud"):
+            self.chain.train(job, accuracy=accuracy)
+        self.chain.drain()
+        return run_id
+
+    def bring_out(self, run_id: str) -> Branch:
+        """Let clocks tick until the run's cloud branch has come to its end."""
+        deadline = time.monotonic() + 40
+        while not (branch := self.chain.branch(run_id, "cloud")).is_final:
+            assert time.monotonic() < deadline, branch
+            self.chain.clock.advance(5)
+            assert self.chain.handle(self.chain.clock_deliveries()[2])
+            time.sleep(0.05)
+        return branch
+
+    def shares(self) -> dict[str, int]:
+        endpoint = self.gateway.find_endpoint("flowers")
+        assert endpoint is not None
+        return {deployed.display_name: endpoint.traffic.get(deployed.id, 0) for deployed in endpoint.deployed}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    behaviours = tmp_path / "behaviours"
+    behaviours.mkdir()
+    faults = Faults()
+    with Storage(faults=faults, state_dir=tmp_path / "storage") as storage:
+        vertex = Vertex(
+            faults=faults,
+            state_dir=tmp_path / "vertex",
+            project=DEPLOYER_SETTINGS.project,
+            region=DEPLOYER_SETTINGS.region,
+            storage_address=storage.address,
+            environment=dict,
+            images={"predictor": Image(TOY, ("python", "server.py", str(behaviours)))},
+            publish_log=lambda _entry: None,
+            operation_seconds=0.02,
+            grace_seconds=0.5,
+            seed=7,
+        ).start()
+        try:
+            yield Project(vertex, behaviours)
+        finally:
+            vertex.close()
+
+
+def test_a_better_model_goes_from_nothing_to_all_traffic_and_the_old_one_is_taken_down(project: Project) -> None:
+    older = project.train(1)
+    assert project.bring_out(older).state is State.LIVE
+    assert project.shares() == {older: 100}
+    project.chain.clock.advance(3600)
+    newer = project.train(2)
+    branch = project.bring_out(newer)
+    assert branch.state is State.LIVE, branch.reason
+    assert [step["share"] for step in rollout_of(branch).passed] == [30, 100]
+    assert project.shares() == {newer: 100}
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "words"),
+    [
+        ("wrong-order", "label_agreement 0 >= 0.9: failed"),
+        ("error", "first failure: Vertex AI"),
+        ("slow", "p95_seconds 0.4"),
+    ],
+)
+def test_a_model_that_fails_only_behind_the_endpoint_is_rolled_back_at_the_first_share(
+    project: Project, behaviour: str, words: str
+) -> None:
+    older = project.train(1)
+    assert project.bring_out(older).state is State.LIVE
+    project.chain.clock.advance(3600)
+    bad = project.train(2, behaviour=behaviour)
+    branch = project.bring_out(bad)
+    assert branch.state is State.ROLLED_BACK
+    assert branch.reason.startswith("at 30 % of the traffic: ")
+    assert words in branch.reason
+    assert project.shares() == {older: 100}
+    assert project.chain.live("cloud").current.run_id == older
+
+
+def test_a_model_that_is_stopped_at_the_gate_never_reaches_the_endpoint(project: Project) -> None:
+    older = project.train(1)
+    project.bring_out(older)
+    project.chain.configure(serving=SERVING, gates={"cloud": {"min_accuracy": 0.9}})
+    project.chain.clock.advance(3600)
+    worse = project.train(2, accuracy=0.6)
+    assert project.bring_out(worse).state is State.REJECTED
+    assert project.shares() == {older: 100}
