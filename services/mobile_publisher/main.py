@@ -17,6 +17,7 @@ from dualdeploy.object_store import GcsObjectStore
 from dualdeploy.pubsub import PubSubPublisher
 from mobile_publisher.handler import MobilePublisher
 from mobile_publisher.settings import PublisherSettings
+from mobile_publisher.storage_channel import StorageChannel
 
 
 def create_app() -> flask.Flask:
@@ -30,8 +31,12 @@ def create_app() -> flask.Flask:
         # NumPy and LiteRT: a tick that finds nothing to do must not pay for them.
         from mobile_publisher.export import export as export_run  # noqa: PLC0415
 
-        return export_run(run, config, variant="dynamic", models=models, data=data, settings=read)
+        live = ledger.read_live(run.dataset, "mobile")
+        live_file = str(live.document.current.facts.get("tflite", "")) if live else ""
+        return export_run(run, config, models=models, data=data, settings=read, live=live_file)
 
+    bucket = read.firebase_storage_bucket
+    storage = StorageChannel(models=models, bucket=GcsObjectStore(bucket)) if bucket else None
     publisher = MobilePublisher(
         ledger=ledger,
         config=GcsObjectStore(read.config_bucket),
@@ -40,6 +45,7 @@ def create_app() -> flask.Flask:
         ),
         export=export,
         settings=read,
+        storage=storage,
     )
     worker = BranchWorker(
         "mobile",

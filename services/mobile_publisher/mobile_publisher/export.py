@@ -5,42 +5,50 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import datetime
+import functools
 import hashlib
 import json
+import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dualdeploy import clock as clocks
 from dualdeploy import training
+from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import DatasetConfig
-from dualdeploy.errors import UnusableResult
+from dualdeploy.errors import CannotEverSucceed, UnusableResult
 from dualdeploy.images import UnreadableImage
 from dualdeploy.ledger import Run
 from dualdeploy.object_store import ABSENT, GenerationChanged, ObjectMissing, ObjectStore
 from dualdeploy.training import TrainingResult
-from mobile_publisher import conversion, held_out, on_device, tflite_metadata
+from mobile_publisher import candidates, conversion, gate_table, held_out, manifest, on_device, tflite_metadata
+from mobile_publisher.candidates import Candidate, Conversions, Golden, Reference
 from mobile_publisher.conversion import Variant
+from mobile_publisher.on_device import Evaluation
+from mobile_publisher.on_device_gate import Figures
 from mobile_publisher.settings import PublisherSettings
 
-#: How often the file must name the same class as the model it was made from, on the golden pictures. Quantised weights
-#: may cost a label here and there; a conversion that lost its weights agrees on one picture in `classes`.
-MIN_AGREEMENT = 0.8
-
-
-class ConversionDisagrees(UnusableResult):
-    """The converted file does not answer what its source model answers."""
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """A file in the models bucket and what was measured of it."""
+    """A file in the models bucket and what was measured of it; `folder` and `gate_table` are URIs in that bucket."""
 
-    uri: str
+    folder: str
     sha256: str
     variant: Variant
-    evaluation: on_device.Evaluation
-    agreement: float
+    evaluation: Evaluation
+    figures: Figures
+    quantization: str
+    gate_table: str
+
+    @property
+    def uri(self) -> str:
+        return f"{self.folder}/model.tflite"
 
     def as_facts(self) -> dict[str, Any]:
         """For the ledger: figures only, no confusion matrix."""
@@ -48,11 +56,19 @@ class Export:
             "tflite": self.uri,
             "tflite_sha256": self.sha256,
             "tflite_bytes": self.evaluation.tflite_bytes,
+            "manifest": f"{self.folder}/manifest.json",
+            "gate_table": self.gate_table,
+            "quantization": self.quantization,
             "variant": self.variant,
             "accuracy": self.evaluation.accuracy,
             "eval_examples": self.evaluation.examples,
             "invoke_ms_p50": self.evaluation.invoke_ms_p50,
-            "agreement_with_source": self.agreement,
+            "invoke_ms_p50_two_threads": self.figures.latency_two_threads_ms,
+            "agreement_with_source": self.figures.agreement_with_source,
+            "float_accuracy": self.figures.float_accuracy,
+            "worst_class_loss": self.figures.worst_class_loss,
+            "live_accuracy": self.figures.live_accuracy,
+            "cloud_agreement": self.figures.cloud_agreement,
         }
 
 
@@ -60,54 +76,153 @@ def export(
     run: Run,
     config: DatasetConfig,
     *,
-    variant: Variant,
     models: ObjectStore,
     data: ObjectStore,
     settings: PublisherSettings,
+    live: str = "",
     converter: Sequence[str] = conversion.CONVERTER,
+    clock: Clock = clocks.utc_now,
 ) -> Export:
-    """Convert, describe, check on the held-out pictures and store under a name made of the content.
+    """Convert as `publishing.quantization` says, measure every variant, and store the one that goes out.
 
-    Repeating it writes the same object or another one, never over one that a phone may be downloading. `converter` is
-    the program that converts (see `conversion.convert`). Raises CannotEverSucceed's children for everything that
-    training again, or another variant, would have to mend.
+    It is stored under a name made of its content, with its manifest and the gate's table beside it: repeating this
+    writes the same objects or others, never over one that a phone may be downloading. `live` is the URI of the file
+    that is live, `converter` the program that converts (see `conversion.convert`). Raises CannotEverSucceed's children
+    for everything that training again, or another variant, would have to mend.
     """
     result = read_result(run, models)
+    quantization = config.publishing.quantization
     with tempfile.TemporaryDirectory(prefix="export-") as folder:
         source = Path(folder, "pixels_model")
         download_tree(models, _object_name(result.artifacts.pixels_model, models), source)
-        converted = conversion.convert(
-            source,
-            Path(folder, "model.tflite"),
-            variant=variant,
-            timeout=settings.conversion_timeout_seconds,
+        conversions = Conversions(
+            source=source,
+            folder=Path(folder),
+            image_size=result.image_size,
+            describe=functools.partial(_describe, run=run, config=config, result=result),
+            representative=lambda: _training_pictures(run, data),
+            seconds=settings.conversion_timeout_seconds,
             memory_bytes=settings.conversion_memory_mb * 1_000_000 or None,
             converter=converter,
         )
-        tflite = tflite_metadata.describe(
-            converted.path.read_bytes(),
-            name=config.publishing.name,
-            description=f"{config.dataset} classifier of run {run.run_id}",
-            labels=result.labels,
-            image_size=result.image_size,
-            version=run.run_id,
-            extra={"run_id": run.run_id, "dataset": run.dataset, "variant": variant},
-        )
+        reference = _reference(run, result, models=models, data=data, live=live)
+        try:
+            made = candidates.make(quantization, conversions, reference, config.gates.mobile)
+        except UnreadableImage as exc:
+            raise UnusableResult(f"{result.artifacts.golden} is no golden set: {exc}") from exc
+    chosen = candidates.choose(made)
+    return _store(chosen, made, run, config, result, models=models, created=clock())
+
+
+def _store(
+    chosen: Candidate,
+    made: Sequence[Candidate],
+    run: Run,
+    config: DatasetConfig,
+    result: TrainingResult,
+    *,
+    models: ObjectStore,
+    created: datetime.datetime,
+) -> Export:
+    assert chosen.evaluation is not None  # noqa: S101  # `choose` gives nothing that was not measured
+    assert chosen.figures is not None  # noqa: S101
+    digest = hashlib.sha256(chosen.tflite).hexdigest()
+    folder = f"mobile/{run.dataset}/{run.run_id}/{digest[:12]}"
+    described = manifest.document(
+        name=config.publishing.name,
+        run=run,
+        result=result,
+        variant=chosen.variant,
+        sha256=digest,
+        size_bytes=len(chosen.tflite),
+        accuracy=chosen.evaluation.accuracy,
+        min_app_version=config.publishing.min_app_version,
+        created=created,
+    )
+    rows = gate_table.rows(made, chosen)
+    table = gate_table.to_json(run.run_id, rows)
+    # The same file can be measured again, against another live file or other limits: each table has its own name.
+    stem = f"gate-{hashlib.sha256(table).hexdigest()[:8]}"
+    files = {
+        f"{stem}.json": (table, "application/json"),
+        f"{stem}.md": (gate_table.to_markdown(run.run_id, rows).encode(), "text/markdown; charset=utf-8"),
+        f"{stem}.png": (gate_table.to_png(rows), "image/png"),
+        "manifest.json": (manifest.encode(described), "application/json"),
+        "model.tflite": (chosen.tflite, "application/octet-stream"),
+    }
+    for name, (content, content_type) in files.items():
+        # What an earlier export of the same bytes wrote stays: its manifest may already be with phones.
+        with contextlib.suppress(GenerationChanged):
+            models.put(f"{folder}/{name}", content, expect=ABSENT, content_type=content_type)
+    return Export(
+        folder=models.uri(folder),
+        sha256=digest,
+        variant=chosen.variant,
+        evaluation=chosen.evaluation,
+        figures=chosen.figures,
+        quantization=config.publishing.quantization,
+        gate_table=models.uri(f"{folder}/{stem}.md"),
+    )
+
+
+def _describe(tflite: bytes, variant: Variant, *, run: Run, config: DatasetConfig, result: TrainingResult) -> bytes:
+    return tflite_metadata.describe(
+        tflite,
+        name=config.publishing.name,
+        description=f"{config.dataset} classifier of run {run.run_id}",
+        labels=result.labels,
+        image_size=result.image_size,
+        version=run.run_id,
+        extra={"run_id": run.run_id, "dataset": run.dataset, "variant": variant},
+    )
+
+
+def _training_pictures(run: Run, data: ObjectStore) -> Iterator[bytes]:
+    for image, _ in held_out.training_examples(run, data, about=candidates.REPRESENTATIVE_PICTURES):
+        yield image
+
+
+def _reference(run: Run, result: TrainingResult, *, models: ObjectStore, data: ObjectStore, live: str) -> Reference:
+    return Reference(
+        labels=result.labels,
+        examples=lambda: held_out.examples(run, data),
+        golden=_golden(result, models),
+        accuracy=result.metrics.accuracy,
+        recall={label: row.recall for label, row in result.metrics.per_class.items() if row.examples},
+        cloud_golden=_cloud_golden(run, result, models),
+        live_accuracy=_live_accuracy(run, result, live, models=models, data=data),
+    )
+
+
+def _cloud_golden(run: Run, result: TrainingResult, models: ObjectStore) -> Golden:
+    """The cloud model's answers; none while its training runs or when it failed: the two do not wait for each other."""
+    name = training.result_name(run.run_id, "cloud")
     try:
-        agreement = on_device.agreement(tflite, _golden(result, models), labels=result.labels)
-    except UnreadableImage as exc:
-        raise UnusableResult(f"{result.artifacts.golden} is no golden set: {exc}") from exc
-    if agreement.same_label < MIN_AGREEMENT:
-        raise ConversionDisagrees(
-            f"the {variant} file agrees with its source model on {agreement.same_label:.0%} of"
-            f" {agreement.examples} golden pictures; at least {MIN_AGREEMENT:.0%} are needed"
-        )
-    evaluation = on_device.evaluate(tflite, held_out.examples(run, data), labels=result.labels)
-    digest = hashlib.sha256(tflite).hexdigest()
-    name = f"mobile/{run.dataset}/{run.run_id}/{digest[:12]}/model.tflite"
-    with contextlib.suppress(GenerationChanged):
-        models.put(name, tflite, expect=ABSENT, content_type="application/octet-stream")
-    return Export(models.uri(name), digest, variant, evaluation, agreement.same_label)
+        cloud = training.parse_result(models.read(name).data, source=models.uri(name))
+        if tuple(cloud.labels) != tuple(result.labels):
+            return ()
+        return _golden(cloud, models)
+    except ObjectMissing:
+        return ()
+    except CannotEverSucceed as exc:
+        log.warning("no comparison with the cloud model of %s: %s", run.run_id, exc)
+        return ()
+
+
+def _live_accuracy(
+    run: Run, result: TrainingResult, live: str, *, models: ObjectStore, data: ObjectStore
+) -> float | None:
+    """How the file that phones have now does on this run's pictures; None for a file that cannot be compared."""
+    if not live:
+        return None
+    try:
+        tflite = models.read(_object_name(live, models)).data
+        if on_device.Classifier(tflite).labels != tuple(result.labels):
+            return None
+        return on_device.evaluate(tflite, held_out.examples(run, data), labels=result.labels).accuracy
+    except (ObjectMissing, on_device.UnusableModel, UnusableResult) as exc:
+        log.warning("no comparison with the live file %s: %s", live, exc)
+        return None
 
 
 def read_result(run: Run, models: ObjectStore) -> TrainingResult:
@@ -135,7 +250,7 @@ def download_tree(store: ObjectStore, prefix: str, folder: Path) -> None:
         raise UnusableResult(f"there is nothing under {store.uri(prefix)}")
 
 
-def _golden(result: TrainingResult, models: ObjectStore) -> Iterable[tuple[bytes, Sequence[float]]]:
+def _golden(result: TrainingResult, models: ObjectStore) -> Golden:
     name = _object_name(result.artifacts.golden, models)
     try:
         document = json.loads(models.read(name).data)

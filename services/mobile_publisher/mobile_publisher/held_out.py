@@ -1,15 +1,16 @@
-"""The held-out pictures of a run, read again from exactly the shards that it was trained and evaluated with."""
+"""The pictures of a run, read again from exactly the shards that it was trained and evaluated with."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 
 import google_crc32c
 
 from dualdeploy import shards as shard_names
 from dualdeploy import tfrecord
 from dualdeploy.errors import UnusableResult
-from dualdeploy.ledger import Run
+from dualdeploy.ledger import Run, Shard
 from dualdeploy.object_store import ObjectMissing, ObjectStore
 from dualdeploy.shard_versions import open_shard
 from dualdeploy.tfrecord import CorruptRecords
@@ -20,33 +21,56 @@ HELD_OUT_ONE_IN = 5
 
 
 def examples(run: Run, store: ObjectStore) -> Iterator[tuple[bytes, int]]:
-    """Pairs of a picture's bytes and the index of its label, one at a time.
+    """Pairs of a held-out picture's bytes and the index of its label, one at a time.
 
     Features and labels are those that the run was trained with, whatever the configuration says by now. Records that
     the trainer skips (damaged, no picture, no label, a label out of range) are skipped here too. Raises UnusableResult
     when a shard was replaced or deleted since the run: another picture set would prove nothing.
     """
-    features, classes = FeatureNames.model_validate(run.config["data"]["features"]), len(run.config["labels"])
     named = [shard for shard in run.snapshot.shards if shard_names.is_held_out(shard.name)]
+    wanted = is_held_out if not named else _any
     for shard in named or run.snapshot.shards:
-        try:
-            with open_shard(store, shard) as stream:
-                for record in tfrecord.read_records(stream, name=shard.name, damaged=_skip):
-                    pair = _pair(record.data, features, classes)
-                    if pair and (named or is_held_out(pair[0])):
-                        yield pair
-        except ObjectMissing as exc:
-            raise UnusableResult(
-                f"{store.uri(shard.name)} is no longer what {run.run_id} was trained with, so the file cannot be"
-                " checked on the run's held-out pictures; train again"
-            ) from exc
-        except CorruptRecords as exc:
-            raise UnusableResult(f"the held-out pictures of {run.run_id} cannot be read: {exc}") from exc
+        yield from _read(run, shard, store, wanted)
+
+
+def training_examples(run: Run, store: ObjectStore, *, about: int) -> Iterator[tuple[bytes, int]]:
+    """About `about` pairs that the run was trained with, as many of every shard; raises as `examples` does."""
+    named = [shard for shard in run.snapshot.shards if shard_names.is_held_out(shard.name)]
+    shards: Sequence[Shard] = [shard for shard in run.snapshot.shards if shard not in named]
+    of_each = -(-about // max(1, len(shards)))
+    for shard in shards:
+        pairs = _read(run, shard, store, _any if named else _is_trained_on)
+        yield from itertools.islice(pairs, of_each)
 
 
 def is_held_out(image: bytes) -> bool:
     """Whether a picture is held out when no evaluation shards were named."""
     return int(google_crc32c.value(image)) % HELD_OUT_ONE_IN == 0
+
+
+def _is_trained_on(image: bytes) -> bool:
+    return not is_held_out(image)
+
+
+def _any(_image: bytes) -> bool:
+    return True
+
+
+def _read(run: Run, shard: Shard, store: ObjectStore, wanted: Callable[[bytes], bool]) -> Iterator[tuple[bytes, int]]:
+    features, classes = FeatureNames.model_validate(run.config["data"]["features"]), len(run.config["labels"])
+    try:
+        with open_shard(store, shard) as stream:
+            for record in tfrecord.read_records(stream, name=shard.name, damaged=_skip):
+                pair = _pair(record.data, features, classes)
+                if pair and wanted(pair[0]):
+                    yield pair
+    except ObjectMissing as exc:
+        raise UnusableResult(
+            f"{store.uri(shard.name)} is no longer what {run.run_id} was trained with, so the file cannot be"
+            " checked on the run's held-out pictures; train again"
+        ) from exc
+    except CorruptRecords as exc:
+        raise UnusableResult(f"the held-out pictures of {run.run_id} cannot be read: {exc}") from exc
 
 
 def _skip(_damaged: CorruptRecords) -> None:

@@ -70,11 +70,20 @@ class ObjectStore(Protocol):
     def open(self, name: str, *, generation: Generation) -> BinaryIO:
         """A stream over exactly this generation. Raises ObjectMissing when it is gone."""
 
-    def put(self, name: str, data: bytes, *, expect: Generation, content_type: str = "application/json") -> Generation:
+    def put(
+        self,
+        name: str,
+        data: bytes,
+        *,
+        expect: Generation,
+        content_type: str = "application/json",
+        cache_control: str = "",
+    ) -> Generation:
         """Write if the object is at `expect`. Raises GenerationChanged, unless it already holds just these bytes.
 
         A response can be lost after the write was done, and the client library then repeats the call and is told
         412. Equal bytes therefore count as written: who needs to know that it was the writer puts a token into them.
+        `cache_control` is the header that readers over HTTP get; empty for Cloud Storage's own.
         """
 
     def delete(self, name: str, *, expect: Generation) -> None:
@@ -117,8 +126,18 @@ class GcsObjectStore:
         reader = _call(name, lambda: blob.open("rb", chunk_size=8 << 20, **self._patience()))
         return _NamedErrors(reader, name)  # type: ignore[return-value]  # it quacks for readers of bytes
 
-    def put(self, name: str, data: bytes, *, expect: Generation, content_type: str = "application/json") -> Generation:
+    def put(
+        self,
+        name: str,
+        data: bytes,
+        *,
+        expect: Generation,
+        content_type: str = "application/json",
+        cache_control: str = "",
+    ) -> Generation:
         blob = self._blob(name)
+        if cache_control:
+            blob.cache_control = cache_control
         try:
             _call(
                 name,

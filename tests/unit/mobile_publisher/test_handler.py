@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
+import json
+from typing import Any
+
 import pytest
 from chain import Chain
 
@@ -68,7 +72,7 @@ def the_model(chain: Chain) -> FirebaseModel:
 def test_a_first_run_is_created_published_and_recorded_as_live(chain: Chain, run_id: str) -> None:
     tick(chain)
     assert branch(chain).state is State.LIVE
-    assert branch(chain).reason == "published as flowers on Firebase ML"
+    assert branch(chain).reason == "published as flowers on Firebase ML and Cloud Storage for Firebase"
     assert firebase_calls(chain) == ["firebase.create", "firebase.publish"]
     model = the_model(chain)
     assert (model.display_name, model.published) == ("flowers", True)
@@ -283,3 +287,98 @@ def test_a_redeploy_of_the_live_run_changes_nothing_at_firebase(chain: Chain) ->
     assert branch(chain).state is State.LIVE
     assert firebase_calls(chain) == before
     assert chain.live("mobile").current.release == 2
+
+
+# Channels ------------------------------------------------------------------------------------------------------
+
+
+def pointer(chain: Chain) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(chain.phones.read("models/flowers/latest.json").data)
+    return found
+
+
+def test_the_pointer_names_the_live_run(chain: Chain, run_id: str) -> None:
+    tick(chain)
+    assert pointer(chain)["version"].startswith(run_id.removeprefix("flowers-"))
+    assert chain.live("mobile").current.facts["pointer"] == "gs://phones/models/flowers/latest.json"
+
+
+def test_firebase_storage_alone_leaves_firebase_ml_in_peace(chain: Chain) -> None:
+    chain.configure(publishing={"channels": ["firebase-storage"]})
+    tick(chain)
+    assert branch(chain).state is State.LIVE
+    assert branch(chain).reason == "published as flowers on Cloud Storage for Firebase"
+    assert chain.firebase.models == {}
+    assert "firebase_model" not in chain.live("mobile").current.facts
+
+
+def test_firebase_ml_alone_writes_nothing_for_phones(chain: Chain) -> None:
+    chain.configure(publishing={"channels": ["firebase-ml"]})
+    tick(chain)
+    assert branch(chain).state is State.LIVE
+    assert chain.phones.names() == []
+
+
+def test_a_file_that_firebase_ml_refuses_reaches_no_phone_by_the_other_channel(chain: Chain) -> None:
+    chain.firebase.validate = lambda _uri: "Invalid TFLite model"
+    tick(chain)
+    assert branch(chain).state is State.FAILED
+    assert "models/flowers/latest.json" not in chain.phones.names()
+
+
+def test_from_the_day_that_firebase_ml_closes_the_other_channel_goes_on(chain: Chain) -> None:
+    # An hour before midnight it is still open.
+    chain.clock.now = datetime.datetime(2027, 6, 14, 23, 0, tzinfo=datetime.UTC)
+    tick(chain)
+    assert len(chain.firebase.models) == 1
+    chain.clock.now = datetime.datetime(2027, 6, 15, 0, 0, tzinfo=datetime.UTC)
+    newer = train_one(chain, edition=2)
+    tick(chain)
+    assert chain.branch(newer, "mobile").state is State.LIVE
+    assert "firebase-ml: Firebase ML hosts no custom models since 2027-06-15" in chain.branch(newer, "mobile").reason
+    assert pointer(chain)["version"].startswith(newer.removeprefix("flowers-"))
+    assert "firebase.update" not in firebase_calls(chain)
+
+
+def test_with_no_channel_left_the_release_fails_and_says_what_to_do(chain: Chain) -> None:
+    chain.configure(publishing={"channels": ["firebase-ml"]})
+    chain.clock.now = datetime.datetime(2027, 7, 1, tzinfo=datetime.UTC)
+    tick(chain)
+    assert branch(chain).state is State.FAILED
+    assert "set publishing.channels to [firebase-storage], see docs/phones.md" in branch(chain).reason
+
+
+def test_another_quantization_makes_another_file_on_a_redeploy_unless_it_is_forced(chain: Chain, run_id: str) -> None:
+    def exports() -> int:
+        return sum(name == "models.put" for name in chain.operations)
+
+    tick(chain)
+    chain.ledger.write_branch(
+        branch(chain).with_facts(quantization="dynamic"),
+        expect=chain.ledger.read_branch(run_id, "mobile").generation,
+    )
+    before = exports()
+    chain.handle(chain.redeploy("mobile", run_id=run_id, force=True))
+    tick(chain)
+    assert exports() == before
+    chain.handle(chain.redeploy("mobile", run_id=run_id))
+    tick(chain)
+    assert branch(chain).state is State.LIVE
+    assert exports() > before
+
+
+def test_a_rollback_brings_the_earlier_file_back_on_both_channels_without_converting(chain: Chain, run_id: str) -> None:
+    tick(chain)
+    first, uri = pointer(chain), the_model(chain).gcs_uri
+    chain.clock.advance(3600)
+    newer = train_one(chain, edition=2)
+    tick(chain)
+    assert (pointer(chain)["previous"], chain.live("mobile").current.run_id) == (first["version"], newer)
+    chain.operations.clear()
+    assert chain.handle(chain.post("mobile", "rollback", dataset="flowers", reason="worse in the field"))
+    tick(chain)
+    assert chain.live("mobile").current.run_id == run_id
+    assert pointer(chain)["version"] == first["version"]
+    assert chain.phones.read(pointer(chain)["model"]).data == f"file of {run_id}".encode()
+    assert the_model(chain).gcs_uri == uri
+    assert "models.put" not in chain.operations

@@ -1,0 +1,66 @@
+"""manifest.json: what an app needs to know of a .tflite file before it downloads and trusts it.
+
+The same labels and input stand inside the file as TFLite metadata; the manifest adds what a file cannot say of itself.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from typing import Any
+
+from dualdeploy import clock as clocks
+from dualdeploy.ledger import Run
+from dualdeploy.training import TrainingResult
+
+VERSION = 1
+
+
+def document(
+    *,
+    name: str,
+    run: Run,
+    result: TrainingResult,
+    variant: str,
+    sha256: str,
+    size_bytes: int,
+    accuracy: float,
+    min_app_version: str,
+    created: datetime.datetime,
+) -> dict[str, Any]:
+    """The manifest; `size_bytes` and `sha256` (hex) are of the whole file, `accuracy` is measured in LiteRT."""
+    pixels = result.image_size
+    return {
+        "v": VERSION,
+        "name": name,
+        "version": version(run, sha256),
+        "created": clocks.to_text(created),
+        "sha256": sha256,
+        "size": size_bytes,
+        "variant": variant,
+        "accuracy": accuracy,
+        "labels": list(result.labels),
+        "input": {
+            "shape": [1, pixels, pixels, 3],
+            "type": "float32",
+            "range": [0, 255],
+            "channels": "RGB",
+            # Another resize costs more answers than eight-bit weights do: it belongs to the model.
+            "resize": "bilinear, half-pixel centers, no antialiasing, aspect ratio not kept",
+        },
+        "output": {"shape": [1, len(result.labels)], "type": "float32", "holds": "probabilities by label"},
+        "min_app_version": min_app_version,
+        "run_id": run.run_id,
+        "dataset": run.dataset,
+        "snapshot_sha256": run.snapshot.digest(),
+        "architecture": result.architecture,
+    }
+
+
+def version(run: Run, sha256: str) -> str:
+    """Names one file for ever: the run's own part of its id, and the beginning of the file's checksum."""
+    return f"{run.run_id.removeprefix(f'{run.dataset}-')}-{sha256[:12]}"
+
+
+def encode(manifest: dict[str, Any]) -> bytes:
+    return json.dumps(manifest, indent=1, ensure_ascii=False).encode()

@@ -1,0 +1,119 @@
+"""Channel `firebase-storage`: files that never change and one pointer, in a bucket that phones read over HTTPS.
+
+    models/<name>/<version>/model.tflite      for ever the same bytes, cached for a year
+    models/<name>/<version>/manifest.json     what they are
+    models/<name>/latest.json                 which version to use now, never cached
+
+The pointer is moved by compare-and-swap after both files of its version are there: a phone sees the old version or the
+new one, whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from dualdeploy.errors import CannotEverSucceed, LedgerContention
+from dualdeploy.object_store import ABSENT, Generation, GenerationChanged, ObjectMissing, ObjectStore
+
+#: A year, the longest that HTTP caches honour. Source: RFC 9111; `immutable`: RFC 8246.
+IMMUTABLE = "public, max-age=31536000, immutable"
+#: Cloud Storage caches public objects for an hour unless told otherwise. Source: cloud.google.com/storage/docs/caching
+ALWAYS_FRESH = "no-cache, max-age=0"
+
+
+class VersionTaken(CannotEverSucceed):
+    """The bucket holds other bytes under a version's name, which was promised never to change."""
+
+
+class StorageChannel:
+    """`models` is the bucket that exports lie in, `bucket` the one that phones read."""
+
+    def __init__(self, *, models: ObjectStore, bucket: ObjectStore) -> None:
+        self._models = models
+        self._bucket = bucket
+
+    def upload(self, name: str, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Copy the file and its manifest to their places, and return the manifest. Repeating it changes nothing.
+
+        Raises VersionTaken, and CannotEverSucceed when the exported file is gone or was made before manifests were.
+        """
+        if "manifest" not in facts:
+            raise CannotEverSucceed("the file was exported without a manifest: set publishing.quantization to redo it")
+        described = self._exported(str(facts["manifest"]))
+        manifest: dict[str, Any] = json.loads(described)
+        folder = _folder(name, str(manifest["version"]))
+        files = {
+            # The manifest last: who finds it finds the file too.
+            f"{folder}/model.tflite": (self._exported(str(facts["tflite"])), "application/octet-stream"),
+            f"{folder}/manifest.json": (described, "application/json"),
+        }
+        for path, (content, content_type) in files.items():
+            try:
+                self._bucket.put(path, content, expect=ABSENT, content_type=content_type, cache_control=IMMUTABLE)
+            except GenerationChanged as exc:
+                raise VersionTaken(f"{self._bucket.uri(path)} holds something else: {exc}") from exc
+        return manifest
+
+    def latest(self, name: str) -> Mapping[str, Any] | None:
+        """The pointer as it is now."""
+        return self._read_pointer(name)[0]
+
+    def point(self, name: str, manifest: Mapping[str, Any]) -> None:
+        """Make `manifest`'s version the latest; raises LedgerContention when somebody else just moved the pointer."""
+        current, generation = self._read_pointer(name)
+        version = str(manifest["version"])
+        if current and current.get("version") == version:
+            return
+        folder = _folder(name, version)
+        pointer = {
+            "v": 1,
+            "name": name,
+            "version": version,
+            "model": f"{folder}/model.tflite",
+            "manifest": f"{folder}/manifest.json",
+            "sha256": manifest["sha256"],
+            "size": manifest["size"],
+            "min_app_version": manifest.get("min_app_version", ""),
+            "previous": current.get("version", "") if current else "",
+        }
+        try:
+            self._bucket.put(_pointer(name), _encode(pointer), expect=generation, cache_control=ALWAYS_FRESH)
+        except GenerationChanged as exc:
+            raise LedgerContention(f"{self._bucket.uri(_pointer(name))} was moved by another instance") from exc
+
+    def uri(self, name: str) -> str:
+        """Where the pointer lies."""
+        return self._bucket.uri(_pointer(name))
+
+    def _read_pointer(self, name: str) -> tuple[dict[str, Any] | None, Generation]:
+        try:
+            stored = self._bucket.read(_pointer(name))
+        except ObjectMissing:
+            return None, ABSENT
+        try:
+            pointer = json.loads(stored.data)
+        except ValueError:
+            pointer = None
+        # Whatever stands there, a pointer or somebody's accident, is replaced under its generation.
+        return (pointer if isinstance(pointer, dict) else None), stored.generation
+
+    def _exported(self, uri: str) -> bytes:
+        path = uri.removeprefix(self._models.uri(""))
+        try:
+            return self._models.read(path).data
+        except ObjectMissing as exc:
+            raise CannotEverSucceed(f"{uri} is gone, so it cannot be published: export it again") from exc
+
+
+def _folder(name: str, version: str) -> str:
+    return f"models/{name}/{version}"
+
+
+def _pointer(name: str) -> str:
+    return f"models/{name}/latest.json"
+
+
+def _encode(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, indent=1, ensure_ascii=False).encode()

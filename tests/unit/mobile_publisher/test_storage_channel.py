@@ -1,0 +1,115 @@
+"""Files that never change, and one pointer that moves by compare-and-swap."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from dualdeploy.errors import CannotEverSucceed, LedgerContention, ServiceUnavailable
+from dualdeploy.object_store import ABSENT
+from dualdeploy.testing import Failing, MemoryObjectStore
+from mobile_publisher.storage_channel import StorageChannel, VersionTaken
+
+
+class World:
+    def __init__(self) -> None:
+        self.models, self.phones = MemoryObjectStore("models"), MemoryObjectStore("phones")
+        self.channel = StorageChannel(models=self.models, bucket=self.phones)
+
+    def exported(self, version: str, content: bytes = b"model") -> dict[str, Any]:
+        """The facts of an exported file."""
+        manifest = {"version": version, "sha256": "00", "size": len(content), "min_app_version": "2"}
+        self.models.put(f"{version}/model.tflite", content, expect=ABSENT)
+        self.models.put(f"{version}/manifest.json", json.dumps(manifest).encode(), expect=ABSENT)
+        return {"tflite": f"gs://models/{version}/model.tflite", "manifest": f"gs://models/{version}/manifest.json"}
+
+    def publish(self, version: str) -> None:
+        self.channel.point("flowers", self.channel.upload("flowers", self.exported(version)))
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_nothing_points_at_a_version_before_its_files_are_there(world: World) -> None:
+    manifest = world.channel.upload("flowers", world.exported("v1"))
+    assert world.channel.latest("flowers") is None
+    world.channel.point("flowers", manifest)
+    latest = world.channel.latest("flowers")
+    assert latest is not None
+    assert latest["version"] == "v1"
+    assert world.phones.read(latest["model"]).data == b"model"
+    assert json.loads(world.phones.read(latest["manifest"]).data) == manifest
+    assert latest["previous"] == ""
+
+
+def test_the_pointer_remembers_what_was_before(world: World) -> None:
+    world.publish("v1")
+    world.publish("v2")
+    latest = world.channel.latest("flowers")
+    assert (latest["version"], latest["previous"]) == ("v2", "v1")
+    assert "models/flowers/v1/model.tflite" in world.phones.names()
+
+
+def test_repeating_every_step_changes_nothing(world: World) -> None:
+    facts = world.exported("v1")
+    for _ in range(2):
+        world.channel.point("flowers", world.channel.upload("flowers", facts))
+    generation = world.phones.read("models/flowers/latest.json").generation
+    world.channel.point("flowers", {"version": "v1", "sha256": "00", "size": 5})
+    assert world.phones.read("models/flowers/latest.json").generation == generation
+
+
+def test_other_bytes_under_a_versions_name_are_refused(world: World) -> None:
+    world.phones.put("models/flowers/v1/model.tflite", b"somebody else's", expect=ABSENT)
+    with pytest.raises(VersionTaken, match="holds something else"):
+        world.channel.upload("flowers", world.exported("v1"))
+    assert world.phones.read("models/flowers/v1/model.tflite").data == b"somebody else's"
+
+
+def test_a_pointer_that_somebody_else_moves_is_decided_again(world: World) -> None:
+    world.publish("v1")
+    manifest = world.channel.upload("flowers", world.exported("v2"))
+
+    def somebody_moves_it(name: str) -> None:
+        world.phones.faults.before = lambda _name: None
+        current = world.phones.read("models/flowers/latest.json")
+        world.phones.put("models/flowers/latest.json", b'{"version": "v9"}', expect=current.generation)
+
+    world.phones.faults.before = lambda name: somebody_moves_it(name) if name == "put" else None
+    with pytest.raises(LedgerContention, match="moved by another instance"):
+        world.channel.point("flowers", manifest)
+    assert world.channel.latest("flowers")["version"] == "v9"
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'"v1"'])
+def test_a_pointer_that_is_none_is_replaced(world: World, text: bytes) -> None:
+    world.phones.put("models/flowers/latest.json", text, expect=ABSENT)
+    world.publish("v1")
+    assert world.channel.latest("flowers")["version"] == "v1"
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["nothing was done", "the answer was lost"])
+@pytest.mark.parametrize("nth", range(3))
+def test_a_write_that_fails_at_any_place_is_mended_by_repeating(world: World, nth: int, after: bool) -> None:
+    world.publish("v1")
+    facts = world.exported("v2")
+    world.phones.faults.plan("put", *[None] * nth, Failing(ServiceUnavailable("no answer"), after=after))
+    with pytest.raises(ServiceUnavailable):
+        world.channel.point("flowers", world.channel.upload("flowers", facts))
+    # Whatever failed, phones have the old version or the new one, whole.
+    seen = world.channel.latest("flowers")
+    assert world.phones.read(seen["model"]).data
+    assert seen["version"] == ("v2" if nth == 2 and after else "v1")
+    world.channel.point("flowers", world.channel.upload("flowers", facts))
+    assert world.channel.latest("flowers")["version"] == "v2"
+
+
+def test_an_exported_file_that_is_gone_is_named(world: World) -> None:
+    facts = world.exported("v1")
+    world.models.delete("v1/model.tflite", expect=world.models.read("v1/model.tflite").generation)
+    with pytest.raises(CannotEverSucceed, match=r"gs://models/v1/model\.tflite is gone"):
+        world.channel.upload("flowers", facts)
