@@ -1,4 +1,4 @@
-# The four buckets of the topology and what they tell: uniform access, never public, never emptied by accident.
+# The buckets of the topology and what they tell: uniform access, never public, never emptied by accident.
 
 module "topology" {
   source  = "../topology"
@@ -13,8 +13,9 @@ data "google_storage_project_service_account" "agent" {
 
 locals {
   # Data: a training job reads the exact generations of its snapshot, also when a shard is overwritten meanwhile.
-  # Configuration and ledger: whatever was changed can be read as it was before. Models are written once.
-  versioned = toset(["data", "config", "ledger"])
+  # Configuration, ledger, and what phones are pointed at: whatever was changed can be read as it was before.
+  # Artifacts are written once.
+  unversioned = toset(["models"])
 
   # Lifecycle of each bucket: (action, storage class, condition). Days.
   rules = {
@@ -29,6 +30,10 @@ locals {
       { action = "Delete", noncurrent_days = 1, prefixes = ["locks/", "active/", "datasets/"] },
       { action = "Delete", noncurrent_days = 90 },
       { action = "Delete", age = 400, prefixes = ["rejected/"] },
+    ]
+    # Phones may still hold a pointer to any version; of old pointers the last ones are enough.
+    firebase_storage = [
+      { action = "Delete", noncurrent_days = 90, newer_versions = 10 },
     ]
     models = concat(
       [{ action = "SetStorageClass", storage_class = "NEARLINE", age = 90, prefixes = ["runs/"] }],
@@ -47,6 +52,7 @@ locals {
 }
 
 resource "google_storage_bucket" "bucket" {
+  #checkov:skip=CKV_GCP_62:Cloud Audit Logs tell who read or changed what; usage logs would need a bucket of their own
   for_each = module.topology.buckets
 
   project                     = var.project
@@ -58,7 +64,7 @@ resource "google_storage_bucket" "bucket" {
   labels                      = var.labels
 
   versioning {
-    enabled = contains(local.versioned, each.key)
+    enabled = !contains(local.unversioned, each.key)
   }
 
   # Where versions are kept, soft deletion would keep, and bill, every one of them for another week.
@@ -67,7 +73,7 @@ resource "google_storage_bucket" "bucket" {
   }
 
   dynamic "lifecycle_rule" {
-    for_each = local.rules[each.key]
+    for_each = lookup(local.rules, each.key, [])
 
     content {
       action {

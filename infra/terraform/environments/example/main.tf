@@ -1,0 +1,92 @@
+# The whole system in one project. Each of the four services is one block: it can be deployed alone
+# (terraform apply -target=module.job_notifier), and without it the rest is still valid.
+
+locals {
+  labels = { app = "dualdeploy" }
+}
+
+module "project" {
+  source  = "../../modules/project"
+  project = var.project
+  region  = var.region
+  labels  = local.labels
+}
+
+module "messaging" {
+  source  = "../../modules/messaging"
+  project = module.project.id
+  region  = var.region
+  labels  = local.labels
+}
+
+module "storage" {
+  source      = "../../modules/storage"
+  project     = module.project.id
+  region      = var.region
+  labels      = local.labels
+  topics      = module.messaging.topics
+  delete_data = var.delete_data
+}
+
+module "training" {
+  source  = "../../modules/training"
+  project = module.project.id
+  buckets = module.storage.buckets
+}
+
+module "training_launcher" {
+  source           = "../../modules/training_launcher"
+  project          = module.project.id
+  region           = var.region
+  labels           = local.labels
+  topics           = module.messaging.topics
+  buckets          = module.storage.buckets
+  build            = module.project.build
+  source_archive   = "${path.root}/${var.packages}/training_launcher.zip"
+  trainer_image    = var.images.trainer
+  training_account = module.training.service_account
+}
+
+module "job_notifier" {
+  source         = "../../modules/job_notifier"
+  project        = module.project.id
+  region         = var.region
+  labels         = local.labels
+  topics         = module.messaging.topics
+  buckets        = module.storage.buckets
+  build          = module.project.build
+  source_archive = "${path.root}/${var.packages}/job_notifier.zip"
+}
+
+module "cloud_deployer" {
+  source          = "../../modules/cloud_deployer"
+  project         = module.project.id
+  region          = var.region
+  labels          = local.labels
+  topics          = module.messaging.topics
+  buckets         = module.storage.buckets
+  image           = var.images.cloud_deployer
+  predictor_image = var.images.predictor
+  operators       = var.operators
+}
+
+module "mobile_publisher" {
+  source    = "../../modules/mobile_publisher"
+  project   = module.project.id
+  region    = var.region
+  labels    = local.labels
+  topics    = module.messaging.topics
+  buckets   = module.storage.buckets
+  image     = var.images.mobile_publisher
+  operators = var.operators
+}
+
+module "monitoring" {
+  source             = "../../modules/monitoring"
+  project            = module.project.id
+  region             = var.region
+  labels             = local.labels
+  alert_emails       = var.alert_emails
+  billing_account    = var.billing_account
+  monthly_budget_usd = var.monthly_budget_usd
+}

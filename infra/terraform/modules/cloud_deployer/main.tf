@@ -1,0 +1,39 @@
+# cloud_deployer: brings a trained model to a Vertex AI endpoint.
+
+module "service" {
+  source = "../event_service"
+
+  name          = "cloud_deployer"
+  project       = var.project
+  region        = var.region
+  topics        = var.topics
+  buckets       = var.buckets
+  labels        = var.labels
+  image         = var.image
+  operators     = var.operators
+  max_instances = var.max_instances
+
+  environment = {
+    PREDICTOR_IMAGE = var.predictor_image
+  }
+
+  bucket_access = [
+    { bucket = "ledger", role = "roles/storage.objectUser" },
+    { bucket = "config", role = "roles/storage.objectViewer" },
+    # The result, the golden set, and the artifact that the upload names.
+    { bucket = "models", role = "roles/storage.objectViewer", prefixes = ["results/", "runs/"] },
+  ]
+  publishes_to = ["deployment-completed"]
+  # Looking at a long-running operation takes the right to get what it works on.
+  vertex_permissions = [
+    "aiplatform.endpoints.create",
+    "aiplatform.endpoints.deploy",
+    "aiplatform.endpoints.get",
+    "aiplatform.endpoints.predict",
+    "aiplatform.endpoints.undeploy",
+    "aiplatform.endpoints.update",
+    "aiplatform.models.get",
+    "aiplatform.models.update",
+    "aiplatform.models.upload",
+  ]
+}

@@ -1,0 +1,57 @@
+variable "project" {
+  description = "Id of the Google Cloud project."
+  type        = string
+}
+
+variable "region" {
+  description = "Region of everything, Vertex AI included."
+  type        = string
+}
+
+variable "topics" {
+  description = "Ids of the topics by name, from modules/messaging."
+  type        = map(string)
+}
+
+variable "buckets" {
+  description = "Names of the buckets by what the product calls them, from modules/storage."
+  type        = map(string)
+}
+
+variable "image" {
+  description = "Container image of the service, by digest."
+  type        = string
+
+  validation {
+    condition     = can(regex("@sha256:[0-9a-f]{64}$", var.image))
+    error_message = "Name the image by digest, …/NAME@sha256:<64 hex digits>: a tag may be another image tomorrow."
+  }
+}
+
+variable "predictor_image" {
+  description = "Container image of services/predictor, by digest."
+  type        = string
+
+  validation {
+    condition     = can(regex("@sha256:[0-9a-f]{64}$", var.predictor_image))
+    error_message = "Name the image by digest, …/predictor@sha256:<64 hex digits>: a tag may be another image tomorrow."
+  }
+}
+
+variable "operators" {
+  description = "Who may call the HTTP interface (POST /redeploy, GET /status): IAM members such as group:ml@example.com."
+  type        = list(string)
+  default     = []
+}
+
+variable "max_instances" {
+  description = "Upper limit of instances; what comes above it waits and is delivered again."
+  type        = number
+  default     = 10
+}
+
+variable "labels" {
+  description = "Labels on everything that takes labels."
+  type        = map(string)
+  default     = {}
+}

@@ -1,0 +1,50 @@
+# What the service may do, each at the narrowest resource that Google Cloud knows; docs/permissions.md says why.
+
+resource "google_storage_bucket_iam_member" "access" {
+  for_each = { for each in var.bucket_access : "${each.bucket}-${trimprefix(each.role, "roles/storage.")}" => each }
+
+  bucket = var.buckets[each.value.bucket]
+  role   = each.value.role
+  member = google_service_account.runtime.member
+
+  dynamic "condition" {
+    for_each = length(each.value.prefixes) > 0 ? [each.value.prefixes] : []
+
+    content {
+      title = "only-${join("-and-", [for prefix in condition.value : trimsuffix(prefix, "/")])}"
+      expression = join(" || ", [
+        for prefix in condition.value :
+        "resource.name.startsWith(\"projects/_/buckets/${var.buckets[each.value.bucket]}/objects/${prefix}\")"
+      ])
+    }
+  }
+}
+
+resource "google_pubsub_topic_iam_member" "publishes" {
+  for_each = toset(var.publishes_to)
+
+  project = var.project
+  topic   = var.topics[each.value]
+  role    = "roles/pubsub.publisher"
+  member  = google_service_account.runtime.member
+}
+
+# Jobs, models and endpoints have no IAM policies of their own that a service could be named in before they exist, and
+# the predefined roles of Vertex AI are wide: hence a role of exactly these permissions, on the project.
+resource "google_project_iam_custom_role" "vertex" {
+  count = length(var.vertex_permissions) > 0 ? 1 : 0
+
+  project     = var.project
+  role_id     = "dualdeploy_${var.name}"
+  title       = "Dual Deploy: ${var.name} on Vertex AI"
+  description = "The permissions that services/${var.name} uses, and no others"
+  permissions = var.vertex_permissions
+}
+
+resource "google_project_iam_member" "vertex" {
+  count = length(var.vertex_permissions) > 0 ? 1 : 0
+
+  project = var.project
+  role    = google_project_iam_custom_role.vertex[0].name
+  member  = google_service_account.runtime.member
+}

@@ -1,0 +1,112 @@
+variable "project" {
+  description = "Id of the Google Cloud project."
+  type        = string
+}
+
+variable "region" {
+  description = "Region of everything, Vertex AI included."
+  type        = string
+}
+
+variable "topics" {
+  description = "Ids of the topics by name, from modules/messaging."
+  type        = map(string)
+}
+
+variable "buckets" {
+  description = "Names of the buckets by what the product calls them, from modules/storage."
+  type        = map(string)
+}
+
+variable "name" {
+  description = "Name of the service in the topology, for example job_notifier."
+  type        = string
+}
+
+variable "image" {
+  description = "Container image, by digest; for a service of kind \"service\"."
+  type        = string
+  default     = null
+}
+
+variable "source_archive" {
+  description = "Path of build/<service>.zip; for a service of kind \"function\"."
+  type        = string
+  default     = null
+}
+
+variable "build" {
+  description = "How functions are built, from modules/project; for a service of kind \"function\"."
+  type = object({
+    source_bucket   = string
+    repository      = string
+    service_account = string
+  })
+  default = null
+}
+
+variable "environment" {
+  description = "Environment variables that this service reads besides project, region and buckets."
+  type        = map(string)
+  default     = {}
+}
+
+variable "bucket_access" {
+  description = <<-EOT
+    What the service may do in which bucket. With prefixes the role holds for objects whose names begin with one of
+    them; listing is a right on the bucket, which such a condition never grants.
+  EOT
+  type = list(object({
+    bucket   = string
+    role     = string
+    prefixes = optional(list(string), [])
+  }))
+}
+
+variable "publishes_to" {
+  description = "Topics that the service publishes to."
+  type        = list(string)
+  default     = []
+}
+
+variable "vertex_permissions" {
+  description = "Permissions on Vertex AI that the service uses; a role of its own is made of them."
+  type        = list(string)
+  default     = []
+}
+
+variable "cpu" {
+  description = "Processors of an instance."
+  type        = number
+  default     = 1
+}
+
+variable "memory" {
+  description = "Memory of an instance, for example 512Mi."
+  type        = string
+  default     = "512Mi"
+}
+
+variable "concurrency" {
+  description = "Requests that one instance handles at once."
+  type        = number
+  default     = 8
+}
+
+variable "max_instances" {
+  description = "Upper limit of instances; what comes above it waits and is delivered again."
+  type        = number
+  default     = 10
+}
+
+variable "operators" {
+  description = "Who may call the HTTP interface (POST /redeploy, GET /status): IAM members such as group:ml@example.com."
+  type        = list(string)
+  default     = []
+}
+
+variable "labels" {
+  description = "Labels on everything that takes labels."
+  type        = map(string)
+  default     = {}
+}

@@ -1,0 +1,22 @@
+# job_notifier: hears that a training job may have ended, asks Vertex AI, and tells the others.
+
+module "service" {
+  source = "../event_service"
+
+  name           = "job_notifier"
+  project        = var.project
+  region         = var.region
+  topics         = var.topics
+  buckets        = var.buckets
+  labels         = var.labels
+  source_archive = var.source_archive
+  build          = var.build
+  max_instances  = var.max_instances
+
+  bucket_access = [
+    { bucket = "ledger", role = "roles/storage.objectUser" },
+    { bucket = "models", role = "roles/storage.objectViewer", prefixes = ["results/"] },
+  ]
+  publishes_to       = ["training-completed"]
+  vertex_permissions = ["aiplatform.customJobs.get"]
+}

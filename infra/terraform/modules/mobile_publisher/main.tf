@@ -1,0 +1,54 @@
+# mobile_publisher: converts a trained model to TFLite, checks the file, and publishes it through Firebase ML.
+
+module "service" {
+  source = "../event_service"
+
+  name          = "mobile_publisher"
+  project       = var.project
+  region        = var.region
+  topics        = var.topics
+  buckets       = var.buckets
+  labels        = var.labels
+  image         = var.image
+  operators     = var.operators
+  max_instances = var.max_instances
+
+  environment = {
+    DATA_BUCKET             = var.buckets["data"]
+    FIREBASE_STORAGE_BUCKET = var.buckets["firebase_storage"]
+    # Out of 4 GiB: the files of the model lie in memory too, because /tmp on Cloud Run is memory.
+    CONVERSION_MEMORY_MB = "2500"
+  }
+
+  cpu    = 2
+  memory = "4Gi"
+  # Two conversions at once would not fit; a tick of the clock meanwhile gets an instance of its own.
+  concurrency = 1
+
+  bucket_access = [
+    { bucket = "ledger", role = "roles/storage.objectUser" },
+    { bucket = "config", role = "roles/storage.objectViewer" },
+    # Held-out shards are read again, for the check of the file itself.
+    { bucket = "data", role = "roles/storage.objectViewer" },
+    { bucket = "models", role = "roles/storage.objectViewer" },
+    # Published files have names made of their content: creating is enough, nothing is ever replaced.
+    { bucket = "models", role = "roles/storage.objectCreator", prefixes = ["mobile/"] },
+    # Files that never change, and the pointer, which is replaced.
+    { bucket = "firebase_storage", role = "roles/storage.objectUser", prefixes = ["models/"] },
+  ]
+  publishes_to = ["deployment-completed"]
+}
+
+# Firebase ML has no resource with a policy of its own.
+resource "google_project_iam_member" "publishes_models" {
+  project = var.project
+  role    = "roles/firebaseml.admin"
+  member  = module.service.service_account.member
+}
+
+# Firebase fetches the file by a signed URL, and signing with no key means asking IAM to sign as oneself.
+resource "google_service_account_iam_member" "signs_as_itself" {
+  service_account_id = module.service.service_account.id
+  role               = "roles/iam.serviceAccountTokenCreator"
+  member             = module.service.service_account.member
+}

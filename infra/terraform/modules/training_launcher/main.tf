@@ -1,0 +1,47 @@
+# training_launcher: notices that data is complete, validates it, and starts two training jobs.
+
+module "service" {
+  source = "../event_service"
+
+  name           = "training_launcher"
+  project        = var.project
+  region         = var.region
+  topics         = var.topics
+  buckets        = var.buckets
+  labels         = var.labels
+  source_archive = var.source_archive
+  build          = var.build
+
+  environment = {
+    DATA_BUCKET              = var.buckets["data"]
+    TRAINER_IMAGE            = var.trainer_image
+    TRAINING_SERVICE_ACCOUNT = var.training_account.email
+  }
+
+  # Validation reads shards and decodes a sample of pictures.
+  memory        = "2Gi"
+  concurrency   = 4
+  max_instances = var.max_instances
+
+  bucket_access = [
+    { bucket = "ledger", role = "roles/storage.objectUser" },
+    { bucket = "data", role = "roles/storage.objectViewer" },
+    { bucket = "config", role = "roles/storage.objectViewer" },
+    # The job document, once; a repetition reads whether it is the same.
+    { bucket = "models", role = "roles/storage.objectCreator", prefixes = ["runs/"] },
+    { bucket = "models", role = "roles/storage.objectViewer", prefixes = ["runs/"] },
+  ]
+  vertex_permissions = [
+    "aiplatform.customJobs.cancel",
+    "aiplatform.customJobs.create",
+    "aiplatform.customJobs.get",
+    "aiplatform.customJobs.list",
+  ]
+}
+
+# CreateCustomJob with a service account needs the right to act as it.
+resource "google_service_account_iam_member" "acts_as_trainer" {
+  service_account_id = var.training_account.id
+  role               = "roles/iam.serviceAccountUser"
+  member             = module.service.service_account.member
+}

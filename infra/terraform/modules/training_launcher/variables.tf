@@ -1,0 +1,63 @@
+variable "project" {
+  description = "Id of the Google Cloud project."
+  type        = string
+}
+
+variable "region" {
+  description = "Region of everything, Vertex AI included."
+  type        = string
+}
+
+variable "topics" {
+  description = "Ids of the topics by name, from modules/messaging."
+  type        = map(string)
+}
+
+variable "buckets" {
+  description = "Names of the buckets by what the product calls them, from modules/storage."
+  type        = map(string)
+}
+
+variable "source_archive" {
+  description = "Path of build/<service>.zip, which `make package SERVICE=<service>` makes."
+  type        = string
+}
+
+variable "build" {
+  description = "How functions are built, from modules/project."
+  type = object({
+    source_bucket   = string
+    repository      = string
+    service_account = string
+  })
+}
+
+variable "trainer_image" {
+  description = "Container image of services/trainer, by digest."
+  type        = string
+
+  validation {
+    condition     = can(regex("@sha256:[0-9a-f]{64}$", var.trainer_image))
+    error_message = "Name the image by digest, …/trainer@sha256:<64 hex digits>: a tag may be another image tomorrow."
+  }
+}
+
+variable "training_account" {
+  description = "The account that training jobs run as, from modules/training."
+  type = object({
+    id    = string
+    email = string
+  })
+}
+
+variable "max_instances" {
+  description = "Upper limit of instances; what comes above it waits and is delivered again."
+  type        = number
+  default     = 10
+}
+
+variable "labels" {
+  description = "Labels on everything that takes labels."
+  type        = map(string)
+  default     = {}
+}

@@ -1,0 +1,75 @@
+"""Every environment variable that a service reads is set or has a default, and every variable that is set is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from dualdeploy import settings
+
+SETTINGS = {
+    "training_launcher": "LauncherSettings",
+    "job_notifier": "NotifierSettings",
+    "cloud_deployer": "DeployerSettings",
+    "mobile_publisher": "PublisherSettings",
+}
+
+pytestmark = pytest.mark.slow
+
+
+def environment(plan: Any, service: str) -> Mapping[str, str]:
+    """What is set on the planned service."""
+    for found in plan.of("google_cloudfunctions2_function"):
+        if found.owner == service:
+            return dict(found.values["service_config"][0]["environment_variables"])
+    (found,) = [found for found in plan.of("google_cloud_run_v2_service") if found.owner == service]
+    return {each["name"]: each["value"] for each in found.values["template"][0]["containers"][0]["env"]}
+
+
+@pytest.mark.parametrize("service", SETTINGS)
+def test_every_variable_is_set_or_has_a_default_and_none_is_set_in_vain(service: str, plan: Any) -> None:
+    read = settings.variables(getattr(importlib.import_module(f"{service}.settings"), SETTINGS[service]))
+    given = set(environment(plan, service))
+    assert {variable for variable, is_required in read.items() if is_required} <= given
+    assert given <= set(read)
+    # An emulator in production would be an open door.
+    assert not [variable for variable in given if "EMULATOR" in variable]
+
+
+@pytest.mark.parametrize("service", SETTINGS)
+def test_a_service_starts_with_what_is_set(service: str, plan: Any, topology: Mapping[str, Any]) -> None:
+    kind = getattr(importlib.import_module(f"{service}.settings"), SETTINGS[service])
+    loaded = settings.load(kind, environment(plan, service))
+    buckets = {
+        field.name: getattr(loaded, field.name) for field in dataclasses.fields(loaded) if "bucket" in field.name
+    }
+    assert buckets == {
+        f"{key.removesuffix('_bucket')}_bucket": topology["buckets"][key.removesuffix("_bucket")]["name"]
+        for key in buckets
+    }
+    assert loaded.project == "demo-dualdeploy"
+    assert loaded.region == "us-central1"
+
+
+def test_images_are_named_by_digest_and_training_runs_as_its_own_account(plan: Any) -> None:
+    launcher = environment(plan, "training_launcher")
+    assert "/trainer@sha256:" in launcher["TRAINER_IMAGE"]
+    assert launcher["TRAINING_SERVICE_ACCOUNT"] == "trainer@demo-dualdeploy.iam.gserviceaccount.com"
+    assert "/predictor@sha256:" in environment(plan, "cloud_deployer")["PREDICTOR_IMAGE"]
+
+
+def test_a_conversion_fits_into_its_instance_and_its_lease_into_a_request(plan: Any) -> None:
+    (publisher,) = [found for found in plan.of("google_cloud_run_v2_service") if found.owner == "mobile_publisher"]
+    template = publisher.values["template"][0]
+    kind = importlib.import_module("mobile_publisher.settings").PublisherSettings
+    loaded = settings.load(kind, environment(plan, "mobile_publisher"))
+    memory = template["containers"][0]["resources"][0]["limits"]["memory"]
+    assert loaded.conversion_memory_mb * 1_000_000 < int(memory.removesuffix("Gi")) * 1024**3 * 0.75
+    assert template["max_instance_request_concurrency"] == 1
+    # Whoever is cut off must have lost its lease only a moment before, or nobody goes on for minutes.
+    assert loaded.lease_seconds <= int(template["timeout"].removesuffix("s"))
+    assert loaded.conversion_timeout_seconds < loaded.lease_seconds
