@@ -28,6 +28,10 @@ down: $(STAMP) ## Stop what `make up` started
 validate: $(STAMP) ## Check a folder of TFRecords before anything is spent: DATA=folder [LABELS=a,b,c]
 	@PYTHONPATH=services/training_launcher $(BIN)/python -m training_launcher.validate_command DATA='$(DATA)' $(if $(LABELS),--labels '$(LABELS)')
 
+.PHONY: replay
+replay: $(STAMP) ## List the dead letters; ID='…' or ALL=1 sends them again (first: set -a; source build/local_cloud.env)
+	@$(BIN)/python -m dualdeploy.replay $(if $(PROJECT),--project '$(PROJECT)') $(if $(ALL),--all) $(ID)
+
 ##@ Work on it
 
 .PHONY: test
@@ -63,6 +67,17 @@ bench: $(STAMP) ## Measure; rows go to build/bench/report.json
 .PHONY: coverage-table
 coverage-table: $(STAMP) ## Write infra/local_cloud/COVERAGE.md from the route tables
 	$(BIN)/python -m local_cloud coverage
+
+##@ Ship it
+
+.PHONY: package
+package: $(STAMP) ## Stage what is shipped into build/<service>/ (SERVICE=x for one, BASE_IMAGE=…@sha256:… to pin the base)
+	@$(BIN)/python infra/packaging/package.py $(SERVICE)
+
+.PHONY: plan
+plan: package ## What Terraform would change (fill in infra/terraform/environments/example/terraform.tfvars first)
+	terraform -chdir=infra/terraform/environments/example init -input=false
+	terraform -chdir=infra/terraform/environments/example plan -input=false
 
 ##@ Keep house
 

@@ -43,6 +43,7 @@ from job_notifier.handler import JobNotifier
 from job_notifier.settings import NotifierSettings
 from mobile_publisher.handler import MobilePublisher
 from mobile_publisher.settings import PublisherSettings
+from mobile_publisher.storage_channel import StorageChannel
 from training_launcher.handler import Launcher
 from training_launcher.settings import LauncherSettings
 
@@ -99,6 +100,7 @@ def config_document(dataset: str = "flowers", **sections: Any) -> dict[str, Any]
         "dataset": dataset,
         "labels": list(LABELS),
         "data": {"quiet_period": QUIET_SECONDS},
+        "serving": {"canary": {"steps": [50, 100], "bake": 0, "answers": 2}},
         **sections,
     }
 
@@ -130,7 +132,7 @@ class StubExport:
 
 
 class Chain:
-    """One project: four buckets, Vertex AI, Firebase ML, Pub/Sub and the four services."""
+    """One project: five buckets, Vertex AI, Firebase ML, Pub/Sub and the four services."""
 
     def __init__(self, *, looks_locked: int = 0, publisher_variant: str = "dynamic") -> None:
         self.clock = ManualClock()
@@ -154,6 +156,7 @@ class Chain:
         self.config = self._store("config")
         self.ledger_store = self._store("ledger")
         self.models = self._store("models")
+        self.phones = self._store("phones")
         self.vertex = FakeVertex(faults=self._faults("vertex"))
         self.firebase = FakeFirebaseMl(faults=self._faults("firebase"), looks_locked=looks_locked)
         self.publisher = FakePublisher(faults=self._faults("pubsub"))
@@ -162,15 +165,7 @@ class Chain:
         self.configure()
 
     def _build_services(self) -> None:
-        self.launcher = Launcher(
-            ledger=self.ledger,
-            data=self.data,
-            config=self.config,
-            models=self.models,
-            vertex=self.vertex,
-            settings=LAUNCHER_SETTINGS,
-            clock=self.clock,
-        )
+        self.launcher = self._new_launcher()
         self.notifier = JobNotifier(
             ledger=self.ledger,
             models=self.models,
@@ -193,12 +188,24 @@ class Chain:
             firebase=self.firebase,
             export=self._export,  # type: ignore[arg-type]  # a stub needs only `as_facts`
             settings=PUBLISHER_SETTINGS,
+            storage=StorageChannel(models=self.models, bucket=self.phones),
             clock=self.clock,
         )
         self.workers = {
             "cloud": self._worker("cloud", deployer.advance),
             "mobile": self._worker("mobile", publisher.advance),
         }
+
+    def _new_launcher(self) -> Launcher:
+        return Launcher(
+            ledger=self.ledger,
+            data=self.data,
+            config=self.config,
+            models=self.models,
+            vertex=self.vertex,
+            settings=LAUNCHER_SETTINGS,
+            clock=self.clock,
+        )
 
     def _worker(self, target: str, advance: Any) -> BranchWorker:
         return BranchWorker(
@@ -215,7 +222,12 @@ class Chain:
         """The HTTP interface of the target's service."""
         app = flask.Flask(target)
         routes = release_api.blueprint(
-            target, target, ledger=self.ledger, lease_seconds=LEASE_SECONDS, clock=self.clock
+            target,
+            target,
+            ledger=self.ledger,
+            lease_seconds=LEASE_SECONDS,
+            clock=self.clock,
+            can_abort=target == "cloud",
         )
         app.register_blueprint(routes)
         return app.test_client()
@@ -225,7 +237,7 @@ class Chain:
         other = Chain(looks_locked=self._looks_locked)
         pairs = [(self.vertex, other.vertex), (self.firebase, other.firebase), (self.publisher, other.publisher)]
         pairs += [(self.data, other.data), (self.config, other.config), (self.models, other.models)]
-        pairs += [(self.ledger_store, other.ledger_store)]
+        pairs += [(self.ledger_store, other.ledger_store), (self.phones, other.phones)]
         for mine, theirs in pairs:
             for name, value in vars(mine).items():
                 if isinstance(value, dict | list | itertools.count):
@@ -277,6 +289,8 @@ class Chain:
             self.outcomes.append((delivery.name, "retry", f"{type(exc).__name__}: {exc}"))
             return False
         except ProcessDied:
+            # What this service remembers between events died with it.
+            self.launcher = self._new_launcher()
             return False
         finally:
             self._call.active = False
@@ -320,14 +334,19 @@ class Chain:
 
     def redeploy(self, target: str, **body: Any) -> Delivery:
         """`POST /redeploy` of the target's service, by somebody who tries again when told to; not queued."""
+        return self.post(target, "redeploy", **body)
+
+    def post(self, target: str, command: str, *, key: str = "", **body: Any) -> Delivery:
+        """A command to the target's service, by somebody who tries again when told to; not queued."""
+        headers = {"Idempotency-Key": key} if key else {}
 
         def post() -> Outcome:
-            response = self.http(target).post("/redeploy", json=body)
+            response = self.http(target).post(f"/{command}", json=body, headers=headers)
             if response.status_code == 503:
                 raise LeaseHeld(response.json["error"])
             return Outcome("done", f"{response.status_code}: {response.json}")
 
-        return Delivery(f"{target}/redeploy", post)
+        return Delivery(f"{target}/{command}", post)
 
     def result_hint(self, run_id: str, target: str) -> Delivery:
         event = ObjectFinalized("models", training.result_name(run_id, target), 1, 1)
@@ -408,6 +427,9 @@ class Chain:
             "metrics": {"accuracy": accuracy, "loss": 0.1, "examples": 40},
             "data": {"train_examples": 160, "eval_examples": 40},
         }
+        # A picture is the bytes of its label: see `dualdeploy.testing.vertex.label_in_picture`.
+        pictures = [(label.encode(), [float(label == other) for other in LABELS]) for label in LABELS]
+        _overwrite(self.models, f"{training.artifact_directory(run_id, target)}/golden.json", golden_set(pictures))
         _overwrite(self.models, name or training.result_name(run_id, target), json.dumps(result).encode())
 
     def _export(self, run: Run, config: DatasetConfig) -> StubExport:
@@ -415,8 +437,13 @@ class Chain:
         digest = hashlib.sha256(tflite).hexdigest()
         name = f"mobile/{run.dataset}/{run.run_id}/{digest[:12]}/model.tflite"
         self.models.put(name, tflite, expect=ABSENT)
+        version = f"{run.run_id.removeprefix(f'{run.dataset}-')}-{digest[:12]}"
+        manifest = {"version": version, "sha256": digest, "size": len(tflite)}
+        described = name.replace("model.tflite", "manifest.json")
+        self.models.put(described, json.dumps(manifest).encode(), expect=ABSENT)
         return StubExport(
             {
+                "manifest": self.models.uri(described),
                 "tflite": self.models.uri(name),
                 "tflite_sha256": digest,
                 "tflite_bytes": 2_000_000,
@@ -508,6 +535,11 @@ class Chain:
         (model,) = self.firebase.models.values()
         assert model.published
         assert f"run-{run_id.removeprefix('flowers-')}" in model.tags
+        # A phone that knows only the bucket gets this run's file, whole.
+        pointer = json.loads(self.phones.read("models/flowers/latest.json").data)
+        published = self.phones.read(pointer["model"]).data
+        assert published == f"file of {run_id}".encode()
+        assert hashlib.sha256(published).hexdigest() == pointer["sha256"]
 
     def check_is_tidy(self) -> None:
         """Nothing is left over, nothing happened twice that must not, no branch took a forbidden way."""

@@ -1,4 +1,5 @@
-"""What every test has in common: importable helpers (`chain`, `stories`), and property tests that judge no clock."""
+"""What every test has in common: importable helpers (`chain`, `stories`), property tests that judge no clock, and
+more time for the slow ones."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import hypothesis
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -14,3 +16,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 # a new counterexample belongs to whoever changes the code, not to whoever happens to push.
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=os.environ.get("CI") == "true")
 hypothesis.settings.load_profile("steady")
+
+#: Seconds for a test that trains, converts or packages, on a machine that has other things to do as well.
+SLOW_TIMEOUT = 600
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))

@@ -167,7 +167,12 @@ def modules_of(service: str) -> dict[str, list[str]]:
     paths = [REPOSITORY / "services" / service, REPOSITORY / "shared" / "src"]
     environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, service], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", PROGRAM, service],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     report: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])

@@ -30,6 +30,7 @@ FIREBASE_NAME = r"^[A-Za-z0-9_-]{1,32}$"
 ENDPOINT_ID = r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$"
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_LAST_FOLDERS = re.compile(r"last: [1-9]\d{0,2}", re.ASCII)
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -45,6 +46,18 @@ def parse_duration(value: object) -> float:
 
 Duration = Annotated[float, pydantic.BeforeValidator(parse_duration)]
 TimeLimit = Annotated[Duration, Field(gt=0.0)]
+
+
+def parse_snapshot(value: object) -> str:
+    """`all`, `latest_folder`, or `last: N` also as the mapping `{last: N}`. Raises ValueError with all three."""
+    last = value.get("last") if isinstance(value, Mapping) and value.keys() == {"last"} else None
+    text = f"last: {last}" if isinstance(last, int) and not isinstance(last, bool) else value
+    if text in ("all", "latest_folder") or (isinstance(text, str) and _LAST_FOLDERS.fullmatch(text)):
+        return str(text)
+    raise ValueError("must be all, latest_folder or {last: N} with N from 1 to 999")
+
+
+SnapshotRule = Annotated[str, pydantic.BeforeValidator(parse_snapshot)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -65,9 +78,19 @@ class Data(_Section):
     """Which objects are shards of this data set, and when a batch of them is complete."""
 
     prefix: str = ""
-    snapshot: Literal["all"] = "all"
+    snapshot: SnapshotRule = "all"
     quiet_period: Duration = 120.0
     features: Features = Features()
+    on_new_data: Literal["queue", "supersede"] = "queue"
+    retrain_every: Annotated[Duration, Field(ge=3600.0)] | None = None
+    retrain_force: bool = False
+
+    @property
+    def last_folders(self) -> int | None:
+        """How many of the last sub-folders make a run; None for everything under the prefix."""
+        if self.snapshot == "all":
+            return None
+        return 1 if self.snapshot == "latest_folder" else int(self.snapshot.removeprefix("last: "))
 
 
 class Validation(_Section):
@@ -84,7 +107,7 @@ class Accelerator(_Section):
 class Recipe(_Section):
     """How the network learns; the same keys and defaults as `dualdeploy.training.Recipe`, which the trainer reads."""
 
-    augmentation: Literal["standard", "light", "none"] = "standard"
+    augmentation: Literal["auto", "standard", "light", "none"] = "auto"
     label_smoothing: float = Field(default=0.05, ge=0, lt=1)
     weight_decay: float = Field(default=0.01, ge=0, lt=1)
     class_weights: Literal["auto", "none"] = "auto"
@@ -132,15 +155,54 @@ class Training(_Section):
         return {"cloud": self.cloud, "mobile": self.mobile}[target]
 
 
-class CloudGate(_Section):
-    """What a model must reach before it may serve."""
+class TargetBudget(_Section):
+    """What an hour of this target's job costs (overrides our table), and how long it is expected to take."""
 
+    usd_per_hour: float | None = Field(default=None, ge=0, lt=100_000)
+    expected: TimeLimit | None = None
+
+
+class Budget(_Section):
+    """What the owner allows, in US dollars; without limits, estimates are only recorded."""
+
+    max_usd_per_run: float | None = Field(default=None, gt=0)
+    max_usd_per_month: float | None = Field(default=None, gt=0)
+    unknown_price: Literal["refuse", "warn"] = "refuse"
+    cloud: TargetBudget = TargetBudget()
+    mobile: TargetBudget = TargetBudget()
+
+    def of(self, target: str) -> TargetBudget:
+        """The section of `cloud` or `mobile`."""
+        return {"cloud": self.cloud, "mobile": self.mobile}[target]
+
+    @property
+    def is_limited(self) -> bool:
+        return self.max_usd_per_run is not None or self.max_usd_per_month is not None
+
+
+class CloudGate(_Section):
+    """What a model must reach before it may serve; regressions against the model that serves, on the same pictures.
+
+    `mode: warn` lets a model that fails go out, and says so in its history.
+    """
+
+    mode: Literal["enforce", "warn"] = "enforce"
     min_accuracy: Fraction = 0.0
+    max_regression: Fraction | None = 0.01
+    max_class_regression: Fraction | None = 0.05
+    max_calibration_error: Fraction | None = None
 
 
 class MobileGate(_Section):
+    """What a file for phones must reach; a limit that is not given is no rule. Shares from 0 to 1."""
+
     min_accuracy: Fraction = 0.0
     max_size_mb: float = Field(default=50.0, gt=0)
+    max_conversion_loss: Fraction | None = 0.05
+    max_class_loss: Fraction | None = None
+    max_regression: Fraction | None = None
+    min_cloud_agreement: Fraction | None = None
+    max_latency_ms: float | None = Field(default=None, gt=0)
 
 
 class Gates(_Section):
@@ -148,13 +210,42 @@ class Gates(_Section):
     mobile: MobileGate = MobileGate()
 
 
+class Canary(_Section):
+    """How a new model gets its traffic: percentages that rise to 100, each held for `bake`, each proven by probes.
+
+    `answers`: how many of the golden pictures the new model must have answered at each step. `max_latency` is absolute,
+    `max_latency_ratio` against the model that serves, whose p95 `latency_slack` is added to.
+    """
+
+    steps: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(default=(5, 25, 50, 100), min_length=1)
+    bake: Duration = 300.0
+    answers: int = Field(default=10, ge=1, le=100)
+    min_agreement: Fraction = 0.9
+    max_error_rate: Fraction = 0.1
+    max_latency_ratio: float = Field(default=2.0, gt=0)
+    latency_slack: Duration = 0.25
+    max_latency: TimeLimit | None = None
+
+    @pydantic.field_validator("steps")
+    @classmethod
+    def _steps_rise_to_everything(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if list(value) != sorted(set(value)) or value[-1] != 100:
+            raise ValueError("must rise and end with 100, such as [5, 25, 50, 100]")
+        return value
+
+
 class Serving(_Section):
-    """The Vertex AI endpoint. `endpoint` is its id; it is the data set's name unless given."""
+    """The Vertex AI endpoint. `endpoint` is its id; it is the data set's name unless given.
+
+    `keep_previous`: how many replaced models stay deployed without traffic, for a rollback in seconds; each costs.
+    """
 
     endpoint: Annotated[str, Field(pattern=ENDPOINT_ID)] = ""
     machine: str = "n1-standard-4"
     min_replicas: int = Field(default=1, ge=1)
     max_replicas: int = Field(default=1, ge=1)
+    canary: Canary = Canary()
+    keep_previous: int = Field(default=0, ge=0, le=1)
 
     @pydantic.model_validator(mode="after")
     def _replicas_are_a_range(self) -> Serving:
@@ -164,9 +255,21 @@ class Serving(_Section):
 
 
 class Publishing(_Section):
-    """The Firebase ML model. `name` is its display name; it is the data set's name unless given."""
+    """How phones get the model. `name` is its Firebase ML display name and its folder in Cloud Storage for Firebase."""
 
     name: Annotated[str, Field(pattern=FIREBASE_NAME)] = ""
+    channels: tuple[Literal["firebase-ml", "firebase-storage"], ...] = Field(
+        default=("firebase-ml", "firebase-storage"), min_length=1
+    )
+    quantization: Literal["auto", "float32", "float16", "dynamic", "int8"] = "auto"
+    min_app_version: str = ""
+
+    @pydantic.field_validator("channels")
+    @classmethod
+    def _channels_are_distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("the same channel stands twice")
+        return value
 
 
 class DatasetConfig(_Section):
@@ -177,6 +280,7 @@ class DatasetConfig(_Section):
     data: Data = Data()
     validation: Validation = Validation()
     training: Training = Training()
+    budget: Budget = Budget()
     gates: Gates = Gates()
     serving: Serving = Serving()
     publishing: Publishing = Publishing()

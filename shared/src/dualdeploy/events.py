@@ -75,20 +75,14 @@ class TrainingJobLogged:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClockTicked:
-    """Cloud Scheduler says that time has passed."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingCompleted:
-    """A training job of one target ended; published by job_notifier once for each job and outcome."""
+class _BranchEnded:
+    """What is told of a branch when one part of its way is over."""
 
     run_id: str
     dataset: str
     target: str
     outcome: str
     reason: str = ""
-    v: int = 1
 
     @property
     def attributes(self) -> dict[str, str]:
@@ -102,26 +96,27 @@ class TrainingCompleted:
 
 
 @dataclasses.dataclass(frozen=True)
-class DeploymentCompleted:
-    """A branch reached an end: `outcome` is its final state, `previous` the run that served before."""
+class TrainingCompleted(_BranchEnded):
+    """A training job of one target ended.
 
-    run_id: str
-    dataset: str
-    target: str
-    outcome: str
-    reason: str = ""
-    previous: str = ""
-    links: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    job_notifier publishes it at least once for each job: once in the ordinary case, again when it dies between
+    publishing and remembering that it did.
+    """
+
     v: int = 1
 
-    @property
-    def attributes(self) -> dict[str, str]:
-        return {
-            "run_id": self.run_id,
-            "dataset": self.dataset,
-            "target": self.target,
-            "outcome": self.outcome,
-        }
+
+@dataclasses.dataclass(frozen=True)
+class DeploymentCompleted(_BranchEnded):
+    """A branch reached an end: `outcome` is its final state, `previous` the run that served before.
+
+    `verdict` has the gate's rules with their figures, as the branch's facts have them.
+    """
+
+    previous: str = ""
+    links: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    verdict: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    v: int = 1
 
 
 def encode(event: TrainingCompleted | DeploymentCompleted | RetrainRequested) -> bytes:
@@ -165,11 +160,6 @@ def parse_training_job_logged(envelope: Envelope) -> TrainingJobLogged:
     if not (job_id.isascii() and job_id.isdigit()):
         raise MalformedEvent("not a log entry of an ml_job: resource.labels.job_id must be the number of the job")
     return TrainingJobLogged(job_id=job_id)
-
-
-def parse_clock_ticked(_envelope: Envelope) -> ClockTicked:
-    """Whatever the scheduler sends: that it was sent is all there is to know."""
-    return ClockTicked()
 
 
 def parse_training_completed(envelope: Envelope) -> TrainingCompleted:

@@ -1,10 +1,12 @@
 """Every run as a folder of small JSON objects, changed by compare-and-swap only.
 
 runs/<run_id>/run.json             the snapshot and the configuration it was claimed with; written once
+runs/<run_id>/estimate.json        what the run may cost, before anything is spent; written once (`spending`)
 runs/<run_id>/{cloud,mobile}.json  the two branches
 active/{cloud,mobile}/<run_id>     marker of an unfinished branch: the clock lists only these
 live/<dataset>/{cloud,mobile}.json what serves now, and what served before
 datasets/<dataset>/inbox/<window>  "something arrived in this window of time, perhaps not yet in a run"
+spend/<month>/<dataset>.json       what the runs of a month have reserved and cost (`spending`)
 locks/<name>.json                  leases
 rejected/<day>/<id>.json           events that can never succeed, with the reason
 """
@@ -83,6 +85,10 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
 FINAL = frozenset({State.LIVE, State.REJECTED, State.FAILED, State.ROLLED_BACK, State.SUPERSEDED})
 
 
+#: Step of a branch in training whose job the launcher cancels because newer data takes its place.
+CALLED_OFF = "called off"
+
+
 class IllegalTransition(CannotEverSucceed):
     """The transition table has no such move."""
 
@@ -150,6 +156,7 @@ class Branch(_Record):
 
     `job` is the Vertex AI job, `operation` the long-running operation it waits for, `step` where inside `state` it
     is, `release` counts how often it was sent out (a redeploy is a new release), `facts` is what its owner found out.
+    `waiting_since` is when Vertex AI first had no quota or capacity for it, `retry_at` when it is asked again.
     """
 
     v: Literal[1] = 1
@@ -164,6 +171,8 @@ class Branch(_Record):
     operation: str = ""
     operation_since: str = ""
     attempts: int = 0
+    waiting_since: str = ""
+    retry_at: str = ""
     release: int = 1
     forced: bool = False
     training_announced: bool = False
@@ -179,7 +188,8 @@ class Branch(_Record):
                 f"{self.run_id}/{self.target}: {self.state} cannot become {state} (allowed: {allowed})"
             )
         moment = Moment(at=clocks.to_text(at), state=state, note=note)
-        changes = {"step": "", "operation": "", "operation_since": "", "attempts": 0, **changes}
+        cleared = {"step": "", "operation": "", "operation_since": "", "attempts": 0}
+        changes = {**cleared, "waiting_since": "", "retry_at": "", **changes}
         return self.changed(state=state, since=moment.at, reason=note, history=(*self.history, moment), **changes)
 
     def changed(self, **changes: Any) -> Branch:
@@ -277,6 +287,30 @@ class Ledger:
         found = [parts[1] for parts in names if len(parts) == 3 and parts[2] == "run.json"]
         return [run_id for run_id in found if dataset_of(run_id) == dataset]
 
+    def newest_run(self, dataset: str) -> tuple[str, datetime.datetime] | None:
+        """The run of a data set that was claimed last, and when; one listing."""
+        claims = (
+            (summary.updated, parts[1])
+            for summary in self._store.list(f"runs/{dataset}-")
+            if len(parts := summary.name.split("/")) == 3 and parts[2] == "run.json" and dataset_of(parts[1]) == dataset
+        )
+        newest = max(claims, default=None)
+        return (newest[1], newest[0]) if newest else None
+
+    def read_document(self, name: str, kind: type[Document]) -> Versioned[Document] | None:
+        """Any other document, or None when there is none. Raises CannotEverSucceed when it is no `kind`."""
+        try:
+            return self._read(name, kind)
+        except ObjectMissing:
+            return None
+
+    def write_document(self, name: str, document: pydantic.BaseModel, *, expect: Generation) -> None:
+        """Raises LedgerContention when the object is no longer at `expect`."""
+        try:
+            self._store.put(name, _encode(document), expect=expect)
+        except GenerationChanged as exc:
+            raise LedgerContention(f"{name} was changed by another instance") from exc
+
     def write_once(self, name: str, data: bytes) -> bytes:
         """Put an object that never changes; returns what is there, which may be an earlier writer's."""
         try:
@@ -360,15 +394,19 @@ class Ledger:
 
     # Arrivals --------------------------------------------------------------------------------------------------
 
-    def note_arrival(self, dataset: str) -> None:
+    def arrival_window(self) -> int:
+        """The window of time that an arrival of now is noted in: its beginning, in seconds since the epoch."""
+        return int(self._clock().timestamp()) // INBOX_WINDOW_SECONDS * INBOX_WINDOW_SECONDS
+
+    def note_arrival(self, dataset: str, window: int | None = None) -> None:
         """Say that something of `dataset` arrived now: one small object for each window of ten seconds.
 
         A window may only be deleted by somebody who listed the shards after it ended (see `settled_arrivals`), so an
         event that finds its window already noted can be sure that a listing still to come will see its shard.
         """
-        window = int(self._clock().timestamp()) // INBOX_WINDOW_SECONDS * INBOX_WINDOW_SECONDS
+        name = _inbox_name(dataset, self.arrival_window() if window is None else window)
         with contextlib.suppress(GenerationChanged):
-            self._store.put(_inbox_name(dataset, window), b"", expect=ABSENT, content_type="text/plain")
+            self._store.put(name, b"", expect=ABSENT, content_type="text/plain")
 
     def arrivals(self) -> dict[str, list[int]]:
         """The noted windows (seconds since the epoch of their beginnings) of every data set that has any."""
@@ -437,6 +475,11 @@ class Ledger:
         name = f"rejected/{rejected.at[:10]}/{digest}.json"
         self.write_once(name, _encode(rejected))
         return name
+
+    def rejections(self) -> list[Rejected]:
+        """Every recorded rejection, in the order of days. Lists: for people."""
+        names = [summary.name for summary in self._store.list("rejected/")]
+        return [self._read(name, Rejected).document for name in names]
 
     # Inside ----------------------------------------------------------------------------------------------------
 

@@ -22,9 +22,12 @@ class WrongSettings(DualDeployError):
     """One or more environment variables are missing or wrong; the message lists them all."""
 
 
-def setting(variable: str, describes: str, *, default: Any = _REQUIRED) -> Any:
-    """A dataclass field read from the environment variable `variable`; required unless `default` is given."""
-    metadata = {"variable": variable, "describes": describes}
+def setting(variable: str, describes: str, *, default: Any = _REQUIRED, minimum: float | None = None) -> Any:
+    """A dataclass field read from the environment variable `variable`; required unless `default` is given.
+
+    `minimum` is the smallest number that works. It binds the environment only: a test may be more impatient.
+    """
+    metadata = {"variable": variable, "describes": describes, "minimum": minimum}
     if default is _REQUIRED:
         return dataclasses.field(metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -50,7 +53,7 @@ def load(kind: type[Settings], environ: Mapping[str, str], **explicit: Any) -> S
                 faults.append(f"{variable} is not set ({field.metadata['describes']})")
             continue
         try:
-            values[field.name] = _parse(text, types[field.name])
+            values[field.name] = _parse(text, types[field.name], minimum=field.metadata.get("minimum"))
         except ValueError as exc:
             faults.append(f"{variable}={text!r} is wrong: {exc} ({field.metadata['describes']})")
     if faults:
@@ -58,19 +61,19 @@ def load(kind: type[Settings], environ: Mapping[str, str], **explicit: Any) -> S
     return kind(**values)
 
 
-def _parse(text: str, kind: Any) -> Any:
+def _parse(text: str, kind: Any, *, minimum: float | None) -> Any:
     if kind is bool:
         if text.lower() not in ("true", "false"):
             raise ValueError("must be true or false")
         return text.lower() == "true"
-    if kind is int:
-        return int(text)
-    if kind is float:
-        number = float(text)
-        if not math.isfinite(number):
-            raise ValueError("must be a finite number")
-        return number
-    return text
+    if kind not in (int, float):
+        return text
+    number = kind(text)
+    if kind is float and not math.isfinite(number):
+        raise ValueError("must be a finite number")
+    if minimum is not None and number < minimum:
+        raise ValueError(f"must be at least {minimum:g}")
+    return number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +91,10 @@ class CloudSettings:
     firebase_ml_emulator_host: str = setting(
         "FIREBASE_ML_EMULATOR_HOST", "host:port of a Firebase ML emulator; empty for the real one", default=""
     )
+    # A lease that is over at once is held by everybody.
     lease_seconds: float = setting(
-        "LEASE_SECONDS", "how long one instance may work on a branch before another takes over", default=120.0
+        "LEASE_SECONDS",
+        "how long one instance may work on a branch before another takes over",
+        default=120.0,
+        minimum=1,
     )

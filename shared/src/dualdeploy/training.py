@@ -18,6 +18,9 @@ Target = Literal["cloud", "mobile"]
 TARGETS: tuple[Target, ...] = ("cloud", "mobile")
 
 
+Augmentation = Literal["standard", "light", "none"]
+
+
 class _Document(pydantic.BaseModel):
     """Frozen; unknown keys are ignored, because a newer writer may say more than this reader knows."""
 
@@ -55,7 +58,7 @@ class Recipe(_Document):
     matter for weights other than none.
     """
 
-    augmentation: Literal["standard", "light", "none"] = "standard"
+    augmentation: Literal["auto", "standard", "light", "none"] = "auto"
     label_smoothing: float = Field(default=0.05, ge=0, lt=1)
     weight_decay: float = Field(default=0.01, ge=0, lt=1)
     class_weights: Literal["auto", "none"] = "auto"
@@ -76,6 +79,13 @@ class TrainingParameters(_Document):
     seed: int = 0
     max_bad_records: float = 0.01
     recipe: Recipe = Recipe()
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What `auto` means here: a network that learns from scratch has enough to do without much of it."""
+        if self.recipe.augmentation == "auto":
+            return "light" if self.weights == "none" else "standard"
+        return self.recipe.augmentation
 
 
 class LiveModel(_Document):

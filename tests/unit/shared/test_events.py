@@ -12,7 +12,6 @@ import pytest
 from dualdeploy import events
 from dualdeploy.errors import MalformedEvent
 from dualdeploy.events import (
-    ClockTicked,
     DeploymentCompleted,
     Envelope,
     ObjectFinalized,
@@ -57,8 +56,6 @@ def push(message: Any, **outside: Any) -> bytes:
         ("eventarc_training_completed", events.parse_training_completed, COMPLETED),
         ("pubsub_push_training_job_text", events.parse_training_job_logged, JOB),
         ("pubsub_push_training_job_json", events.parse_training_job_logged, JOB),
-        ("pubsub_push_clock", events.parse_clock_ticked, ClockTicked()),
-        ("pubsub_push_attributes_only", events.parse_clock_ticked, ClockTicked()),
     ],
 )
 def test_a_real_payload_becomes_its_event(
@@ -128,6 +125,14 @@ def test_a_push_keeps_message_id_attributes_subscription_and_attempt(delivery: C
     assert envelope.attributes == COMPLETED.attributes
     assert envelope.subscription == "projects/demo-dualdeploy/subscriptions/publisher-training-completed"
     assert envelope.delivery_attempt == 3
+
+
+def test_a_push_of_attributes_alone_keeps_them_and_has_no_data(delivery: Callable[[str], Any]) -> None:
+    headers, body = delivery("pubsub_push_attributes_only")
+
+    envelope = unwrap(body, headers=headers)
+
+    assert (envelope.data, envelope.attributes) == (b"", {"tick": "1"})
 
 
 def test_a_message_is_known_by_the_same_id_pushed_or_through_eventarc(delivery: Callable[[str], Any]) -> None:

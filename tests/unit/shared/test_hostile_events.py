@@ -24,7 +24,6 @@ PARSERS = (
     events.parse_retrain_requested,
     events.parse_training_job_logged,
     events.parse_training_completed,
-    events.parse_clock_ticked,
 )
 
 #: Every key that some parser looks at, so that arbitrary documents come near to real ones.

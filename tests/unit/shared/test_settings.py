@@ -25,6 +25,13 @@ class Everything:
     loud: bool = setting("LOUD", "whether to shout", default=False)
 
 
+@dataclasses.dataclass(frozen=True)
+class Bounded:
+    wait: float = setting("WAIT", "seconds to wait", default=5.0, minimum=0.5)
+    workers: int = setting("WORKERS", "how many work", default=2, minimum=1)
+    retries: int = setting("RETRIES", "how often to try again", default=3, minimum=0)
+
+
 def test_what_is_set_is_parsed_by_type_and_what_is_not_is_the_default() -> None:
     read = load(CloudSettings, {**ENVIRONMENT, "LEASE_SECONDS": "30"})
 
@@ -43,6 +50,27 @@ def test_every_missing_and_every_wrong_variable_is_named_in_one_error() -> None:
     assert "COUNT='many' is wrong" in lines[1]
     assert "SHARE='nan' is wrong: must be a finite number (how much)" in lines[2]
     assert "LOUD='yes' is wrong: must be true or false (whether to shout)" in lines[3]
+
+
+def test_every_number_below_its_minimum_is_told_together_with_the_other_faults() -> None:
+    with pytest.raises(WrongSettings) as caught:
+        load(Bounded, {"WAIT": "0.4", "WORKERS": "0", "RETRIES": "often"})
+
+    lines = str(caught.value).splitlines()[1:]
+    assert lines[0].strip() == "WAIT='0.4' is wrong: must be at least 0.5 (seconds to wait)"
+    assert lines[1].strip() == "WORKERS='0' is wrong: must be at least 1 (how many work)"
+    assert "RETRIES='often' is wrong" in lines[2]
+    assert len(lines) == 3
+
+
+def test_the_minimum_itself_is_accepted() -> None:
+    assert load(Bounded, {"WAIT": "0.5", "WORKERS": "1", "RETRIES": "0"}) == Bounded(0.5, 1, 0)
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "0.99", "nan", "inf"])
+def test_a_lease_that_nobody_could_hold_is_refused(seconds: str) -> None:
+    with pytest.raises(WrongSettings, match="LEASE_SECONDS"):
+        load(CloudSettings, {**ENVIRONMENT, "LEASE_SECONDS": seconds})
 
 
 @pytest.mark.parametrize("blank", ["", "   ", "\n"])
