@@ -28,6 +28,24 @@ down: $(STAMP) ## Stop what `make up` started
 validate: $(STAMP) ## Check a folder of TFRecords before anything is spent: DATA=folder [LABELS=a,b,c]
 	@PYTHONPATH=services/training_launcher $(BIN)/python -m training_launcher.validate_command DATA='$(DATA)' $(if $(LABELS),--labels '$(LABELS)')
 
+# What `make redeploy` and `make rollback` send, with what was given on the command line.
+REQUEST = {"dataset": "$(DATASET)"$(if $(REASON),$(comma) "reason": "$(REASON)")$(if $(TO_RUN),$(comma) "to_run": "$(TO_RUN)")}
+comma := ,
+POST = test -e build/local_cloud.env || { echo "nothing is running: make up first"; exit 1; }; \
+  test -n '$(DATASET)' || { echo "name the data set: DATASET=flowers"; exit 1; }; \
+  set -a; . build/local_cloud.env; set +a; \
+  for url in $${CLOUD_DEPLOYER_URL:?} $${MOBILE_PUBLISHER_URL:?}; do \
+    curl -sS -X POST "$$url/$(1)" -H content-type:application/json -d '$(REQUEST)'; \
+  done
+
+.PHONY: redeploy
+redeploy: ## Bring a recorded run out again on both sides, without training: DATASET=flowers [REASON='…']
+	@$(call POST,redeploy)
+
+.PHONY: rollback
+rollback: ## Back to what was live before, on both sides: DATASET=flowers [TO_RUN=…] [REASON='…']
+	@$(call POST,rollback)
+
 .PHONY: replay
 replay: $(STAMP) ## List the dead letters; ID='…' or ALL=1 sends them again (first: set -a; source build/local_cloud.env)
 	@$(BIN)/python -m dualdeploy.replay $(if $(PROJECT),--project '$(PROJECT)') $(if $(ALL),--all) $(ID)
