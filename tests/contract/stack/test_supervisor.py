@@ -54,7 +54,9 @@ def mark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
 def start_owner(tmp_path: Path, mark: str) -> subprocess.Popen[bytes]:
     """A process that runs a stack as the demo does, and tells when it is up."""
     program = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        # Whoever runs the tests in the background may have made them ignore it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pathlib import Path\n"
         "from local_cloud.supervisor import running\n"
         "folder, repository = Path(sys.argv[1]), Path(sys.argv[2])\n"

@@ -248,7 +248,8 @@ def test_a_job_that_is_done_before_its_planned_crash_fails_all_the_same(cloud: A
 
 def test_a_stalled_job_ends_only_by_its_timeout(cloud: Any) -> None:
     with cloud.faults.plan({"aiplatform.jobs.run": ["stall"]}):
-        job = cloud.ended(cloud.submit("print=hello", spec={"scheduling": {"timeout": {"seconds": 1}}}))
+        # Left alone it would succeed after two seconds: long enough to be frozen before, on a busy machine too.
+        job = cloud.ended(cloud.submit("sleep=2", spec={"scheduling": {"timeout": {"seconds": 4}}}))
     assert job.state == State.JOB_STATE_CANCELLED
 
 
