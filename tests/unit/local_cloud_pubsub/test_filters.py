@@ -7,6 +7,7 @@ import string
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nested import nested
 
 from local_cloud.pubsub.filters import MAXIMUM_BYTES, FilterSyntaxError, compile_filter
 
@@ -18,13 +19,12 @@ _LEAVES = st.one_of(
     st.tuples(st.just("has"), _KEYS),
     st.tuples(st.sampled_from(["equals", "differs", "prefix"]), _KEYS, _VALUES),
 )
-_TREES = st.recursive(
+_TREES = nested(
     _LEAVES,
     lambda trees: st.one_of(
         st.tuples(st.just("not"), trees),
         st.tuples(st.sampled_from(["and", "or"]), st.lists(trees, min_size=2, max_size=3)),
     ),
-    max_leaves=5,
 )
 _ATTRIBUTES = st.dictionaries(_KEYS, _VALUES)
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nested import nested
 
 from predictor import instances
 from predictor.instances import BadRequest
@@ -123,10 +124,9 @@ def test_pictures_that_are_too_large_together_are_refused() -> None:
         instances.parse(body(large, large, large), max_instances=3)
 
 
-json_values = st.recursive(
+json_values = nested(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=8,
 )
 
 

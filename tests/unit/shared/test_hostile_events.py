@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nested import nested
 
 from dualdeploy import events
 from dualdeploy.errors import MalformedEvent
@@ -34,7 +35,7 @@ KEYS = st.sampled_from(
         *("deliveryAttempt", "subscription", "id", "source", "type", "data_base64"),
     )
 )
-JSON = st.recursive(
+JSON = nested(
     st.none()
     | st.booleans()
     | st.integers()
@@ -42,7 +43,6 @@ JSON = st.recursive(
     | st.text()
     | st.sampled_from(["\ud800", "cloud", "succeeded", "google.cloud.pubsub.topic.v1.messagePublished"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.text(max_size=3), inner, max_size=6),
-    max_leaves=12,
 )
 HEADERS: st.SearchStrategy[Mapping[str, str]] = st.dictionaries(
     st.sampled_from(["ce-type", "ce-id", "ce-source", "Content-Type"]),
