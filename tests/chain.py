@@ -433,7 +433,8 @@ class Chain:
         _overwrite(self.models, name or training.result_name(run_id, target), json.dumps(result).encode())
 
     def _export(self, run: Run, config: DatasetConfig) -> StubExport:
-        tflite = f"file of {run.run_id}".encode()
+        asked = config.publishing.quantization
+        tflite = ("" if asked == "auto" else f"{asked} ").encode() + f"file of {run.run_id}".encode()
         digest = hashlib.sha256(tflite).hexdigest()
         name = f"mobile/{run.dataset}/{run.run_id}/{digest[:12]}/model.tflite"
         self.models.put(name, tflite, expect=ABSENT)
@@ -447,7 +448,8 @@ class Chain:
                 "tflite": self.models.uri(name),
                 "tflite_sha256": digest,
                 "tflite_bytes": 2_000_000,
-                "variant": self._variant,
+                "quantization": asked,
+                "variant": self._variant if asked == "auto" else asked,
                 "accuracy": self.mobile_accuracy,
             }
         )

@@ -24,6 +24,7 @@ from dualdeploy.errors import CannotEverSucceed
 from dualdeploy.firebase import FirebaseMl, FirebaseModel
 from dualdeploy.ledger import Branch, Ledger, Run, State
 from dualdeploy.object_store import ObjectStore
+from dualdeploy.release_request import ReleaseRequest
 from mobile_publisher import on_device_gate
 from mobile_publisher.on_device_gate import Figures
 from mobile_publisher.settings import PublisherSettings
@@ -94,11 +95,16 @@ class MobilePublisher:
         """Convert and check once for each run: a redeploy sends out the very file that was checked before.
 
         Another `publishing.quantization` than the file was made with makes another file, unless the release is forced:
-        who forces one, or rolls back to it, means the file that there is.
+        who forces one, or rolls back to it, means the file that there is. A request that names a variant means that.
         """
+        requested = ReleaseRequest.of(branch).quantization
+        if requested:
+            publishing = config.publishing.model_copy(update={"quantization": requested})
+            config = config.model_copy(update={"publishing": publishing})
         asked = config.publishing.quantization
+        as_made = branch.forced and not requested
         # A file of a time when there were no manifests is made again: no phone could check it.
-        if "manifest" in branch.facts and (branch.forced or branch.facts.get("quantization", asked) == asked):
+        if "manifest" in branch.facts and (as_made or branch.facts.get("quantization", asked) == asked):
             return branch.changed(step="gate")
         return branch.with_facts(**self._export(run, config).as_facts()).changed(step="gate")
 

@@ -254,6 +254,9 @@ class Serving(_Section):
         return self
 
 
+Quantization = Literal["auto", "float32", "float16", "dynamic", "int8"]
+
+
 class Publishing(_Section):
     """How phones get the model. `name` is its Firebase ML display name and its folder in Cloud Storage for Firebase."""
 
@@ -261,7 +264,7 @@ class Publishing(_Section):
     channels: tuple[Literal["firebase-ml", "firebase-storage"], ...] = Field(
         default=("firebase-ml", "firebase-storage"), min_length=1
     )
-    quantization: Literal["auto", "float32", "float16", "dynamic", "int8"] = "auto"
+    quantization: Quantization = "auto"
     min_app_version: str = ""
 
     @pydantic.field_validator("channels")

@@ -6,7 +6,10 @@ not what it promises.
 
 from __future__ import annotations
 
+import typing
 from typing import Any
+
+from dualdeploy.dataset_config import Quantization
 
 _DATASET = {"type": "string", "pattern": "^[a-z][a-z0-9-]{0,38}$", "example": "flowers"}
 _RUN_ID = {"type": "string", "pattern": "^[a-z][a-z0-9-]*-[0-9a-f]{12}(-r[1-9][0-9]*)?$"}
@@ -52,15 +55,18 @@ _KEY = {
 }
 
 
-def describe(service: str, *, can_abort: bool) -> dict[str, Any]:
+def describe(service: str, target: str, *, can_abort: bool) -> dict[str, Any]:
     """An OpenAPI 3.1 document of the service's routes."""
-    redeploy = {
+    redeploy: dict[str, Any] = {
         "dataset": {**_DATASET, "description": "its live run, else its newest trained one; or run_id"},
         "run_id": _RUN_ID,
         "force": {"type": "boolean", "description": "replace a newer run, pass a gate that refuses"},
         "canary": {"type": "boolean", "description": "false: all traffic in one step (probed all the same)"},
         "reason": _REASON,
     }
+    if target == "mobile":
+        what = "the variant of the file, instead of the configuration's publishing.quantization"
+        redeploy["quantization"] = {"enum": list(typing.get_args(Quantization)), "description": what}
     rollback = {
         "dataset": _DATASET,
         "to_run": {**_RUN_ID, "description": "else what was live before"},

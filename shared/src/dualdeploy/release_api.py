@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ from dualdeploy import openapi
 from dualdeploy.branches import branch_under_way
 from dualdeploy.callers import identity
 from dualdeploy.clock import Clock
-from dualdeploy.dataset_config import DATASET_NAME
+from dualdeploy.dataset_config import DATASET_NAME, Quantization
 from dualdeploy.errors import CannotEverSucceed, RetryLater, UnknownRun
 from dualdeploy.ledger import Branch, Ledger, State, Versioned, dataset_of
 from dualdeploy.release_request import Kind, ReleaseRequest
@@ -39,6 +40,10 @@ _EXAMPLES = {
     "rollback": 'send {"dataset": "flowers"}, optionally "to_run" and "reason"',
     "abort": 'send {"dataset": "flowers"}, optionally "reason"',
 }
+
+
+#: What only one of the two targets knows how to redeploy with.
+_REDEPLOY_EXTRAS = {"cloud": frozenset[str](), "mobile": frozenset({"quantization"})}
 
 
 class Refusal(Exception):
@@ -59,6 +64,7 @@ class Wanted:
     to_run: str = ""
     force: bool = False
     canary: bool = True
+    quantization: str = ""
     reason: str = ""
     by: str = ""
     key: str = ""
@@ -66,6 +72,9 @@ class Wanted:
     def digest(self) -> str:
         """Of what is asked, not of who asks: the same key with another request is a mistake."""
         asked = [self.kind, self.dataset, self.run_id, self.to_run, self.force, self.canary, self.reason]
+        if self.quantization:
+            # Only if given, so that keys of before it could be given keep their meaning.
+            asked.append(self.quantization)
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
@@ -81,17 +90,17 @@ def blueprint(
 
     @routes.post("/redeploy")
     def redeploy() -> tuple[flask.Response, int]:
-        return _accepted(releases.reopen(_wanted("redeploy", flask.request)))
+        return _accepted(releases.reopen(_wanted("redeploy", flask.request, target)))
 
     @routes.post("/rollback")
     def rollback() -> tuple[flask.Response, int]:
-        return _accepted(releases.reopen(_wanted("rollback", flask.request)))
+        return _accepted(releases.reopen(_wanted("rollback", flask.request, target)))
 
     if can_abort:
 
         @routes.post("/abort")
         def abort() -> tuple[flask.Response, int]:
-            return _accepted(releases.abort(_wanted("abort", flask.request)))
+            return _accepted(releases.abort(_wanted("abort", flask.request, target)))
 
     @routes.get("/status/<dataset>")
     def status(dataset: str) -> flask.Response:
@@ -109,7 +118,7 @@ def blueprint(
 
     @routes.get("/openapi.json")
     def description() -> flask.Response:
-        return flask.jsonify(openapi.describe(service, can_abort=can_abort))
+        return flask.jsonify(openapi.describe(service, target, can_abort=can_abort))
 
     @routes.errorhandler(Refusal)
     def refuse(exc: Refusal) -> tuple[flask.Response, int]:
@@ -137,14 +146,14 @@ def _accepted(answer: tuple[Mapping[str, Any], bool]) -> tuple[flask.Response, i
 # What is asked -------------------------------------------------------------------------------------------------
 
 
-def _wanted(kind: str, request: flask.Request) -> Wanted:
+def _wanted(kind: str, request: flask.Request, target: str) -> Wanted:
     # Whatever the content type says: `curl -d` sends another one unless told.
     body = request.get_json(force=True, silent=True)
     key = request.headers.get("Idempotency-Key", "").strip()
     if len(key) > 255:
         raise Refusal(422, "Idempotency-Key has more than 255 characters: send a UUID")
     checks: dict[str, Callable[[Any, str], dict[str, Any]]] = {
-        "redeploy": _redeploy_fields,
+        "redeploy": lambda body, kind: _redeploy_fields(body, kind, _REDEPLOY_EXTRAS[target]),
         "rollback": _dataset_fields,
         "abort": _dataset_fields,
     }
@@ -153,9 +162,9 @@ def _wanted(kind: str, request: flask.Request) -> Wanted:
     return Wanted(kind=kind, by=identity(dict(request.headers)), key=key, **checks[kind](body, kind))
 
 
-def _redeploy_fields(body: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    example = _EXAMPLES[kind]
-    _check_keys(body, {"dataset", "run_id", "force", "reason", "canary"}, example)
+def _redeploy_fields(body: Mapping[str, Any], kind: str, extras: frozenset[str]) -> dict[str, Any]:
+    example = _EXAMPLES[kind] + "".join(f' and "{key}"' for key in extras)
+    _check_keys(body, {"dataset", "run_id", "force", "reason", "canary", *extras}, example)
     dataset, run_id, reason = body.get("dataset", ""), body.get("run_id", ""), body.get("reason", "")
     force, canary = body.get("force", False), body.get("canary", True)
     if not all(isinstance(text, str) for text in (dataset, run_id, reason)) or not isinstance(force, bool):
@@ -166,7 +175,22 @@ def _redeploy_fields(body: Mapping[str, Any], kind: str) -> dict[str, Any]:
         raise Refusal(422, f"exactly one of dataset and run_id is needed: {example}")
     _check_run_id(run_id, example)
     _check_dataset(dataset, example)
-    return {"dataset": dataset, "run_id": run_id, "force": force, "reason": reason[:500], "canary": canary}
+    return {
+        "dataset": dataset,
+        "run_id": run_id,
+        "force": force,
+        "reason": reason[:500],
+        "canary": canary,
+        "quantization": _quantization(body),
+    }
+
+
+def _quantization(body: Mapping[str, Any]) -> str:
+    known = typing.get_args(Quantization)
+    asked = body.get("quantization", "")
+    if "quantization" in body and asked not in known:
+        raise Refusal(422, f"quantization is one of {', '.join(known)}, not {asked!r}")
+    return str(asked)
 
 
 def _dataset_fields(body: Mapping[str, Any], kind: str) -> dict[str, Any]:
@@ -308,6 +332,7 @@ class Releases:
             reason=wanted.reason,
             # Back to a model that has served everybody: at once, and probed all the same.
             canary=wanted.canary and kind == "redeploy",
+            quantization=wanted.quantization,
             release=branch.release + 1,
         )
         reopened = branch.moved(

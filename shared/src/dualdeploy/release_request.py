@@ -16,7 +16,10 @@ Kind = Literal["training", "redeploy", "rollback"]
 
 
 class ReleaseRequest(pydantic.BaseModel):
-    """Why the present release of a branch began. `by` is who called, empty when nobody's identity was verified."""
+    """Why the present release of a branch began. `by` is who called, empty when nobody's identity was verified.
+
+    `quantization` is the variant of the file that was asked for, empty for the one that the configuration names.
+    """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="ignore")
 
@@ -24,6 +27,7 @@ class ReleaseRequest(pydantic.BaseModel):
     by: str = ""
     reason: str = ""
     canary: bool = True
+    quantization: str = ""
     release: int = 1
 
     @classmethod

@@ -261,3 +261,50 @@ def test_the_health_of_a_service_costs_no_call(chain: Chain) -> None:
     calls = chain.ledger_store.faults.calls.total()
     assert chain.http("cloud").get("/healthz").json == {"status": "ok", "service": "cloud"}
     assert chain.ledger_store.faults.calls.total() == calls
+
+
+# A variant of the file for phones ------------------------------------------------------------------------------
+
+
+def test_a_redeploy_may_ask_for_a_variant_of_the_file_for_phones(chain: Chain, run_id: str) -> None:
+    client = chain.http("mobile")
+    assert client.post("/redeploy", json={"dataset": "flowers", "quantization": "float16"}).status_code == 202
+    chain.settle()
+    facts = chain.live("mobile").current.facts
+    assert (facts["variant"], chain.live("mobile").current.release) == ("float16", 2)
+    assert chain.models.read(facts["tflite"].removeprefix("gs://models/")).data == f"float16 file of {run_id}".encode()
+
+
+def test_a_forced_redeploy_that_names_a_variant_means_the_variant(chain: Chain) -> None:
+    chain.http("mobile").post("/redeploy", json={"dataset": "flowers", "quantization": "int8", "force": True})
+    chain.settle()
+    assert chain.live("mobile").current.facts["variant"] == "int8"
+
+
+def test_the_variant_of_one_redeploy_is_not_that_of_the_next(chain: Chain) -> None:
+    client = chain.http("mobile")
+    first = chain.live("mobile").current.facts["tflite"]
+    client.post("/redeploy", json={"dataset": "flowers", "quantization": "int8"})
+    chain.settle()
+    client.post("/redeploy", json={"dataset": "flowers"})
+    chain.settle()
+    assert chain.live("mobile").current.facts["tflite"] == first
+
+
+def test_an_unknown_variant_is_refused_with_those_that_there_are(chain: Chain) -> None:
+    response = chain.http("mobile").post("/redeploy", json={"dataset": "flowers", "quantization": "int4"})
+    assert response.status_code == 422
+    assert "auto, float32, float16, dynamic, int8, not 'int4'" in response.json["error"]
+
+
+def test_the_cloud_model_has_no_variants_to_ask_for(chain: Chain) -> None:
+    response = redeploy(chain, dataset="flowers", quantization="int8")
+    assert response.status_code == 422
+    assert "unknown keys ['quantization']" in response.json["error"]
+
+
+def test_the_same_idempotency_key_with_another_variant_is_refused(chain: Chain) -> None:
+    client, headers = chain.http("mobile"), {"Idempotency-Key": "one"}
+    client.post("/redeploy", json={"dataset": "flowers", "quantization": "int8"}, headers=headers)
+    response = client.post("/redeploy", json={"dataset": "flowers", "quantization": "float16"}, headers=headers)
+    assert response.status_code == 422

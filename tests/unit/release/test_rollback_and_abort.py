@@ -320,7 +320,7 @@ def test_a_key_whose_first_request_got_no_answer_begins_one_release(
 def test_the_openapi_document_has_exactly_the_routes_of_the_service(chain: Chain, target: str, can_abort: bool) -> None:
     client = chain.http(target)
     document = client.get("/openapi.json").json
-    assert document == openapi.describe(target, can_abort=can_abort)
+    assert document == openapi.describe(target, target, can_abort=can_abort)
     described = {(path, method) for path, methods in document["paths"].items() for method in methods}
     served = {
         (rule.rule.replace("<", "{").replace(">", "}"), method.lower())
@@ -331,14 +331,18 @@ def test_the_openapi_document_has_exactly_the_routes_of_the_service(chain: Chain
     assert described == served
 
 
-@pytest.mark.parametrize("path", ["/redeploy", "/rollback", "/abort"])
-def test_a_command_takes_the_keys_that_are_described_and_no_other(chain: Chain, path: str) -> None:
-    document = chain.http("cloud").get("/openapi.json").json
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [("cloud", "/redeploy"), ("cloud", "/rollback"), ("cloud", "/abort"), ("mobile", "/redeploy")],
+)
+def test_a_command_takes_the_keys_that_are_described_and_no_other(chain: Chain, target: str, path: str) -> None:
+    client = chain.http(target)
+    document = client.get("/openapi.json").json
     schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    described = post(chain, path[1:], **{key: [] for key in schema["properties"]})
+    described = client.post(path, json={key: [] for key in schema["properties"]})
     assert described.status_code == 422
     assert "unknown keys" not in described.json["error"]
-    assert "unknown keys" in post(chain, path[1:], surprise=1).json["error"]
+    assert "unknown keys" in client.post(path, json={"surprise": 1}).json["error"]
 
 
 def test_the_answers_have_what_is_described(chain: Chain, newer: str) -> None:
