@@ -169,6 +169,7 @@ def _measure(variant: Variant, tflite: bytes, reference: Reference, limits: Mobi
     evaluation = on_device.evaluate(tflite, reference.examples(), labels=reference.labels)
     recall = _recall(evaluation)
     losses = [before - recall[label] for label, before in reference.recall.items() if label in recall]
+    memory = on_device.peak_memory(tflite)
     pictures = [image for image, _ in itertools.islice(reference.examples(), _LATENCY_PICTURES)]
     figures = Figures(
         accuracy=evaluation.accuracy,
@@ -180,6 +181,7 @@ def _measure(variant: Variant, tflite: bytes, reference: Reference, limits: Mobi
         cloud_agreement=_cloud_agreement(tflite, reference),
         latency_ms=evaluation.invoke_ms_p50,
         latency_two_threads_ms=on_device.median_latency(tflite, pictures, labels=reference.labels, threads=2),
+        peak_memory_mb=None if memory is None else memory / 1e6,
     )
     return Candidate(variant, tflite, evaluation, figures, on_device_gate.judge(figures, limits))
 

@@ -121,7 +121,7 @@ def _run(command: list[str], *, variant: str, log: Path, timeout: float, memory_
             stdin=subprocess.PIPE,
             stdout=stream,
             stderr=subprocess.STDOUT,
-            env=_environment(),
+            env=child_environment(),
             start_new_session=True,
         )
         try:
@@ -183,7 +183,7 @@ def resident_bytes(pid: int) -> int:
         return 0
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """The service's environment, with this package importable and TensorFlow quiet and off any GPU."""
     services = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [services, os.environ.get("PYTHONPATH", "")]))

@@ -64,6 +64,7 @@ class Export:
             "eval_examples": self.evaluation.examples,
             "invoke_ms_p50": self.evaluation.invoke_ms_p50,
             "invoke_ms_p50_two_threads": self.figures.latency_two_threads_ms,
+            "peak_memory_mb": self.figures.peak_memory_mb,
             "agreement_with_source": self.figures.agreement_with_source,
             "float_accuracy": self.figures.float_accuracy,
             "worst_class_loss": self.figures.worst_class_loss,

@@ -24,6 +24,7 @@ _COLUMNS = (
     "agrees with cloud",
     "ms, 1 thread",
     "ms, 2 threads",
+    "peak memory MB",
     "verdict",
 )
 _GREEN, _RED, _GREY = (30, 130, 60), (190, 50, 40), (120, 120, 120)
@@ -93,7 +94,7 @@ def _verdict(candidate: Candidate) -> str:
 
 def _line(row: dict[str, Any]) -> str:
     if "accuracy" not in row:
-        return f"| {row['variant']} |" + " |" * 9 + " refused |"
+        return f"| {row['variant']} |" + " |" * (len(_COLUMNS) - 2) + " refused |"
     loss = None if row["float_accuracy"] is None else row["float_accuracy"] - row["accuracy"]
     cells = [
         row["variant"],
@@ -106,6 +107,7 @@ def _line(row: dict[str, Any]) -> str:
         _figure(row["cloud_agreement"]),
         _figure(row["latency_ms"], 2),
         _figure(row["latency_two_threads_ms"], 2),
+        _figure(row["peak_memory_mb"], 1),
         ("chosen" if row["chosen"] else "passed") if row["passed"] else "failed" + ", chosen" * row["chosen"],
     ]
     return "| " + " | ".join(cells) + " |"

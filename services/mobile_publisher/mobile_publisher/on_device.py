@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,9 +21,10 @@ import numpy.typing as npt
 
 from dualdeploy.errors import CannotEverSucceed
 from dualdeploy.images import UnreadableImage, decode_rgb, resize_bilinear
-from mobile_publisher import tflite_metadata
+from mobile_publisher import conversion, tflite_metadata
 
 _WARM_UP_RUNS = 2
+_MEMORY_SECONDS = 60
 
 
 class UnusableModel(CannotEverSucceed):
@@ -194,6 +198,31 @@ def median_latency(tflite: bytes | Path, pictures: Iterable[bytes], *, labels: S
     if not times:
         raise UnusableExamples("there is no readable picture to measure the latency with")
     return float(np.median(times[_WARM_UP_RUNS:] or times))
+
+
+def peak_memory(tflite: bytes) -> int | None:
+    """Bytes that loading and running the file adds to an empty interpreter; None where the system does not tell.
+
+    Weights, the copies of them that LiteRT packs for the processor, and the tensors in between. Raises UnusableModel.
+    """
+    with tempfile.TemporaryDirectory(prefix="memory-") as folder:
+        path = Path(folder, "model.tflite")
+        path.write_bytes(tflite)
+        command = [sys.executable, "-m", "mobile_publisher.memory_child", str(path)]
+        try:
+            ended = subprocess.run(
+                command,
+                env=conversion.child_environment(),
+                capture_output=True,
+                text=True,
+                timeout=_MEMORY_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as exc:
+            raise UnusableModel(f"three runs of the model take longer than {_MEMORY_SECONDS} s") from exc
+    if ended.returncode:
+        raise UnusableModel(f"LiteRT ended with code {ended.returncode} on the model: {ended.stderr.strip()[-500:]}")
+    return int(ended.stdout) if ended.stdout.strip() else None
 
 
 def _load(data: bytes, threads: int) -> Any:

@@ -17,7 +17,7 @@ class Figures:
 
     `float_accuracy` and `worst_class_loss` (recall) compare with the float model of the run, `live_accuracy` is that of
     the file that is live, all on the held-out pictures of this run; `cloud_agreement` is with the cloud model of the
-    run on its golden pictures.
+    run on its golden pictures; `peak_memory_mb` is what the file adds to an empty interpreter, in millions of bytes.
     """
 
     accuracy: float
@@ -29,6 +29,7 @@ class Figures:
     cloud_agreement: float | None = None
     latency_ms: float | None = None
     latency_two_threads_ms: float | None = None
+    peak_memory_mb: float | None = None
 
     @classmethod
     def of_facts(cls, facts: Mapping[str, Any]) -> Figures:
@@ -43,6 +44,7 @@ class Figures:
             cloud_agreement=facts.get("cloud_agreement"),
             latency_ms=facts.get("invoke_ms_p50"),
             latency_two_threads_ms=facts.get("invoke_ms_p50_two_threads"),
+            peak_memory_mb=facts.get("peak_memory_mb"),
         )
 
 
@@ -59,6 +61,7 @@ def judge(figures: Figures, limits: MobileGate) -> Verdict:
         _at_most("worst_class_loss", figures.worst_class_loss, limits.max_class_loss),
         _at_most("regression", _loss(figures.live_accuracy, figures.accuracy), limits.max_regression),
         _at_most("latency_ms", figures.latency_ms, limits.max_latency_ms),
+        _at_most("peak_memory_mb", figures.peak_memory_mb, limits.max_memory_mb),
     ]
     if figures.cloud_agreement is not None and limits.min_cloud_agreement is not None:
         compared.append(Rule("cloud_agreement", figures.cloud_agreement, limits.min_cloud_agreement, ">="))

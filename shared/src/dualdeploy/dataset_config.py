@@ -203,6 +203,7 @@ class MobileGate(_Section):
     max_regression: Fraction | None = None
     min_cloud_agreement: Fraction | None = None
     max_latency_ms: float | None = Field(default=None, gt=0)
+    max_memory_mb: float | None = Field(default=None, gt=0)
 
 
 class Gates(_Section):

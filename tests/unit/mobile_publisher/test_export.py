@@ -286,6 +286,7 @@ def test_auto_takes_the_smallest_file_that_passes(world: World, tiny_float32: by
     assert table["float32"]["float_accuracy"] is None
     assert table["int8"]["float_accuracy"] == 1.0
     assert all(row["latency_two_threads_ms"] > 0 for row in table.values())
+    assert all(row["peak_memory_mb"] > 0 for row in table.values())
 
 
 def test_a_variant_that_collapses_is_refused_with_its_figures_and_another_goes_out(

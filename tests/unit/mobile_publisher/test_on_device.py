@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from dualdeploy.images import UnreadableImage
-from mobile_publisher import on_device, tflite_metadata
+from mobile_publisher import conversion, on_device, tflite_metadata
 from mobile_publisher.on_device import UnusableExamples, UnusableModel
 
 LABELS = ("red", "green", "blue")
@@ -139,3 +140,16 @@ def test_the_service_process_never_imports_tensorflow() -> None:
         [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {script}"], check=False, timeout=60
     )
     assert result.returncode == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process its peak")
+def test_the_memory_of_a_file_is_what_it_adds_and_not_what_the_interpreter_takes(tiny_float32: bytes) -> None:
+    memory = on_device.peak_memory(tiny_float32)
+    assert memory is not None
+    # This process holds the interpreter, NumPy and more; of all that the figure must know nothing.
+    assert 0 < memory < conversion.resident_bytes(os.getpid()) / 4
+
+
+def test_a_file_that_the_interpreter_does_not_take_has_no_memory_figure(tiny_float32: bytes) -> None:
+    with pytest.raises(UnusableModel, match="LiteRT ended with code"):
+        on_device.peak_memory(tiny_float32[:200])

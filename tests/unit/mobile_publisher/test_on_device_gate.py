@@ -15,6 +15,7 @@ GOOD = Figures(
     live_accuracy=0.91,
     cloud_agreement=0.85,
     latency_ms=12.0,
+    peak_memory_mb=30.0,
 )
 
 
@@ -28,6 +29,7 @@ GOOD = Figures(
         ("max_regression", 0.01, 0.009),
         ("min_cloud_agreement", 0.85, 0.851),
         ("max_latency_ms", 12.0, 11.9),
+        ("max_memory_mb", 30.0, 29.9),
     ],
 )
 def test_every_limit_holds_at_its_edge_and_not_beyond(limit: str, just_enough: float, too_strict: float) -> None:
@@ -39,7 +41,9 @@ def test_every_limit_holds_at_its_edge_and_not_beyond(limit: str, just_enough: f
 
 def test_what_cannot_be_compared_is_no_rule() -> None:
     first = Figures(accuracy=0.9, size_bytes=1)
-    limits = MobileGate(max_regression=0.0, min_cloud_agreement=1.0, max_class_loss=0.0, max_latency_ms=0.001)
+    limits = MobileGate(
+        max_regression=0.0, min_cloud_agreement=1.0, max_class_loss=0.0, max_latency_ms=0.001, max_memory_mb=1
+    )
     assert [rule.name for rule in judge(first, limits).rules] == ["accuracy", "size_mb"]
 
 
