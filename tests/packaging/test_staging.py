@@ -116,7 +116,10 @@ def test_a_staged_service_is_whole_and_holds_nothing_else(service: str, package:
     assert not [
         name for name in names if "__pycache__" in name or name.split("/")[0] in (*others, "tests", "local_cloud")
     ]
-    shared = {str(path.relative_to(Path(shared_library).parent)) for path in Path(shared_library).parent.rglob("*.py")}
+    library = Path(shared_library).parent
+    # Its data as well: a table of prices that stayed behind would be missed by the first run only.
+    shared = {str(path.relative_to(library)) for kind in ("*.py", "*.json") for path in library.rglob(kind)}
+    assert "prices.json" in shared
     with zipfile.ZipFile(folder / wheel) as archive:
         packed = {name.removeprefix("dualdeploy/") for name in archive.namelist() if name.startswith("dualdeploy/")}
     assert packed == shared

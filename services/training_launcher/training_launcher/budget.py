@@ -15,9 +15,9 @@ from collections.abc import Mapping
 
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.ledger import Run
+from dualdeploy.prices import PriceTable
 from dualdeploy.spending import Estimate, TargetEstimate
 from dualdeploy.training import TARGETS, Target
-from training_launcher.prices import PriceTable
 
 
 def estimate(run: Run, *, region: str, prices: PriceTable, now: datetime.datetime) -> Estimate:
@@ -45,6 +45,7 @@ def _target(config: DatasetConfig, target: Target, region: str, prices: PriceTab
     training, allowance = config.training.of(target), config.budget.of(target)
     accelerator = training.accelerator
     price, source = prices.hour(
+        use="training",
         region=region,
         machine=training.machine,
         accelerator=accelerator.type if accelerator else "",

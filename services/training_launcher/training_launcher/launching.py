@@ -14,7 +14,7 @@ import logging
 from typing import NoReturn
 
 from dualdeploy import clock as clocks
-from dualdeploy import logs, spending, training
+from dualdeploy import logs, prices, spending, training
 from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.entrypoint import Outcome, already_done, done
@@ -24,7 +24,7 @@ from dualdeploy.object_store import ABSENT, GenerationChanged, ObjectStore
 from dualdeploy.spending import Estimate
 from dualdeploy.training import TARGETS, Target
 from dualdeploy.vertex import Job, Vertex
-from training_launcher import budget, job_spec, prices
+from training_launcher import budget, job_spec
 from training_launcher.admission import Admission, examine
 from training_launcher.settings import LauncherSettings
 from training_launcher.superseding import Superseding

@@ -13,12 +13,12 @@ from dualdeploy import spending
 from dualdeploy.clock import from_text
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.ledger import Branch, Ledger, Run, Snapshot, State
+from dualdeploy.prices import AcceleratorPrice, MachinePrice, PriceTable
 from dualdeploy.spending import Estimate, OverBudget
 from dualdeploy.testing import Failing, ManualClock, MemoryObjectStore
 from dualdeploy.training import TARGETS
 from dualdeploy.vertex import RejectedByGoogle
 from training_launcher import budget
-from training_launcher.prices import AcceleratorPrice, MachinePrice, PriceTable, table
 
 NOW = from_text("2026-11-30T23:59:59Z")
 MONTH = "2026-11"
@@ -26,7 +26,7 @@ MONTH = "2026-11"
 
 def prices(machine: float = 1.0, accelerator: float = 0.5) -> PriceTable:
     """A table of one machine and one accelerator."""
-    said = {"region": "us-central1", "as_of": "2026-11-01", "source": "a test"}
+    said = {"use": "training", "region": "us-central1", "as_of": "2026-11-01", "source": "a test"}
     return PriceTable(
         v=1,
         what="",
@@ -53,32 +53,6 @@ def run_with(run_id: str = "flowers-0123456789ab", **sections: object) -> Run:
 
 def estimate(*, region: str = "us-central1", **sections: object) -> Estimate:
     return budget.estimate(run_with(**sections), region=region, prices=prices(), now=NOW)
-
-
-# Prices --------------------------------------------------------------------------------------------------------
-
-
-def test_every_price_that_we_ship_names_its_region_its_date_and_its_source() -> None:
-    for price in (*table().machines, *table().accelerators):
-        assert price.region
-        assert price.as_of
-        assert len(price.source) > 20
-    assert from_text(f"{table().as_of}T00:00:00Z")
-
-
-def test_what_the_table_lacks_is_unknown_and_never_guessed() -> None:
-    arguments = {"machine": "n1-standard-8", "accelerator": "", "count": 0}
-    assert table().hour(region="us-central1", **arguments)[0] == pytest.approx(0.4369977)
-    assert table().hour(region="europe-west4", **arguments) == (
-        None,
-        "no price of n1-standard-8 in europe-west4 is known",
-    )
-    assert table().hour(region="us-central1", machine="n1-standard-8", accelerator="NVIDIA_L4", count=1)[0] is None
-
-
-def test_every_accelerator_is_paid_beside_the_machine() -> None:
-    hour = prices().hour(region="us-central1", machine="n1-standard-8", accelerator="NVIDIA_TESLA_T4", count=4)
-    assert hour[0] == 3.0
 
 
 # Estimates -----------------------------------------------------------------------------------------------------
@@ -108,7 +82,7 @@ def test_a_limit_between_what_is_expected_and_what_is_possible_shortens_the_time
 
 def test_a_limit_with_an_unknown_price_refuses_the_run_unless_a_warning_will_do() -> None:
     refused = estimate(region="europe-west4", budget={"max_usd_per_run": 5})
-    assert "no price of n1-standard-8 in europe-west4 is known" in refused.refusal
+    assert "no training price of n1-standard-8 in europe-west4 is known" in refused.refusal
     assert "budget.unknown_price" in refused.refusal
     warned = estimate(region="europe-west4", budget={"max_usd_per_run": 5, "unknown_price": "warn"})
     assert (warned.refusal, warned.is_priced) == ("", False)
