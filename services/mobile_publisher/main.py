@@ -15,6 +15,7 @@ from dualdeploy.firebase import FirebaseMlGateway
 from dualdeploy.ledger import Ledger, Run
 from dualdeploy.object_store import GcsObjectStore
 from dualdeploy.pubsub import PubSubPublisher
+from mobile_publisher import signing_key
 from mobile_publisher.handler import MobilePublisher
 from mobile_publisher.settings import PublisherSettings
 from mobile_publisher.storage_channel import StorageChannel
@@ -41,7 +42,10 @@ def create_app() -> flask.Flask:
         ledger=ledger,
         config=GcsObjectStore(read.config_bucket),
         firebase=FirebaseMlGateway(
-            project=read.project, signer=read.firebase_signer, emulator_host=read.firebase_ml_emulator_host
+            project=read.project,
+            signer=read.firebase_signer,
+            key=signing_key.reader(read),
+            emulator_host=read.firebase_ml_emulator_host,
         ),
         export=export,
         settings=read,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import re
 
 from dualdeploy.settings import CloudSettings, WrongSettings, setting
+
+_OBJECT = re.compile(r"gs://[^/]+/.+")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,6 +18,14 @@ class PublisherSettings(CloudSettings):
     data_bucket: str = setting("DATA_BUCKET", "bucket that receives TFRecord shards; held-out ones are read again")
     firebase_signer: str = setting(
         "FIREBASE_SIGNER", "service account that signs URLs for Firebase ML; empty for this service's own", default=""
+    )
+    firebase_key_file: str = setting(
+        "FIREBASE_KEY_FILE",
+        "file with a service account's key for Firebase ML, which Cloud Run mounts from Secret Manager; not needed",
+        default="",
+    )
+    firebase_credential_uri: str = setting(
+        "FIREBASE_CREDENTIAL_URI", "the same key as an object, gs://BUCKET/NAME; Secret Manager is safer", default=""
     )
     firebase_storage_bucket: str = setting(
         "FIREBASE_STORAGE_BUCKET", "bucket of channel firebase-storage; without it that channel is skipped", default=""
@@ -37,6 +48,12 @@ class PublisherSettings(CloudSettings):
     )
 
     def __post_init__(self) -> None:
+        if self.firebase_key_file and self.firebase_credential_uri:
+            raise WrongSettings(
+                "FIREBASE_KEY_FILE and FIREBASE_CREDENTIAL_URI are both set: keep one, better the first"
+            )
+        if self.firebase_credential_uri and not _OBJECT.fullmatch(self.firebase_credential_uri):
+            raise WrongSettings(f"FIREBASE_CREDENTIAL_URI={self.firebase_credential_uri!r} is not gs://BUCKET/NAME")
         try:
             datetime.date.fromisoformat(self.firebase_ml_ends)
         except ValueError as exc:

@@ -2,7 +2,7 @@
 
 Firebase ML hosting ends on 15 June 2027; `docs/decisions/` says what replaces it. `create_model` and `update_model`
 sign a URL for the file, which Cloud Run's own credentials cannot do: outside an emulator a credential that signs by
-impersonation (IAM signBlob) is used, so no key file is needed.
+impersonation (IAM signBlob) is used, so no key file is needed. A key that somebody configured all the same is taken.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -55,14 +56,22 @@ class FirebaseMl(Protocol):
 class FirebaseMlGateway:
     """`firebase_admin.ml` on the default app (a named app fails while an operation is pending: SDK 7.7.0).
 
-    `signer` is the e-mail of the service account to sign as; empty means the process's own.
+    `signer` is the e-mail of the service account to sign as; empty means the process's own. `key` reads the JSON of a
+    service account's key, to be used instead of both.
     """
 
     def __init__(
-        self, *, project: str, signer: str = "", emulator_host: str = "", call_timeout: float = CALL_TIMEOUT
+        self,
+        *,
+        project: str,
+        signer: str = "",
+        key: Callable[[], bytes] | None = None,
+        emulator_host: str = "",
+        call_timeout: float = CALL_TIMEOUT,
     ) -> None:
         self._project = project
         self._signer = signer
+        self._key = key
         self._emulator_host = emulator_host
         self._call_timeout = call_timeout
         self._lock = threading.Lock()
@@ -125,7 +134,7 @@ class FirebaseMlGateway:
             firebase_admin.get_app()
         except ValueError:
             firebase_admin.initialize_app(
-                _credential(self._signer, emulated=bool(self._emulator_host)), {"projectId": self._project}
+                _credential(self._signer, self._key, emulated=bool(self._emulator_host)), {"projectId": self._project}
             )
         # `httpTimeout` of the app's options does not reach this part of the SDK.
         service = ml._get_ml_service(None)
@@ -148,16 +157,34 @@ def _without_tensorflow() -> Iterator[None]:
             sys.modules.pop("tensorflow", None)
 
 
-def _credential(signer: str, *, emulated: bool) -> Any:
+def _credential(signer: str, key: Callable[[], bytes] | None, *, emulated: bool) -> Any:
     from firebase_admin import credentials  # noqa: PLC0415
 
     class Wrapped(credentials.Base):  # type: ignore[misc]  # the SDK has no types
         """What the SDK wants: something that gives a google.auth credential."""
 
         def get_credential(self) -> Any:
-            return _emulator_signer() if emulated else _impersonating_signer(signer)
+            if emulated:
+                return _emulator_signer()
+            return credential_of_key(key()) if key else _impersonating_signer(signer)
 
     return Wrapped()
+
+
+def credential_of_key(key: bytes) -> Any:
+    """The google.auth credential of a service account's key, which signs by itself.
+
+    Raises RejectedByGoogle for what is no such key, without a word of what is in it.
+    """
+    from google.oauth2 import service_account  # noqa: PLC0415
+
+    try:
+        return service_account.Credentials.from_service_account_info(json.loads(key), scopes=_SCOPES)
+    except (ValueError, TypeError, AttributeError) as exc:
+        # Not `from exc`: a parser's error quotes what it parsed.
+        raise RejectedByGoogle(
+            f"the key for Firebase is no service account key in JSON ({type(exc).__name__})"
+        ) from None
 
 
 @functools.cache

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,3 +74,26 @@ def test_a_conversion_fits_into_its_instance_and_its_lease_into_a_request(plan: 
     # Whoever is cut off must have lost its lease only a moment before, or nobody goes on for minutes.
     assert loaded.lease_seconds <= int(template["timeout"].removesuffix("s"))
     assert loaded.conversion_timeout_seconds < loaded.lease_seconds
+
+
+def test_a_key_for_firebase_is_mounted_from_its_secret_which_the_publisher_alone_may_read(
+    workplace: Callable[[], Path], terraform: Callable[..., Any], variables: Mapping[str, Any], plan: Any
+) -> None:
+    assert not plan.of("google_secret_manager_secret_iam_member")
+    name = "firebase-key"
+    changes = terraform(workplace()).plan({**variables, "firebase_key_secret": name})["resource_changes"]
+    (publisher,) = [
+        change["change"]["after"]["template"][0]
+        for change in changes
+        if change["address"].startswith("module.mobile_publisher") and change["type"] == "google_cloud_run_v2_service"
+    ]
+    (volume,) = publisher["volumes"]
+    (mount,) = publisher["containers"][0]["volume_mounts"]
+    assert volume["secret"][0]["secret"] == name
+    assert mount["name"] == volume["name"]
+    given = {each["name"]: each["value"] for each in publisher["containers"][0]["env"]}
+    assert given["FIREBASE_KEY_FILE"] == f"{mount['mount_path']}/{volume['secret'][0]['items'][0]['path']}"
+    (grant,) = [change for change in changes if change["type"] == "google_secret_manager_secret_iam_member"]
+    assert grant["address"].startswith("module.mobile_publisher.")
+    assert grant["change"]["after"]["secret_id"] == name
+    assert grant["change"]["after"]["role"] == "roles/secretmanager.secretAccessor"

@@ -79,6 +79,8 @@ module "mobile_publisher" {
   buckets   = module.storage.buckets
   image     = var.images.mobile_publisher
   operators = var.operators
+
+  firebase_key_secret = var.firebase_key_secret
 }
 
 module "monitoring" {

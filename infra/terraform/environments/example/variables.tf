@@ -63,3 +63,9 @@ variable "delete_data" {
   type        = bool
   default     = false
 }
+
+variable "firebase_key_secret" {
+  description = "Secret of Secret Manager with a service account's key for Firebase ML; leave it empty: none is needed."
+  type        = string
+  default     = ""
+}

@@ -48,3 +48,12 @@ resource "google_project_iam_member" "vertex" {
   role    = google_project_iam_custom_role.vertex[0].name
   member  = google_service_account.runtime.member
 }
+
+resource "google_secret_manager_secret_iam_member" "reads_secret" {
+  count = var.secret_file == null ? 0 : 1
+
+  project   = var.project
+  secret_id = var.secret_file.secret
+  role      = "roles/secretmanager.secretAccessor"
+  member    = google_service_account.runtime.member
+}

@@ -37,8 +37,11 @@ locals {
       CONFIG_BUCKET        = var.buckets["config"]
       MODELS_BUCKET        = var.buckets["models"]
     },
-    var.environment
+    var.environment,
+    var.secret_file == null ? {} : { (var.secret_file.variable) = "${local.secret_folder}/key" }
   )
+
+  secret_folder = "/secrets"
 
   # People reach a service that has an HTTP interface from anywhere, with a token; everything else comes from inside:
   # Pub/Sub and Eventarc of the same project count as internal when they use the run.app address.
@@ -140,6 +143,21 @@ resource "google_cloud_run_v2_service" "service" {
       max_instance_count = var.max_instances
     }
 
+    dynamic "volumes" {
+      for_each = var.secret_file[*]
+
+      content {
+        name = "secret"
+        secret {
+          secret = volumes.value.secret
+          items {
+            path    = "key"
+            version = "latest"
+          }
+        }
+      }
+    }
+
     containers {
       image = var.image
 
@@ -151,6 +169,15 @@ resource "google_cloud_run_v2_service" "service" {
         # Processor time only while a request is answered: nothing runs, and costs, in between.
         cpu_idle          = true
         startup_cpu_boost = true
+      }
+
+      dynamic "volume_mounts" {
+        for_each = var.secret_file[*]
+
+        content {
+          name       = "secret"
+          mount_path = local.secret_folder
+        }
       }
 
       dynamic "env" {
@@ -173,7 +200,11 @@ resource "google_cloud_run_v2_service" "service" {
     }
   }
 
-  depends_on = [google_storage_bucket_iam_member.access, google_project_iam_member.vertex]
+  depends_on = [
+    google_storage_bucket_iam_member.access,
+    google_project_iam_member.vertex,
+    google_secret_manager_secret_iam_member.reads_secret,
+  ]
 
   lifecycle {
     precondition {

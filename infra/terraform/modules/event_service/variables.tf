@@ -51,6 +51,15 @@ variable "environment" {
   default     = {}
 }
 
+variable "secret_file" {
+  description = "A secret of Secret Manager to mount as a file, and the environment variable that names the file."
+  type = object({
+    secret   = string
+    variable = string
+  })
+  default = null
+}
+
 variable "bucket_access" {
   description = <<-EOT
     What the service may do in which bucket. With prefixes the role holds for objects whose names begin with one of

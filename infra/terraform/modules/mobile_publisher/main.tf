@@ -20,6 +20,11 @@ module "service" {
     CONVERSION_MEMORY_MB = "2500"
   }
 
+  secret_file = var.firebase_key_secret == "" ? null : {
+    secret   = var.firebase_key_secret
+    variable = "FIREBASE_KEY_FILE"
+  }
+
   cpu    = 2
   memory = "4Gi"
   # Two conversions at once would not fit; a tick of the clock meanwhile gets an instance of its own.

@@ -40,6 +40,12 @@ variable "max_instances" {
   default     = 10
 }
 
+variable "firebase_key_secret" {
+  description = "Secret with a service account's key for Firebase ML; not needed, because the service signs without a key."
+  type        = string
+  default     = ""
+}
+
 variable "labels" {
   description = "Labels on everything that takes labels."
   type        = map(string)
