@@ -40,6 +40,7 @@ from dualdeploy.entrypoint import Receiver  # noqa: E402
 from dualdeploy.ledger import Ledger  # noqa: E402
 from dualdeploy.object_store import ABSENT, ObjectSummary  # noqa: E402
 from dualdeploy.testing import FakeVertex, Faults, ManualClock, MemoryObjectStore  # noqa: E402
+from dualdeploy.testing.callers import cloud_run_callers, from_sender  # noqa: E402
 from training_launcher.handler import Launcher  # noqa: E402
 from training_launcher.settings import LauncherSettings  # noqa: E402
 
@@ -68,6 +69,9 @@ def empty_event_function(event):
 def empty_http_function(request):
     return "", 204
 """
+
+#: Google uses a token for many deliveries, too.
+TOKEN = from_sender()["Authorization"]
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Any]
 
@@ -215,7 +219,9 @@ def _serve(stores: dict[str, CountedStore], ledger: Ledger, vertex: FakeVertex, 
         clock=clock,
     )
     handlers = {"object-finalized": lambda e: launcher.on_object_finalized(events.parse_object_finalized(e))}
-    globals()["receiver"] = Receiver("training_launcher", handlers, ledger=ledger, project="demo-project", clock=clock)
+    globals()["receiver"] = Receiver(
+        "training_launcher", handlers, ledger=ledger, project="demo-project", clock=clock, callers=cloud_run_callers()
+    )
     return launcher
 
 
@@ -272,6 +278,7 @@ def _request(name: str, generation: int) -> dict[str, Any]:
         "SERVER_PROTOCOL": "HTTP/1.1",
         "CONTENT_TYPE": "application/json",
         "CONTENT_LENGTH": str(len(body)),
+        "HTTP_AUTHORIZATION": TOKEN,
         "HTTP_CE_ID": f"{name}-{generation}",
         "HTTP_CE_SOURCE": "//storage.googleapis.com/projects/_/buckets/data",
         "HTTP_CE_SPECVERSION": "1.0",

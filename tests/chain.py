@@ -36,6 +36,7 @@ from dualdeploy.events import Envelope, ObjectFinalized, RetrainRequested, Train
 from dualdeploy.ledger import TRANSITIONS, Branch, Ledger, Live, Run, State
 from dualdeploy.object_store import ABSENT, Generation
 from dualdeploy.testing import FakeFirebaseMl, FakePublisher, FakeVertex, Faults, ManualClock, MemoryObjectStore
+from dualdeploy.testing.callers import cloud_run_callers
 from dualdeploy.testing.failing import ProcessDied
 from dualdeploy.training import TARGETS, TrainingJob
 from dualdeploy.vertex import RUN_LABEL, TARGET_LABEL, JobOutcome
@@ -227,6 +228,7 @@ class Chain:
             ledger=self.ledger,
             lease_seconds=LEASE_SECONDS,
             clock=self.clock,
+            callers=cloud_run_callers(),
             can_abort=target == "cloud",
         )
         app.register_blueprint(routes)

@@ -10,6 +10,7 @@ from cloud_deployer.handler import CloudDeployer
 from cloud_deployer.settings import DeployerSettings
 from dualdeploy import events, logs, release_api, settings
 from dualdeploy.branches import BranchWorker
+from dualdeploy.callers import Callers
 from dualdeploy.clock import utc_now
 from dualdeploy.entrypoint import Receiver
 from dualdeploy.ledger import Ledger
@@ -37,11 +38,12 @@ def create_app() -> flask.Flask:
         publisher=PubSubPublisher(read.project),
         lease_seconds=read.lease_seconds,
     )
+    callers = Callers.of(read)
     handlers = {
         "training-completed": lambda e: worker.on_training_completed(events.parse_training_completed(e)),
         "clock": lambda _: worker.on_clock(),
     }
-    receiver = Receiver("cloud_deployer", handlers, ledger=ledger, project=read.project)
+    receiver = Receiver("cloud_deployer", handlers, ledger=ledger, project=read.project, callers=callers)
     app = flask.Flask("cloud_deployer")
     app.register_blueprint(
         release_api.blueprint(
@@ -50,6 +52,7 @@ def create_app() -> flask.Flask:
             ledger=ledger,
             lease_seconds=read.lease_seconds,
             clock=utc_now,
+            callers=callers,
             can_abort=True,
         )
     )

@@ -8,6 +8,7 @@ import flask
 import functions_framework
 
 from dualdeploy import events, logs, settings
+from dualdeploy.callers import Callers
 from dualdeploy.entrypoint import Receiver
 from dualdeploy.ledger import Ledger
 from dualdeploy.object_store import GcsObjectStore
@@ -34,7 +35,7 @@ def compose() -> Receiver:
         "training-job-log": lambda e: notifier.on_training_job_log(events.parse_training_job_logged(e)),
         "clock": lambda _: notifier.on_clock(),
     }
-    return Receiver("job_notifier", handlers, ledger=ledger, project=read.project)
+    return Receiver("job_notifier", handlers, ledger=ledger, project=read.project, callers=Callers.of(read))
 
 
 # At the start, not at the first event: a wrong environment has to stop the deployment.

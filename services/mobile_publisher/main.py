@@ -8,6 +8,7 @@ import flask
 
 from dualdeploy import events, logs, release_api, settings
 from dualdeploy.branches import BranchWorker
+from dualdeploy.callers import Callers
 from dualdeploy.clock import utc_now
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.entrypoint import Receiver
@@ -58,15 +59,21 @@ def create_app() -> flask.Flask:
         publisher=PubSubPublisher(read.project),
         lease_seconds=read.lease_seconds,
     )
+    callers = Callers.of(read)
     handlers = {
         "training-completed": lambda e: worker.on_training_completed(events.parse_training_completed(e)),
         "clock": lambda _: worker.on_clock(),
     }
-    receiver = Receiver("mobile_publisher", handlers, ledger=ledger, project=read.project)
+    receiver = Receiver("mobile_publisher", handlers, ledger=ledger, project=read.project, callers=callers)
     app = flask.Flask("mobile_publisher")
     app.register_blueprint(
         release_api.blueprint(
-            "mobile_publisher", "mobile", ledger=ledger, lease_seconds=read.lease_seconds, clock=utc_now
+            "mobile_publisher",
+            "mobile",
+            ledger=ledger,
+            lease_seconds=read.lease_seconds,
+            clock=utc_now,
+            callers=callers,
         )
     )
     app.add_url_rule("/events/<name>", "event", lambda name: receiver(flask.request), methods=["POST"])  # noqa: ARG005

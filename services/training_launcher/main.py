@@ -8,6 +8,7 @@ import flask
 import functions_framework
 
 from dualdeploy import events, logs, settings
+from dualdeploy.callers import Callers
 from dualdeploy.entrypoint import Receiver
 from dualdeploy.ledger import Ledger
 from dualdeploy.object_store import GcsObjectStore
@@ -36,7 +37,7 @@ def compose() -> Receiver:
         ),
         "clock": lambda _: launcher.on_clock(),
     }
-    return Receiver("training_launcher", handlers, ledger=ledger, project=read.project)
+    return Receiver("training_launcher", handlers, ledger=ledger, project=read.project, callers=Callers.of(read))
 
 
 # At the start, not at the first event: a wrong environment has to stop the deployment.

@@ -26,6 +26,7 @@ from urllib.parse import quote
 import pytest
 import requests
 
+from dualdeploy.testing.callers import AUDIENCE, SENDER
 from local_cloud import cloud as clouds
 from local_cloud.cloud import LocalCloud
 from local_cloud.stack import procfile_command
@@ -113,11 +114,13 @@ class Server:
     process: subprocess.Popen[bytes]
     base: str
     log: Path
+    token: Callable[[], str]
 
     def post_event(self, path: str, file: str) -> requests.Response:
         """Send one of tests/events/ as Google sends it."""
         event = json.loads((EVENTS / file).read_text(encoding="utf-8"))
-        return requests.post(self.base + path, data=json.dumps(event["body"]), headers=event["headers"], timeout=60)
+        headers = {**event["headers"], "Authorization": f"Bearer {self.token()}"}
+        return requests.post(self.base + path, data=json.dumps(event["body"]), headers=headers, timeout=60)
 
     def wait_until_it_listens(self) -> None:
         deadline = time.monotonic() + BOOT_LIMIT_SECONDS
@@ -131,7 +134,7 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def boot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+def boot(tmp_path_factory: pytest.TempPathFactory, cloud: LocalCloud) -> Iterator[Callable[..., Server]]:
     """Start an installed service by its Procfile; whatever still runs at the end of the session is ended."""
     with contextlib.ExitStack() as stack:
 
@@ -149,7 +152,7 @@ def boot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Ser
                     start_new_session=True,
                 )
             stack.callback(_end, process)
-            return Server(process, f"http://127.0.0.1:{port}", log)
+            return Server(process, f"http://127.0.0.1:{port}", log, lambda: cloud.mint.token(SENDER, AUDIENCE))
 
         yield begin
 

@@ -13,6 +13,7 @@ import pytest
 import requests
 
 from dualdeploy import settings
+from dualdeploy.testing.callers import AUDIENCE, SENDER
 from local_cloud.cloud import LocalCloud
 
 # Installing needs uv's cache or PyPI, and each service boots in its own processes.
@@ -66,9 +67,13 @@ CASES: Mapping[str, Case] = {
 }
 
 
+#: Whom a packaged service takes events from; conftest signs as this account.
+CALLERS = {"PUSH_AUDIENCES": AUDIENCE, "PUSH_SERVICE_ACCOUNTS": SENDER}
+
+
 def deployed_environment(cloud: LocalCloud) -> dict[str, str]:
     """What Terraform sets, and where the emulators are."""
-    return {**cloud.environment(), "TRAINER_IMAGE": "local/trainer", "PREDICTOR_IMAGE": "local/predictor"}
+    return {**cloud.environment(), "TRAINER_IMAGE": "local/trainer", "PREDICTOR_IMAGE": "local/predictor", **CALLERS}
 
 
 @pytest.fixture(params=CASES)

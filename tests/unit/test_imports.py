@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from dualdeploy.testing.callers import CALLER_ENVIRONMENT
+
 REPOSITORY = Path(__file__).parents[2]
 EVENT_SERVICES = ("training_launcher", "job_notifier", "cloud_deployer", "mobile_publisher")
 SERVICES = (*EVENT_SERVICES, "trainer", "predictor")
@@ -41,6 +43,7 @@ ENVIRONMENT = {
     "TRAINER_IMAGE": "trainer@sha256:1",
     "PREDICTOR_IMAGE": "predictor@sha256:2",
     "LOG_LEVEL": "CRITICAL",
+    **CALLER_ENVIRONMENT,
 }
 
 #: Run in a process of its own: ignored events through the service's own main.py, then duplicates through its handlers
@@ -49,6 +52,7 @@ PROGRAM = """
 import base64, json, sys
 import flask
 import main
+from dualdeploy.testing.callers import from_sender
 
 def loaded():
     return sorted(sys.modules)
@@ -58,10 +62,12 @@ def push(name, document, **attributes):
     body = json.dumps({"message": {**message, "attributes": attributes}, "subscription": "s"})
     app = getattr(main, "create_app", None)
     if app:
-        response = app().test_client().post(f"/events/{name}", data=body, content_type="application/json")
+        response = app().test_client().post(
+            f"/events/{name}", data=body, content_type="application/json", headers=from_sender()
+        )
     else:
         with flask.Flask("test").test_request_context(
-            f"/events/{name}", method="POST", data=body, content_type="application/json"
+            f"/events/{name}", method="POST", data=body, content_type="application/json", headers=from_sender()
         ):
             response = main.on_event(flask.request)
     assert response.status_code == 204, response.get_data()

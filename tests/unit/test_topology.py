@@ -18,6 +18,7 @@ from cloud_deployer.settings import DeployerSettings
 from dualdeploy import events
 from dualdeploy.branches import DEPLOYMENT_COMPLETED_TOPIC
 from dualdeploy.settings import variables
+from dualdeploy.testing.callers import CALLER_ENVIRONMENT, from_sender
 from job_notifier.handler import TRAINING_COMPLETED_TOPIC
 from job_notifier.settings import NotifierSettings
 from mobile_publisher.settings import PublisherSettings
@@ -43,9 +44,18 @@ PROVIDED = {
     "GOOGLE_CLOUD_REGION",
     *(f"{key.upper()}_BUCKET" for key in TOPOLOGY["buckets"]),
     *(f"{key.upper()}_IMAGE" for key in TOPOLOGY["images"]),
+    "PUSH_AUDIENCES",
+    "PUSH_SERVICE_ACCOUNTS",
+    "CLOUD_RUN_CHECKS_TOKENS",
 }
 #: What the local cloud gives besides.
-EMULATORS = {"STORAGE_EMULATOR_HOST", "PUBSUB_EMULATOR_HOST", "VERTEX_EMULATOR_HOST", "FIREBASE_ML_EMULATOR_HOST"}
+EMULATORS = {
+    "STORAGE_EMULATOR_HOST",
+    "PUBSUB_EMULATOR_HOST",
+    "VERTEX_EMULATOR_HOST",
+    "FIREBASE_ML_EMULATOR_HOST",
+    "GOOGLE_CERTS_URL",
+}
 #: What may be set to tune a service, and has a default.
 TUNABLE = {
     "ANNOUNCE_GRACE_SECONDS",
@@ -167,6 +177,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Just what a deployment provides; logging is put back as it was."""
     for name in PROVIDED:
         monkeypatch.setenv(name, f"value-of-{name.lower().replace('_', '-')}")
+    for name, value in CALLER_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -188,7 +200,7 @@ def main_of(service: str) -> ModuleType:
 def paths_of(service: str) -> set[str]:
     """The event paths that the booted service knows, asked as a misdirected subscription would find out."""
     main = main_of(service)
-    headers = {"ce-id": "1", "ce-source": "test", "ce-type": "test"}
+    headers = {"ce-id": "1", "ce-source": "test", "ce-type": "test", **from_sender()}
     if SERVICES[service]["kind"] == "service":
         response = main.create_app().test_client().post("/events/nothing-of-ours", headers=headers)
     else:

@@ -1,32 +1,190 @@
-"""Who called, as Google verified it before the request came here.
+"""Who called: Google's identity token of a request, verified.
 
-Cloud Run lets a request in only with an identity token of somebody who may invoke the service. It checks the token's
-signature and takes it away (https://cloud.google.com/run/docs/troubleshooting#signature-removed), so that a token can
-not be used again: a token without its signature is thus one that Cloud Run has checked. One with a signature was
-checked by nobody on the way, and its name is not believed. Identity-Aware Proxy states the caller in a header.
+Pub/Sub and Eventarc sign every delivery as a service account (https://cloud.google.com/pubsub/docs/authenticate-push-subscriptions).
+Who may deliver events is settled here as well as by Cloud Run's access, so that neither a service that was opened to
+everybody by mistake nor a person who may only redeploy can send one.
+
+Cloud Run checks a token before the request comes here, and takes its signature away, so that it cannot be used again
+(https://cloud.google.com/run/docs/troubleshooting#signature-removed). Such a token is worth as much as the door that it
+came through: it is believed only where CLOUD_RUN_CHECKS_TOKENS says that this door exists. One that still has its
+signature was checked by nobody yet, and is verified here, with Google's certificates.
 """
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
-from collections.abc import Mapping
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
-_CHECKED = "SIGNATURE_REMOVED_BY_GOOGLE"
+from dualdeploy.certificates import Certificates, SignatureRefused
+from dualdeploy.errors import DualDeployError
+from dualdeploy.settings import CloudSettings
+
+_SIGNATURE_TAKEN_AWAY = "SIGNATURE_REMOVED_BY_GOOGLE"
+_ISSUERS = frozenset({"https://accounts.google.com", "accounts.google.com"})
+#: Clocks of two machines differ; Google's own libraries allow ten seconds.
+_SKEW_SECONDS = 10.0
+#: A token serves for up to an hour and many deliveries: verified once, it is known again.
+_REMEMBERED_TOKENS = 64
+#: Identity-Aware Proxy states the person in a header, and calls as an account of its own, which nobody else can be.
+_PROXY_ACCOUNT = re.compile(r"service-\d+@gcp-sa-iap\.iam\.gserviceaccount\.com")
+_MAX_TOKEN_CHARACTERS = 8192
 
 
-def identity(headers: Mapping[str, str]) -> str:
-    """The caller's e-mail address, or nothing when nobody vouched for one."""
-    through_proxy = headers.get("X-Goog-Authenticated-User-Email", "")
-    if through_proxy:
-        return through_proxy.rpartition(":")[2][:200]
+class Headers(Protocol):
+    """A request's headers: Werkzeug's, which know no case, or a dictionary."""
+
+    def get(self, name: str, default: str, /) -> str: ...
+
+
+class CallerRefused(DualDeployError):
+    """The request is not from whom it must be from; `status` is 401 (unknown) or 403 (known, and may not)."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclasses.dataclass(frozen=True)
+class _Token:
+    """What a token says. `is_fresh`: it came with its signature, so nobody has looked at its audience yet."""
+
+    email: str
+    audience: str
+    is_fresh: bool
+
+
+class Callers:
+    """Knows from its headers who sent a request.
+
+    `audiences` are the addresses (https://host, no path) that tokens for this service may name; a `*` stands for
+    letters of one label of the host. `event_senders` are the e-mail addresses of the accounts that may deliver events.
+    """
+
+    def __init__(
+        self,
+        *,
+        audiences: Sequence[str],
+        event_senders: Sequence[str],
+        certificates: Certificates,
+        cloud_run_checks_tokens: bool = False,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._audiences = [_audience_pattern(audience) for audience in audiences]
+        self._event_senders = frozenset(event_senders)
+        self._certificates = certificates
+        self._cloud_run_checks_tokens = cloud_run_checks_tokens
+        self._now = now
+        self._known: dict[str, Mapping[str, Any]] = {}
+
+    @classmethod
+    def of(cls, settings: CloudSettings) -> Callers:
+        """As the environment says."""
+        return cls(
+            audiences=_listed(settings.push_audiences),
+            event_senders=_listed(settings.push_service_accounts),
+            certificates=Certificates(settings.google_certs_url),
+            cloud_run_checks_tokens=settings.cloud_run_checks_tokens,
+        )
+
+    def require_event_sender(self, headers: Headers) -> str:
+        """The account that delivers an event. Raises CallerRefused, or ServiceUnavailable without certificates."""
+        text = _bearer(headers)
+        if not text:
+            raise CallerRefused(
+                401, "no identity token: an event comes with Authorization: Bearer from Pub/Sub or Eventarc"
+            )
+        token = self._read(text)
+        self._require_audience(token)
+        if token.email not in self._event_senders:
+            raise CallerRefused(403, f"{token.email} may not deliver events; PUSH_SERVICE_ACCOUNTS lists who may")
+        return token.email
+
+    def identity(self, headers: Headers) -> str:
+        """Who calls the HTTP interface: an e-mail address, or nothing when nobody vouched for one.
+
+        Raises CallerRefused for a token that is none, or ServiceUnavailable when it cannot be verified now.
+        """
+        text = _bearer(headers)
+        if not text:
+            return ""
+        token = self._read(text)
+        if token.is_fresh:
+            # A person's token names gcloud as its audience; Cloud Run knows, and takes it. Nobody else does.
+            self._require_audience(token)
+        if _PROXY_ACCOUNT.fullmatch(token.email):
+            return headers.get("X-Goog-Authenticated-User-Email", "").rpartition(":")[2][:200]
+        return token.email[:200]
+
+    def _require_audience(self, token: _Token) -> None:
+        if not any(pattern.fullmatch(token.audience) for pattern in self._audiences):
+            raise CallerRefused(
+                401, f"the token is for {token.audience[:200]!r}; PUSH_AUDIENCES lists what it may be for"
+            )
+
+    def _read(self, text: str) -> _Token:
+        is_fresh = not text.endswith(f".{_SIGNATURE_TAKEN_AWAY}")
+        claims = self._known.get(text)
+        if claims is None:
+            claims = self._verify(text) if is_fresh else self._unsigned(text)
+            if len(self._known) >= _REMEMBERED_TOKENS:
+                self._known.clear()
+            self._known[text] = claims
+        self._require_valid_now(claims)
+        if claims.get("iss") not in _ISSUERS:
+            raise CallerRefused(401, "the token was not issued by Google's accounts")
+        email, audience = claims.get("email"), claims.get("aud")
+        if not isinstance(email, str) or not isinstance(audience, str) or claims.get("email_verified") is not True:
+            raise CallerRefused(401, "the token names no verified e-mail address, or no audience")
+        return _Token(email, audience, is_fresh)
+
+    def _require_valid_now(self, claims: Mapping[str, Any]) -> None:
+        issued, expires = claims.get("iat"), claims.get("exp")
+        if not isinstance(issued, int | float) or not isinstance(expires, int | float):
+            raise CallerRefused(401, "the token says neither when it was issued nor when it ends")
+        if not issued - _SKEW_SECONDS <= self._now() <= expires + _SKEW_SECONDS:
+            raise CallerRefused(401, "the token has expired, or is not valid yet")
+
+    def _verify(self, text: str) -> Mapping[str, Any]:
+        try:
+            return self._certificates.verify(text)
+        except SignatureRefused as exc:
+            raise CallerRefused(401, f"the token is not Google's: {exc}") from None
+
+    def _unsigned(self, text: str) -> Mapping[str, Any]:
+        if not self._cloud_run_checks_tokens:
+            raise CallerRefused(
+                401,
+                "the token has no signature; if Cloud Run has checked it, say so with CLOUD_RUN_CHECKS_TOKENS",
+            )
+        try:
+            middle = text.split(".")[1]
+            claims = json.loads(base64.urlsafe_b64decode(middle + "=" * (-len(middle) % 4)))
+        except (ValueError, IndexError, RecursionError):
+            raise CallerRefused(401, "the token cannot be read") from None
+        if not isinstance(claims, Mapping):
+            raise CallerRefused(401, "the token cannot be read")
+        return claims
+
+
+def _bearer(headers: Headers) -> str:
     scheme, _, token = headers.get("Authorization", "").partition(" ")
-    parts = token.strip().split(".")
-    if scheme.lower() != "bearer" or len(parts) != 3 or parts[2] != _CHECKED:
+    token = token.strip()
+    if scheme.lower() != "bearer":
         return ""
-    try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (ValueError, RecursionError):
-        return ""
-    email = claims.get("email") if isinstance(claims, Mapping) else None
-    return email[:200] if isinstance(email, str) else ""
+    if len(token) > _MAX_TOKEN_CHARACTERS:
+        raise CallerRefused(401, f"the token has more than {_MAX_TOKEN_CHARACTERS} characters")
+    return token
+
+
+def _audience_pattern(audience: str) -> re.Pattern[str]:
+    """Eventarc names the service's address with its path, Pub/Sub without one: both are for this service."""
+    return re.compile(re.escape(audience.rstrip("/")).replace(r"\*", "[a-z0-9-]+") + r"(/[^#]*)?")
+
+
+def _listed(text: str) -> list[str]:
+    return [each.strip() for each in text.split(",") if each.strip()]

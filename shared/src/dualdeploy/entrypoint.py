@@ -6,6 +6,7 @@
 | CannotEverSucceed: recorded with its reason  | 204  | acknowledged, visible in the ledger        |
 | RetryLater                                   | 503  | redelivered with back-off, then dead letter |
 | anything else (a bug of ours)                | 500  | the same                                   |
+| not from who may deliver events (`callers`)  | 401 or 403 | the same                                 |
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from dualdeploy import clock as clocks
 from dualdeploy import logs
+from dualdeploy.callers import CallerRefused, Callers
 from dualdeploy.clock import Clock
 from dualdeploy.errors import CannotEverSucceed, MalformedEvent, RetryLater
 from dualdeploy.events import Envelope, unwrap
@@ -68,10 +70,12 @@ class Receiver:
         *,
         ledger: Ledger,
         project: str,
+        callers: Callers,
         clock: Clock = clocks.utc_now,
     ) -> None:
         self._service = service
         self._handlers = handlers
+        self._callers = callers
         self._ledger = ledger
         self._project = project
         self._clock = clock
@@ -82,12 +86,27 @@ class Receiver:
             return flask.jsonify(status="ok", service=self._service)
         if request.method != "POST":
             return _answer(405, "send events with POST")
-        body = _read_body(request)
-        if body is None:
-            return _answer(413, f"a body may have {MAX_BODY_BYTES} bytes")
         trace = logs.trace_field(request.headers.get("X-Cloud-Trace-Context", ""), self._project)
         with logs.bind(service=self._service, **trace):
+            refusal = self._refusal(request)
+            if refusal is not None:
+                return refusal
+            body = _read_body(request)
+            if body is None:
+                return _answer(413, f"a body may have {MAX_BODY_BYTES} bytes")
             return self._receive(request, body)
+
+    def _refusal(self, request: flask.Request) -> flask.Response | None:
+        """The answer to whoever may not deliver events; its body is not even read."""
+        try:
+            self._callers.require_event_sender(request.headers)
+        except CallerRefused as exc:
+            log.warning("refused: %s %s: %s", exc.status, request.path, exc)
+            return _answer(exc.status, str(exc))
+        except RetryLater as exc:
+            log.warning("retry later: %s: %s", type(exc).__name__, exc)
+            return _answer(503, f"{type(exc).__name__}: {exc}", retry_after=True)
+        return None
 
     def _receive(self, request: flask.Request, body: bytes) -> flask.Response:
         name = request.path.rstrip("/").rsplit("/", 1)[-1]

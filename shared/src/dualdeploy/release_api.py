@@ -21,7 +21,7 @@ import flask
 from dualdeploy import clock as clocks
 from dualdeploy import openapi
 from dualdeploy.branches import branch_under_way
-from dualdeploy.callers import identity
+from dualdeploy.callers import CallerRefused, Callers
 from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import DATASET_NAME, Quantization
 from dualdeploy.errors import CannotEverSucceed, RetryLater, UnknownRun
@@ -79,7 +79,14 @@ class Wanted:
 
 
 def blueprint(
-    service: str, target: str, *, ledger: Ledger, lease_seconds: float, clock: Clock, can_abort: bool = False
+    service: str,
+    target: str,
+    *,
+    ledger: Ledger,
+    lease_seconds: float,
+    clock: Clock,
+    callers: Callers,
+    can_abort: bool = False,
 ) -> flask.Blueprint:
     """The routes of one service; register it on the Flask application.
 
@@ -90,17 +97,17 @@ def blueprint(
 
     @routes.post("/redeploy")
     def redeploy() -> tuple[flask.Response, int]:
-        return _accepted(releases.reopen(_wanted("redeploy", flask.request, target)))
+        return _accepted(releases.reopen(_wanted("redeploy", flask.request, target, callers)))
 
     @routes.post("/rollback")
     def rollback() -> tuple[flask.Response, int]:
-        return _accepted(releases.reopen(_wanted("rollback", flask.request, target)))
+        return _accepted(releases.reopen(_wanted("rollback", flask.request, target, callers)))
 
     if can_abort:
 
         @routes.post("/abort")
         def abort() -> tuple[flask.Response, int]:
-            return _accepted(releases.abort(_wanted("abort", flask.request, target)))
+            return _accepted(releases.abort(_wanted("abort", flask.request, target, callers)))
 
     @routes.get("/status/<dataset>")
     def status(dataset: str) -> flask.Response:
@@ -122,6 +129,10 @@ def blueprint(
 
     @routes.errorhandler(Refusal)
     def refuse(exc: Refusal) -> tuple[flask.Response, int]:
+        return flask.jsonify(error=str(exc)), exc.status
+
+    @routes.errorhandler(CallerRefused)
+    def refuse_caller(exc: CallerRefused) -> tuple[flask.Response, int]:
         return flask.jsonify(error=str(exc)), exc.status
 
     @routes.errorhandler(RetryLater)
@@ -146,7 +157,7 @@ def _accepted(answer: tuple[Mapping[str, Any], bool]) -> tuple[flask.Response, i
 # What is asked -------------------------------------------------------------------------------------------------
 
 
-def _wanted(kind: str, request: flask.Request, target: str) -> Wanted:
+def _wanted(kind: str, request: flask.Request, target: str, callers: Callers) -> Wanted:
     # Whatever the content type says: `curl -d` sends another one unless told.
     body = request.get_json(force=True, silent=True)
     key = request.headers.get("Idempotency-Key", "").strip()
@@ -159,7 +170,7 @@ def _wanted(kind: str, request: flask.Request, target: str) -> Wanted:
     }
     if not isinstance(body, Mapping):
         raise Refusal(422, f"the body is no JSON object: {_EXAMPLES[kind]}")
-    return Wanted(kind=kind, by=identity(dict(request.headers)), key=key, **checks[kind](body, kind))
+    return Wanted(kind=kind, by=callers.identity(request.headers), key=key, **checks[kind](body, kind))
 
 
 def _redeploy_fields(body: Mapping[str, Any], kind: str, extras: frozenset[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from dualdeploy.certificates import GOOGLE_CERTS_URL
 from dualdeploy.errors import DualDeployError
 
 _REQUIRED = object()
@@ -22,12 +23,25 @@ class WrongSettings(DualDeployError):
     """One or more environment variables are missing or wrong; the message lists them all."""
 
 
-def setting(variable: str, describes: str, *, default: Any = _REQUIRED, minimum: float | None = None) -> Any:
+def setting(
+    variable: str,
+    describes: str,
+    *,
+    default: Any = _REQUIRED,
+    minimum: float | None = None,
+    required: bool | None = None,
+) -> Any:
     """A dataclass field read from the environment variable `variable`; required unless `default` is given.
 
-    `minimum` is the smallest number that works. It binds the environment only: a test may be more impatient.
+    `minimum` is the smallest number that works. It, and `required` besides a default, bind the environment only: a
+    test may be more impatient, and need not say what it does not use.
     """
-    metadata = {"variable": variable, "describes": describes, "minimum": minimum}
+    metadata = {
+        "variable": variable,
+        "describes": describes,
+        "minimum": minimum,
+        "required": default is _REQUIRED if required is None else required,
+    }
     if default is _REQUIRED:
         return dataclasses.field(metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -35,7 +49,7 @@ def setting(variable: str, describes: str, *, default: Any = _REQUIRED, minimum:
 
 def variables(kind: type[Any]) -> dict[str, bool]:
     """Every environment variable that `kind` reads, and whether it is required."""
-    return {field.metadata["variable"]: field.default is dataclasses.MISSING for field in dataclasses.fields(kind)}
+    return {field.metadata["variable"]: field.metadata["required"] for field in dataclasses.fields(kind)}
 
 
 def load(kind: type[Settings], environ: Mapping[str, str], **explicit: Any) -> Settings:
@@ -49,7 +63,7 @@ def load(kind: type[Settings], environ: Mapping[str, str], **explicit: Any) -> S
         variable = field.metadata["variable"]
         text = environ.get(variable, "").strip()
         if not text:
-            if field.default is dataclasses.MISSING:
+            if field.metadata["required"]:
                 faults.append(f"{variable} is not set ({field.metadata['describes']})")
             continue
         try:
@@ -85,6 +99,27 @@ class CloudSettings:
     ledger_bucket: str = setting("LEDGER_BUCKET", "bucket that holds the ledger")
     config_bucket: str = setting("CONFIG_BUCKET", "bucket that holds datasets/<dataset>.yaml")
     models_bucket: str = setting("MODELS_BUCKET", "bucket that training writes to")
+    # Without these two no event would be accepted: hence required of an environment.
+    push_audiences: str = setting(
+        "PUSH_AUDIENCES",
+        "addresses of this service that identity tokens are made out to, separated by commas",
+        default="",
+        required=True,
+    )
+    push_service_accounts: str = setting(
+        "PUSH_SERVICE_ACCOUNTS",
+        "e-mail addresses of the accounts that Pub/Sub and Eventarc deliver as, separated by commas",
+        default="",
+        required=True,
+    )
+    cloud_run_checks_tokens: bool = setting(
+        "CLOUD_RUN_CHECKS_TOKENS",
+        "true where only who may invoke this Cloud Run service gets in: its tokens come checked and without signature",
+        default=False,
+    )
+    google_certs_url: str = setting(
+        "GOOGLE_CERTS_URL", "where Google's certificates for identity tokens are", default=GOOGLE_CERTS_URL
+    )
     vertex_emulator_host: str = setting(
         "VERTEX_EMULATOR_HOST", "host:port of a Vertex AI emulator; empty for the real one", default=""
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from typing import Any
 
 import pytest
@@ -13,6 +11,7 @@ from werkzeug.test import TestResponse
 from dualdeploy import openapi
 from dualdeploy.errors import ServiceUnavailable
 from dualdeploy.ledger import State
+from dualdeploy.testing.callers import from_sender
 
 
 @pytest.fixture
@@ -235,20 +234,22 @@ def test_there_is_nothing_to_abort_when_nothing_is_under_way(chain: Chain) -> No
 # Who, and twice ------------------------------------------------------------------------------------------------
 
 
-def token(claims: Any, signature: str = "SIGNATURE_REMOVED_BY_GOOGLE") -> dict[str, str]:
-    middle = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
-    return {"Authorization": f"Bearer e30.{middle}.{signature}"}
+#: What Identity-Aware Proxy says of a person.
+JO = {"X-Goog-Authenticated-User-Email": "accounts.google.com:jo@example.com"}
 
 
 @pytest.mark.parametrize(
     ("headers", "note"),
     [
-        (token({"email": "jo@example.com"}), "rollback by jo@example.com: cats"),
-        ({"X-Goog-Authenticated-User-Email": "accounts.google.com:jo@example.com"}, "rollback by jo@example.com: cats"),
-        (token({"email": "jo@example.com"}, signature="c2lnbmVk"), "rollback: cats"),
-        (token({"email": ["jo"]}), "rollback: cats"),
-        (token([]), "rollback: cats"),
-        ({"Authorization": "Bearer e30.!.SIGNATURE_REMOVED_BY_GOOGLE"}, "rollback: cats"),
+        # gcloud's own audience, which Cloud Run takes from people.
+        (
+            from_sender("jo@example.com", aud="32555940559.apps.googleusercontent.com"),
+            "rollback by jo@example.com: cats",
+        ),
+        ({**from_sender("service-1@gcp-sa-iap.iam.gserviceaccount.com"), **JO}, "rollback by jo@example.com: cats"),
+        # Whoever may call can send that header too.
+        ({**from_sender("al@example.com"), **JO}, "rollback by al@example.com: cats"),
+        (JO, "rollback: cats"),
         ({"Authorization": "Basic abc"}, "rollback: cats"),
         ({}, "rollback: cats"),
     ],
@@ -258,6 +259,22 @@ def test_who_called_is_in_the_history_if_google_vouches_for_them(
 ) -> None:
     assert post(chain, "rollback", headers=headers, dataset="flowers", reason="cats").status_code == 202
     assert chain.http("cloud").get(f"/runs/{older}").json["history"][-1]["note"] == note
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        from_sender("jo@example.com", signature="c2lnbmVk"),
+        from_sender("jo@example.com", email_verified=False),
+        from_sender("jo@example.com", exp=1),
+        {"Authorization": "Bearer e30.!.SIGNATURE_REMOVED_BY_GOOGLE"},
+    ],
+)
+def test_a_token_that_is_none_is_refused_and_changes_nothing(chain: Chain, older: str, headers: dict[str, str]) -> None:
+    before = chain.live("cloud").current.run_id
+    assert post(chain, "rollback", headers=headers, dataset="flowers").status_code in (401, 503)
+    assert chain.active() == []
+    assert chain.live("cloud").current.run_id == before != older
 
 
 def test_the_same_idempotency_key_begins_one_release_even_after_it_ended(chain: Chain, older: str) -> None:

@@ -20,6 +20,7 @@ from dualdeploy.events import Envelope
 from dualdeploy.ledger import Ledger
 from dualdeploy.object_store import ObjectMissing
 from dualdeploy.testing import Failing, ManualClock, MemoryObjectStore
+from dualdeploy.testing.callers import cloud_run_callers, from_sender
 from dualdeploy.testing.failing import ProcessDied
 
 
@@ -40,12 +41,17 @@ class Handler:
 def client_of(handler: Handler, ledger: Ledger, clock: ManualClock) -> Client:
     """The receiver behind Flask, as functions-framework has it: every path and method reaches it."""
     handlers = {"object-finalized": handler, "clock": handler}
-    receiver = Receiver("tester", handlers, ledger=ledger, project="demo", clock=clock)
+    receiver = Receiver("tester", handlers, ledger=ledger, project="demo", callers=cloud_run_callers(), clock=clock)
     app = flask.Flask("tester")
     methods = ["GET", "POST", "PUT", "DELETE", "PATCH"]
     app.add_url_rule("/", "root", lambda: receiver(flask.request), methods=methods)
     app.add_url_rule("/<path:_path>", "any", lambda _path: receiver(flask.request), methods=methods)
-    return Client(app)
+
+    def as_sender(environ: dict[str, Any], start_response: Any) -> Any:
+        environ.setdefault("HTTP_AUTHORIZATION", from_sender()["Authorization"])
+        return app(environ, start_response)
+
+    return Client(as_sender)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ ALSO_HEAVY = ("firebase_admin", "google.auth", "google.api_core", "grpc", "tenso
 
 COMPOSE = """
 import json, sys
+from dualdeploy.testing import callers
 from dualdeploy import (branches, clock, dataset_config, entrypoint, errors, events, firebase, gate, ledger, logs,
                         object_store, pubsub, release_api, settings, shards, training, vertex)
 
@@ -25,11 +26,13 @@ vertex.VertexGateway(project="demo", region="us-central1")
 vertex.VertexGateway(project="demo", region="us-central1", emulator_host="127.0.0.1:1")
 firebase.FirebaseMlGateway(project="demo")
 pubsub.PubSubPublisher("demo")
-receiver = entrypoint.Receiver("tester", {"clock": lambda _: entrypoint.ignored("x")}, ledger=book, project="demo")
+receiver = entrypoint.Receiver("tester", {"clock": lambda _: entrypoint.ignored("x")}, ledger=book, project="demo",
+                               callers=callers.cloud_run_callers())
 
 import flask
 app = flask.Flask("tester")
-with app.test_request_context("/events/clock", method="POST", json={"message": {"messageId": "1"}}):
+with app.test_request_context("/events/clock", method="POST", json={"message": {"messageId": "1"}},
+                              headers=callers.from_sender()):
     assert receiver(flask.request).status_code == 204
 
 print(json.dumps([name for name in json.loads(sys.argv[1]) if name in sys.modules]))

@@ -14,6 +14,8 @@ ENVIRONMENT = {
     "LEDGER_BUCKET": "demo-ledger",
     "CONFIG_BUCKET": "demo-config",
     "MODELS_BUCKET": "demo-models",
+    "PUSH_AUDIENCES": "https://demo.example",
+    "PUSH_SERVICE_ACCOUNTS": "caller@demo.iam.gserviceaccount.com",
 }
 
 
@@ -35,7 +37,16 @@ class Bounded:
 def test_what_is_set_is_parsed_by_type_and_what_is_not_is_the_default() -> None:
     read = load(CloudSettings, {**ENVIRONMENT, "LEASE_SECONDS": "30"})
 
-    assert read == CloudSettings("demo", "us-central1", "demo-ledger", "demo-config", "demo-models", "", "", 30.0)
+    assert read == CloudSettings(
+        project="demo",
+        region="us-central1",
+        ledger_bucket="demo-ledger",
+        config_bucket="demo-config",
+        models_bucket="demo-models",
+        push_audiences="https://demo.example",
+        push_service_accounts="caller@demo.iam.gserviceaccount.com",
+        lease_seconds=30.0,
+    )
 
 
 def test_every_missing_and_every_wrong_variable_is_named_in_one_error() -> None:

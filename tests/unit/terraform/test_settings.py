@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 from dualdeploy import settings
+from dualdeploy.callers import CallerRefused, Callers
+from dualdeploy.certificates import Certificates
+from dualdeploy.testing.callers import from_sender
 
 SETTINGS = {
     "training_launcher": "LauncherSettings",
@@ -18,6 +21,9 @@ SETTINGS = {
     "cloud_deployer": "DeployerSettings",
     "mobile_publisher": "PublisherSettings",
 }
+
+#: Never asked: behind Cloud Run, tokens come without signature.
+CERTIFICATES = Certificates("http://127.0.0.1:9")
 
 pytestmark = pytest.mark.slow
 
@@ -56,6 +62,39 @@ def test_a_service_starts_with_what_is_set(service: str, plan: Any, topology: Ma
     assert loaded.region == "us-central1"
 
 
+@pytest.mark.parametrize("service", SETTINGS)
+def test_a_service_takes_events_from_exactly_the_account_that_delivers_them(service: str, plan: Any) -> None:
+    given = environment(plan, service)
+    accounts = {
+        found.values["push_config"][0]["oidc_token"][0]["service_account_email"]
+        for found in plan.of("google_pubsub_subscription")
+        if found.owner == service and found.values["push_config"]
+    }
+    accounts |= {
+        found.values["service_account"] for found in plan.of("google_eventarc_trigger") if found.owner == service
+    }
+    assert accounts == {given["PUSH_SERVICE_ACCOUNTS"]}
+    # Nobody gets in unchecked: Terraform lets in only who may invoke, as test_access.py shows.
+    assert given["CLOUD_RUN_CHECKS_TOKENS"] == "true"
+    host = service.replace("_", "-")
+    callers = Callers(
+        audiences=given["PUSH_AUDIENCES"].split(","),
+        event_senders=list(accounts),
+        certificates=CERTIFICATES,
+        cloud_run_checks_tokens=True,
+    )
+    for address in (f"https://{host}-123456789012.us-central1.run.app", f"https://{host}-x7kq2mzuaa-uc.a.run.app"):
+        for audience in (address, f"{address}/events/clock"):
+            assert callers.require_event_sender(from_sender(*accounts, aud=audience)) in accounts
+    for audience in (
+        "https://other-x7kq2mzuaa-uc.a.run.app",
+        f"https://{host}-uc.evil.a.run.app",
+        f"https://{host}-1.a.run.app.evil",
+    ):
+        with pytest.raises(CallerRefused, match="the token is for"):
+            callers.require_event_sender(from_sender(*accounts, aud=audience))
+
+
 def test_images_are_named_by_digest_and_training_runs_as_its_own_account(plan: Any) -> None:
     launcher = environment(plan, "training_launcher")
     assert "/trainer@sha256:" in launcher["TRAINER_IMAGE"]
@@ -91,7 +130,7 @@ def test_a_key_for_firebase_is_mounted_from_its_secret_which_the_publisher_alone
     (mount,) = publisher["containers"][0]["volume_mounts"]
     assert volume["secret"][0]["secret"] == name
     assert mount["name"] == volume["name"]
-    given = {each["name"]: each["value"] for each in publisher["containers"][0]["env"]}
+    given = {each["name"]: each.get("value") for each in publisher["containers"][0]["env"]}
     assert given["FIREBASE_KEY_FILE"] == f"{mount['mount_path']}/{volume['secret'][0]['items'][0]['path']}"
     (grant,) = [change for change in changes if change["type"] == "google_secret_manager_secret_iam_member"]
     assert grant["address"].startswith("module.mobile_publisher.")

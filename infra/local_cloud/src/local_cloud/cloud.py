@@ -18,6 +18,7 @@ from local_cloud.control import Control, UnknownService
 from local_cloud.eventarc import Eventarc
 from local_cloud.faults import Faults
 from local_cloud.firebase_ml import FirebaseMl
+from local_cloud.identity import Identity, TokenMint
 from local_cloud.pubsub import PubSub
 from local_cloud.remote_config import RemoteConfig
 from local_cloud.scheduler import Scheduler
@@ -48,6 +49,7 @@ class Ports:
     firebase_ml: int = 0
     remote_config: int = 0
     control: int = 0
+    identity: int = 0
 
 
 class LocalCloud:
@@ -78,7 +80,10 @@ class LocalCloud:
         state = Path(state_dir).resolve()
         with contextlib.ExitStack() as parts:
             parts.enter_context(_locked(state))
-            self.pubsub = PubSub(faults=self.faults, state_dir=state / "pubsub", port=ports.pubsub)
+            self.mint = TokenMint(state / "identity")
+            self.identity = Identity(self.mint, faults=self.faults, port=ports.identity)
+            parts.callback(self.identity.close)
+            self.pubsub = PubSub(faults=self.faults, state_dir=state / "pubsub", mint=self.mint, port=ports.pubsub)
             parts.callback(self.pubsub.close)
             self.eventarc = Eventarc(
                 faults=self.faults,
@@ -86,6 +91,9 @@ class LocalCloud:
                 triggers=topology.triggers,
                 services=self.services,
                 publish=self.pubsub.publish,
+                token=lambda trigger, address: self.mint.token(
+                    topology.caller_of(trigger.service), f"http://{address}{trigger.path}"
+                ),
                 dead_letter_topic=self._dead_letter_topic(),
             )
             parts.callback(self.eventarc.close)
@@ -130,6 +138,7 @@ class LocalCloud:
                 environment=self.environment,
                 services=self.services,
                 register_service=self.register_service,
+                token=self.mint.token,
                 port=ports.control,
             )
             parts.callback(self.control.close)
@@ -141,7 +150,15 @@ class LocalCloud:
             self.pubsub.start()
             self._provision()
             firebase = (self.firebase_ml, self.remote_config)
-            for part in (self.eventarc, self.storage, *firebase, self.vertex, self.scheduler, self.control):
+            for part in (
+                self.identity,
+                self.eventarc,
+                self.storage,
+                *firebase,
+                self.vertex,
+                self.scheduler,
+                self.control,
+            ):
                 part.start()
         except BaseException:
             self.close()
@@ -166,6 +183,7 @@ class LocalCloud:
             "VERTEX_EMULATOR_HOST": self.vertex.address,
             "FIREBASE_ML_EMULATOR_HOST": self.firebase_ml.address,
             "REMOTE_CONFIG_EMULATOR_HOST": self.remote_config.address,
+            "GOOGLE_CERTS_URL": self.identity.certs_url,
             "LOCAL_CLOUD_ADDRESS": self.control.address,
             "GOOGLE_CLOUD_PROJECT": self.topology.project,
             "GOOGLE_CLOUD_REGION": self.topology.region,
@@ -211,6 +229,8 @@ class LocalCloud:
             self.topology.subscription_path(subscription.name),
             topic=self.topology.topic_path(subscription.topic),
             push_endpoint=f"http://{address}{subscription.path}" if address else "",
+            oidc_service_account=self.topology.caller_of(subscription.service) if address else "",
+            oidc_audience=f"http://{address}" if address else "",
             filter=subscription.filter,
             ack_deadline_seconds=subscription.ack_deadline,
             minimum_backoff=self._scaled(subscription.minimum_backoff),

@@ -23,7 +23,8 @@ class UnknownService(ValueError):
 class Control:
     """Environment, services and faults over HTTP; `stop_requested` is set by POST /shutdown.
 
-    `register_service(name, address)` raises UnknownService for a name that the topology does not have.
+    `register_service(name, address)` raises UnknownService for a name that the topology does not have;
+    `token(email, audience)` is an identity token.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Control:
         environment: Callable[[], Mapping[str, str]],
         services: Mapping[str, str],
         register_service: Callable[[str, str], None],
+        token: Callable[[str, str], str],
         port: int = 0,
     ) -> None:
         self.api = Api("control", faults=faults)
@@ -41,6 +43,7 @@ class Control:
         self._environment = environment
         self._services = services
         self._register_service = register_service
+        self._token = token
         self._add_routes()
         self._server = HttpServer(self.api.app, name="control", port=port, threads=4)
         self.address = self._server.address
@@ -61,6 +64,7 @@ class Control:
         operation("control.faults.get", "GET", "/faults")(self.faults)
         operation("control.faults.add", "POST", "/faults")(self.add_faults)
         operation("control.faults.clear", "DELETE", "/faults")(self.clear_faults)
+        operation("control.tokens.create", "POST", "/tokens")(self.create_token)
         operation("control.shutdown", "POST", "/shutdown")(self.shutdown)
 
     def register_services(self) -> Any:
@@ -94,6 +98,14 @@ class Control:
     def clear_faults(self) -> Any:
         self._faults.clear()
         return {"pending": {}}
+
+    def create_token(self) -> Any:
+        """{"email": …, "audience": "http://…"}: an identity token, as `gcloud auth print-identity-token` prints one."""
+        wanted = _json_object()
+        email, audience = wanted.get("email"), wanted.get("audience")
+        if not isinstance(email, str) or not isinstance(audience, str) or not email or not audience:
+            raise _invalid("email and audience are needed, both texts")
+        return {"token": self._token(email, audience)}
 
     def shutdown(self) -> Any:
         self.stop_requested.set()

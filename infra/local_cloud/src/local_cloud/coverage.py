@@ -65,6 +65,12 @@ def sections(cloud: LocalCloud) -> list[Section]:
             _absent(remote_config),
         ),
         Section(
+            "Google's certificates (HTTP)",
+            "google-auth, which verifies with them the tokens that pushes carry",
+            cloud.identity.api.operations,
+            (),
+        ),
+        Section(
             "Control API (ours)",
             "people, demonstrations and tests",
             cloud.control.api.operations,

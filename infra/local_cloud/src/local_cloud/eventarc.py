@@ -131,7 +131,7 @@ class Eventarc:
 
     `services` maps a service's name to its "host:port" and may grow later: events for a service that is not
     there yet wait and lose no attempt. `publish(topic, data, attributes)` receives what was given up, where a
-    `dead_letter_topic` is named.
+    `dead_letter_topic` is named. `token(trigger, address)` is the identity token that a delivery carries.
     """
 
     def __init__(
@@ -142,6 +142,7 @@ class Eventarc:
         triggers: Sequence[Trigger],
         services: Mapping[str, str],
         publish: Callable[[str, bytes, dict[str, str]], object] | None = None,
+        token: Callable[[Trigger, str], str] | None = None,
         dead_letter_topic: str = "",
         retry_policy: RetryPolicy = RetryPolicy(),
         delivery_timeout_seconds: float = 60.0,
@@ -158,6 +159,7 @@ class Eventarc:
                 faults=faults,
                 poster=self._poster,
                 give_up=self._give_up,
+                token=token,
                 retry_policy=retry_policy,
                 timeout_seconds=delivery_timeout_seconds,
             )
@@ -221,6 +223,7 @@ class _Lane:
         faults: Faults,
         poster: Poster,
         give_up: Callable[[Trigger, Delivery, str], None],
+        token: Callable[[Trigger, str], str] | None,
         retry_policy: RetryPolicy,
         timeout_seconds: float,
     ) -> None:
@@ -230,6 +233,7 @@ class _Lane:
         self._faults = faults
         self._poster = poster
         self._give_up = give_up
+        self._token = token
         self._retry_policy = retry_policy
         self._timeout_seconds = timeout_seconds
         self._changed = threading.Condition()
@@ -336,7 +340,10 @@ class _Lane:
             return f"service {self.trigger.service} is not registered any more"
         url = f"http://{address}{self.trigger.path}"
         try:
-            answer = self._poster.post(url, headers=delivery.headers, body=delivery.body, timeout=self._timeout_seconds)
+            # At delivery, not in the journal: a token is over before the last attempt.
+            authorization = {"authorization": f"Bearer {self._token(self.trigger, address)}"} if self._token else {}
+            headers = {**delivery.headers, **authorization}
+            answer = self._poster.post(url, headers=headers, body=delivery.body, timeout=self._timeout_seconds)
         except NoAnswer as exc:
             return f"{address}: {exc}"
         if 200 <= answer.status < 300:

@@ -55,7 +55,9 @@ class ServiceProcess:
         self.name = name
         self.address = f"{LOOPBACK}:{free_port()}"
         self._folder = folder
-        self._environment = {**environment, "HOST": LOOPBACK, "PORT": self.address.rsplit(":", 1)[1]}
+        # As in Terraform, tokens for the service are made out to its address.
+        own = {"HOST": LOOPBACK, "PORT": self.address.rsplit(":", 1)[1], "PUSH_AUDIENCES": f"http://{self.address}"}
+        self._environment = {**environment, **own}
         self._log_file = log_file
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -163,7 +165,7 @@ class Stack:
             self.services[name] = ServiceProcess(
                 name,
                 self._repository / service.folder,
-                environment=self._service_environment(),
+                environment=self._service_environment(name),
                 log_file=self._log_folder / f"{name}.log",
             )
         self._wait_until_healthy()
@@ -200,7 +202,7 @@ class Stack:
         urls = {f"{name.upper()}_URL": f"http://{service.address}" for name, service in self.services.items()}
         return {**self.cloud.environment(), **urls}
 
-    def _service_environment(self) -> dict[str, str]:
+    def _service_environment(self, name: str) -> dict[str, str]:
         """What Terraform sets on a service, for this project."""
         topology = self.cloud.topology
         repository = f"{topology.region}-docker.pkg.dev/{topology.project}/dualdeploy"
@@ -211,7 +213,8 @@ class Stack:
             "PATH": os.pathsep.join([self._bin, os.environ.get("PATH", "")]),
             "PYTHONPATH": os.pathsep.join(filter(None, python_path)),
             "PYTHONUNBUFFERED": "1",
-            **{f"{name.upper()}_IMAGE": f"{repository}/{name}:local" for name in topology.images},
+            "PUSH_SERVICE_ACCOUNTS": topology.caller_of(name),
+            **{f"{image.upper()}_IMAGE": f"{repository}/{image}:local" for image in topology.images},
         }
 
 

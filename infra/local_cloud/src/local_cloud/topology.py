@@ -125,6 +125,10 @@ class Topology:
     def triggers(self) -> tuple[Trigger, ...]:
         return tuple(trigger for bucket in self.buckets.values() for trigger in bucket.triggers)
 
+    def caller_of(self, service: str) -> str:
+        """The account that delivers events to a service: `google_service_account.caller` of Terraform."""
+        return f"{service.replace('_', '-')}-caller@{self.project}.iam.gserviceaccount.com"
+
     def topic_path(self, topic: str) -> str:
         """Pub/Sub's full name of a topic."""
         return f"projects/{self.project}/topics/{topic}"

@@ -36,6 +36,15 @@ locals {
       LEDGER_BUCKET        = var.buckets["ledger"]
       CONFIG_BUCKET        = var.buckets["config"]
       MODELS_BUCKET        = var.buckets["models"]
+
+      # Cloud Run's two addresses of a service. The letters in the older one are made up with the service, hence the *;
+      # Cloud Run itself compares exactly before it lets a token in, and takes its signature away.
+      PUSH_AUDIENCES = join(",", [
+        "https://${local.host}-${data.google_project.this.number}.${var.region}.run.app",
+        "https://${local.host}-*.a.run.app",
+      ])
+      PUSH_SERVICE_ACCOUNTS   = google_service_account.caller.email
+      CLOUD_RUN_CHECKS_TOKENS = "true"
     },
     var.environment,
     var.secret_file == null ? {} : { (var.secret_file.variable) = "${local.secret_folder}/key" }

@@ -11,6 +11,7 @@ import math
 import queue
 import threading
 
+from local_cloud.identity import TokenMint
 from local_cloud.pubsub.broker import Broker, Lease
 from local_cloud.pubsub.push import Pusher, PushRequest
 from local_cloud.pubsub.subscription import Subscription
@@ -24,7 +25,8 @@ _RETRY_SECONDS = 1.0
 class PushDispatcher:
     """Delivers the messages of every push subscription, and lets time pass for all subscriptions."""
 
-    def __init__(self, broker: Broker, *, workers: int) -> None:
+    def __init__(self, broker: Broker, *, workers: int, mint: TokenMint) -> None:
+        self._mint = mint
         self._broker = broker
         self._catalog = broker.catalog
         self._pusher = Pusher()
@@ -95,7 +97,7 @@ class PushDispatcher:
                 self._closing.wait(float(lease.fault.partition(":")[2]))
             # "The push timeout is the acknowledgement deadline." Source: google.pubsub.v1.Subscription.
             timeout = float(lease.resource.ack_deadline_seconds)
-            acked, answer = self._pusher.post(PushRequest.of(lease), timeout=timeout)
+            acked, answer = self._pusher.post(PushRequest.of(lease, self._mint), timeout=timeout)
             if lease.fault == "lost-response":
                 acked, answer = False, f"planned fault: the answer {answer} was lost"
         finally:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
-import time
 from collections.abc import Mapping
 from typing import Any
 
+from local_cloud.identity import TokenMint
 from local_cloud.poster import NoAnswer, Poster
 from local_cloud.pubsub.broker import Lease
 from local_cloud.pubsub.messages import timestamp
@@ -26,11 +26,11 @@ class PushRequest:
     body: bytes
 
     @classmethod
-    def of(cls, lease: Lease) -> PushRequest:
+    def of(cls, lease: Lease, mint: TokenMint) -> PushRequest:
         config = lease.resource.push_config
         headers = {"User-Agent": "CloudPubSub-Google", "Accept": "application/json"}
         if config.HasField("oidc_token"):
-            headers["Authorization"] = f"Bearer {_unsigned_token(config)}"
+            headers["Authorization"] = f"Bearer {_token(config, mint)}"
         if config.HasField("no_wrapper"):
             if config.no_wrapper.write_metadata:
                 headers |= _metadata_headers(lease)
@@ -75,24 +75,9 @@ def _metadata_headers(lease: Lease) -> dict[str, str]:
     return {**metadata, **body.attributes}
 
 
-def _unsigned_token(push_config: Any) -> str:
-    """The claims of Google's token without its signature: nobody but Google can sign it."""
-    token, now = push_config.oidc_token, int(time.time())
-    claims = {
-        "aud": token.audience or push_config.push_endpoint,
-        "azp": token.service_account_email,
-        "email": token.service_account_email,
-        "email_verified": True,
-        "exp": now + 3600,
-        "iat": now,
-        "iss": "https://accounts.google.com",
-        "sub": token.service_account_email,
-    }
-    return f"{_base64url({'alg': 'none', 'typ': 'JWT'})}.{_base64url(claims)}."
-
-
-def _base64url(value: Mapping[str, Any]) -> str:
-    return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+def _token(push_config: Any, mint: TokenMint) -> str:
+    token = push_config.oidc_token
+    return mint.token(token.service_account_email, token.audience or push_config.push_endpoint)
 
 
 class Pusher:

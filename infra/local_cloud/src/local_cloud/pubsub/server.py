@@ -13,6 +13,7 @@ import grpc
 from local_cloud.api import ApiError, Operation
 from local_cloud.faults import Faults
 from local_cloud.http import LOOPBACK
+from local_cloud.identity import TokenMint
 from local_cloud.pubsub import wire
 from local_cloud.pubsub.broker import Broker
 from local_cloud.pubsub.catalog import Catalog
@@ -43,15 +44,18 @@ class PubSub:
     """Pub/Sub for PUBSUB_EMULATOR_HOST.
 
     `state_dir` keeps topics, subscriptions and unacknowledged messages across restarts and crashes; `workers`
-    bounds the push requests under way (each push subscription has at least one); `port` 0 takes a free one.
+    bounds the push requests under way (each push subscription has at least one); `mint` signs the tokens of pushes;
+    `port` 0 takes a free one.
     Raises StoreUnusable when the folder cannot be used, OSError when the port cannot.
     """
 
-    def __init__(self, *, faults: Faults, state_dir: Path, workers: int = 16, port: int = 0) -> None:
+    def __init__(
+        self, *, faults: Faults, state_dir: Path, mint: TokenMint | None = None, workers: int = 16, port: int = 0
+    ) -> None:
         self._store = Store(state_dir)
         self._catalog = Catalog(self._store, faults=faults)
         self._broker = Broker(self._catalog, self._store, faults=faults, clock=SystemClock())
-        self._dispatcher = PushDispatcher(self._broker, workers=workers)
+        self._dispatcher = PushDispatcher(self._broker, workers=workers, mint=mint or TokenMint(state_dir))
         self._table = RpcTable(faults=faults)
         register_publisher(self._table, self._broker)
         register_subscriber(self._table, self._broker)
@@ -114,6 +118,7 @@ class PubSub:
         enable_message_ordering: bool = False,
         message_retention_seconds: int = DEFAULT_RETENTION,
         oidc_service_account: str = "",
+        oidc_audience: str = "",
     ) -> None:
         """Create the subscription, or bring an existing one to this state. Durations are seconds.
 
@@ -133,6 +138,7 @@ class PubSub:
             wanted.push_config.push_endpoint = push_endpoint
             if oidc_service_account:
                 wanted.push_config.oidc_token.service_account_email = oidc_service_account
+                wanted.push_config.oidc_token.audience = oidc_audience
         for field, seconds in (("minimum_backoff", minimum_backoff), ("maximum_backoff", maximum_backoff)):
             if seconds is not None:
                 getattr(wanted.retry_policy, field).FromTimedelta(datetime.timedelta(seconds=seconds))
