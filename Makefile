@@ -50,6 +50,10 @@ rollback: ## Back to what was live before, on both sides: DATASET=flowers [TO_RU
 replay: $(STAMP) ## List the dead letters; ID='…' or ALL=1 sends them again (first: set -a; source build/local_cloud.env)
 	@$(BIN)/python -m dualdeploy.replay $(if $(PROJECT),--project '$(PROJECT)') $(if $(ALL),--all) $(ID)
 
+.PHONY: firebase-migrate
+firebase-migrate: $(STAMP) ## Copy the models that Firebase ML hosts to the bucket that phones read: PROJECT=… [BUCKET=…]
+	@PYTHONPATH=services/mobile_publisher $(BIN)/python -m mobile_publisher.migrate $(if $(PROJECT),--project '$(PROJECT)') $(if $(BUCKET),--bucket '$(BUCKET)')
+
 ##@ Work on it
 
 .PHONY: test

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dualdeploy import clock as clocks
@@ -14,6 +15,9 @@ from dualdeploy.ledger import Run
 from dualdeploy.training import TrainingResult
 
 VERSION = 1
+
+#: How the versions of files begin that were trained elsewhere; those of ours begin with a run's digest.
+IMPORTED = "firebase-"
 
 
 def document(
@@ -55,6 +59,38 @@ def document(
         "snapshot_sha256": run.snapshot.digest(),
         "architecture": result.architecture,
     }
+
+
+def imported(
+    *,
+    name: str,
+    source: str,
+    sha256: str,
+    size_bytes: int,
+    labels: Sequence[str],
+    tensors: Mapping[str, Any],
+    created: datetime.datetime,
+) -> dict[str, Any]:
+    """The manifest of a file that was trained elsewhere: what can be read from the file, and where it came from.
+
+    `tensors` are `input` and `output`, each with shape and type, or without one that is not there exactly once.
+    """
+    return {
+        "v": VERSION,
+        "name": name,
+        "version": imported_version(sha256),
+        "created": clocks.to_text(created),
+        "sha256": sha256,
+        "size": size_bytes,
+        "labels": list(labels),
+        **tensors,
+        "min_app_version": "",
+        "imported_from": source,
+    }
+
+
+def imported_version(sha256: str) -> str:
+    return f"{IMPORTED}{sha256[:12]}"
 
 
 def version(run: Run, sha256: str) -> str:

@@ -200,6 +200,20 @@ def median_latency(tflite: bytes | Path, pictures: Iterable[bytes], *, labels: S
     return float(np.median(times[_WARM_UP_RUNS:] or times))
 
 
+def tensors(tflite: bytes) -> dict[str, dict[str, Any]]:
+    """`input` and `output` of any model, each with shape and type; one of which there are several is left out.
+
+    Raises UnusableModel.
+    """
+    interpreter = _load(tflite, 1)
+    both = {"input": interpreter.get_input_details(), "output": interpreter.get_output_details()}
+    return {
+        what: {"shape": [int(length) for length in details[0]["shape"]], "type": np.dtype(details[0]["dtype"]).name}
+        for what, details in both.items()
+        if len(details) == 1
+    }
+
+
 def peak_memory(tflite: bytes) -> int | None:
     """Bytes that loading and running the file adds to an empty interpreter; None where the system does not tell.
 

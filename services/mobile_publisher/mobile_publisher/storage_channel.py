@@ -43,10 +43,18 @@ class StorageChannel:
             raise CannotEverSucceed("the file was exported without a manifest: set publishing.quantization to redo it")
         described = self._exported(str(facts["manifest"]))
         manifest: dict[str, Any] = json.loads(described)
+        self.store(name, manifest, described, self._exported(str(facts["tflite"])))
+        return manifest
+
+    def store(self, name: str, manifest: Mapping[str, Any], described: bytes, tflite: bytes) -> None:
+        """Put a version's file and its manifest (`described` are the latter's bytes) where nothing points at them yet.
+
+        Raises VersionTaken.
+        """
         folder = _folder(name, str(manifest["version"]))
         files = {
             # The manifest last: who finds it finds the file too.
-            f"{folder}/model.tflite": (self._exported(str(facts["tflite"])), "application/octet-stream"),
+            f"{folder}/model.tflite": (tflite, "application/octet-stream"),
             f"{folder}/manifest.json": (described, "application/json"),
         }
         for path, (content, content_type) in files.items():
@@ -54,7 +62,15 @@ class StorageChannel:
                 self._bucket.put(path, content, expect=ABSENT, content_type=content_type, cache_control=IMMUTABLE)
             except GenerationChanged as exc:
                 raise VersionTaken(f"{self._bucket.uri(path)} holds something else: {exc}") from exc
-        return manifest
+
+    def stored(self, name: str, version: str) -> tuple[Mapping[str, Any], bytes] | None:
+        """Manifest and file of a version as they lie there; None when it is not there whole."""
+        folder = _folder(name, version)
+        try:
+            manifest: dict[str, Any] = json.loads(self._bucket.read(f"{folder}/manifest.json").data)
+            return manifest, self._bucket.read(f"{folder}/model.tflite").data
+        except ObjectMissing:
+            return None
 
     def latest(self, name: str) -> Mapping[str, Any] | None:
         """The pointer as it is now."""

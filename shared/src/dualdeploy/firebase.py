@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import functools
 import json
 import sys
@@ -42,6 +43,7 @@ class FirebaseModel:
     size_bytes: int
     gcs_uri: str
     error: str = ""
+    created: datetime.datetime | None = None
 
 
 class FirebaseMl(Protocol):
@@ -53,11 +55,21 @@ class FirebaseMl(Protocol):
     def publish(self, model_id: str) -> FirebaseModel: ...
 
 
+class HostedModels(Protocol):
+    """What leaving Firebase ML takes; `testing.FakeFirebaseMl` is the other implementation."""
+
+    def all(self) -> list[FirebaseModel]:
+        """Every model of the project, by display name."""
+
+    def download(self, model: FirebaseModel) -> bytes:
+        """The file that phones get. Raises RejectedByGoogle for a model that is not published."""
+
+
 class FirebaseMlGateway:
     """`firebase_admin.ml` on the default app (a named app fails while an operation is pending: SDK 7.7.0).
 
     `signer` is the e-mail of the service account to sign as; empty means the process's own. `key` reads the JSON of a
-    service account's key, to be used instead of both.
+    service account's key, to be used instead of both. With `signs=False` it only reads, as whoever is logged in.
     """
 
     def __init__(
@@ -66,12 +78,14 @@ class FirebaseMlGateway:
         project: str,
         signer: str = "",
         key: Callable[[], bytes] | None = None,
+        signs: bool = True,
         emulator_host: str = "",
         call_timeout: float = CALL_TIMEOUT,
     ) -> None:
         self._project = project
         self._signer = signer
         self._key = key
+        self._signs = signs
         self._emulator_host = emulator_host
         self._call_timeout = call_timeout
         self._lock = threading.Lock()
@@ -106,6 +120,30 @@ class FirebaseMlGateway:
         ml = self._ml()
         return self._unless_locked(ml, model_id, f"publish {model_id}", lambda: ml.publish_model(model_id))
 
+    def all(self) -> list[FirebaseModel]:
+        ml = self._ml()
+        models = _call("list the models", lambda: list(ml.list_models(page_size=100).iterate_all()))
+        return sorted(map(_model, models), key=lambda model: model.display_name)
+
+    def download(self, model: FirebaseModel) -> bytes:
+        """What the SDK of a phone does; the Admin SDK has no call for it.
+
+        Source: projects.models.download of https://firebaseml.googleapis.com/$discovery/rest?version=v1beta2
+        """
+        import requests  # noqa: PLC0415
+
+        service = self._ml()._get_ml_service(None)
+
+        def fetched() -> bytes:
+            offer = service._client.body("get", url=f"models/{model.id}:download")
+            response = requests.get(offer["downloadUri"], timeout=self._call_timeout)
+            response.raise_for_status()
+            if len(response.content) != int(offer["sizeBytes"]):
+                raise ServiceUnavailable(f"{model.display_name} came as {len(response.content)} bytes: cut short")
+            return response.content
+
+        return _call(f"download {model.display_name}", fetched)
+
     def _unless_locked(self, ml: Any, model_id: str, what: str, call: Callable[[], Any]) -> FirebaseModel:
         """A refusal is final, unless an operation still works on the model: perhaps our own, whose answer was lost."""
         try:
@@ -133,14 +171,19 @@ class FirebaseMlGateway:
         try:
             firebase_admin.get_app()
         except ValueError:
-            firebase_admin.initialize_app(
-                _credential(self._signer, self._key, emulated=bool(self._emulator_host)), {"projectId": self._project}
-            )
+            firebase_admin.initialize_app(_wrapped(self._google_credential), {"projectId": self._project})
         # `httpTimeout` of the app's options does not reach this part of the SDK.
         service = ml._get_ml_service(None)
         for client in (service._client, service._operation_client):
             client._timeout = self._call_timeout
         return ml
+
+    def _google_credential(self) -> Any:
+        if self._emulator_host:
+            return _emulator_signer()
+        if not self._signs:
+            return _reader(self._project)
+        return credential_of_key(self._key()) if self._key else _impersonating_signer(self._signer)
 
 
 @contextlib.contextmanager
@@ -157,18 +200,24 @@ def _without_tensorflow() -> Iterator[None]:
             sys.modules.pop("tensorflow", None)
 
 
-def _credential(signer: str, key: Callable[[], bytes] | None, *, emulated: bool) -> Any:
+def _wrapped(credential: Callable[[], Any]) -> Any:
     from firebase_admin import credentials  # noqa: PLC0415
 
     class Wrapped(credentials.Base):  # type: ignore[misc]  # the SDK has no types
         """What the SDK wants: something that gives a google.auth credential."""
 
         def get_credential(self) -> Any:
-            if emulated:
-                return _emulator_signer()
-            return credential_of_key(key()) if key else _impersonating_signer(signer)
+            return credential()
 
     return Wrapped()
+
+
+@functools.cache
+def _reader(project: str) -> Any:
+    import google.auth  # noqa: PLC0415
+
+    # People's own credentials name no project to count the calls against.
+    return google.auth.default(scopes=_SCOPES, quota_project_id=project)[0]
 
 
 def credential_of_key(key: bytes) -> Any:
@@ -243,6 +292,8 @@ def _model(model: Any) -> FirebaseModel:
         size_bytes=int(getattr(model.model_format, "size_bytes", 0) or 0),
         gcs_uri=str(getattr(source, "_gcs_tflite_uri", "") or ""),
         error=model.validation_error or "",
+        # Milliseconds, says the SDK.
+        created=datetime.datetime.fromtimestamp(model.create_time / 1000, datetime.UTC) if model.create_time else None,
     )
 
 
@@ -268,6 +319,10 @@ def _call(what: str, call: Callable[[], Result]) -> Result:
     )
     try:
         return call()
+    except requests.exceptions.HTTPError as exc:
+        if exc.response.status_code in (408, 429) or exc.response.status_code >= 500:
+            raise ServiceUnavailable(f"Firebase ML, {what}: {exc}") from exc
+        raise RejectedByGoogle(f"Firebase ML refused to {what}: {exc}") from exc
     except transient as exc:
         raise ServiceUnavailable(f"Firebase ML, {what}: {exc}") from exc
     except (firebase_errors.FirebaseError, ValueError) as exc:

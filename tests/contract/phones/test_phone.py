@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 import requests
 
+from dualdeploy.errors import RejectedByGoogle
 from dualdeploy.firebase import FirebaseMlGateway
 from dualdeploy.object_store import ABSENT, GcsObjectStore
 from local_cloud.faults import Faults
 from local_cloud.firebase_ml import FirebaseMl
 from local_cloud.storage import Storage
 from mobile_publisher import tflite_metadata
+from mobile_publisher.migrate import Migration
 from mobile_publisher.storage_channel import StorageChannel
 
 TINY_MODEL = Path(__file__).parents[2] / "fixtures" / "tiny_float32.tflite"
@@ -79,8 +81,8 @@ class Publisher:
         self.bucket = GcsObjectStore("phones", client=lambda: client)
         self.channel = StorageChannel(models=self.models, bucket=self.bucket)
 
-    def publish(self, version: str) -> dict[str, Any]:
-        """Publish the tiny model; its metadata names the version, so every version has bytes of its own."""
+    def export(self, version: str) -> dict[str, Any]:
+        """Export the tiny model; its metadata names the version, so every version has bytes of its own."""
         tflite = tflite_metadata.describe(
             TINY_MODEL.read_bytes(),
             name="flowers",
@@ -93,10 +95,13 @@ class Publisher:
         manifest = {"version": version, "sha256": hashlib.sha256(tflite).hexdigest(), "size": len(tflite)}
         self.models.put(f"{version}/model.tflite", tflite, expect=ABSENT)
         self.models.put(f"{version}/manifest.json", json.dumps(manifest).encode(), expect=ABSENT)
-        facts = {
+        return {
             "tflite": self.models.uri(f"{version}/model.tflite"),
             "manifest": self.models.uri(f"{version}/manifest.json"),
         }
+
+    def publish(self, version: str) -> dict[str, Any]:
+        facts = self.export(version)
         self.channel.point("flowers", self.channel.upload("flowers", facts))
         return facts
 
@@ -159,19 +164,10 @@ def test_a_phone_without_a_published_model_is_told_so(phone: Phone) -> None:
         phone.by_pointer()
 
 
-def test_a_phone_gets_the_same_file_from_firebase_ml(
-    phone: Phone, publisher: Publisher, firebase_ml: FirebaseMl, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    facts = publisher.publish("v1")
-    gateway = FirebaseMlGateway(project=PROJECT, emulator_host=firebase_ml.address)
+@pytest.fixture
+def gateway(firebase_ml: FirebaseMl) -> Iterator[FirebaseMlGateway]:
     try:
-        gateway.create("flowers", gcs_uri=facts["tflite"], tags=[])
-        deadline = time.monotonic() + 10
-        while (model := gateway.find("flowers")) is None or model.locked:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        gateway.publish(model.id)
-        downloaded = phone.by_firebase_ml("flowers")
+        yield FirebaseMlGateway(project=PROJECT, emulator_host=firebase_ml.address)
     finally:
         import firebase_admin
 
@@ -182,5 +178,43 @@ def test_a_phone_gets_the_same_file_from_firebase_ml(
         # Addresses belong to the process: other tests have an emulator of their own.
         ml._MLService.PROJECT_URL = "https://firebaseml.googleapis.com/v1beta2/projects/{0}/"
         ml._MLService.OPERATION_URL = "https://firebaseml.googleapis.com/v1beta2/"
+
+
+def host(gateway: FirebaseMlGateway, name: str, uri: str) -> None:
+    """Publish a file by Firebase ML."""
+    gateway.create(name, gcs_uri=uri, tags=[])
+    deadline = time.monotonic() + 10
+    while (model := gateway.find(name)) is None or model.locked:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    gateway.publish(model.id)
+
+
+def test_a_phone_gets_the_same_file_from_firebase_ml(
+    phone: Phone, publisher: Publisher, gateway: FirebaseMlGateway
+) -> None:
+    host(gateway, "flowers", publisher.publish("v1")["tflite"])
+    downloaded = phone.by_firebase_ml("flowers")
     assert downloaded == phone.by_pointer()
     assert phone.classify(downloaded, (0, 255, 0)) == "green"
+
+
+def test_a_phone_finds_by_the_pointer_what_firebase_ml_hosted(
+    phone: Phone, publisher: Publisher, gateway: FirebaseMlGateway
+) -> None:
+    host(gateway, "flowers", publisher.export("v1")["tflite"])
+    for outcome in ("copied", "there"):
+        (migrated,) = Migration(gateway, publisher.bucket, project=PROJECT).run()
+        assert (migrated.name, migrated.outcome) == ("flowers", outcome)
+    moved = phone.by_pointer()
+    assert moved == phone.by_firebase_ml("flowers")
+    assert phone.classify(moved, (255, 0, 0)) == "red"
+    manifest = phone.get(phone.get("models/flowers/latest.json").json()["manifest"]).json()
+    assert (manifest["labels"], manifest["version"]) == (LABELS, migrated.version)
+
+
+def test_a_model_that_is_not_published_cannot_be_downloaded(publisher: Publisher, gateway: FirebaseMlGateway) -> None:
+    gateway.create("flowers", gcs_uri=publisher.export("v1")["tflite"], tags=[])
+    (model,) = gateway.all()
+    with pytest.raises(RejectedByGoogle, match="404"):
+        gateway.download(model)

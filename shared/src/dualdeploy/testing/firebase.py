@@ -20,6 +20,8 @@ class FakeFirebaseMl:
         self.models: dict[str, FirebaseModel] = {}
         #: Judges a file's URI; a text is Firebase's complaint about it.
         self.validate: Callable[[str], str] = lambda _uri: ""
+        #: Gives the bytes behind a file's URI, of which `model_hash` is the SHA-256.
+        self.file: Callable[[str], bytes] = lambda uri: f"file of {uri}".encode()
         self._looks_locked = looks_locked
         self._locks: dict[str, int] = {}
         self._ids = itertools.count(101)
@@ -58,6 +60,17 @@ class FakeFirebaseMl:
 
         return self.faults.run("publish", published)
 
+    def all(self) -> list[FirebaseModel]:
+        return self.faults.run("all", lambda: sorted(self.models.values(), key=lambda model: model.display_name))
+
+    def download(self, model: FirebaseModel) -> bytes:
+        def downloaded() -> bytes:
+            if not self.models[model.id].published:
+                raise RejectedByGoogle(f"{model.display_name} is not published")
+            return self.file(self.models[model.id].gcs_uri)
+
+        return self.faults.run("download", downloaded)
+
     def _unlocked(self, model_id: str) -> FirebaseModel:
         if model_id not in self.models:
             raise RejectedByGoogle(f"no model {model_id}")
@@ -68,12 +81,13 @@ class FakeFirebaseMl:
     def _store(
         self, model_id: str, display_name: str, gcs_uri: str, tags: Sequence[str], *, published: bool
     ) -> FirebaseModel:
-        digest = hashlib.sha256(gcs_uri.encode()).hexdigest()
+        data = self.file(gcs_uri)
+        digest = hashlib.sha256(data).hexdigest()
         error = self.validate(gcs_uri)
         locked = self._looks_locked > 0
         self._locks[model_id] = self._looks_locked
         self.models[model_id] = FirebaseModel(
-            model_id, display_name, tuple(tags), published, locked, digest, 1000, gcs_uri, error
+            model_id, display_name, tuple(tags), published, locked, digest, len(data), gcs_uri, error
         )
         return self.models[model_id]
 
