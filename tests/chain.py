@@ -67,7 +67,7 @@ _COMMON: dict[str, Any] = {
 }
 LAUNCHER_SETTINGS = LauncherSettings(**_COMMON, data_bucket="data", trainer_image="trainer@sha256:1")
 NOTIFIER_SETTINGS = NotifierSettings(**_COMMON)
-DEPLOYER_SETTINGS = DeployerSettings(**_COMMON, predictor_image="predictor@sha256:2")
+DEPLOYER_SETTINGS = DeployerSettings(**_COMMON, predictor_image="predictor@sha256:2", git_revision="0123abc")
 PUBLISHER_SETTINGS = PublisherSettings(**_COMMON, data_bucket="data")
 
 When = Literal["before", "after"]
@@ -193,7 +193,7 @@ class Chain:
             clock=self.clock,
         )
         self.workers = {
-            "cloud": self._worker("cloud", deployer.advance),
+            "cloud": self._worker("cloud", deployer.advance, on_end=deployer.on_end),
             "mobile": self._worker("mobile", publisher.advance),
         }
 
@@ -208,7 +208,7 @@ class Chain:
             clock=self.clock,
         )
 
-    def _worker(self, target: str, advance: Any) -> BranchWorker:
+    def _worker(self, target: str, advance: Any, *, on_end: Any = None) -> BranchWorker:
         return BranchWorker(
             target,
             advance,
@@ -216,6 +216,7 @@ class Chain:
             publisher=self.publisher,
             lease_seconds=LEASE_SECONDS,
             clock=self.clock,
+            on_end=on_end,
         )
 
     @functools.cache  # noqa: B019  # a chain lives as long as its test

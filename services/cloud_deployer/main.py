@@ -37,6 +37,7 @@ def create_app() -> flask.Flask:
         ledger=ledger,
         publisher=PubSubPublisher(read.project),
         lease_seconds=read.lease_seconds,
+        on_end=deployer.on_end,
     )
     callers = Callers.of(read)
     handlers = {

@@ -1,6 +1,6 @@
 """From `trained` to `live` on a Vertex AI endpoint, one look-then-act step at a time.
 
-    gating ─► deploying: upload ─► endpoint ─► deploy
+    gating ─► deploying: upload ─► evaluation ─► endpoint ─► deploy
            ─► canary: … (see canary.py) ─► record ─► aliases ─► undeploy ─► live
 
 Every step first looks whether it is already done, so repeating any of them is harmless. Ids are derived from the run:
@@ -16,22 +16,27 @@ from collections.abc import Callable, Sequence
 
 from cloud_deployer import canary
 from cloud_deployer.canary import Rollout, Shifting, TrafficMoved, give_up, rollout_of, to_step, with_rollout
+from cloud_deployer.console_metrics import SCHEMA_URI, classification_metrics
+from cloud_deployer.gating import Gating
+from cloud_deployer.model_card import ModelCards
 from cloud_deployer.settings import DeployerSettings
 from dualdeploy import clock as clocks
-from dualdeploy import dataset_config, gate, training
+from dualdeploy import dataset_config
 from dualdeploy.branches import OperationFailed, await_operation, record_live
 from dualdeploy.clock import Clock
-from dualdeploy.dataset_config import CloudGate, DatasetConfig
-from dualdeploy.errors import CannotEverSucceed, RejectedByGoogle, UnknownRun, UnusableResult
+from dualdeploy.dataset_config import DatasetConfig
+from dualdeploy.errors import CannotEverSucceed, RejectedByGoogle, UnusableResult
 from dualdeploy.ledger import Branch, Ledger, Run, State, dataset_of
-from dualdeploy.object_store import ObjectMissing, ObjectStore
+from dualdeploy.object_store import ObjectStore
 from dualdeploy.release_request import ReleaseRequest
-from dualdeploy.training import Metrics, TrainingResult
 from dualdeploy.vertex import (
     DATASET_LABEL,
+    REVISION_LABEL,
     RUN_LABEL,
+    SNAPSHOT_LABEL,
     Deployment,
     Endpoint,
+    Evaluation,
     ModelSpec,
     ModelVersion,
     ResourceMissing,
@@ -72,9 +77,14 @@ class CloudDeployer:
         self._shifting = Shifting(
             vertex=vertex, models=models, operation_limit_seconds=settings.operation_limit_seconds, clock=clock
         )
+        self._cards = ModelCards(ledger=ledger, models=models, revision=settings.git_revision)
+        self._gating = Gating(
+            ledger=ledger, models=models, shifting=self._shifting, cards=self._cards, clock=clock
+        )
         #: Until the rollout begins, each step reads the configuration; from then on the plan in the branch counts.
         self._deploying: dict[str, Step] = {
             "upload": self._upload,
+            "evaluation": self._import_evaluation,
             "endpoint": self._create_endpoint,
             "deploy": self._deploy,
         }
@@ -95,8 +105,17 @@ class CloudDeployer:
         # The configuration as it is now: a redeploy is how a changed gate or machine takes effect.
         config = dataset_config.read(self._config, branch.dataset)
         if branch.state is State.GATING:
-            return self._gate(branch, run, config)
+            return self._gating.judge(branch, run, config)
         return self._deploying[branch.step](branch, run, config)
+
+    def on_end(self, branch: Branch, run: Run) -> None:
+        """Bring the model card up to date; where nothing was trained there is none."""
+        try:
+            result = self._gating.result(run.run_id)
+        except UnusableResult as exc:
+            log.warning("%s gets no model card: %s", run.run_id, exc)
+            return
+        self._cards.write(branch, run, result)
 
     def _shift(self, branch: Branch) -> Branch | None:
         try:
@@ -117,74 +136,6 @@ class CloudDeployer:
             return give_up(branch, why)
         return branch.moved(State.ROLLED_BACK, at=self._clock(), note=why)
 
-    # Gate ------------------------------------------------------------------------------------------------------
-
-    def _gate(self, branch: Branch, run: Run, config: DatasetConfig) -> Branch:
-        result = self._result(run.run_id)
-        verdict = self._verdict(result, run, config.gates.cloud)
-        # What an earlier release of the same run found out about its rollout is not true of this one.
-        branch = branch.changed(facts={key: value for key, value in branch.facts.items() if key != canary.FACT})
-        branch = branch.with_facts(
-            gate=verdict.as_facts(),
-            accuracy=result.metrics.accuracy,
-            saved_model=result.artifacts.saved_model,
-            golden=result.artifacts.golden,
-            labels=list(result.labels),
-        )
-        # Without it nothing could be proven behind the endpoint: better known now than with traffic on it.
-        self._shifting.golden(branch)
-        warned = config.gates.cloud.mode == "warn"
-        if not verdict.passed and not branch.forced and not warned:
-            return branch.moved(State.REJECTED, at=self._clock(), note=verdict.describe())
-        despite = "" if verdict.passed else ("forced although " if branch.forced else "warned only: ")
-        return branch.moved(State.DEPLOYING, at=self._clock(), note=despite + verdict.describe(), step="upload")
-
-    def _verdict(self, result: TrainingResult, run: Run, limits: CloudGate) -> gate.Verdict:
-        floor = gate.judge_cloud(accuracy=result.metrics.accuracy, min_accuracy=limits.min_accuracy)
-        rules, not_judged = list(floor.rules), []
-        if limits.max_calibration_error is not None:
-            if result.metrics.calibration_error is None:
-                not_judged.append("calibration_error: the trainer did not measure it")
-            else:
-                figure = result.metrics.calibration_error
-                rules.append(gate.Rule("calibration_error", figure, limits.max_calibration_error, "<="))
-        live = self._ledger.read_live(run.dataset, "cloud")
-        if live and live.document.current.run_id != run.run_id:
-            other = live.document.current.run_id
-            theirs = self._metrics_of_live(result, run, other)
-            if theirs is None:
-                not_judged.append(f"regression: {other}, which serves, was not measured on the same pictures")
-            else:
-                rules += gate.judge_against_live(
-                    result.metrics,
-                    theirs,
-                    max_regression=limits.max_regression,
-                    max_class_regression=limits.max_class_regression,
-                )
-        return gate.Verdict(rules, not_judged)
-
-    def _metrics_of_live(self, result: TrainingResult, run: Run, live_run_id: str) -> Metrics | None:
-        """Figures of the model that serves on the pictures of this run; None when there are none to be trusted.
-
-        The trainer measures both on the same pictures. Without that, the figures of two runs may only be compared when
-        they were trained on the same snapshot, and so held out the same pictures.
-        """
-        if result.live and result.live.run_id == live_run_id and result.live.metrics:
-            return result.live.metrics
-        try:
-            if self._ledger.read_run(live_run_id).snapshot.digest() != run.snapshot.digest():
-                return None
-            return self._result(live_run_id).metrics
-        except (UnknownRun, UnusableResult):
-            return None
-
-    def _result(self, run_id: str) -> TrainingResult:
-        name = training.result_name(run_id, "cloud")
-        try:
-            return training.parse_result(self._models.read(name).data, source=self._models.uri(name))
-        except ObjectMissing as exc:
-            raise UnusableResult(f"{self._models.uri(name)} is gone; train again to bring this run out") from exc
-
     # Deploying -------------------------------------------------------------------------------------------------
 
     def _upload(self, branch: Branch, run: Run, config: DatasetConfig) -> Branch | None:
@@ -192,7 +143,7 @@ class CloudDeployer:
         version = self._vertex.find_model_version(model_id, run.run_id)
         if version:
             self._alias(version, add=[CANDIDATE])
-            return to_step(branch.with_facts(model=version.name, model_version=version.version), "endpoint")
+            return to_step(branch.with_facts(model=version.name, model_version=version.version), "evaluation")
         spec = ModelSpec(
             model_id=model_id,
             display_name=model_id,
@@ -202,7 +153,7 @@ class CloudDeployer:
             health_route=HEALTH_ROUTE,
             port=PORT,
             environment={"MODEL_VERSION": run.run_id},
-            labels={DATASET_LABEL: config.dataset, RUN_LABEL: run.run_id},
+            labels=self._labels(run),
             aliases=[run.run_id],
             description=f"{run.run_id}: {run.reason}"[:200],
         )
@@ -212,6 +163,27 @@ class CloudDeployer:
             there=lambda: self._vertex.find_model_version(model_id, run.run_id) is not None,
             what=f"upload to {model_id}",
         )
+
+    def _labels(self, run: Run) -> dict[str, str]:
+        """A label value has at most 63 characters: half of a SHA-256 in hex is enough to tell snapshots apart."""
+        labels = {DATASET_LABEL: run.dataset, RUN_LABEL: run.run_id, SNAPSHOT_LABEL: run.snapshot.digest()[:32]}
+        return labels | ({REVISION_LABEL: self._settings.git_revision} if self._settings.git_revision else {})
+
+    def _import_evaluation(self, branch: Branch, run: Run, config: DatasetConfig) -> Branch:
+        """Show in the console what was measured, and leave the model card, before any traffic moves."""
+        result = self._gating.result(run.run_id)
+        version = self._vertex.find_model_version(model_id_of(config.dataset), run.run_id)
+        if version is None:
+            raise ResourceMissing(f"the version of {run.run_id} was deleted from {model_id_of(config.dataset)}")
+        try:
+            if not self._vertex.has_evaluation(version, run.run_id):
+                measured = classification_metrics(result.metrics, result.labels)
+                self._vertex.import_evaluation(version, Evaluation(run.run_id, SCHEMA_URI, measured))
+        except RejectedByGoogle as exc:
+            # It is there to be looked at; no release depends on it.
+            log.error("the console does not show the figures of %s: %s", version.versioned_name, exc)  # noqa: TRY400
+        self._cards.write(branch, run, result)
+        return to_step(branch, "endpoint")
 
     def _create_endpoint(self, branch: Branch, run: Run, config: DatasetConfig) -> Branch | None:
         endpoint_id = config.serving.endpoint
@@ -299,6 +271,9 @@ class CloudDeployer:
             version = self._vertex.find_model_version(model_id, release.run_id) if release else None
             if version and alias not in version.aliases:
                 self._alias(version, add=[alias], remove=[CANDIDATE])
+        if previous := releases.get(PREVIOUS):
+            replaced = self._ledger.read_branch(previous.run_id, "cloud").document
+            self.on_end(replaced, self._ledger.read_run(previous.run_id))
         return to_step(branch, "undeploy")
 
     def _alias(self, version: ModelVersion, *, add: Sequence[str], remove: Sequence[str] = ()) -> None:

@@ -15,3 +15,6 @@ class DeployerSettings(CloudSettings):
     operation_limit_seconds: float = setting(
         "OPERATION_LIMIT_SECONDS", "how long an upload, a deployment or an undeployment may take", default=3600.0
     )
+    git_revision: str = setting(
+        "GIT_REVISION", "commit that this service was made of: a label of every version, and in its card", default=""
+    )

@@ -55,7 +55,10 @@ class BranchWorker:
         publisher: Publisher,
         lease_seconds: float,
         clock: Clock = clocks.utc_now,
+        on_end: Callable[[Branch, Run], None] | None = None,
     ) -> None:
+        """`on_end` is called before an end is announced, and again if announcing it is repeated."""
+        self._on_end = on_end
         self._target = target
         self._advance = advance
         self._ledger = ledger
@@ -107,7 +110,7 @@ class BranchWorker:
         for _ in range(MAX_STEPS):
             branch = versioned.document
             if branch.is_final:
-                return self._finish(versioned)
+                return self._finish(versioned, run)
             following = self._step(branch, run)
             if following is None:
                 return done(f"waits in {branch.state} {branch.step}".rstrip())
@@ -148,22 +151,22 @@ class BranchWorker:
             return None
         return branch.moved(State.GATING, at=self._clock())
 
-    def _finish(self, versioned: Versioned[Branch]) -> Outcome:
+    def _finish(self, versioned: Versioned[Branch], run: Run) -> Outcome:
         """Announce the end, remember that it was announced, and let the clock forget the branch.
 
         In this order: a death in between repeats the message, which receivers must bear, and never loses it.
         """
         branch = versioned.document
         if not branch.deployment_announced:
-            live = self._ledger.read_live(branch.dataset, self._target)
-            previous = live.document.previous if live else None
+            if self._on_end:
+                self._on_end(branch, run)
             event = DeploymentCompleted(
                 run_id=branch.run_id,
                 dataset=branch.dataset,
                 target=branch.target,
                 outcome=str(branch.state),
                 reason=branch.reason,
-                previous=previous.run_id if previous else "",
+                previous=self._served_before(branch),
                 links={key: value for key, value in branch.facts.items() if isinstance(value, str)},
                 verdict=branch.facts.get("gate") or {},
             )
@@ -171,6 +174,14 @@ class BranchWorker:
             self._ledger.write_branch(branch.changed(deployment_announced=True), expect=versioned.generation)
         self._ledger.unmark_active(branch.run_id, branch.target)
         return done(f"is {branch.state}" + (f": {branch.reason}" if branch.reason else ""))
+
+    def _served_before(self, branch: Branch) -> str:
+        """The run that this release replaced; if it did not get so far, the one that serves on."""
+        live = self._ledger.read_live(branch.dataset, self._target)
+        if live is None:
+            return ""
+        replaced = live.document.previous if branch.state is State.LIVE else live.document.current
+        return replaced.run_id if replaced else ""
 
 
 def branch_under_way(ledger: Ledger, dataset: str, target: str) -> Branch | None:

@@ -191,6 +191,9 @@ class CloudGate(_Section):
     max_regression: Fraction | None = 0.01
     max_class_regression: Fraction | None = 0.05
     max_calibration_error: Fraction | None = None
+    max_calibration_regression: Fraction | None = None
+    max_latency: TimeLimit | None = None
+    max_latency_ratio: float | None = Field(default=3.0, gt=0)
 
 
 class MobileGate(_Section):

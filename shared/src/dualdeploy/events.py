@@ -110,7 +110,8 @@ class TrainingCompleted(_BranchEnded):
 class DeploymentCompleted(_BranchEnded):
     """A branch reached an end: `outcome` is its final state, `previous` the run that served before.
 
-    `verdict` has the gate's rules with their figures, as the branch's facts have them.
+    Unless the outcome is `live`, `previous` is also what serves on. `verdict` has the gate's rules with their figures,
+    as the branch's facts have them; `links` say where model, endpoint, result and model card are.
     """
 
     previous: str = ""

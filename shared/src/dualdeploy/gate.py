@@ -50,15 +50,43 @@ class Verdict:
         return {**facts, "not_judged": list(self.not_judged)} if self.not_judged else facts
 
 
-def judge_cloud(*, accuracy: float, min_accuracy: float) -> Verdict:
-    """`accuracy` is the trainer's, on the held-out examples."""
-    return Verdict([Rule("accuracy", accuracy, min_accuracy, ">=")])
+def judge_cloud(
+    metrics: Metrics,
+    *,
+    min_accuracy: float,
+    max_calibration_error: float | None = None,
+    max_latency: float | None = None,
+) -> Verdict:
+    """The trainer's figures on the held-out examples; a rule without its figure is named, and neither passes nor fails.
+
+    `max_latency` in seconds, for one picture; see `Metrics.latency_seconds`.
+    """
+    rules = [Rule("accuracy", metrics.accuracy, min_accuracy, ">=")]
+    not_judged = []
+    for name, figure, limit in (
+        ("calibration_error", metrics.calibration_error, max_calibration_error),
+        ("latency_seconds", metrics.latency_seconds, max_latency),
+    ):
+        if limit is not None and figure is not None:
+            rules.append(Rule(name, figure, limit, "<="))
+        elif limit is not None:
+            not_judged.append(f"{name}: the trainer did not measure it")
+    return Verdict(rules, not_judged)
 
 
 def judge_against_live(
-    metrics: Metrics, live: Metrics, *, max_regression: float | None, max_class_regression: float | None
+    metrics: Metrics,
+    live: Metrics,
+    *,
+    max_regression: float | None,
+    max_class_regression: float | None,
+    max_calibration_regression: float | None = None,
+    max_latency_ratio: float | None = None,
 ) -> list[Rule]:
-    """Both measured on the same pictures; a class's figure is its recall, and the class that lost most counts."""
+    """Both measured on the same pictures; a class's figure is its recall, and the class that lost most counts.
+
+    A figure that one of the two lacks, because an older trainer did not measure it, makes no rule.
+    """
     rules = []
     # Rounded, because 0.91 - 0.90 is a little more than 0.01 in floating point.
     if max_regression is not None:
@@ -70,6 +98,12 @@ def judge_against_live(
     ]
     if max_class_regression is not None and losses:
         rules.append(Rule("class_regression", max(losses), max_class_regression, "<="))
+    if max_calibration_regression is not None and None not in (metrics.calibration_error, live.calibration_error):
+        gained = round((metrics.calibration_error or 0.0) - (live.calibration_error or 0.0), 9)
+        rules.append(Rule("calibration_regression", gained, max_calibration_regression, "<="))
+    if max_latency_ratio is not None and metrics.latency_seconds and live.latency_seconds:
+        ratio = round(metrics.latency_seconds / live.latency_seconds, 9)
+        rules.append(Rule("latency_ratio", ratio, max_latency_ratio, "<="))
     return rules
 
 

@@ -26,6 +26,9 @@ RETRY_DEADLINE = 10.0
 RUN_LABEL = "dualdeploy_run"
 TARGET_LABEL = "dualdeploy_target"
 DATASET_LABEL = "dualdeploy_dataset"
+#: Digest of the data, and commit of the code that brought it out: for people who look into the registry.
+SNAPSHOT_LABEL = "dualdeploy_snapshot"
+REVISION_LABEL = "dualdeploy_revision"
 
 #: What Vertex AI says when another operation on the same resource is not finished.
 _BUSY = "other operations running"
@@ -127,6 +130,15 @@ class ModelVersion:
 
 
 @dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """How good a version is, as the console shows it: `metrics` are as the schema at `schema_uri` wants them."""
+
+    display_name: str
+    schema_uri: str
+    metrics: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
 class DeployedModel:
     id: str
     model: str
@@ -196,6 +208,8 @@ class Vertex(Protocol):
     def find_model_version(self, model_id: str, alias: str) -> ModelVersion | None: ...
     def start_upload(self, spec: ModelSpec) -> str: ...
     def change_aliases(self, version: ModelVersion, *, add: Sequence[str], remove: Sequence[str] = ()) -> None: ...
+    def has_evaluation(self, version: ModelVersion, display_name: str) -> bool: ...
+    def import_evaluation(self, version: ModelVersion, evaluation: Evaluation) -> None: ...
     def find_endpoint(self, endpoint_id: str) -> Endpoint | None: ...
     def start_create_endpoint(self, endpoint_id: str, *, display_name: str, labels: Mapping[str, str]) -> str: ...
     def start_deploy(self, endpoint_id: str, deployment: Deployment, *, traffic: Mapping[str, int]) -> str: ...
@@ -321,6 +335,33 @@ class VertexGateway:
             f"change the aliases of {version.versioned_name}",
             lambda: self._models.merge_version_aliases(
                 name=version.versioned_name, version_aliases=changes, **self._patience(repeat=True)
+            ),
+        )
+
+    def has_evaluation(self, version: ModelVersion, display_name: str) -> bool:
+        """Whether the version has an evaluation of this name; Vertex AI takes no id of ours for one."""
+        found = _call(
+            f"list the evaluations of {version.versioned_name}",
+            lambda: list(
+                self._models.list_model_evaluations(parent=version.versioned_name, **self._patience(repeat=True))
+            ),
+        )
+        return any(evaluation.display_name == display_name for evaluation in found)
+
+    def import_evaluation(self, version: ModelVersion, evaluation: Evaluation) -> None:
+        """Not repeated by itself: a second import is a second evaluation. Look with `has_evaluation` first."""
+        from google.cloud.aiplatform_v1 import types  # noqa: PLC0415
+        from google.protobuf import json_format, struct_pb2  # noqa: PLC0415
+
+        imported = types.ModelEvaluation(
+            display_name=evaluation.display_name,
+            metrics_schema_uri=evaluation.schema_uri,
+            metrics=json_format.ParseDict(dict(evaluation.metrics), struct_pb2.Value()),
+        )
+        _call(
+            f"import an evaluation of {version.versioned_name}",
+            lambda: self._models.import_model_evaluation(
+                parent=version.versioned_name, model_evaluation=imported, **self._patience(repeat=False)
             ),
         )
 

@@ -19,6 +19,7 @@ from dualdeploy.vertex import (
     DeployedModel,
     Deployment,
     Endpoint,
+    Evaluation,
     Job,
     JobOutcome,
     ModelSpec,
@@ -64,6 +65,8 @@ class FakeVertex:
         self.job_specs: dict[str, CustomJobSpec] = {}
         self.models: dict[str, _Model] = {}
         self.uploads: list[ModelSpec] = []
+        #: What was imported, with the name of the version that it was imported for.
+        self.evaluations: list[tuple[str, Evaluation]] = []
         self.endpoints: dict[str, Endpoint] = {}
         self.operations: dict[str, _Pending] = {}
         #: How a deployed model answers; a test puts wrong labels, errors and slowness here.
@@ -161,6 +164,17 @@ class FakeVertex:
             model.versions = versions
 
         self.faults.run("change_aliases", changed)
+
+    def has_evaluation(self, version: ModelVersion, display_name: str) -> bool:
+        wanted = version.versioned_name, display_name
+        return self.faults.run(
+            "has_evaluation", lambda: wanted in [(name, found.display_name) for name, found in self.evaluations]
+        )
+
+    def import_evaluation(self, version: ModelVersion, evaluation: Evaluation) -> None:
+        self.faults.run(
+            "import_evaluation", lambda: self.evaluations.append((version.versioned_name, evaluation))
+        )
 
     def find_endpoint(self, endpoint_id: str) -> Endpoint | None:
         def found() -> Endpoint | None:
