@@ -78,9 +78,7 @@ class CloudDeployer:
             vertex=vertex, models=models, operation_limit_seconds=settings.operation_limit_seconds, clock=clock
         )
         self._cards = ModelCards(ledger=ledger, models=models, revision=settings.git_revision)
-        self._gating = Gating(
-            ledger=ledger, models=models, shifting=self._shifting, cards=self._cards, clock=clock
-        )
+        self._gating = Gating(ledger=ledger, models=models, shifting=self._shifting, cards=self._cards, clock=clock)
         #: Until the rollout begins, each step reads the configuration; from then on the plan in the branch counts.
         self._deploying: dict[str, Step] = {
             "upload": self._upload,
@@ -109,7 +107,14 @@ class CloudDeployer:
         return self._deploying[branch.step](branch, run, config)
 
     def on_end(self, branch: Branch, run: Run) -> None:
-        """Bring the model card up to date; where nothing was trained there is none."""
+        """Leave the registry as the release left the world: no candidate that is none, and a card that is true."""
+        if branch.state is not State.LIVE and "model_version" in branch.facts:
+            version = self._vertex.find_model_version(model_id_of(branch.dataset), branch.run_id)
+            if version and CANDIDATE in version.aliases:
+                self._alias(version, add=[], remove=[CANDIDATE])
+        self._write_card(branch, run)
+
+    def _write_card(self, branch: Branch, run: Run) -> None:
         try:
             result = self._gating.result(run.run_id)
         except UnusableResult as exc:
@@ -273,7 +278,7 @@ class CloudDeployer:
                 self._alias(version, add=[alias], remove=[CANDIDATE])
         if previous := releases.get(PREVIOUS):
             replaced = self._ledger.read_branch(previous.run_id, "cloud").document
-            self.on_end(replaced, self._ledger.read_run(previous.run_id))
+            self._write_card(replaced, self._ledger.read_run(previous.run_id))
         return to_step(branch, "undeploy")
 
     def _alias(self, version: ModelVersion, *, add: Sequence[str], remove: Sequence[str] = ()) -> None:

@@ -1,7 +1,7 @@
 """The model card: what a model was made of, how good it is, what it cost, and how its release went.
 
-JSON for machines and Markdown for people, in `cards/<run>/` of the models bucket: beside the artifacts, but in a folder of
-its own, so that the deployer needs no right to change an artifact.
+JSON for machines and Markdown for people, in `cards/<run>/` of the models bucket: beside the artifacts, but in a folder
+of its own, so that the deployer needs no right to change an artifact.
 """
 
 from __future__ import annotations
@@ -163,7 +163,9 @@ def _data(data: Mapping[str, Any]) -> str:
     if not classes:
         return figures
     splits = [key for key in classes[0] if key != "label"]
-    counts = _table(("class", *splits), ([each["label"], *(each.get(split, 0) for split in splits)] for each in classes))
+    counts = _table(
+        ("class", *splits), ([each["label"], *(each.get(split, 0) for split in splits)] for each in classes)
+    )
     note = "" if share in (None, 1, 1.0) else f"\n\nCounted on {share:.0%} of the bytes."
     return f"{figures}\n\n{counts}{note}"
 
@@ -201,7 +203,9 @@ def _verdict(rule: Mapping[str, Any]) -> str:
 
 
 def _rollout(rollout: Mapping[str, Any]) -> str:
-    steps = [f"At {step['share']} %, {step['requests']} probes:\n\n{_rules(step['rules'])}" for step in rollout["passed"]]
+    steps = [
+        f"At {step['share']} %, {step['requests']} probes:\n\n{_rules(step['rules'])}" for step in rollout["passed"]
+    ]
     return "\n\n".join([*steps, *([f"Went back: {rollout['breach']}"] if rollout["breach"] else [])])
 
 
@@ -220,4 +224,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return str(value)
-

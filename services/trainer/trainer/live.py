@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,9 @@ import tensorflow as tf
 from dualdeploy.training import Metrics
 from trainer import evaluation
 from trainer.examples import EncodedPictures
+
+#: Single pictures that are asked about before and while time is taken.
+WARM_UP_CALLS, TIMED_CALLS = 3, 20
 
 
 class UnusableModel(ValueError):
@@ -37,6 +41,24 @@ def measure(folder: Path, pictures: EncodedPictures, truth: npt.NDArray[np.int32
         raise UnusableModel(f"{type(exc).__name__}: {exc}") from exc
     metrics = evaluation.measure(_by_label(np.concatenate(answers), known, labels), truth, labels)
     return metrics.model_copy(update={"images_per_second": round(len(truth) / max(seconds, 1e-9), 1)})
+
+
+def latency(folder: Path, pictures: Sequence[bytes]) -> float:
+    """Median seconds of one picture after the other through the SavedModel in `folder`, as a file is sent to it.
+
+    The first calls, which choose kernels and lay out memory, do not count. Raises UnusableModel.
+    """
+    try:
+        serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
+        took = []
+        for number in range(WARM_UP_CALLS + TIMED_CALLS):
+            picture = tf.constant([pictures[number % len(pictures)]])
+            began = time.perf_counter()
+            serve(image_bytes=picture)["probabilities"].numpy()
+            took.append(time.perf_counter() - began)
+    except (OSError, KeyError, ValueError, TypeError, tf.errors.OpError) as exc:
+        raise UnusableModel(f"{type(exc).__name__}: {exc}") from exc
+    return round(statistics.median(took[WARM_UP_CALLS:]), 6)
 
 
 def _batches(pictures: Iterable[bytes]) -> Iterator[list[bytes]]:

@@ -66,6 +66,7 @@ def run(order: Order, *, work: Path, reporter: Reporter, departure: Departure) -
                 outcome = _Outcome(job, data, fitted, _evaluate(job, data, fitted), _live(job, data, work, patience))
             with clock.lap("export"):
                 _export(outcome, staging)
+                outcome = _timed(outcome, staging, work)
                 _report(outcome, staging)
         with clock.lap("upload"):
             # So that an older log cannot arrive after the complete one.
@@ -194,6 +195,19 @@ def _export(outcome: _Outcome, staging: artifacts.Staging) -> None:
     fitted.network.model.save(staging.keras)
     staging.write("labels.txt", "".join(f"{label}\n" for label in job.labels).encode())
     staging.write("golden.json", export.golden(staging.model, outcome.data.golden, job.labels))
+
+
+def _timed(outcome: _Outcome, staging: artifacts.Staging, work: Path) -> _Outcome:
+    """How long each of the two models takes for one picture, with the same pictures on the same machine."""
+    from trainer import live  # noqa: PLC0415
+
+    pictures = [picture.data for picture in outcome.data.golden]
+    own = outcome.metrics.model_copy(update={"latency_seconds": live.latency(staging.model, pictures)})
+    other = outcome.live
+    if other and other.metrics:
+        seconds = live.latency(work / "live", pictures)
+        other = other.model_copy(update={"metrics": other.metrics.model_copy(update={"latency_seconds": seconds})})
+    return dataclasses.replace(outcome, metrics=own, live=other)
 
 
 def _report(outcome: _Outcome, staging: artifacts.Staging) -> None:

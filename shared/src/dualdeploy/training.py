@@ -142,8 +142,8 @@ class Metrics(_Document):
     """Measured on the held-out examples; `confusion[true][predicted]` counts them.
 
     `top_2`: share whose class is among the two most probable. `calibration_error`: by how much confidence and
-    accuracy differ on average (expected calibration error, 15 bins of equal width). `latency_seconds`: the median of one
-    picture after the other through the SavedModel, as a file is sent to it, on the machine that trained.
+    accuracy differ on average (expected calibration error, 15 bins of equal width). `latency_seconds`: the median of
+    one picture after the other through the SavedModel, as a file is sent to it, on the machine that trained.
     """
 
     accuracy: float = Field(ge=0, le=1)

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from cloud_deployer.console_metrics import SCHEMA_URI
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
-from dualdeploy.vertex import JobOutcome, ResourceConflict, ResourceMissing
+from dualdeploy.vertex import Evaluation, JobOutcome, ResourceConflict, ResourceMissing
 
 # Jobs ----------------------------------------------------------------------------------------------------------------
 
@@ -114,6 +115,20 @@ def test_aliases_are_given_taken_and_put_away(vertex_side: Any, specs: Any) -> N
     assert vertex_side.vertex.find_model_version(specs.unique, "candidate").version == "1"
     assert vertex_side.vertex.find_model_version(specs.unique, "run-2") is None
     assert vertex_side.vertex.find_model_version(specs.unique, "run-1").version == "1"
+
+
+def test_an_evaluation_is_imported_for_one_version_and_found_there_by_its_name(vertex_side: Any, specs: Any) -> None:
+    for number in ("1", "2"):
+        vertex_side.finish(vertex_side.vertex.start_upload(specs.model(alias=f"run-{number}", artifact=number)))
+    first, second = (vertex_side.vertex.find_model_version(specs.unique, f"run-{number}") for number in ("1", "2"))
+    assert not vertex_side.vertex.has_evaluation(first, "run-1")
+
+    metrics = {"logLoss": 0.5, "confusionMatrix": {"annotationSpecs": [{"id": "0", "displayName": "a"}], "rows": [[4]]}}
+    vertex_side.vertex.import_evaluation(first, Evaluation("run-1", SCHEMA_URI, metrics))
+
+    assert vertex_side.vertex.has_evaluation(first, "run-1")
+    assert not vertex_side.vertex.has_evaluation(first, "run-2")
+    assert not vertex_side.vertex.has_evaluation(second, "run-1")
 
 
 # Operations ----------------------------------------------------------------------------------------------------------

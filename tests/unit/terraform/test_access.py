@@ -30,6 +30,8 @@ VERTEX: Mapping[str, frozenset[str]] = {
     "start_upload": frozenset({"models.get", "models.upload"}),
     # Google's page does not list mergeVersionAliases; a change of a model takes the right to update it.
     "change_aliases": frozenset({"models.update"}),
+    "has_evaluation": frozenset({"modelEvaluations.list"}),
+    "import_evaluation": frozenset({"modelEvaluations.import"}),
     "find_endpoint": frozenset({"endpoints.get"}),
     "start_create_endpoint": frozenset({"endpoints.create", "endpoints.get"}),
     "start_deploy": frozenset({"endpoints.deploy", "endpoints.get"}),

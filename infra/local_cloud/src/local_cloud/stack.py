@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import logging
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -213,9 +214,25 @@ class Stack:
             "PATH": os.pathsep.join([self._bin, os.environ.get("PATH", "")]),
             "PYTHONPATH": os.pathsep.join(filter(None, python_path)),
             "PYTHONUNBUFFERED": "1",
+            "GIT_REVISION": revision_of(self._repository),
             "PUSH_SERVICE_ACCOUNTS": topology.caller_of(name),
             **{f"{image.upper()}_IMAGE": f"{repository}/{image}:local" for image in topology.images},
         }
+
+
+def revision_of(repository: Path) -> str:
+    """The commit that is checked out; nothing where that cannot be told, as in an unpacked archive."""
+    try:
+        told = subprocess.run(
+            ["git", "-C", str(repository), "rev-parse", "HEAD"],  # the git that people use here
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return told.stdout.strip()
 
 
 def procfile_command(path: Path) -> str:

@@ -67,6 +67,7 @@ module "cloud_deployer" {
   buckets         = module.storage.buckets
   image           = var.images.cloud_deployer
   predictor_image = var.images.predictor
+  revision        = var.revision
   operators       = var.operators
 }
 

@@ -28,6 +28,12 @@ variable "images" {
   default = {}
 }
 
+variable "revision" {
+  description = "Commit that the images were built of (git rev-parse HEAD): a label of every model version."
+  type        = string
+  default     = ""
+}
+
 variable "packages" {
   description = "Folder where `make package` leaves <service>.zip, relative to this one."
   type        = string

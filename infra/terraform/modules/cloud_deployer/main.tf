@@ -14,6 +14,7 @@ module "service" {
   max_instances = var.max_instances
 
   environment = {
+    GIT_REVISION    = var.revision
     PREDICTOR_IMAGE = var.predictor_image
   }
 
@@ -22,6 +23,8 @@ module "service" {
     { bucket = "config", role = "roles/storage.objectViewer" },
     # The result, the golden set, and the artifact that the upload names.
     { bucket = "models", role = "roles/storage.objectViewer", prefixes = ["results/", "runs/"] },
+    # Model cards, which are written anew when a release ends.
+    { bucket = "models", role = "roles/storage.objectUser", prefixes = ["cards/"] },
   ]
   publishes_to = ["deployment-completed"]
   # Looking at a long-running operation takes the right to get what it works on.
@@ -32,6 +35,8 @@ module "service" {
     "aiplatform.endpoints.predict",
     "aiplatform.endpoints.undeploy",
     "aiplatform.endpoints.update",
+    "aiplatform.modelEvaluations.import",
+    "aiplatform.modelEvaluations.list",
     "aiplatform.models.get",
     "aiplatform.models.update",
     "aiplatform.models.upload",

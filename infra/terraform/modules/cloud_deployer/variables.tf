@@ -38,6 +38,17 @@ variable "predictor_image" {
   }
 }
 
+variable "revision" {
+  description = "Commit that the images were built of; becomes a label of every model version."
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = can(regex("^[0-9a-z_-]{0,63}$", var.revision))
+    error_message = "The revision becomes a label: at most 63 of [0-9a-z_-], such as a commit's 40 hex digits."
+  }
+}
+
 variable "operators" {
   description = "Who may call the HTTP interface (POST /redeploy, GET /status): IAM members such as group:ml@example.com."
   type        = list(string)

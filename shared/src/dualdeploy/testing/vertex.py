@@ -172,9 +172,7 @@ class FakeVertex:
         )
 
     def import_evaluation(self, version: ModelVersion, evaluation: Evaluation) -> None:
-        self.faults.run(
-            "import_evaluation", lambda: self.evaluations.append((version.versioned_name, evaluation))
-        )
+        self.faults.run("import_evaluation", lambda: self.evaluations.append((version.versioned_name, evaluation)))
 
     def find_endpoint(self, endpoint_id: str) -> Endpoint | None:
         def found() -> Endpoint | None:
