@@ -75,3 +75,13 @@ def test_what_cannot_be_asked_is_told_as_such(pictures: EncodedPictures, tmp_pat
     for folder in (nameless, tmp_path / "empty"):
         with pytest.raises(live.UnusableModel):
             live.measure(folder, pictures, TRUTH, LABELS)
+
+
+def test_the_time_of_one_picture_is_taken_from_the_saved_model_alone(tmp_path: Path) -> None:
+    from trainer import live
+
+    model = save(tmp_path / "model", labels=list(LABELS), positions=[0, 1, 2])
+    assert live.latency(model, [b"0", b"1"]) > 0
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(live.UnusableModel):
+        live.latency(tmp_path / "empty", [b"0"])
