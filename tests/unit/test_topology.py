@@ -59,6 +59,7 @@ EMULATORS = {
 #: What may be set to tune a service, and has a default.
 TUNABLE = {
     "ANNOUNCE_GRACE_SECONDS",
+    "GIT_REVISION",
     "LAUNCH_LIMIT_SECONDS",
     "CONVERSION_MEMORY_MB",
     "CONVERSION_TIMEOUT_SECONDS",
