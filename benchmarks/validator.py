@@ -78,7 +78,7 @@ def generate(path: Path, size: int, image_bytes: int) -> int:
     from dualdeploy.tfrecord import encode_example, write_records  # noqa: PLC0415 (found through the path above)
 
     chance = random.Random(0)
-    jpegs = [_jpeg(chance, image_bytes) for _ in range(20)]
+    jpegs = [jpeg(chance, image_bytes) for _ in range(20)]
 
     def records() -> Iterator[bytes]:
         written = 0
@@ -93,7 +93,7 @@ def generate(path: Path, size: int, image_bytes: int) -> int:
     return write_records(path, records())
 
 
-def _jpeg(chance: random.Random, size: int) -> bytes:
+def jpeg(chance: random.Random, size: int) -> bytes:
     """A blurred noise picture of 224 x 224 pixels, encoded with the quality that comes near the size."""
     from PIL import Image  # noqa: PLC0415 (only the generating process needs it)
 

@@ -5,20 +5,25 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import flask
 from werkzeug.exceptions import HTTPException
 
+from dualdeploy import logs
 from predictor import instances
+from predictor.answers import Answer, Fault
 from predictor.batching import Batcher, Overloaded
-from predictor.instances import BadRequest
-from predictor.model import UndecodableImages
+from predictor.instances import BadRequest, Picture
 from predictor.readiness import Readiness
 from predictor.settings import PredictorSettings
 
 _access_log = logging.getLogger("predictor.access")
 _log = logging.getLogger("predictor")
+
+#: How loud a request's line is; all others are a matter of the sender's.
+_LEVELS = {429: logging.WARNING, 500: logging.ERROR, 503: logging.WARNING}
 
 
 def create_app(settings: PredictorSettings, readiness: Readiness) -> flask.Flask:
@@ -31,16 +36,17 @@ def create_app(settings: PredictorSettings, readiness: Readiness) -> flask.Flask
 
     @app.get(settings.health_route)
     def health() -> tuple[dict[str, Any], int]:
-        return readiness.describe(), 200 if readiness.batcher is not None else 503
+        return readiness.describe(), 200 if readiness.healthy else 503
 
     @app.post(settings.predict_route)
     def predict() -> flask.Response | dict[str, Any]:
         batcher = readiness.batcher
         if batcher is None:
-            return _error(503, f"the model is not loaded yet: {readiness.describe()['reason']}", retry=True)
+            return _error(503, f"the model is not loaded yet: {readiness.describe()['reason']}", retry_after=1)
         # Never waits: threads that wait here would be missing for health checks.
         if not admission.acquire(blocking=False):
-            return _error(503, f"{settings.in_flight} requests are being answered already: try again", retry=True)
+            message = f"{settings.in_flight} requests are being answered already: try again"
+            return _error(429, message, retry_after=1)
         try:
             return _predict(batcher, settings)
         finally:
@@ -55,15 +61,25 @@ def _predict(batcher: Batcher, settings: PredictorSettings) -> flask.Response | 
     if flask.request.headers.get("Content-Encoding", "identity") != "identity":
         return _error(415, "compressed bodies are not accepted: send plain JSON")
     try:
-        images = instances.parse(_body(), max_instances=settings.max_instances)
-        flask.g.instances = len(images)
-        return {"predictions": [prediction.as_json() for prediction in batcher.predict(images)]}
+        parsed = instances.parse(_body(), max_instances=settings.max_instances)
+        flask.g.instances = len(parsed)
+        answers = _answers(batcher, parsed)
     except BadRequest as exc:
         return _error(400, exc.message)
-    except UndecodableImages as exc:
-        return _error(400, instances.describe(exc.faults))
     except Overloaded as exc:
-        return _error(503, f"the server is overloaded ({exc}): try again", retry=True)
+        return _error(429, f"the server is overloaded ({exc}): try again", retry_after=exc.retry_after)
+    faults = {index: answer.reason for index, answer in enumerate(answers) if isinstance(answer, Fault)}
+    flask.g.faults = len(faults)
+    if len(faults) == len(answers):
+        return _error(400, instances.describe(faults))
+    return {"predictions": [answer.as_json() for answer in answers]}
+
+
+def _answers(batcher: Batcher, parsed: Sequence[Picture | Fault]) -> list[Answer]:
+    """One for each instance, in order: a wrong one keeps its fault, and the model never sees it."""
+    pictures = [item for item in parsed if isinstance(item, Picture)]
+    predicted = iter(batcher.predict(pictures) if pictures else ())
+    return [next(predicted) if isinstance(item, Picture) else item for item in parsed]
 
 
 def _body() -> bytes:
@@ -73,11 +89,11 @@ def _body() -> bytes:
     return body
 
 
-def _error(code: int, message: str, *, retry: bool = False) -> flask.Response:
+def _error(code: int, message: str, *, retry_after: int = 0) -> flask.Response:
     response = flask.jsonify({"error": message})
     response.status_code = code
-    if retry:
-        response.headers["Retry-After"] = "1"
+    if retry_after:
+        response.headers["Retry-After"] = str(retry_after)
     flask.g.error = message
     return response
 
@@ -96,7 +112,7 @@ def _answer_errors(app: flask.Flask, settings: PredictorSettings) -> None:
 
     @app.errorhandler(Exception)
     def bug(error: Exception) -> flask.Response:
-        _log.exception("a prediction failed")
+        _log.exception("a prediction failed", extra=_trace(settings))
         return _error(
             500, f"the server failed ({type(error).__name__}): it is not your request; the log has the reason"
         )
@@ -126,9 +142,18 @@ def _log_access(app: flask.Flask, settings: PredictorSettings) -> None:
                 "latency": f"{seconds:.6f}s",
             },
             "instances": flask.g.get("instances", 0),
+            "faults": flask.g.get("faults", 0),
             "model_version": settings.model_version,
             "error": flask.g.get("error", ""),
+            **_trace(settings),
         }
-        level = logging.ERROR if response.status_code == 500 else logging.INFO
+        level = _LEVELS.get(response.status_code, logging.INFO)
         _access_log.log(level, "%s %s %d", flask.request.method, flask.request.path, response.status_code, extra=fields)
         return response
+
+
+def _trace(settings: PredictorSettings) -> dict[str, str]:
+    """What ties a line to its request: Google's header, or else the W3C's (`00-TRACE-SPAN-01`)."""
+    headers = flask.request.headers
+    trace = headers.get("X-Cloud-Trace-Context") or headers.get("traceparent", "").partition("-")[2].partition("-")[0]
+    return logs.trace_field(trace, settings.project or settings.project_number)

@@ -1,4 +1,4 @@
-"""From a request's body to the encoded pictures in it, or to a sentence about every one that is wrong.
+"""From a request's body to the encoded pictures in it; one that is wrong is a fault in its own place.
 
 Only bytes that begin like a JPEG or PNG of sane dimensions go on to the model: a few kilobytes can declare
 gigapixels, and decoding happens inside the graph, where nothing limits it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import io
 import json
 from collections.abc import Mapping
@@ -16,8 +17,9 @@ from typing import Any
 from PIL import Image
 
 from dualdeploy.images import FORMATS, MAX_PIXELS
+from predictor.answers import Fault
 
-#: Pixels of all pictures of a request together: the graph decodes several at a time.
+#: Pixels of all pictures of a request together, and of a batch: the graph decodes several at a time.
 MAX_REQUEST_PIXELS = 2 * MAX_PIXELS
 
 #: Faults that one answer lists; a client with a thousand wrong pictures learns nothing from the last ones.
@@ -26,38 +28,46 @@ _WHAT_TO_SEND = 'send {"b64": "<base64 of a JPEG or PNG file>"}'
 
 
 class BadRequest(Exception):
-    """The sender's mistake; the message names the instance and says what to send."""
+    """A body in which no instance can be answered; the message says what to send."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
 
 
-def parse(body: bytes, *, max_instances: int) -> list[bytes]:
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A JPEG or PNG file, and the pixels that it will have when it is decoded."""
+
+    data: bytes
+    pixels: int
+
+
+def parse(body: bytes, *, max_instances: int) -> list[Picture | Fault]:
     """Return the JPEG or PNG files in `{"instances": [...]}`, in order.
 
     An instance is `{"b64": …}`, `{"image_bytes": {"b64": …}}`, `{"image_bytes": …}` or the base64 string alone;
-    a request may mix them. Raises BadRequest that names every wrong instance.
+    a request may mix them. What else the body has (`parameters`) is ignored. Raises BadRequest.
     """
     instances = _instances(body)
     if len(instances) > max_instances:
         raise BadRequest(f"instances holds {len(instances)} pictures, at most {max_instances}: send several requests")
-    images, faults, pixels = [], {}, 0
-    for index, instance in enumerate(instances):
-        try:
-            image = _decode(_base64_of(instance))
-            pixels += _pixels(image)
-            images.append(image)
-        except ValueError as exc:
-            faults[index] = str(exc)
-    if faults:
-        raise BadRequest(describe(faults))
+    parsed = [_parsed(instance) for instance in instances]
+    pixels = sum(picture.pixels for picture in parsed if isinstance(picture, Picture))
     if pixels > MAX_REQUEST_PIXELS:
         raise BadRequest(
             f"the pictures have {pixels / 1e6:.0f} megapixels together, at most {MAX_REQUEST_PIXELS / 1e6:.0f}: "
             "send fewer or smaller ones"
         )
-    return images
+    return parsed
+
+
+def _parsed(instance: Any) -> Picture | Fault:
+    try:
+        image = _decode(_base64_of(instance))
+        return Picture(image, _pixels(image))
+    except ValueError as exc:
+        return Fault(str(exc))
 
 
 def describe(faults: Mapping[int, str]) -> str:

@@ -11,9 +11,12 @@ from pathlib import Path
 
 from predictor import artifact
 from predictor.batching import Batcher
-from predictor.model import ImageModel
+from predictor.model import ImageModel, tensorflow
 from predictor.readiness import Readiness
 from predictor.settings import PredictorSettings
+
+#: While one batch is in the network, the next is decoded. A small batch keeps only one core busy, two keep two.
+PARALLEL_BATCHES = 2
 
 _log = logging.getLogger("predictor")
 
@@ -59,22 +62,29 @@ def start(
 
 def load(settings: PredictorSettings, readiness: Readiness) -> Batcher:
     """Fetch, load and warm the model; raises what says why it cannot be served."""
+    with _Step(readiness, "import", "importing TensorFlow"):
+        tensorflow()
     with tempfile.TemporaryDirectory(prefix="model-") as scratch:
-        with _Step(readiness, f"fetching {settings.storage_uri}"):
+        with _Step(readiness, "fetch", f"fetching {settings.storage_uri}"):
             folder = artifact.fetch(settings.storage_uri, Path(scratch))
-        with _Step(readiness, "loading the model into TensorFlow"):
-            model = ImageModel(folder)
+        with _Step(readiness, "load", "loading the model into TensorFlow"):
+            model = ImageModel(folder, largest_batch=settings.max_batch)
         # Asset files are read by now; on some platforms the folder is memory.
-    with _Step(readiness, "warming the model"):
-        model.warm_up(largest_batch=settings.max_batch)
-    return Batcher(model, max_batch=settings.max_batch, parallel=settings.cores)
+    with _Step(readiness, "warm", "warming the model"):
+        model.warm_up()
+    return Batcher(
+        model,
+        parallel=min(settings.cores, PARALLEL_BATCHES),
+        max_waiting=settings.max_queue,
+        max_wait=settings.max_wait,
+    )
 
 
 class _Step:
     """Tells health what is going on, and the log how long it took."""
 
-    def __init__(self, readiness: Readiness, what: str) -> None:
-        self._what = what
+    def __init__(self, readiness: Readiness, name: str, what: str) -> None:
+        self._readiness, self._name, self._what = readiness, name, what
         readiness.waiting_for(what)
 
     def __enter__(self) -> None:
@@ -82,4 +92,6 @@ class _Step:
 
     def __exit__(self, *failure: object) -> None:
         if failure[0] is None:
-            _log.info("%s took %.2f s", self._what, time.monotonic() - self._started)
+            seconds = time.monotonic() - self._started
+            self._readiness.took(self._name, seconds)
+            _log.info("%s took %.2f s", self._what, seconds)

@@ -2,42 +2,47 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
+import itertools
+import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from predictor import accelerators
+from predictor.answers import Answer, Fault, Prediction
+
 _SERVE, _LABELS = "serving_default", "labels"
 _OUTPUTS = ("label", "confidence", "probabilities")
+
+_log = logging.getLogger("predictor")
 
 
 class UnusableModel(Exception):
     """The files are no model that this server can serve, or the model answers nonsense."""
 
 
-class UndecodableImages(Exception):
-    """The graph could not decode some pictures; `faults` says which, by their position."""
+@functools.cache
+def tensorflow() -> Any:
+    """TensorFlow, imported at the first call (seconds), with GPU memory taken as it is needed."""
+    import tensorflow as tf  # noqa: PLC0415 - seconds, and only in the process that serves
 
-    def __init__(self, faults: Mapping[int, str]) -> None:
-        super().__init__(f"pictures {sorted(faults)} cannot be decoded")
-        self.faults = faults
+    for gpu in gpus(tf):
+        tf.config.experimental.set_memory_growth(gpu, True)
+    return tf
 
 
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """The best label, its probability, and the probability of every label."""
-
-    label: str
-    confidence: float
-    probabilities: Mapping[str, float]
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "label": self.label,
-            "confidence": self.confidence,
-            "probabilities": dict(self.probabilities),
-        }
+def gpus(tf: Any) -> Sequence[Any]:
+    """The GPUs that TensorFlow can use; a GPU that it cannot is worth a warning."""
+    usable: Sequence[Any] = tf.config.list_physical_devices("GPU")
+    if not usable and accelerators.names(os.environ):
+        _log.warning(
+            "this TensorFlow cannot use the GPU of this machine, predictions run on its processors: "
+            "build the image with tensorflow[and-cuda]"
+        )
+    return usable
 
 
 class ImageModel:
@@ -45,11 +50,13 @@ class ImageModel:
     `labels` (the names, in the order of the probabilities). Thread-safe, as TensorFlow's sessions are.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Load it. Raises UnusableModel that says what is missing."""
-        import tensorflow as tf  # noqa: PLC0415 - seconds, and only in the process that serves
-
-        self._tf = tf
+    def __init__(self, folder: Path, *, largest_batch: int) -> None:
+        """Load it, for batches of 1, 2, 4 … `largest_batch`. Raises UnusableModel that says what is missing."""
+        tf = self._tf = tensorflow()
+        self.sizes = batch_sizes(largest_batch)
+        # A processor works for every picture; a GPU has the place, so a batch of 9 costs it hardly less than one of 16.
+        self.pads = bool(tf.config.list_logical_devices("GPU"))
+        self._grey: bytes = tf.io.encode_jpeg(tf.fill([64, 64, 3], tf.constant(127, tf.uint8))).numpy()
         try:
             # Held on to: a signature alone does not keep the variables of its model alive.
             self._loaded = tf.saved_model.load(str(folder))
@@ -67,30 +74,36 @@ class ImageModel:
             )
         self.labels = tuple(name.decode() for name in signatures[_LABELS]()["labels"].numpy().tolist())
 
-    def warm_up(self, *, largest_batch: int) -> None:
-        """Predict on batches of 1, 2, 4 … `largest_batch`, so that no user pays for the first run of a size.
+    def warm_up(self) -> None:
+        """Predict on a batch of every size, so that no user pays for the first run of one.
 
         Raises UnusableModel when the answers are not probabilities of the labels.
         """
-        grey = self._tf.io.encode_jpeg(self._tf.fill([64, 64, 3], self._tf.constant(127, self._tf.uint8))).numpy()
-        for size in batch_sizes(largest_batch):
-            try:
-                self.predict([grey] * size)
-            except UndecodableImages as exc:
-                raise UnusableModel("the model cannot decode a plain grey JPEG") from exc
+        for size in self.sizes:
+            if any(isinstance(answer, Fault) for answer in self.predict([self._grey] * size)):
+                raise UnusableModel("the model cannot decode a plain grey JPEG")
 
-    def predict(self, images: Sequence[bytes]) -> list[Prediction]:
-        """Classify JPEGs or PNGs, in order. Raises UndecodableImages for the sender's faults, else UnusableModel."""
+    def predict(self, images: Sequence[bytes]) -> list[Answer]:
+        """Classify at most the largest batch of JPEGs or PNGs, in order; the graph only sees sizes that were warmed.
+
+        A picture that cannot be decoded is a Fault. Raises UnusableModel when the model is to blame.
+        """
+        size = next(size for size in self.sizes if size >= len(images))
         try:
-            answer = self._run(images)
-        except self._tf.errors.InvalidArgumentError as exc:
-            # One bad picture fails its whole batch, and the message does not say which: ask for each alone.
-            faults = self._faults(images)
-            if not faults:
-                raise UnusableModel(f"the model fails on a batch whose pictures are good one by one: {exc}") from exc
-            raise UndecodableImages(faults) from exc
+            answer = self._run([*images, *itertools.repeat(self._grey, size - len(images))])
+        except self._tf.errors.InvalidArgumentError:
+            # One bad picture fails its whole batch before the network runs, and the message does not say which:
+            # halving finds it, and every good half is answered on the way.
+            if len(images) > 1:
+                half = len(images) // 2
+                return [*self.predict(images[:half]), *self.predict(images[half:])]
+            begin = f"{len(images[0])} bytes that begin like a picture but cannot be decoded"
+            return [Fault(f"{begin}: send a whole file")]
+        return self._read(answer, size)[: len(images)]
+
+    def _read(self, answer: Mapping[str, Any], size: int) -> list[Answer]:
         names, confidences, rows = (answer[name].numpy().tolist() for name in _OUTPUTS)
-        if len(rows) != len(images) or any(len(row) != len(self.labels) for row in rows):
+        if len(rows) != size or any(len(row) != len(self.labels) for row in rows):
             raise UnusableModel(f"the model answers {answer['probabilities'].shape} for {len(self.labels)} labels")
         if not all(math.isfinite(probability) for row in rows for probability in row):
             raise UnusableModel("the model answers NaN or infinity")
@@ -102,15 +115,6 @@ class ImageModel:
     def _run(self, images: Sequence[bytes]) -> Mapping[str, Any]:
         answer: Mapping[str, Any] = self._serve(image_bytes=self._tf.constant(list(images), self._tf.string))
         return answer
-
-    def _faults(self, images: Sequence[bytes]) -> dict[int, str]:
-        faults = {}
-        for index, image in enumerate(images):
-            try:
-                self._run([image])
-            except self._tf.errors.InvalidArgumentError:
-                faults[index] = f"{len(image)} bytes that begin like a picture but cannot be decoded: send a whole file"
-        return faults
 
 
 def batch_sizes(largest: int) -> list[int]:

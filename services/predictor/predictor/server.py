@@ -1,4 +1,4 @@
-"""gunicorn, configured here and nowhere else: one process, threads, JSON logs, an end that finishes what it began."""
+"""gunicorn, configured here and nowhere else: a process for each GPU, threads, JSON logs, an end in good order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import gunicorn.glogging
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
-from predictor import loading
+from predictor import accelerators, loading
 from predictor.app import create_app
 from predictor.readiness import Readiness
 from predictor.settings import PredictorSettings
@@ -35,8 +35,11 @@ class Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunico
 
     def __init__(self, settings: PredictorSettings) -> None:
         self._settings = settings
-        # Shared with the worker that is forked later: did it ever serve?
-        self._served = mmap.mmap(-1, 1)
+        # One process for each GPU, which sees no other; without a GPU one process, on all cores.
+        self._gpus = accelerators.names(os.environ)
+        self._place = 0
+        # Shared with the workers that are forked later: a byte for each place, 1 once its worker serves.
+        self._served = mmap.mmap(-1, max(1, len(self._gpus)))
         super().__init__()
 
     def load_config(self) -> None:
@@ -45,8 +48,7 @@ class Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunico
 
     def load(self) -> flask.Flask:
         """Called in the worker, after the port is open."""
-        readiness = Readiness()
-        self._served[0] = 0
+        readiness = Readiness(all_ready=lambda: all(self._served[:]))
         loading.start(self._settings, readiness, when_ready=self._note_served, when_failed=_end_worker)
         return create_app(self._settings, readiness)
 
@@ -54,7 +56,7 @@ class Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunico
         options: dict[str, Any] = {
             "bind": f"{self._settings.address}:{self._settings.port}",
             "proc_name": "predictor",
-            "workers": 1,
+            "workers": len(self._served),
             "worker_class": "gthread",
             "threads": self._settings.threads,
             "worker_connections": 1000,
@@ -66,18 +68,32 @@ class Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunico
             "logger_class": _Logger,
             # A socket file in the home folder, which a container may not be able to write, for a tool nobody runs.
             "control_socket_disable": True,
+            "pre_fork": self._give_place,
+            "post_fork": self._take_place,
             "child_exit": self._worker_ended,
         }
         if Path("/dev/shm").is_dir():  # noqa: S108 - a heartbeat file on a disk can block the worker
             options["worker_tmp_dir"] = "/dev/shm"  # noqa: S108
         return options
 
-    def _note_served(self) -> None:
-        self._served[0] = 1
+    def _give_place(self, arbiter: Any, worker: Any) -> None:
+        """In the parent: a worker that replaces another gets its GPU."""
+        taken = {running.place for running in arbiter.WORKERS.values()}
+        worker.place = next(place for place in range(len(self._served)) if place not in taken)
 
-    def _worker_ended(self, arbiter: Any, _worker: Any) -> None:
+    def _take_place(self, _arbiter: Any, worker: Any) -> None:
+        """In the worker, before TensorFlow is imported."""
+        self._place = worker.place
+        if self._gpus:
+            os.environ[accelerators.VISIBLE] = self._gpus[self._place]
+
+    def _note_served(self) -> None:
+        self._served[self._place] = 1
+
+    def _worker_ended(self, arbiter: Any, worker: Any) -> None:
         """A worker that dies while it serves is replaced; one that dies before (memory) would die again."""
-        if arbiter.LISTENERS and not self._served[0]:
+        served, self._served[worker.place] = self._served[worker.place], 0
+        if arbiter.LISTENERS and not served:
             raise HaltServer("the worker ended before it could serve", EXIT_CANNOT_SERVE)
 
 

@@ -21,31 +21,38 @@ class PredictorSettings:
     predict_route: str = setting("AIP_PREDICT_ROUTE", "path that takes predictions", default="/predict")
     # Vertex AI reaches the container from outside; on a laptop 127.0.0.1 keeps it there.
     address: str = setting("PREDICTOR_ADDRESS", "address to listen on", default="0.0.0.0")  # noqa: S104
+    project: str = setting("GOOGLE_CLOUD_PROJECT", "ties log lines to traces; on Vertex AI its number", default="")
+    project_number: str = setting("AIP_PROJECT_NUMBER", "the same, as Vertex AI sets it", default="")
     model_version: str = setting("MODEL_VERSION", "sent back as X-Model-Version; empty for none", default="")
     max_instances: int = setting("PREDICTOR_MAX_INSTANCES", "pictures that one request may hold", default=64)
     # A dedicated endpoint passes on 10 MB (a shared one 1.5 MB): more can only come from elsewhere.
     max_request_bytes: int = setting("PREDICTOR_MAX_REQUEST_BYTES", "size of one request", default=10 * 1024 * 1024)
     max_batch: int = setting("PREDICTOR_MAX_BATCH", "pictures that the model gets at once", default=16)
+    # Only ever waited while another batch runs.
+    max_wait: float = setting("PREDICTOR_MAX_WAIT", "seconds that a batch may wait to fill up", default=0.01)
+    max_queue: int = setting("PREDICTOR_MAX_QUEUE", "pictures that may wait for the model", default=128)
     max_in_flight: int = setting("PREDICTOR_MAX_IN_FLIGHT", "requests accepted at once; 0: by the cores", default=0)
     load_timeout: float = setting("PREDICTOR_LOAD_TIMEOUT", "seconds that loading may take", default=900.0)
 
     def __post_init__(self) -> None:
-        for name in ("max_instances", "max_request_bytes", "max_batch", "load_timeout"):
+        for name in ("max_instances", "max_request_bytes", "max_batch", "max_queue", "load_timeout"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be more than 0, not {getattr(self, name)}")
+        if self.max_wait < 0:
+            raise ValueError(f"max_wait must be 0 or more, not {self.max_wait}")
         for name in ("health_route", "predict_route"):
             if not getattr(self, name).startswith("/"):
                 raise ValueError(f"{name} must begin with a slash, not {getattr(self, name)!r}")
 
     @property
     def cores(self) -> int:
-        """Cores that this process may use: predictions run on so many at once."""
+        """Cores that this process may use."""
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     @property
     def in_flight(self) -> int:
         """Requests accepted at once; the ones above are told to come back."""
-        return self.max_in_flight or 8 * self.cores
+        return self.max_in_flight or 16 * self.cores
 
     @property
     def threads(self) -> int:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import base64
+import concurrent.futures
+import dataclasses
 import json
 import logging
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import flask.testing
@@ -24,6 +28,7 @@ SETTINGS = PredictorSettings(
     max_instances=4,
     max_request_bytes=20_000,
     max_in_flight=1,
+    project_number="1234567",
 )
 
 
@@ -39,8 +44,12 @@ def client(readiness: Readiness) -> flask.testing.FlaskClient:
 
 @pytest.fixture
 def ready(readiness: Readiness, client: flask.testing.FlaskClient, model: Any) -> flask.testing.FlaskClient:
-    readiness.ready(Batcher(model, max_batch=2, parallel=1, patience=0.05))
+    readiness.ready(batcher(model))
     return client
+
+
+def batcher(model: Any, **options: Any) -> Batcher:
+    return Batcher(model, **{"parallel": 1, "max_waiting": 4, "max_wait": 0.0, **options})
 
 
 def send(client: flask.testing.FlaskClient, *items: Any, **options: Any) -> Any:
@@ -59,11 +68,13 @@ def test_health_is_503_with_the_reason_until_the_model_is_ready(
     assert before.status_code == 503
     assert before.json is not None
     assert before.json["reason"] == "loading the model into TensorFlow"
-    readiness.ready(Batcher(model, max_batch=2, parallel=1))
+    readiness.took("load", 1.23456)
+    readiness.ready(batcher(model))
     after = client.get("/v1/health")
     assert after.status_code == 200
     assert after.json is not None
     assert after.json["status"] == "ready"
+    assert after.json["steps"] == {"load": 1.235}
 
 
 def test_predictions_before_that_are_told_to_come_back(client: flask.testing.FlaskClient, png: bytes) -> None:
@@ -88,19 +99,57 @@ def test_an_answer_has_a_prediction_for_each_instance_in_order(
     }
 
 
-def test_undecodable_pictures_are_named_in_a_400(ready: flask.testing.FlaskClient, png: bytes) -> None:
-    answer = send(ready, b64(png), b64(png), b64(png + b"CUT"))
-    assert answer.status_code == 400
-    assert answer.json == {"error": "instances[2]: cut off"}
-
-
-def test_wrong_instances_are_a_400_that_never_reaches_the_model(
-    ready: flask.testing.FlaskClient, model: Any, png: bytes
+def test_a_broken_picture_has_an_error_in_its_place_and_its_neighbours_are_answered(
+    ready: flask.testing.FlaskClient, model: Any, png: bytes, jpeg: bytes
 ) -> None:
-    answer = send(ready, b64(png), 5)
+    answer = send(ready, b64(png), 5, b64(png + b"CUT"), b64(jpeg))
+    assert answer.status_code == 200
+    first, second, third, fourth = answer.json["predictions"]
+    assert (first["label"], fourth["label"]) == ("png", "jpeg")
+    assert second["error"].startswith("a number")
+    assert third == {"error": "cut off"}
+    # What is no picture never reaches the model.
+    assert sum(model.batches) == 3
+
+
+def test_a_request_with_nothing_to_answer_is_a_400_that_names_every_instance(
+    ready: flask.testing.FlaskClient, png: bytes
+) -> None:
+    answer = send(ready, 5, b64(png + b"CUT"))
     assert answer.status_code == 400
-    assert "instances[1]" in answer.json["error"]
-    assert model.batches == []
+    assert answer.json["error"].startswith("instances[0]: a number")
+    assert answer.json["error"].endswith("; instances[1]: cut off")
+
+
+def test_a_full_queue_is_a_429_that_says_when_to_come_back(readiness: Readiness, model: Any, png: bytes) -> None:
+    app = create_app(dataclasses.replace(SETTINGS, max_in_flight=8), readiness)
+    queue = batcher(model, max_waiting=2)
+    readiness.ready(queue)
+    model.gate.clear()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        running = pool.submit(send, app.test_client(), b64(png))
+        _until(lambda: model.running == 1)
+        waiting = pool.submit(send, app.test_client(), b64(png), b64(png))
+        _until(lambda: queue.waiting == 2)
+        refused = send(app.test_client(), b64(png))
+        model.gate.set()
+        assert [running.result(10).status_code, waiting.result(10).status_code] == [200, 200]
+    assert refused.status_code == 429
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert "2 pictures are waiting" in refused.json["error"]
+
+
+def test_health_is_503_while_another_process_of_the_server_loads(model: Any) -> None:
+    others: list[bool] = []
+    readiness = Readiness(all_ready=lambda: bool(others))
+    client = create_app(SETTINGS, readiness).test_client()
+    readiness.ready(batcher(model))
+    waiting = client.get("/v1/health")
+    assert waiting.status_code == 503
+    assert waiting.json is not None
+    assert "another process" in waiting.json["reason"]
+    others.append(True)
+    assert client.get("/v1/health").status_code == 200
 
 
 def test_a_request_over_the_limit_is_a_413_with_the_limit(ready: flask.testing.FlaskClient) -> None:
@@ -142,10 +191,9 @@ def test_more_requests_than_allowed_are_told_to_come_back_and_health_still_answe
     first: list[Any] = []
     thread = threading.Thread(target=lambda: first.append(send(ready.application.test_client(), b64(png))))
     thread.start()
-    while model.running == 0:
-        thread.join(0.002)
+    _until(lambda: model.running == 1)
     refused = send(ready, b64(png))
-    assert refused.status_code == 503
+    assert refused.status_code == 429
     assert refused.headers["Retry-After"] == "1"
     assert ready.get("/v1/health").status_code == 200
     model.gate.set()
@@ -159,14 +207,23 @@ def test_every_request_leaves_one_structured_line_but_health_checks_leave_none(
 ) -> None:
     caplog.set_level(logging.INFO, "predictor.access")
     ready.get("/v1/health")
-    send(ready, b64(png), b64(png))
-    send(ready, 5)
+    send(ready, b64(png), 5, headers={"X-Cloud-Trace-Context": "0af7/81;o=1"})
+    send(ready, 5, headers={"traceparent": "00-4bf9-00f0-01"})
     good, bad = (record for record in caplog.records if record.name == "predictor.access")
     request = vars(good)["httpRequest"]
     assert (request["requestMethod"], request["status"]) == ("POST", 200)
     assert request["latency"].endswith("s")
-    assert vars(good)["instances"] == 2
+    assert (vars(good)["instances"], vars(good)["faults"]) == (2, 1)
+    assert vars(good)["logging.googleapis.com/trace"] == "projects/1234567/traces/0af7"
+    assert vars(bad)["logging.googleapis.com/trace"] == "projects/1234567/traces/4bf9"
     assert vars(good)["model_version"] == "flowers-0123456789ab"
     assert vars(bad)["httpRequest"]["status"] == 400
     assert "instances[0]" in vars(bad)["error"]
     json.dumps([request, vars(bad)["httpRequest"]])
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.002)

@@ -1,0 +1,315 @@
+"""The predictor under load, against bare calls of the same SavedModel on the same cores.
+
+Throughput: 16 clients with one picture each, over kept-alive connections with prepared bodies, against a loop that
+calls the SavedModel with 16 pictures. Latency: one client alone, its requests in turns with bare calls for one picture.
+Bare calls run in a process of their own that has TensorFlow, the pictures in memory, and nothing else to do. Each round
+measures both, one after the other; the row is the round with the median ratio. Clients share the cores with the server.
+
+    python -m benchmarks.predictor [--rounds 5] [--seconds 8] [--networks densenet121,mobilenet_v3_small]
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import concurrent.futures
+import contextlib
+import dataclasses
+import http.client
+import json
+import math
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from benchmarks.report import Row, append_rows
+from benchmarks.validator import jpeg
+
+ROOT = Path(__file__).resolve().parent.parent
+CLIENTS = 16
+IMAGE_SIZE = 224
+PICTURE_BYTES = 20_000
+LABELS = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
+
+#: The goals hold for the network that is deployed; the small one, which costs hardly more than HTTP, is told beside it.
+GOAL_THROUGHPUT, GOAL_SINGLE = {"densenet121": 0.85}, {"densenet121": 1.15}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Export each network with random weights, serve it, measure, and write the rows of the report."""
+    options = _options(arguments)
+    if options.contender:
+        CONTENDERS[options.contender](options.networks, options.folder)
+        return
+    chance = random.Random(0)
+    pictures = [jpeg(chance, PICTURE_BYTES) for _ in range(CLIENTS)]
+    for network in options.networks.split(","):
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            for number, picture in enumerate(pictures):
+                (folder / f"{number:02d}.jpg").write_bytes(picture)
+            subprocess.run(_command("export", network, folder), cwd=ROOT, env=_environment(), check=True)
+            with Bare(network, folder) as bare, Served(folder / "model", pictures) as served:
+                rounds = [_round(bare, served, options.seconds) for _ in range(options.rounds)]
+            _report(network, rounds, served, options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """One measurement of everything, seconds."""
+
+    bare_batch: list[float]
+    bare_single: list[float]
+    answers: list[float]
+    wall: float
+    single: list[float]
+
+    @property
+    def requests_per_second(self) -> float:
+        return len(self.answers) / self.wall
+
+    @property
+    def bare_per_second(self) -> float:
+        return CLIENTS * len(self.bare_batch) / sum(self.bare_batch)
+
+
+def _round(bare: Bare, served: Served, seconds: float) -> Round:
+    batch = bare.call(CLIENTS, seconds)
+    answers, wall = served.load(seconds)
+    bare_single, single = [], []
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        bare_single += bare.call(1, 0)
+        single.append(served.ask(0))
+    measured = Round(batch, bare_single, answers, wall, single)
+    print(
+        f"  {measured.requests_per_second:.1f} requests/s, bare {measured.bare_per_second:.1f} pictures/s;"
+        f" alone {statistics.median(single) * 1000:.1f} ms, bare {statistics.median(bare_single) * 1000:.1f} ms",
+        flush=True,
+    )
+    return measured
+
+
+def _report(network: str, rounds: Sequence[Round], served: Served, options: argparse.Namespace) -> None:
+    how = (
+        f"random weights, {IMAGE_SIZE} px, JPEGs of {PICTURE_BYTES // 1000} kB, {os.cpu_count()} cores shared with the"
+        f" clients; the median ratio of {options.rounds} rounds of {options.seconds:g} s"
+    )
+    many = _middle(rounds, lambda one: one.requests_per_second / one.bare_per_second)
+    alone = _middle(rounds, lambda one: statistics.median(one.single) / statistics.median(one.bare_single))
+    slow = _percentile_99([seconds for one in rounds for seconds in one.answers])
+    bare_slow = _percentile_99([seconds for one in rounds for seconds in one.bare_batch])
+    loop = f"bare calls for {CLIENTS} pictures in a loop"
+
+    def row(name: str, value: float, *, baseline: float | None, goal: float | None = None, what: str) -> Row:
+        against = None if baseline is None else round(baseline, 1)
+        unit = {"throughput": "requests/s", "start": "s"}.get(name, "ms")
+        return Row(f"predictor.{network}.{name}", round(value, 1), unit, against, goal, f"{what}; {how}")
+
+    append_rows(
+        [
+            row(
+                "throughput",
+                many.requests_per_second,
+                baseline=many.bare_per_second,
+                goal=GOAL_THROUGHPUT.get(network),
+                what=f"{CLIENTS} clients, one picture a request; {loop}",
+            ),
+            row("p99", slow * 1000, baseline=bare_slow * 1000, what=f"{CLIENTS} clients; 99th percentile of {loop}"),
+            row(
+                "single_p50",
+                statistics.median(alone.single) * 1000,
+                baseline=statistics.median(alone.bare_single) * 1000,
+                goal=GOAL_SINGLE.get(network),
+                what="one client alone; bare calls for one picture in turns with it",
+            ),
+            row("start", served.start_seconds, baseline=None, what=f"process to healthy, of it {served.steps}"),
+        ]
+    )
+
+
+def _middle(rounds: Sequence[Round], ratio: Callable[[Round], float]) -> Round:
+    return sorted(rounds, key=ratio)[len(rounds) // 2]
+
+
+def _percentile_99(seconds: Sequence[float]) -> float:
+    return sorted(seconds)[math.ceil(0.99 * len(seconds)) - 1]
+
+
+class Bare:
+    """A process that calls the SavedModel and does nothing else."""
+
+    def __init__(self, network: str, folder: Path) -> None:
+        self._process = subprocess.Popen(
+            _command("bare", network, folder),
+            cwd=ROOT,
+            env=_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        for size in (1, CLIENTS):
+            self.call(size, 0)
+        return self
+
+    def call(self, size: int, seconds: float) -> list[float]:
+        """Call with `size` pictures for so long, at least once; the seconds of each call."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(size, seconds, file=self._process.stdin, flush=True)
+        durations: list[float] = json.loads(self._process.stdout.readline())
+        return durations
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+
+class Served:
+    """`python -m predictor` with a kept-alive connection for each client."""
+
+    def __init__(self, model: Path, pictures: Sequence[bytes]) -> None:
+        self._bodies = [json.dumps({"instances": [{"b64": base64.b64encode(one).decode()}]}) for one in pictures]
+        self._port = _free_port()
+        aip = {"AIP_STORAGE_URI": str(model), "AIP_HTTP_PORT": str(self._port), "PREDICTOR_ADDRESS": "127.0.0.1"}
+        self._started = time.monotonic()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "predictor"],
+            env={**_environment(), **aip, "LOG_LEVEL": "WARNING"},
+            stdout=subprocess.DEVNULL,
+        )
+        self._connections = [http.client.HTTPConnection("127.0.0.1", self._port, timeout=60) for _ in pictures]
+
+    def __enter__(self) -> Self:
+        while (health := self._health()) is None:
+            if self._process.poll() is not None:
+                raise RuntimeError(f"the predictor ended with {self._process.returncode}: run it by hand")
+            time.sleep(0.02)
+        self.start_seconds = time.monotonic() - self._started
+        self.steps = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in health["steps"].items())
+        for client in range(len(self._connections)):
+            self.ask(client)
+        return self
+
+    def _health(self) -> dict[str, Any] | None:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)) as connection:
+            try:
+                connection.request("GET", "/health")
+                answer = connection.getresponse()
+            except OSError:
+                return None
+            document: dict[str, Any] = json.loads(answer.read())
+            return document if answer.status == 200 else None
+
+    def ask(self, client: int) -> float:
+        """One request of one client; its seconds."""
+        connection = self._connections[client]
+        began = time.monotonic()
+        connection.request("POST", "/predict", self._bodies[client], {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        body = answer.read()
+        took = time.monotonic() - began
+        if answer.status != 200:
+            raise RuntimeError(f"the predictor answered {answer.status}: {body[:300]!r}")
+        return took
+
+    def load(self, seconds: float) -> tuple[list[float], float]:
+        """All clients at once for so long: the seconds of each answer, and of it all."""
+        began = time.monotonic()
+
+        def client(number: int) -> list[float]:
+            taken = []
+            while time.monotonic() < began + seconds:
+                taken.append(self.ask(number))
+            return taken
+
+        with concurrent.futures.ThreadPoolExecutor(len(self._connections)) as pool:
+            answers = [taken for each in pool.map(client, range(len(self._connections))) for taken in each]
+        return answers, time.monotonic() - began
+
+    def __exit__(self, *_: object) -> None:
+        for connection in self._connections:
+            connection.close()
+        self._process.terminate()
+        self._process.wait(60)
+
+
+def export(network: str, folder: Path) -> None:
+    """Write the SavedModel as the trainer does, with random weights."""
+    import tensorflow as tf  # noqa: PLC0415 (seconds, and only in this process)
+
+    from trainer import architectures  # noqa: PLC0415
+    from trainer.export import write_models  # noqa: PLC0415
+
+    built = architectures.build(network, classes=len(LABELS), image_size=IMAGE_SIZE, weights="none")
+    shape = tf.TensorSpec([None, IMAGE_SIZE, IMAGE_SIZE, 3], tf.float32)
+    write_models(
+        built,
+        tf.function(lambda pixels: built.model(pixels, training=False), input_signature=[shape]),
+        labels=LABELS,
+        image_size=IMAGE_SIZE,
+        model=folder / "model",
+        pixels_model=folder / "pixels_model",
+    )
+
+
+def bare(_network: str, folder: Path) -> None:
+    """Read `size seconds` from stdin, call the SavedModel, answer with the seconds of each call."""
+    import tensorflow as tf  # noqa: PLC0415
+
+    loaded = tf.saved_model.load(str(folder / "model"))
+    serve = loaded.signatures["serving_default"]
+    pictures = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
+    for line in sys.stdin:
+        size, seconds = line.split()
+        durations: list[float] = []
+        began = time.monotonic()
+        while not durations or time.monotonic() < began + float(seconds):
+            asked = time.monotonic()
+            answer = serve(image_bytes=tf.constant(pictures[: int(size)]))
+            for output in answer.values():
+                output.numpy()
+            durations.append(time.monotonic() - asked)
+        print(json.dumps(durations), flush=True)
+
+
+CONTENDERS: dict[str, Callable[[str, Path], None]] = {"export": export, "bare": bare}
+
+
+def _command(contender: str, network: str, folder: Path) -> list[str]:
+    command = [sys.executable, "-m", "benchmarks.predictor", "--contender", contender]
+    return [*command, "--networks", network, "--folder", str(folder)]
+
+
+def _environment() -> dict[str, str]:
+    sources = os.pathsep.join(str(ROOT / source) for source in ("shared/src", "services/trainer", "services/predictor"))
+    return {**os.environ, "PYTHONPATH": sources, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each of the three measurements of a round")
+    parser.add_argument("--networks", default="densenet121,mobilenet_v3_small")
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()
