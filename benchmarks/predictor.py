@@ -37,6 +37,9 @@ ROOT = Path(__file__).resolve().parent.parent
 CLIENTS = 16
 IMAGE_SIZE = 224
 PICTURE_BYTES = 20_000
+
+#: Seconds until the first requests of all clients have become a stream.
+SETTLED = 2.0
 LABELS = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
 
 #: The goals hold for the network that is deployed; the small one, which costs hardly more than HTTP, is told beside it.
@@ -63,39 +66,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Round:
-    """One measurement of everything, seconds."""
+class Calls:
+    """What one side did in a while: seconds of each call, pictures, seconds on the wall and on processors."""
 
-    bare_batch: list[float]
-    bare_single: list[float]
-    answers: list[float]
+    durations: list[float]
+    pictures: int
     wall: float
+    processor: float
+
+    @property
+    def per_second(self) -> float:
+        return self.pictures / self.wall
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """One measurement of everything."""
+
+    bare: Calls
+    served: Calls
+    bare_single: list[float]
     single: list[float]
-
-    @property
-    def requests_per_second(self) -> float:
-        return len(self.answers) / self.wall
-
-    @property
-    def bare_per_second(self) -> float:
-        return CLIENTS * len(self.bare_batch) / sum(self.bare_batch)
 
 
 def _round(bare: Bare, served: Served, seconds: float) -> Round:
-    batch = bare.call(CLIENTS, seconds)
-    answers, wall = served.load(seconds)
+    batches, answers = bare.call(CLIENTS, seconds), served.load(seconds)
     bare_single, single = [], []
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        bare_single += bare.call(1, 0)
+        bare_single += bare.call(1, 0).durations
         single.append(served.ask(0))
-    measured = Round(batch, bare_single, answers, wall, single)
     print(
-        f"  {measured.requests_per_second:.1f} requests/s, bare {measured.bare_per_second:.1f} pictures/s;"
+        f"  {answers.per_second:.1f} requests/s, bare {batches.per_second:.1f} pictures/s;"
         f" alone {statistics.median(single) * 1000:.1f} ms, bare {statistics.median(bare_single) * 1000:.1f} ms",
         flush=True,
     )
-    return measured
+    return Round(batches, answers, bare_single, single)
 
 
 def _report(network: str, rounds: Sequence[Round], served: Served, options: argparse.Namespace) -> None:
@@ -103,10 +109,11 @@ def _report(network: str, rounds: Sequence[Round], served: Served, options: argp
         f"random weights, {IMAGE_SIZE} px, JPEGs of {PICTURE_BYTES // 1000} kB, {os.cpu_count()} cores shared with the"
         f" clients; the median ratio of {options.rounds} rounds of {options.seconds:g} s"
     )
-    many = _middle(rounds, lambda one: one.requests_per_second / one.bare_per_second)
+    many = _middle(rounds, lambda one: one.served.per_second / one.bare.per_second)
+    work = _middle(rounds, lambda one: _processor_each(one.served) / _processor_each(one.bare))
     alone = _middle(rounds, lambda one: statistics.median(one.single) / statistics.median(one.bare_single))
-    slow = _percentile_99([seconds for one in rounds for seconds in one.answers])
-    bare_slow = _percentile_99([seconds for one in rounds for seconds in one.bare_batch])
+    slow = _percentile_99([seconds for one in rounds for seconds in one.served.durations])
+    bare_slow = _percentile_99([seconds for one in rounds for seconds in one.bare.durations])
     loop = f"bare calls for {CLIENTS} pictures in a loop"
 
     def row(name: str, value: float, *, baseline: float | None, goal: float | None = None, what: str) -> Row:
@@ -118,10 +125,16 @@ def _report(network: str, rounds: Sequence[Round], served: Served, options: argp
         [
             row(
                 "throughput",
-                many.requests_per_second,
-                baseline=many.bare_per_second,
+                many.served.per_second,
+                baseline=many.bare.per_second,
                 goal=GOAL_THROUGHPUT.get(network),
                 what=f"{CLIENTS} clients, one picture a request; {loop}",
+            ),
+            row(
+                "processor_time",
+                _processor_each(work.served) * 1000,
+                baseline=_processor_each(work.bare) * 1000,
+                what=f"the server's for a picture, {CLIENTS} clients; that of {loop}",
             ),
             row("p99", slow * 1000, baseline=bare_slow * 1000, what=f"{CLIENTS} clients; 99th percentile of {loop}"),
             row(
@@ -134,6 +147,10 @@ def _report(network: str, rounds: Sequence[Round], served: Served, options: argp
             row("start", served.start_seconds, baseline=None, what=f"process to healthy, of it {served.steps}"),
         ]
     )
+
+
+def _processor_each(calls: Calls) -> float:
+    return calls.processor / calls.pictures
 
 
 def _middle(rounds: Sequence[Round], ratio: Callable[[Round], float]) -> Round:
@@ -162,13 +179,13 @@ class Bare:
             self.call(size, 0)
         return self
 
-    def call(self, size: int, seconds: float) -> list[float]:
-        """Call with `size` pictures for so long, at least once; the seconds of each call."""
+    def call(self, size: int, seconds: float) -> Calls:
+        """Call with `size` pictures for so long, at least once."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(size, seconds, file=self._process.stdin, flush=True)
-        durations: list[float] = json.loads(self._process.stdout.readline())
-        return durations
+        durations, processor = json.loads(self._process.stdout.readline())
+        return Calls(durations, size * len(durations), sum(durations), processor)
 
     def __exit__(self, *_: object) -> None:
         self._process.communicate()
@@ -222,19 +239,30 @@ class Served:
             raise RuntimeError(f"the predictor answered {answer.status}: {body[:300]!r}")
         return took
 
-    def load(self, seconds: float) -> tuple[list[float], float]:
-        """All clients at once for so long: the seconds of each answer, and of it all."""
-        began = time.monotonic()
+    def load(self, seconds: float) -> Calls:
+        """All clients at once for so long; answers count from `SETTLED` on until then, batches under way do not."""
+        before, began = self._processor(), time.monotonic()
+        settled, until = began + SETTLED, began + SETTLED + seconds
 
-        def client(number: int) -> list[float]:
+        def client(number: int) -> list[tuple[float, float]]:
             taken = []
-            while time.monotonic() < began + seconds:
-                taken.append(self.ask(number))
+            while time.monotonic() < until:
+                took = self.ask(number)
+                taken.append((time.monotonic(), took))
             return taken
 
         with concurrent.futures.ThreadPoolExecutor(len(self._connections)) as pool:
-            answers = [taken for each in pool.map(client, range(len(self._connections))) for taken in each]
-        return answers, time.monotonic() - began
+            answers = [answer for each in pool.map(client, range(len(self._connections))) for answer in each]
+        counted = [took for at, took in answers if settled <= at < until]
+        # Every request's work counts, also of those that are not in the time: a share for those that are.
+        processor = (self._processor() - before) * len(counted) / len(answers)
+        return Calls(counted, len(counted), seconds, processor)
+
+    def _processor(self) -> float:
+        """Seconds that the serving process has used; Linux tells them in ticks."""
+        (worker,) = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        fields = Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def __exit__(self, *_: object) -> None:
         for connection in self._connections:
@@ -263,7 +291,7 @@ def export(network: str, folder: Path) -> None:
 
 
 def bare(_network: str, folder: Path) -> None:
-    """Read `size seconds` from stdin, call the SavedModel, answer with the seconds of each call."""
+    """Read `size seconds` from stdin, call the SavedModel, answer with the seconds of each call and of processors."""
     import tensorflow as tf  # noqa: PLC0415
 
     loaded = tf.saved_model.load(str(folder / "model"))
@@ -272,14 +300,14 @@ def bare(_network: str, folder: Path) -> None:
     for line in sys.stdin:
         size, seconds = line.split()
         durations: list[float] = []
-        began = time.monotonic()
+        began, used = time.monotonic(), time.process_time()
         while not durations or time.monotonic() < began + float(seconds):
             asked = time.monotonic()
             answer = serve(image_bytes=tf.constant(pictures[: int(size)]))
             for output in answer.values():
                 output.numpy()
             durations.append(time.monotonic() - asked)
-        print(json.dumps(durations), flush=True)
+        print(json.dumps([durations, time.process_time() - used]), flush=True)
 
 
 CONTENDERS: dict[str, Callable[[str, Path], None]] = {"export": export, "bare": bare}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from predictor import artifact
+from predictor import accelerators, artifact
 from predictor.batching import Batcher
 from predictor.model import ImageModel, tensorflow
 from predictor.readiness import Readiness
@@ -51,7 +52,8 @@ def start(
             return
         if decided.acquire(blocking=False):
             overdue.cancel()
-            _log.info("ready after %.1f s", readiness.ready(batcher), extra={"model": settings.storage_uri})
+            fields = {"model": settings.storage_uri, "gpu": os.environ.get(accelerators.VISIBLE, "")}
+            _log.info("ready after %.1f s", readiness.ready(batcher), extra=fields)
             when_ready()
 
     overdue.start()

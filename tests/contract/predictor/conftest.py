@@ -31,11 +31,12 @@ class Server:
     base: str
     log: Path
     started: float
+    health_route: str = HEALTH
 
     def health(self) -> requests.Response | None:
         """The health answer, or None while the port is closed."""
         try:
-            return requests.get(self.base + HEALTH, timeout=5)
+            return requests.get(self.base + self.health_route, timeout=10)
         except requests.ConnectionError:
             return None
 
