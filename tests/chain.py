@@ -35,7 +35,15 @@ from dualdeploy.errors import CannotEverSucceed, LeaseHeld, RetryLater
 from dualdeploy.events import Envelope, ObjectFinalized, RetrainRequested, TrainingJobLogged
 from dualdeploy.ledger import TRANSITIONS, Branch, Ledger, Live, Run, State
 from dualdeploy.object_store import ABSENT, Generation
-from dualdeploy.testing import FakeFirebaseMl, FakePublisher, FakeVertex, Faults, ManualClock, MemoryObjectStore
+from dualdeploy.testing import (
+    FakeFirebaseMl,
+    FakePublisher,
+    FakeRemoteConfig,
+    FakeVertex,
+    Faults,
+    ManualClock,
+    MemoryObjectStore,
+)
 from dualdeploy.testing.callers import cloud_run_callers
 from dualdeploy.testing.failing import ProcessDied
 from dualdeploy.training import TARGETS, TrainingJob
@@ -160,6 +168,7 @@ class Chain:
         self.phones = self._store("phones")
         self.vertex = FakeVertex(faults=self._faults("vertex"))
         self.firebase = FakeFirebaseMl(faults=self._faults("firebase"), looks_locked=looks_locked)
+        self.remote_config = FakeRemoteConfig(faults=self._faults("remote_config"))
         self.publisher = FakePublisher(faults=self._faults("pubsub"))
         self.ledger = Ledger(self.ledger_store, clock=self.clock)
         self._build_services()
@@ -187,6 +196,7 @@ class Chain:
             ledger=self.ledger,
             config=self.config,
             firebase=self.firebase,
+            remote_config=self.remote_config,
             export=self._export,  # type: ignore[arg-type]  # a stub needs only `as_facts`
             settings=PUBLISHER_SETTINGS,
             storage=StorageChannel(models=self.models, bucket=self.phones),
@@ -217,6 +227,7 @@ class Chain:
             lease_seconds=LEASE_SECONDS,
             clock=self.clock,
             on_end=on_end,
+            overtakes_rollouts=target == "mobile",
         )
 
     @functools.cache  # noqa: B019  # a chain lives as long as its test
@@ -230,7 +241,6 @@ class Chain:
             lease_seconds=LEASE_SECONDS,
             clock=self.clock,
             callers=cloud_run_callers(),
-            can_abort=target == "cloud",
         )
         app.register_blueprint(routes)
         return app.test_client()
@@ -240,6 +250,7 @@ class Chain:
         other = Chain(looks_locked=self._looks_locked)
         pairs = [(self.vertex, other.vertex), (self.firebase, other.firebase), (self.publisher, other.publisher)]
         pairs += [(self.data, other.data), (self.config, other.config), (self.models, other.models)]
+        pairs += [(self.remote_config, other.remote_config)]
         pairs += [(self.ledger_store, other.ledger_store), (self.phones, other.phones)]
         for mine, theirs in pairs:
             for name, value in vars(mine).items():

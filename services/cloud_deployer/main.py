@@ -54,7 +54,6 @@ def create_app() -> flask.Flask:
             lease_seconds=read.lease_seconds,
             clock=utc_now,
             callers=callers,
-            can_abort=True,
         )
     )
     app.add_url_rule("/events/<name>", "event", lambda name: receiver(flask.request), methods=["POST"])  # noqa: ARG005

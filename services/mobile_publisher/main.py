@@ -16,6 +16,7 @@ from dualdeploy.firebase import FirebaseMlGateway
 from dualdeploy.ledger import Ledger, Run
 from dualdeploy.object_store import GcsObjectStore
 from dualdeploy.pubsub import PubSubPublisher
+from dualdeploy.remote_config import RemoteConfigGateway
 from mobile_publisher import signing_key
 from mobile_publisher.handler import MobilePublisher
 from mobile_publisher.settings import PublisherSettings
@@ -48,6 +49,7 @@ def create_app() -> flask.Flask:
             key=signing_key.reader(read),
             emulator_host=read.firebase_ml_emulator_host,
         ),
+        remote_config=RemoteConfigGateway(project=read.project, emulator_host=read.remote_config_emulator_host),
         export=export,
         settings=read,
         storage=storage,
@@ -58,6 +60,7 @@ def create_app() -> flask.Flask:
         ledger=ledger,
         publisher=PubSubPublisher(read.project),
         lease_seconds=read.lease_seconds,
+        overtakes_rollouts=True,
     )
     callers = Callers.of(read)
     handlers = {

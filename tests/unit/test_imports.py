@@ -93,6 +93,7 @@ from dualdeploy.firebase import FirebaseMlGateway
 from dualdeploy.ledger import Ledger, Run, Shard, Snapshot, State, run_id_of
 from dualdeploy.object_store import ABSENT
 from dualdeploy.pubsub import PubSubPublisher
+from dualdeploy.remote_config import RemoteConfigGateway
 from dualdeploy.testing import MemoryObjectStore
 from dualdeploy.vertex import VertexGateway
 
@@ -156,7 +157,10 @@ if service in ("cloud_deployer", "mobile_publisher"):
         from mobile_publisher.settings import PublisherSettings
         read = settings.load(PublisherSettings, os.environ)
         firebase = FirebaseMlGateway(project="demo-project")
-        deployer = MobilePublisher(ledger=ledger, config=config, firebase=firebase, export=None, settings=read)
+        template = RemoteConfigGateway(project="demo-project")
+        deployer = MobilePublisher(
+            ledger=ledger, config=config, firebase=firebase, remote_config=template, export=None, settings=read
+        )
     target = service.split("_")[0]
     worker = BranchWorker(target, deployer.advance, ledger=ledger, publisher=publisher, lease_seconds=60)
     outcome = worker.on_training_completed(TrainingCompleted(run_id, "flowers", target, "succeeded"))

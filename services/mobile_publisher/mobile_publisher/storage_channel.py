@@ -99,6 +99,15 @@ class StorageChannel:
         except GenerationChanged as exc:
             raise LedgerContention(f"{self._bucket.uri(_pointer(name))} was moved by another instance") from exc
 
+    def point_back(self, name: str, version: str) -> None:
+        """Make an earlier version the latest again. Raises CannotEverSucceed when its manifest is gone."""
+        path = f"{_folder(name, version)}/manifest.json"
+        try:
+            manifest = json.loads(self._bucket.read(path).data)
+        except ObjectMissing as exc:
+            raise CannotEverSucceed(f"{self._bucket.uri(path)} is gone, so {version} cannot be pointed at") from exc
+        self.point(name, manifest)
+
     def uri(self, name: str) -> str:
         """Where the pointer lies."""
         return self._bucket.uri(_pointer(name))

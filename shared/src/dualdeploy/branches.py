@@ -8,7 +8,7 @@ announced, and everything repeatable after a death between any two lines.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from dualdeploy import clock as clocks
@@ -29,7 +29,8 @@ DEPLOYMENT_COMPLETED_TOPIC = "deployment-completed"
 #: More steps than any branch has: a loop that does not end is a bug, and must not hold an instance for ever.
 MAX_STEPS = 30
 
-#: Branches in these states are at work on what serves; of one data set and target there is one at a time.
+#: Branches in these states are at work on what serves; of one data set and target there is one at a time, but for a
+#: newer run that is judged while an older one's rollout goes on.
 UNDER_WAY = frozenset({State.GATING, State.DEPLOYING, State.CANARY})
 
 
@@ -56,8 +57,13 @@ class BranchWorker:
         lease_seconds: float,
         clock: Clock = clocks.utc_now,
         on_end: Callable[[Branch, Run], None] | None = None,
+        overtakes_rollouts: bool = False,
     ) -> None:
-        """`on_end` is called before an end is announced, and again if announcing it is repeated."""
+        """`on_end` is called before an end is announced, and again if announcing it is repeated.
+
+        `overtakes_rollouts`: whether a newer run need not wait for an older one's rollout to end. `advance` then tells
+        the older one to stop (`ReleaseRequest.with_successor`) and waits for that, and heeds it.
+        """
         self._on_end = on_end
         self._target = target
         self._advance = advance
@@ -65,6 +71,7 @@ class BranchWorker:
         self._publisher = publisher
         self._lease_seconds = lease_seconds
         self._clock = clock
+        self._overtakes_rollouts = overtakes_rollouts
 
     def on_training_completed(self, event: TrainingCompleted) -> Outcome:
         """Start what the message announces; whatever cannot be done now is left to the clock."""
@@ -145,11 +152,16 @@ class BranchWorker:
         if live and not branch.forced and live.document.current.run_created_at > run.created_at:
             note = f"{live.document.current.run_id} is newer and live"
             return branch.moved(State.SUPERSEDED, at=self._clock(), note=note)
-        rival = branch_under_way(self._ledger, branch.dataset, self._target)
-        if rival and rival.run_id != branch.run_id:
-            log.info("%s waits until %s is through", branch.run_id, rival.run_id)
-            return None
+        for rival in branches_under_way(self._ledger, branch.dataset, self._target):
+            if rival.run_id != branch.run_id and not self._may_overtake(rival, run):
+                log.info("%s waits until %s is through", branch.run_id, rival.run_id)
+                return None
         return branch.moved(State.GATING, at=self._clock())
+
+    def _may_overtake(self, rival: Branch, run: Run) -> bool:
+        if not self._overtakes_rollouts or rival.state is not State.CANARY:
+            return False
+        return self._ledger.read_run(rival.run_id).created_at < run.created_at
 
     def _finish(self, versioned: Versioned[Branch], run: Run) -> Outcome:
         """Announce the end, remember that it was announced, and let the clock forget the branch.
@@ -185,7 +197,12 @@ class BranchWorker:
 
 
 def branch_under_way(ledger: Ledger, dataset: str, target: str) -> Branch | None:
-    """The branch that is at work on what serves for `target` of `dataset`, if any."""
+    """A branch that is at work on what serves for `target` of `dataset`, if any."""
+    return next(branches_under_way(ledger, dataset, target), None)
+
+
+def branches_under_way(ledger: Ledger, dataset: str, target: str) -> Iterator[Branch]:
+    """The branches that are at work on what serves: one, or a rollout and the newer run that is about to end it."""
     for run_id in ledger.active(target):
         if dataset_of(run_id) != dataset:
             continue
@@ -197,8 +214,7 @@ def branch_under_way(ledger: Ledger, dataset: str, target: str) -> Branch | None
             log.warning("%s/%s is passed over: %s", run_id, target, exc)
             continue
         if branch.state in UNDER_WAY:
-            return branch
-    return None
+            yield branch
 
 
 def record_live(

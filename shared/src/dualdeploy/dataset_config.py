@@ -58,6 +58,20 @@ def parse_snapshot(value: object) -> str:
 
 
 SnapshotRule = Annotated[str, pydantic.BeforeValidator(parse_snapshot)]
+
+
+def _rise_to_everything(value: tuple[int, ...]) -> tuple[int, ...]:
+    if list(value) != sorted(set(value)) or value[-1] != 100:
+        raise ValueError("must rise and end with 100, such as [5, 25, 50, 100]")
+    return value
+
+
+#: Percentages of a rollout, one after the other.
+Shares = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=100)], ...],
+    Field(min_length=1),
+    pydantic.AfterValidator(_rise_to_everything),
+]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -221,7 +235,7 @@ class Canary(_Section):
     `max_latency_ratio` against the model that serves, whose p95 `latency_slack` is added to.
     """
 
-    steps: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(default=(5, 25, 50, 100), min_length=1)
+    steps: Shares = (5, 25, 50, 100)
     bake: Duration = 300.0
     answers: int = Field(default=10, ge=1, le=100)
     min_agreement: Fraction = 0.9
@@ -229,13 +243,6 @@ class Canary(_Section):
     max_latency_ratio: float = Field(default=2.0, gt=0)
     latency_slack: Duration = 0.25
     max_latency: TimeLimit | None = None
-
-    @pydantic.field_validator("steps")
-    @classmethod
-    def _steps_rise_to_everything(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if list(value) != sorted(set(value)) or value[-1] != 100:
-            raise ValueError("must rise and end with 100, such as [5, 25, 50, 100]")
-        return value
 
 
 class Serving(_Section):
@@ -261,8 +268,18 @@ class Serving(_Section):
 Quantization = Literal["auto", "float32", "float16", "dynamic", "int8"]
 
 
+class StagedRollout(_Section):
+    """Percentages of installations that rise to 100, each but the last held for `bake`."""
+
+    steps: Shares = (10, 50, 100)
+    bake: Duration = 86400.0
+
+
 class Publishing(_Section):
-    """How phones get the model. `name` is its Firebase ML display name and its folder in Cloud Storage for Firebase."""
+    """How phones get the model. `name` is its Firebase ML display name and its folder in Cloud Storage for Firebase.
+
+    `rollout` is by Remote Config; without it a new version is everybody's at once.
+    """
 
     name: Annotated[str, Field(pattern=FIREBASE_NAME)] = ""
     channels: tuple[Literal["firebase-ml", "firebase-storage"], ...] = Field(
@@ -270,6 +287,7 @@ class Publishing(_Section):
     )
     quantization: Quantization = "auto"
     min_app_version: str = ""
+    rollout: StagedRollout | None = None
 
     @pydantic.field_validator("channels")
     @classmethod
@@ -277,6 +295,12 @@ class Publishing(_Section):
         if len(set(value)) != len(value):
             raise ValueError("the same channel stands twice")
         return value
+
+    @pydantic.model_validator(mode="after")
+    def _a_rollout_has_versions_to_choose_from(self) -> Publishing:
+        if self.rollout and "firebase-storage" not in self.channels:
+            raise ValueError("rollout needs channel firebase-storage: Firebase ML has one published model a name")
+        return self
 
 
 class DatasetConfig(_Section):

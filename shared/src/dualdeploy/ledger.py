@@ -196,6 +196,10 @@ class Branch(_Record):
         """This branch with other fields, in the same state unless `moved` calls it."""
         return Branch.model_validate({**self.model_dump(), **changes})
 
+    def at_step(self, step: str) -> Branch:
+        """This branch at the beginning of another step of its state."""
+        return self.changed(step=step, operation="", operation_since="", attempts=0)
+
     def with_facts(self, **facts: Any) -> Branch:
         return self.changed(facts={**self.facts, **facts})
 

@@ -55,13 +55,16 @@ _KEY = {
 }
 
 
-def describe(service: str, target: str, *, can_abort: bool) -> dict[str, Any]:
+def describe(service: str, target: str) -> dict[str, Any]:
     """An OpenAPI 3.1 document of the service's routes."""
     redeploy: dict[str, Any] = {
         "dataset": {**_DATASET, "description": "its live run, else its newest trained one; or run_id"},
         "run_id": _RUN_ID,
         "force": {"type": "boolean", "description": "replace a newer run, pass a gate that refuses"},
-        "canary": {"type": "boolean", "description": "false: all traffic in one step (probed all the same)"},
+        "canary": {
+            "type": "boolean",
+            "description": "false: everybody in one step (the cloud model is probed all the same)",
+        },
         "reason": _REASON,
     }
     if target == "mobile":
@@ -72,9 +75,12 @@ def describe(service: str, target: str, *, can_abort: bool) -> dict[str, Any]:
         "to_run": {**_RUN_ID, "description": "else what was live before"},
         "reason": _REASON,
     }
+    abort = {"dataset": _DATASET, "reason": _REASON}
+    stop = "stop what is under way and leave everything as it was"
     paths = {
         "/redeploy": {"post": _command("bring a trained run out again, without training", redeploy, required=[])},
         "/rollback": {"post": _command("back to an earlier run", rollback, required=["dataset"])},
+        "/abort": {"post": _command(stop, abort, required=["dataset"], keyed=False)},
         "/status/{dataset}": {"get": _query("what serves, and what is under way", "dataset", _STATUS)},
         "/runs/{run_id}": {"get": _query("one run: every step it took, who asked for it, why", "run_id", _BRANCH)},
         "/healthz": {
@@ -82,10 +88,6 @@ def describe(service: str, target: str, *, can_abort: bool) -> dict[str, Any]:
         },
         "/openapi.json": {"get": {"summary": "this document", "responses": {"200": _json({"type": "object"})}}},
     }
-    if can_abort:
-        abort = {"dataset": _DATASET, "reason": _REASON}
-        summary = "stop what is under way and leave everything as it was"
-        paths["/abort"] = {"post": _command(summary, abort, required=["dataset"], keyed=False)}
     return {
         "openapi": "3.1.0",
         "info": {"title": service, "version": "1"},

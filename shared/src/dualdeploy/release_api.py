@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 #: After these steps of a branch the release is out: what is left is tidying, which cannot be aborted.
 _OUT = frozenset({"record", "aliases", "undeploy"})
 
+#: Of several branches that wait or are at work, an abort means the last of these.
+_ABORTED_FIRST = (State.TRAINED, State.GATING, State.DEPLOYING, State.CANARY)
+
 _EXAMPLES = {
     "redeploy": (
         'send {"dataset": "flowers"} or {"run_id": "flowers-0123456789ab"}, optionally "force", "reason" and "canary"'
@@ -79,19 +82,9 @@ class Wanted:
 
 
 def blueprint(
-    service: str,
-    target: str,
-    *,
-    ledger: Ledger,
-    lease_seconds: float,
-    clock: Clock,
-    callers: Callers,
-    can_abort: bool = False,
+    service: str, target: str, *, ledger: Ledger, lease_seconds: float, clock: Clock, callers: Callers
 ) -> flask.Blueprint:
-    """The routes of one service; register it on the Flask application.
-
-    `can_abort`: whether its `advance` heeds `ReleaseRequest.abort_of`, without which a route would be a promise only.
-    """
+    """The routes of one service, whose `advance` heeds `ReleaseRequest`; register it on the Flask application."""
     routes = flask.Blueprint("release_api", service)
     releases = Releases(target, ledger=ledger, lease_seconds=lease_seconds, clock=clock)
 
@@ -103,11 +96,9 @@ def blueprint(
     def rollback() -> tuple[flask.Response, int]:
         return _accepted(releases.reopen(_wanted("rollback", flask.request, target, callers)))
 
-    if can_abort:
-
-        @routes.post("/abort")
-        def abort() -> tuple[flask.Response, int]:
-            return _accepted(releases.abort(_wanted("abort", flask.request, target, callers)))
+    @routes.post("/abort")
+    def abort() -> tuple[flask.Response, int]:
+        return _accepted(releases.abort(_wanted("abort", flask.request, target, callers)))
 
     @routes.get("/status/<dataset>")
     def status(dataset: str) -> flask.Response:
@@ -125,7 +116,7 @@ def blueprint(
 
     @routes.get("/openapi.json")
     def description() -> flask.Response:
-        return flask.jsonify(openapi.describe(service, target, can_abort=can_abort))
+        return flask.jsonify(openapi.describe(service, target))
 
     @routes.errorhandler(Refusal)
     def refuse(exc: Refusal) -> tuple[flask.Response, int]:
@@ -357,19 +348,20 @@ class Releases:
         return request.recorded(reopened)
 
     def _abortable(self, dataset: str) -> Versioned[Branch]:
+        """The branch to stop: of several, the one that users already see something of."""
+        found = []
         for run_id in self._ledger.active(self._target):
             if dataset_of(run_id) != dataset:
                 continue
-            try:
-                found = self._ledger.read_branch(run_id, self._target)
-            except CannotEverSucceed:
-                continue
-            branch = found.document
-            if branch.step in _OUT:
-                raise Refusal(409, f"{run_id} serves already; send the data set to /rollback")
-            if branch.was_trained and not branch.is_final:
-                return found
-        raise Refusal(409, f"nothing of {dataset} is under way for {self._target}; see /status/{dataset}")
+            with contextlib.suppress(CannotEverSucceed):
+                found.append(self._ledger.read_branch(run_id, self._target))
+        waiting = [each for each in found if each.document.was_trained and not each.document.is_final]
+        if not waiting:
+            raise Refusal(409, f"nothing of {dataset} is under way for {self._target}; see /status/{dataset}")
+        chosen = max(waiting, key=lambda each: _ABORTED_FIRST.index(each.document.state))
+        if chosen.document.step in _OUT:
+            raise Refusal(409, f"{chosen.document.run_id} serves already; send the data set to /rollback")
+        return chosen
 
 
 def _answer(branch: Branch) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pydantic
 from dualdeploy import clock as clocks
 from dualdeploy.ledger import Branch
 
-_FACT, _ABORT = "request", "abort"
+_FACT, _ABORT, _SUCCESSOR = "request", "abort", "successor"
 
 Kind = Literal["training", "redeploy", "rollback"]
 
@@ -56,6 +56,17 @@ class ReleaseRequest(pydantic.BaseModel):
         if asked.get("release") != branch.release:
             return ""
         return _sentence("aborted", asked.get("by", ""), asked.get("reason", ""))
+
+    @staticmethod
+    def with_successor(branch: Branch, run_id: str) -> Branch:
+        """Ask whoever works on the branch to make way for a newer run."""
+        return branch.with_facts(**{_SUCCESSOR: {"run_id": run_id, "release": branch.release}})
+
+    @staticmethod
+    def successor_of(branch: Branch) -> str:
+        """The newer run that asked the present release to make way, or nothing."""
+        asked = branch.facts.get(_SUCCESSOR) or {}
+        return str(asked["run_id"]) if asked.get("release") == branch.release else ""
 
 
 def _sentence(what: str, by: str, reason: str) -> str:

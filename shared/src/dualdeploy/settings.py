@@ -126,6 +126,9 @@ class CloudSettings:
     firebase_ml_emulator_host: str = setting(
         "FIREBASE_ML_EMULATOR_HOST", "host:port of a Firebase ML emulator; empty for the real one", default=""
     )
+    remote_config_emulator_host: str = setting(
+        "REMOTE_CONFIG_EMULATOR_HOST", "host:port of a Remote Config emulator; empty for the real one", default=""
+    )
     # A lease that is over at once is held by everybody.
     lease_seconds: float = setting(
         "LEASE_SECONDS",

@@ -5,6 +5,7 @@ Source: https://firebase.google.com/docs/reference/remote-config/rest/v1/project
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,12 +108,40 @@ def test_validating_writes_nothing_and_says_so_by_the_etag(client: Client) -> No
         {"conditions": [{"name": "a", "expression": "true"}, {"name": "a", "expression": "true"}]},
         {"conditions": [{"name": "a", "expression": ""}]},
         {"conditions": [{"expression": "true"}]},
+        {"conditions": [{"name": "a", "expression": "percent('x') <= 10 && device.moon == 'full'"}]},
+        {"conditions": [{"name": str(number), "expression": "true"} for number in range(2001)]},
+        {"parameters": {"not-a-key": {"defaultValue": {"value": "1"}}}},
+        {"parameters": {f"p{number}": {"defaultValue": {"value": "1"}} for number in range(3001)}},
+        {"parameters": {"long": {"defaultValue": {"value": "x" * 1_000_001}}}},
+        {"version": {"description": "x" * 1025}},
     ],
 )
 def test_a_template_that_does_not_hang_together_is_refused(client: Client, template: Any) -> None:
     answer = client.put(template)
     assert answer.status_code == 400
     assert "VALIDATION_ERROR" in answer.json()["error"]["message"]
+
+
+def test_a_template_keeps_its_order_and_what_we_do_not_know_of(client: Client) -> None:
+    grown = {
+        "parameters": {"zz": {"defaultValue": {"value": "Grüße"}, "later": [1, None]}, "aa": {}},
+        "ofNextYear": {"kept": True},
+        "conditions": [
+            {"name": "zz", "expression": "device.os == 'ios' && app.version.>=(['3.1.0'])"},
+            {"name": "aa", "expression": "dateTime < dateTime('2027-01-01T00:00:00')"},
+        ],
+    }
+    client.put(grown)
+    read = client.get().json()
+    del read["version"]
+    assert json.dumps(read) == json.dumps(grown)
+
+
+def test_a_condition_on_what_is_not_known_of_an_app_holds_for_nobody(client: Client) -> None:
+    condition = {"name": "ios", "expression": "percent <= 100 && device.os == 'ios'"}
+    values = {"defaultValue": {"value": "others"}, "conditionalValues": {"ios": {"value": "apple"}}}
+    client.put({"conditions": [condition], "parameters": {"shop": values}})
+    assert client.fetch("installation-1")["shop"] == "others"
 
 
 def test_a_rollback_is_a_new_version_with_the_old_content(client: Client) -> None:

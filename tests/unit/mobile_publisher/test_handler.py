@@ -14,7 +14,8 @@ from dualdeploy.firebase import FirebaseModel
 from dualdeploy.ledger import Branch, State
 from dualdeploy.testing import Failing
 from dualdeploy.vertex import RejectedByGoogle
-from mobile_publisher.handler import LOCK_LIMIT_SECONDS, MAX_REGISTRATIONS, tags_of
+from mobile_publisher import firebase_channel
+from mobile_publisher.firebase_channel import LOCK_LIMIT_SECONDS, MAX_REGISTRATIONS
 
 
 def train_one(chain: Chain, edition: int = 1) -> str:
@@ -51,6 +52,10 @@ def run_id(chain: Chain) -> str:
 def branch(chain: Chain) -> Branch:
     (run_id,) = chain.run_ids()
     return chain.branch(run_id, "mobile")
+
+
+def tags_of(branch: Branch) -> list[str]:
+    return firebase_channel.tags_of(branch.dataset, branch.run_id, branch.facts)
 
 
 def tick(chain: Chain, seconds: float = 60) -> str:

@@ -186,10 +186,23 @@ def test_nobody_has_a_wide_role(plan: Any) -> None:
         ("job-notifier", "dualdeploy_job_notifier"),
         ("cloud-deployer", "dualdeploy_cloud_deployer"),
         ("mobile-publisher", "roles/firebaseml.admin"),
+        ("mobile-publisher", "roles/cloudconfig.admin"),
         ("training-launcher-caller", "roles/eventarc.eventReceiver"),
         ("Cloud Storage", "roles/pubsub.publisher"),
         ("dualdeploy-builder", "roles/logging.logWriter"),
     }
+
+
+def test_who_writes_the_template_of_remote_config_may_and_its_api_is_on(plan: Any) -> None:
+    writers = {
+        service
+        for service in SERVICES
+        if "RemoteConfigGateway(" in (REPOSITORY / "services" / service / "main.py").read_text(encoding="utf-8")
+    }
+    granted = {who for who, role, _ in grants(plan) if role == "roles/cloudconfig.admin"}
+    assert granted == {host(service) for service in writers}
+    enabled = {each.values["service"] for each in plan.of("google_project_service")}
+    assert {"firebaseml.googleapis.com", "firebaseremoteconfig.googleapis.com"} <= enabled
 
 
 def test_every_account_has_a_purpose(plan: Any) -> None:

@@ -51,6 +51,16 @@ resource "google_project_iam_member" "publishes_models" {
   member  = module.service.service_account.member
 }
 
+# A project has one Remote Config template; the role is get and update of it, and nothing else that could change anything.
+# Without staged rollouts (`publishing.rollout` of every data set) it is not needed.
+resource "google_project_iam_member" "stages_rollouts" {
+  count = var.staged_rollouts ? 1 : 0
+
+  project = var.project
+  role    = "roles/cloudconfig.admin"
+  member  = module.service.service_account.member
+}
+
 # Firebase fetches the file by a signed URL, and signing with no key means asking IAM to sign as oneself.
 resource "google_service_account_iam_member" "signs_as_itself" {
   service_account_id = module.service.service_account.id

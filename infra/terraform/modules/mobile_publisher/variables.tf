@@ -34,6 +34,12 @@ variable "operators" {
   default     = []
 }
 
+variable "staged_rollouts" {
+  description = "Whether it may write the project's Remote Config template, for data sets with publishing.rollout."
+  type        = bool
+  default     = true
+}
+
 variable "max_instances" {
   description = "Upper limit of instances; what comes above it waits and is delivered again."
   type        = number

@@ -13,6 +13,7 @@ locals {
     "eventarc.googleapis.com",
     "firebase.googleapis.com",
     "firebaseml.googleapis.com",
+    "firebaseremoteconfig.googleapis.com",
     "iam.googleapis.com",
     "iamcredentials.googleapis.com",
     "logging.googleapis.com",

@@ -5,12 +5,14 @@ from dualdeploy.testing.failing import Failing, Faults
 from dualdeploy.testing.firebase import FakeFirebaseMl
 from dualdeploy.testing.object_store import MemoryObjectStore
 from dualdeploy.testing.publisher import FakePublisher, PublishedMessage
+from dualdeploy.testing.remote_config import FakeRemoteConfig
 from dualdeploy.testing.vertex import FakeVertex
 
 __all__ = [
     "Failing",
     "FakeFirebaseMl",
     "FakePublisher",
+    "FakeRemoteConfig",
     "FakeVertex",
     "Faults",
     "ManualClock",

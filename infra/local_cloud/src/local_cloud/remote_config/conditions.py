@@ -1,4 +1,9 @@
-"""Which conditions hold for one installation of an app: `true`, `false` and shares of the users by `percent`."""
+"""Which conditions hold for one installation of an app: `true`, `false` and shares of the users by `percent`.
+
+The other elements that Google documents are taken, and hold for nobody: of an app here no version, country or user is
+known, and "if the value for a rule is undefined, that rule evaluates to false".
+Source: https://firebase.google.com/docs/remote-config/condition-reference
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,10 @@ _PERCENT = re.compile(
     r"|between\s+(?P<low>\d+(?:\.\d+)?)\s+and\s+(?P<high>\d+(?:\.\d+)?))"
 )
 _HUNDRED = 100_000_000
+_OF_THE_DEVICE = re.compile(
+    r"(app\.(build|version|id|audiences|firstOpenTimestamp|userProperty|operatingSystemAndVersion|browserAndVersion"
+    r"|firebaseInstallationId|customSignal|userAudience)|device\.(country|dateTime|language|os))\b.+|dateTime\b.+"
+)
 
 
 class UnknownExpression(ValueError):
@@ -37,6 +46,8 @@ def holds(expression: str, installation: str) -> bool:
 def _part_holds(part: str, installation: str) -> bool:
     if part in ("true", "false"):
         return part == "true"
+    if _OF_THE_DEVICE.fullmatch(part):
+        return False
     found = _PERCENT.fullmatch(part)
     if found is None:
         raise UnknownExpression(f"the local cloud does not evaluate {part!r}")

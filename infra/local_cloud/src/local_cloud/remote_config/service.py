@@ -46,7 +46,7 @@ class RemoteConfig:
         self._records.close()
 
     def _register(self) -> None:
-        expressions = "conditions of `percent`, `true` and `false` only, joined by &&"
+        expressions = "only `percent`, `true` and `false` are evaluated; unknown fields are kept, not refused"
         self.api.operation("remoteconfig.get", "GET", _TEMPLATE)(self._get)
         self.api.operation("remoteconfig.update", "PUT", _TEMPLATE, differs=expressions)(self._put)
         self.api.operation(

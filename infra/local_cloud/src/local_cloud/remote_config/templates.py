@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,10 @@ Document = dict[str, Any]
 _VERSIONS = "versions"
 #: Older ones are deleted. Source: https://firebase.google.com/docs/remote-config/templates
 KEPT_VERSIONS = 300
-_WRITABLE = ("conditions", "parameters", "parameterGroups")
+#: Source: https://firebase.google.com/docs/remote-config/quotas-limits
+MAX_PARAMETERS, MAX_CONDITIONS, MAX_VALUES = 3_000, 2_000, 1_000_000
+_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
+_MAX_DESCRIPTION = 1024
 
 
 class Templates:
@@ -51,7 +55,8 @@ class Templates:
                 raise ApiError(412, "FAILED_PRECONDITION", "[VERSION_MISMATCH]: Version mismatch.")
             number = int(current["version"]["versionNumber"]) + 1
             described = {key: value for key, value in body.get("version", {}).items() if key == "description"}
-            template = {key: body[key] for key in _WRITABLE if body.get(key)}
+            # In the order of the request, and without what is empty, as protocol buffers are written as JSON.
+            template = {key: value for key, value in body.items() if key not in ("version", "etag") and value}
             template["version"] = {
                 "versionNumber": str(number),
                 "updateTime": datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z"),
@@ -100,9 +105,29 @@ def check(body: Mapping[str, Any]) -> None:
             conditions.holds(str(condition.get("expression", "")), "")
         except conditions.UnknownExpression as error:
             raise invalid_argument(f"[VALIDATION_ERROR]: {condition['name']}: {error}.") from None
+    _check_limits(body)
     for name, parameter in _parameters(body).items():
         if unknown := set(parameter.get("conditionalValues", {})) - set(names):
             raise invalid_argument(f"[VALIDATION_ERROR]: Parameter {name}: unknown conditions {sorted(unknown)}.")
+
+
+def _check_limits(body: Mapping[str, Any]) -> None:
+    parameters = _parameters(body)
+    if len(parameters) > MAX_PARAMETERS or len(body.get("conditions", [])) > MAX_CONDITIONS:
+        raise invalid_argument(
+            f"[VALIDATION_ERROR]: At most {MAX_PARAMETERS} parameters and {MAX_CONDITIONS} conditions are allowed."
+        )
+    if wrong := [name for name in parameters if not _KEY.fullmatch(name)]:
+        raise invalid_argument(f"[VALIDATION_ERROR]: Invalid parameter keys {wrong}.")
+    values = [
+        str(value.get("value", ""))
+        for parameter in parameters.values()
+        for value in (parameter.get("defaultValue", {}), *parameter.get("conditionalValues", {}).values())
+    ]
+    if sum(map(len, values)) > MAX_VALUES:
+        raise invalid_argument(f"[VALIDATION_ERROR]: All values together may have {MAX_VALUES} characters.")
+    if len(str(body.get("version", {}).get("description", ""))) > _MAX_DESCRIPTION:
+        raise invalid_argument(f"[VALIDATION_ERROR]: A description may have {_MAX_DESCRIPTION} characters.")
 
 
 def _update_type(if_match: str, rollback_of: str) -> str:
