@@ -76,10 +76,13 @@ class TakingBack:
         latest = self._storage.latest(name)
         if not latest or latest.get("version") != ours or live.get("version") == ours:
             return following
-        if not live.get("version"):
+        rollout = rollout_of(branch)
+        # What is live may have been published before there was a pointer, which somebody else set then.
+        before = live.get("version") or (rollout.old if rollout else "")
+        if not before:
             return _stays(following, f"{self._storage.uri(name)} names {ours}: nothing was there before")
         try:
-            self._storage.point_back(name, str(live["version"]))
+            self._storage.point_back(name, str(before))
         except CannotEverSucceed as exc:
             return _stays(following, f"{self._storage.uri(name)}: {exc}")
         return following
