@@ -26,6 +26,7 @@ CLOUD_FACTS = {
 MOBILE_FACTS = {
     "firebase_model": "17",
     "firebase_name": "flowers",
+    "variant": "dynamic",
     "accuracy": 0.9,
     "eval_examples": 160,
     "training_seconds": 60.0,

@@ -52,6 +52,7 @@ def summarise(
             "state": str(mobile.state),
             "firebase_model": mobile.facts["firebase_model"],
             "firebase_name": mobile.facts["firebase_name"],
+            "variant": mobile.facts["variant"],
             "tflite_bytes": sizes["mobile"],
             "accuracy": mobile.facts["accuracy"],
             "eval_examples": mobile.facts["eval_examples"],
@@ -94,7 +95,7 @@ def show(console: Console, report: Mapping[str, Any], files: Mapping[Path, str],
         (
             "size",
             f"{cloud['saved_model_bytes'] / 1e6:.1f} MB SavedModel",
-            f"{mobile['tflite_bytes'] / 1e6:.2f} MB .tflite",
+            f"{mobile['tflite_bytes'] / 1e6:.2f} MB .tflite ({mobile['variant']})",
         ),
         (
             "time for one picture (median)",

@@ -64,6 +64,10 @@ class Paths:
         return self.build / "predictions.png"
 
     @property
+    def variants(self) -> Path:
+        return self.build / "phone_variants.md"
+
+    @property
     def environment_file(self) -> Path:
         return self.build / "local_cloud.env"
 
@@ -149,7 +153,11 @@ def _run(repository: Path, paths: Paths, teller: Teller, *, data: Path | None, l
             summary = _ask(found, branches, environment, paths, teller)
     summary["seconds"] = {**teller.seconds, "total": teller.total()}
     paths.report.write_text(json.dumps(summary, indent=1) + "\n")
-    files = {paths.predictions: "photos with both answers", paths.report: "all figures"}
+    files = {
+        paths.predictions: "photos with both answers",
+        paths.variants: "the file for phones in four variants: size, accuracy, latency, memory",
+        paths.report: "all figures",
+    }
     report.show(teller.console, summary, files, repository)
     return 0 if summary["ok"] else 1
 
@@ -171,8 +179,17 @@ def _ask(
     teller("predict", "downloaded the published file as a phone would, and asked it the same")
     title = f"{found.dataset}: two models from one run, {branches['cloud'].run_id}"
     picture.draw(paths.predictions, found.unseen, of_cloud.answers, of_mobile.answers, title)
+    _fetch(str(mobile["gate_table"]), paths.variants)
     sizes = {"cloud": _size_of(str(cloud["saved_model"])), "mobile": len(tflite)}
     return report.summarise(found, branches, of_cloud, of_mobile, sizes=sizes)
+
+
+def _fetch(table: str, path: Path) -> None:
+    """The on-device gate's table, and its plot beside it under the same name."""
+    bucket, _, name = table.removeprefix("gs://").partition("/")
+    for suffix in (".md", ".png"):
+        stored = GcsObjectStore(bucket).read(f"{name.removesuffix('.md')}{suffix}")
+        path.with_suffix(suffix).write_bytes(stored.data)
 
 
 def _size_of(uri: str) -> int:
