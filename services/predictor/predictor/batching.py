@@ -124,8 +124,11 @@ class Batcher:
         while True:
             batch = self._next_batch()
             began = time.monotonic()
+            answers: list[Answer] | Exception
             try:
-                answers: list[Answer] | Exception = self._model.predict([place.picture.data for place in batch])
+                answers = given = self._model.predict([place.picture.data for place in batch])
+                if len(given) != len(batch):
+                    answers = ModelFailed(f"it gave {len(given)} answers for {len(batch)} pictures")
             except Exception as exc:  # noqa: BLE001 - whatever it is, those who wait must hear of it
                 answers = exc
             self._deliver(batch, answers, seconds=time.monotonic() - began)

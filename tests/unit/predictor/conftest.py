@@ -26,6 +26,7 @@ class ColourModel:
         self.running = 0
         self.most_running = 0
         self.failure: Exception | None = None
+        self.answers_at_most: int | None = None
         self._lock = threading.Lock()
 
     def predict(self, images: Sequence[bytes]) -> list[Answer]:
@@ -37,7 +38,7 @@ class ColourModel:
             assert self.gate.wait(10)
             if self.failure is not None:
                 raise self.failure
-            return [self._name(image) for image in images]
+            return [self._name(image) for image in images[: self.answers_at_most]]
         finally:
             with self._lock:
                 self.running -= 1

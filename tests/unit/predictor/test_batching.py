@@ -182,6 +182,16 @@ def test_a_failing_model_fails_all_who_wait_for_that_batch_and_works_on(
     assert model.batches == [1, 4, 1]
 
 
+def test_a_model_that_answers_too_little_fails_the_batch_and_not_the_thread(
+    batcher: Any, model: Any, png: bytes
+) -> None:
+    model.answers_at_most = 1
+    waiting = batcher()
+    for _ in range(2):
+        with pytest.raises(ModelFailed, match="1 answers for 2 pictures"):
+            waiting.predict(pictures(png, png))
+
+
 def test_many_threads_each_get_their_own_answers(batcher: Any, pool: Any, png: bytes, jpeg: bytes) -> None:
     waiting = batcher(parallel=2, max_wait=0.001, max_waiting=1000)
     kinds = {png: "png", jpeg: "jpeg", jpeg + b"CUT": "cut off"}
