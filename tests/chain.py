@@ -24,6 +24,8 @@ import flask
 from flask.testing import FlaskClient
 from PIL import Image
 
+from cloud_deployer import hygiene
+from cloud_deployer import janitor as janitors
 from cloud_deployer.handler import CloudDeployer
 from cloud_deployer.settings import DeployerSettings
 from dualdeploy import events, release_api, tfrecord, training
@@ -104,12 +106,16 @@ def shard_bytes(name: str, edition: int = 1, examples: int = 4) -> bytes:
 
 
 def config_document(dataset: str = "flowers", **sections: Any) -> dict[str, Any]:
-    """A configuration with a short quiet period; `sections` replace whole sections."""
+    """A configuration with a short quiet period; `sections` replace whole sections.
+
+    Without a cool-down, so that a release leaves nothing behind, unless a test asks for one.
+    """
+    serving = sections.pop("serving", {"canary": {"steps": [50, 100], "bake": 0, "answers": 2}})
     return {
         "dataset": dataset,
         "labels": list(LABELS),
         "data": {"quiet_period": QUIET_SECONDS},
-        "serving": {"canary": {"steps": [50, 100], "bake": 0, "answers": 2}},
+        "serving": {"cool_down": 0, **serving},
         **sections,
     }
 
@@ -192,6 +198,9 @@ class Chain:
             settings=DEPLOYER_SETTINGS,
             clock=self.clock,
         )
+        self.janitor = janitors.Janitor(
+            ledger=self.ledger, config=self.config, vertex=self.vertex, settings=DEPLOYER_SETTINGS, clock=self.clock
+        )
         publisher = MobilePublisher(
             ledger=self.ledger,
             config=self.config,
@@ -241,6 +250,7 @@ class Chain:
             lease_seconds=LEASE_SECONDS,
             clock=self.clock,
             callers=cloud_run_callers(),
+            about=(lambda dataset: hygiene.status(self.ledger, dataset)) if target == "cloud" else (lambda _: {}),
         )
         app.register_blueprint(routes)
         return app.test_client()
@@ -375,7 +385,7 @@ class Chain:
         return [
             Delivery("training_launcher/clock", self.launcher.on_clock),
             Delivery("job_notifier/clock", self.notifier.on_clock),
-            Delivery("cloud_deployer/clock", self.workers["cloud"].on_clock),
+            Delivery("cloud_deployer/clock", lambda: janitors.tick(self.workers["cloud"], self.janitor)),
             Delivery("mobile_publisher/clock", self.workers["mobile"].on_clock),
         ]
 

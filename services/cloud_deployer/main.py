@@ -6,6 +6,8 @@ import os
 
 import flask
 
+from cloud_deployer import hygiene
+from cloud_deployer import janitor as janitors
 from cloud_deployer.handler import CloudDeployer
 from cloud_deployer.settings import DeployerSettings
 from dualdeploy import events, logs, release_api, settings
@@ -24,13 +26,16 @@ def create_app() -> flask.Flask:
     logs.configure()
     read = settings.load(DeployerSettings, os.environ)
     ledger = Ledger(GcsObjectStore(read.ledger_bucket))
+    config = GcsObjectStore(read.config_bucket)
+    vertex = VertexGateway(project=read.project, region=read.region, emulator_host=read.vertex_emulator_host)
     deployer = CloudDeployer(
         ledger=ledger,
-        config=GcsObjectStore(read.config_bucket),
+        config=config,
         models=GcsObjectStore(read.models_bucket),
-        vertex=VertexGateway(project=read.project, region=read.region, emulator_host=read.vertex_emulator_host),
+        vertex=vertex,
         settings=read,
     )
+    janitor = janitors.Janitor(ledger=ledger, config=config, vertex=vertex, settings=read)
     worker = BranchWorker(
         "cloud",
         deployer.advance,
@@ -42,7 +47,7 @@ def create_app() -> flask.Flask:
     callers = Callers.of(read)
     handlers = {
         "training-completed": lambda e: worker.on_training_completed(events.parse_training_completed(e)),
-        "clock": lambda _: worker.on_clock(),
+        "clock": lambda _: janitors.tick(worker, janitor),
     }
     receiver = Receiver("cloud_deployer", handlers, ledger=ledger, project=read.project, callers=callers)
     app = flask.Flask("cloud_deployer")
@@ -54,6 +59,7 @@ def create_app() -> flask.Flask:
             lease_seconds=read.lease_seconds,
             clock=utc_now,
             callers=callers,
+            about=lambda dataset: hygiene.status(ledger, dataset),
         )
     )
     app.add_url_rule("/events/<name>", "event", lambda name: receiver(flask.request), methods=["POST"])  # noqa: ARG005

@@ -53,6 +53,7 @@ class Rollout(pydantic.BaseModel):
     before: Mapping[str, int] = {}
     limits: Canary = Canary()
     keep_previous: int = 0
+    cool_down: float = 0.0
     index: int = 0
     shifted_at: str = ""
     baseline: Tally = Tally()

@@ -10,11 +10,12 @@ is a number made of run and release.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
 
-from cloud_deployer import canary
+from cloud_deployer import canary, hygiene
 from cloud_deployer.canary import Rollout, Shifting, TrafficMoved, give_up, rollout_of, to_step, with_rollout
 from cloud_deployer.console_metrics import SCHEMA_URI, classification_metrics
 from cloud_deployer.gating import Gating
@@ -206,6 +207,9 @@ class CloudDeployer:
     def _deploy(self, branch: Branch, run: Run, config: DatasetConfig) -> Branch | None:
         """Deploy without traffic, except as the first model of an endpoint, which nobody else could serve for."""
         if canary.FACT not in branch.facts:
+            if hygiene.is_removing(self._ledger, branch.dataset):
+                # The plan counts on what is deployed, and the janitor is just taking something of it down.
+                return None
             return with_rollout(branch, self._plan(branch, config))
         rollout = rollout_of(branch)
         endpoint = self._endpoint(rollout.endpoint)
@@ -245,10 +249,11 @@ class CloudDeployer:
             before=before,
             limits=limits,
             keep_previous=config.serving.keep_previous,
+            cool_down=config.serving.cool_down,
         )
 
     def _warm(self, branch: Branch, endpoint: Endpoint) -> str:
-        """What a rollback finds still deployed (`serving.keep_previous`): only its traffic was taken away."""
+        """What a rollback finds still deployed (`cool_down`, `keep_previous`): only its traffic was taken away."""
         if ReleaseRequest.of(branch).kind != "rollback":
             return ""
         version = str(branch.facts["model_version"])
@@ -289,7 +294,10 @@ class CloudDeployer:
             log.error("the aliases of %s are not as they should be: %s", version.versioned_name, exc)  # noqa: TRY400
 
     def _undeploy(self, branch: Branch, run: Run) -> Branch | None:
-        """Take down what was replaced, one after the other; it has no traffic any more. Only what is ours."""
+        """Take down what was replaced before, one after the other; it has no traffic any more. Only what is ours.
+
+        What was replaced just now stays for its cool-down, or for good; then it is the janitor's.
+        """
         rollout = rollout_of(branch)
         endpoint = self._endpoint(rollout.endpoint)
         keep = {rollout.candidate, self._kept_warm(branch, rollout)}
@@ -299,6 +307,9 @@ class CloudDeployer:
             if deployed.id not in keep and dataset_of(deployed.display_name) == branch.dataset
         ]
         if not replaced:
+            if rollout.cool_down:
+                over = self._clock() + datetime.timedelta(seconds=rollout.cool_down)
+                hygiene.look_at(self._ledger, over)
             return branch.moved(State.LIVE, at=self._clock(), note=f"serves all traffic of {rollout.endpoint}")
         rest = {key: share for key, share in endpoint.traffic.items() if key != replaced[0]}
         try:
@@ -319,7 +330,8 @@ class CloudDeployer:
     def _kept_warm(self, branch: Branch, rollout: Rollout) -> str:
         live = self._ledger.read_live(branch.dataset, "cloud")
         previous = live.document.previous if live else None
-        return str(previous.facts.get("deployed_model", "")) if previous and rollout.keep_previous else ""
+        is_kept = bool(previous and (rollout.keep_previous or rollout.cool_down))
+        return str(previous.facts.get("deployed_model", "")) if previous and is_kept else ""
 
     # Inside ----------------------------------------------------------------------------------------------------
 

@@ -18,3 +18,8 @@ class DeployerSettings(CloudSettings):
     git_revision: str = setting(
         "GIT_REVISION", "commit that this service was made of: a label of every version, and in its card", default=""
     )
+    hygiene: str = setting(
+        "HYGIENE",
+        "`report`: the janitor removes nothing of any data set, and only tells what it would",
+        default="remove",
+    )

@@ -248,7 +248,9 @@ class Canary(_Section):
 class Serving(_Section):
     """The Vertex AI endpoint. `endpoint` is its id; it is the data set's name unless given.
 
-    `keep_previous`: how many replaced models stay deployed without traffic, for a rollback in seconds; each costs.
+    What was replaced stays deployed without traffic for `cool_down`, or with `keep_previous: 1` until the next release:
+    so long a rollback takes seconds, and so long it costs. `keep_versions`: how many of the newest versions the Model
+    Registry keeps, besides those that serve or may serve again. `hygiene: report` only tells what it would remove.
     """
 
     endpoint: Annotated[str, Field(pattern=ENDPOINT_ID)] = ""
@@ -257,6 +259,9 @@ class Serving(_Section):
     max_replicas: int = Field(default=1, ge=1)
     canary: Canary = Canary()
     keep_previous: int = Field(default=0, ge=0, le=1)
+    cool_down: Duration = 3600.0
+    keep_versions: int = Field(default=10, ge=1)
+    hygiene: Literal["remove", "report"] = "remove"
 
     @pydantic.model_validator(mode="after")
     def _replicas_are_a_range(self) -> Serving:

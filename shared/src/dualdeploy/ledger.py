@@ -7,6 +7,7 @@ active/{cloud,mobile}/<run_id>     marker of an unfinished branch: the clock lis
 live/<dataset>/{cloud,mobile}.json what serves now, and what served before
 datasets/<dataset>/inbox/<window>  "something arrived in this window of time, perhaps not yet in a run"
 spend/<month>/<dataset>.json       what the runs of a month have reserved and cost (`spending`)
+hygiene/…                          what the deployer's janitor found, does and did (`cloud_deployer.hygiene`)
 locks/<name>.json                  leases
 rejected/<day>/<id>.json           events that can never succeed, with the reason
 """
@@ -314,6 +315,10 @@ class Ledger:
             self._store.put(name, _encode(document), expect=expect)
         except GenerationChanged as exc:
             raise LedgerContention(f"{name} was changed by another instance") from exc
+
+    def document_names(self, prefix: str) -> list[str]:
+        """What is there below a prefix that ends with a slash; one listing."""
+        return [summary.name for summary in self._store.list(prefix)]
 
     def write_once(self, name: str, data: bytes) -> bytes:
         """Put an object that never changes; returns what is there, which may be an earlier writer's."""

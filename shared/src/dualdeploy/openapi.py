@@ -45,6 +45,10 @@ _STATUS = {
         "live": {"type": ["object", "null"], "description": "current and previous release"},
         "under_way": {"type": "array", "items": {"type": "object"}},
         "at": {"type": "string", "format": "date-time"},
+        "hygiene": {
+            "type": "object",
+            "description": "of the cloud: what nothing needs any more, what of it is removed, what costs and stays",
+        },
     },
 }
 _KEY = {

@@ -82,9 +82,19 @@ class Wanted:
 
 
 def blueprint(
-    service: str, target: str, *, ledger: Ledger, lease_seconds: float, clock: Clock, callers: Callers
+    service: str,
+    target: str,
+    *,
+    ledger: Ledger,
+    lease_seconds: float,
+    clock: Clock,
+    callers: Callers,
+    about: Callable[[str], Mapping[str, Any]] = lambda _: {},
 ) -> flask.Blueprint:
-    """The routes of one service, whose `advance` heeds `ReleaseRequest`; register it on the Flask application."""
+    """The routes of one service, whose `advance` heeds `ReleaseRequest`; register it on the Flask application.
+
+    `about`: what else the service has to say in the status of a data set.
+    """
     routes = flask.Blueprint("release_api", service)
     releases = Releases(target, ledger=ledger, lease_seconds=lease_seconds, clock=clock)
 
@@ -102,7 +112,7 @@ def blueprint(
 
     @routes.get("/status/<dataset>")
     def status(dataset: str) -> flask.Response:
-        return flask.jsonify(_status(ledger, dataset, target, clock=clock))
+        return flask.jsonify({**_status(ledger, dataset, target, clock=clock), **about(dataset)})
 
     @routes.get("/runs/<run_id>")
     def run(run_id: str) -> flask.Response:

@@ -117,12 +117,13 @@ class ModelSpec:
 
 @dataclasses.dataclass(frozen=True)
 class ModelVersion:
-    """`name` is `projects/…/models/<id>`, without a version."""
+    """`name` is `projects/…/models/<id>`, without a version; `labels` are those of the model and of the version."""
 
     name: str
     version: str
     aliases: Sequence[str]
     artifact_uri: str
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def versioned_name(self) -> str:
@@ -206,11 +207,15 @@ class Vertex(Protocol):
     def get_custom_job(self, name: str) -> Job: ...
     def cancel_custom_job(self, name: str) -> None: ...
     def find_model_version(self, model_id: str, alias: str) -> ModelVersion | None: ...
+    def find_model_versions(self, model_id: str) -> list[ModelVersion]: ...
     def start_upload(self, spec: ModelSpec) -> str: ...
+    def start_delete_version(self, version: ModelVersion) -> str: ...
     def change_aliases(self, version: ModelVersion, *, add: Sequence[str], remove: Sequence[str] = ()) -> None: ...
     def has_evaluation(self, version: ModelVersion, display_name: str) -> bool: ...
     def import_evaluation(self, version: ModelVersion, evaluation: Evaluation) -> None: ...
     def find_endpoint(self, endpoint_id: str) -> Endpoint | None: ...
+    def find_endpoints(self, label: str) -> list[Endpoint]: ...
+    def start_delete_endpoint(self, endpoint_id: str) -> str: ...
     def start_create_endpoint(self, endpoint_id: str, *, display_name: str, labels: Mapping[str, str]) -> str: ...
     def start_deploy(self, endpoint_id: str, deployment: Deployment, *, traffic: Mapping[str, int]) -> str: ...
     def start_undeploy(self, endpoint_id: str, deployed_id: str, *, traffic: Mapping[str, int]) -> str: ...
@@ -301,12 +306,27 @@ class VertexGateway:
             )
         except ResourceMissing:
             return None
-        return ModelVersion(
-            name=model.name.split("@", 1)[0],
-            version=model.version_id,
-            aliases=tuple(model.version_aliases),
-            artifact_uri=model.artifact_uri,
+        return _model_version(model)
+
+    def find_model_versions(self, model_id: str) -> list[ModelVersion]:
+        """Every version of a model, oldest first; none when there is no such model."""
+        name = f"{self._parent}/models/{model_id}"
+        try:
+            found = _call(
+                f"list the versions of {name}",
+                lambda: list(self._models.list_model_versions(request={"name": name}, **self._patience(repeat=True))),
+            )
+        except ResourceMissing:
+            return []
+        return sorted((_model_version(model) for model in found), key=lambda version: int(version.version))
+
+    def start_delete_version(self, version: ModelVersion) -> str:
+        """Vertex AI refuses it for a version that is deployed, and for the one with the alias `default`."""
+        operation = _call(
+            f"delete {version.versioned_name}",
+            lambda: self._models.delete_model_version(name=version.versioned_name, **self._patience(repeat=False)),
         )
+        return str(operation.operation.name)
 
     def start_upload(self, spec: ModelSpec) -> str:
         """Upload as the first version of `spec.model_id`, or as a further version when the model exists."""
@@ -376,17 +396,29 @@ class VertexGateway:
             )
         except ResourceMissing:
             return None
-        return Endpoint(
-            name=endpoint.name,
-            deployed=tuple(
-                DeployedModel(deployed.id, deployed.model, deployed.model_version_id, deployed.display_name)
-                for deployed in endpoint.deployed_models
+        return _endpoint(endpoint)
+
+    def find_endpoints(self, label: str) -> list[Endpoint]:
+        """Every endpoint that has the label, whatever its value."""
+        found = _call(
+            f"list endpoints with {label}",
+            lambda: list(
+                self._endpoints.list_endpoints(
+                    request={"parent": self._parent, "filter": f"labels.{label}:*"}, **self._patience(repeat=True)
+                )
             ),
-            traffic=dict(endpoint.traffic_split),
-            dns=endpoint.dedicated_endpoint_dns,
-            labels=dict(endpoint.labels),
-            etag=endpoint.etag,
         )
+        return [_endpoint(endpoint) for endpoint in found]
+
+    def start_delete_endpoint(self, endpoint_id: str) -> str:
+        """Vertex AI refuses it while anything is deployed there."""
+        operation = _call(
+            f"delete endpoint {endpoint_id}",
+            lambda: self._endpoints.delete_endpoint(
+                name=self._endpoint_name(endpoint_id), **self._patience(repeat=False)
+            ),
+        )
+        return str(operation.operation.name)
 
     def start_create_endpoint(self, endpoint_id: str, *, display_name: str, labels: Mapping[str, str]) -> str:
         """Create a dedicated endpoint: a shared one limits a request to 1.5 MB, less than a photo in base64."""
@@ -432,6 +464,8 @@ class VertexGateway:
         return str(operation.operation.name)
 
     def start_undeploy(self, endpoint_id: str, deployed_id: str, *, traffic: Mapping[str, int]) -> str:
+        """`traffic` is the split afterwards; with an empty one it stays, and a model that has a share of it is refused
+        (but for the last model of an endpoint, which may always go)."""
         operation = _call(
             f"undeploy {deployed_id} from {endpoint_id}",
             lambda: self._endpoints.undeploy_model(
@@ -598,6 +632,30 @@ def _model(spec: ModelSpec) -> Any:
             predict_route=spec.predict_route,
             health_route=spec.health_route,
         ),
+    )
+
+
+def _model_version(model: Any) -> ModelVersion:
+    return ModelVersion(
+        name=model.name.split("@", 1)[0],
+        version=model.version_id,
+        aliases=tuple(model.version_aliases),
+        artifact_uri=model.artifact_uri,
+        labels=dict(model.labels),
+    )
+
+
+def _endpoint(endpoint: Any) -> Endpoint:
+    return Endpoint(
+        name=endpoint.name,
+        deployed=tuple(
+            DeployedModel(deployed.id, deployed.model, deployed.model_version_id, deployed.display_name)
+            for deployed in endpoint.deployed_models
+        ),
+        traffic=dict(endpoint.traffic_split),
+        dns=endpoint.dedicated_endpoint_dns,
+        labels=dict(endpoint.labels),
+        etag=endpoint.etag,
     )
 
 

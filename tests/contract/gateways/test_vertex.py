@@ -327,3 +327,76 @@ def test_results_are_values_that_can_be_compared(vertex_side: Any, specs: Any) -
     assert vertex_side.vertex.get_custom_job(created.name) == vertex_side.vertex.get_custom_job(created.name)
     with pytest.raises(dataclasses.FrozenInstanceError):
         created.state = "JOB_STATE_SUCCEEDED"
+
+
+# Tidying -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_versions_of_a_model_are_told_with_labels_and_aliases_and_can_be_deleted(
+    vertex_side: Any, specs: Any
+) -> None:
+    vertex, finish = vertex_side.vertex, vertex_side.finish
+    assert vertex.find_model_versions(specs.unique) == []
+    for number in ("1", "2", "3"):
+        finish(vertex.start_upload(specs.model(alias=f"run-{number}", artifact=number)))
+    first, second, third = vertex.find_model_versions(specs.unique)
+    assert [found.version for found in (first, second, third)] == ["1", "2", "3"]
+    assert [set(found.aliases) for found in (first, third)] == [{"run-1", "default"}, {"run-3"}]
+    assert {found.labels["dualdeploy_dataset"] for found in (first, second, third)} == {"flowers"}
+    assert first.name == vertex.find_model_version(specs.unique, "2").name
+
+    finish(vertex.start_delete_version(second))
+
+    assert [found.version for found in vertex.find_model_versions(specs.unique)] == ["1", "3"]
+    assert vertex.find_model_version(specs.unique, "2") is None
+    with pytest.raises(ResourceMissing):
+        vertex.start_delete_version(second)
+
+
+def test_the_default_version_stays_until_another_one_is_the_default(vertex_side: Any, specs: Any) -> None:
+    vertex, finish = vertex_side.vertex, vertex_side.finish
+    for number in ("1", "2"):
+        finish(vertex.start_upload(specs.model(alias=f"run-{number}", artifact=number)))
+    first, second = vertex.find_model_versions(specs.unique)
+    with pytest.raises(RejectedByGoogle, match="default"):
+        vertex.start_delete_version(first)
+    vertex.change_aliases(second, add=["default"])
+    finish(vertex.start_delete_version(first))
+    assert [found.version for found in vertex.find_model_versions(specs.unique)] == ["2"]
+
+
+def test_endpoints_are_found_by_our_label_and_an_empty_one_can_be_deleted(vertex_side: Any, specs: Any) -> None:
+    vertex, finish = vertex_side.vertex, vertex_side.finish
+    label = f"label_{specs.unique.replace('-', '_')}"
+    for name, labels in (("a", {label: "one"}), ("b", {label: "two", "team": "x"}), ("c", {"team": "x"})):
+        finish(vertex.start_create_endpoint(f"{specs.unique}-{name}", display_name=name, labels=labels))
+
+    found = {endpoint.id: endpoint.labels[label] for endpoint in vertex.find_endpoints(label)}
+
+    assert found == {f"{specs.unique}-a": "one", f"{specs.unique}-b": "two"}
+    finish(vertex.start_delete_endpoint(f"{specs.unique}-a"))
+    assert [endpoint.id for endpoint in vertex.find_endpoints(label)] == [f"{specs.unique}-b"]
+    with pytest.raises(ResourceMissing):
+        vertex.start_delete_endpoint(f"{specs.unique}-a")
+
+
+def test_nothing_that_has_traffic_or_is_deployed_can_be_removed_by_mistake(vertex_side: Any, specs: Any) -> None:
+    vertex, finish = vertex_side.vertex, vertex_side.finish
+    for number in ("1", "2"):
+        finish(vertex.start_upload(specs.model(alias=f"run-{number}")))
+    finish(vertex.start_create_endpoint(specs.unique, display_name="x", labels={}))
+    _, version = vertex.find_model_versions(specs.unique)
+    for number, traffic in (("1", {"1": 100}), ("2", {"1": 100, "2": 0})):
+        deployment = specs.deployment(number, version.versioned_name)
+        finish(vertex.start_deploy(specs.unique, deployment, traffic=traffic))
+
+    with pytest.raises(RejectedByGoogle, match="traffic"):
+        vertex.start_undeploy(specs.unique, "1", traffic={})
+    with pytest.raises(RejectedByGoogle, match="deployed"):
+        vertex.start_delete_version(version)
+    with pytest.raises(RejectedByGoogle, match="deployed"):
+        vertex.start_delete_endpoint(specs.unique)
+    finish(vertex.start_undeploy(specs.unique, "2", traffic={}))
+    assert dict(vertex.find_endpoint(specs.unique).traffic) == {"1": 100}
+    finish(vertex.start_undeploy(specs.unique, "1", traffic={}))
+    assert vertex.find_endpoint(specs.unique).traffic == {}

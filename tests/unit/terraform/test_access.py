@@ -27,12 +27,17 @@ VERTEX: Mapping[str, frozenset[str]] = {
     # It may look whether the job has ended meanwhile.
     "cancel_custom_job": frozenset({"customJobs.cancel", "customJobs.get"}),
     "find_model_version": frozenset({"models.get"}),
+    # So do the versions of a model: the page has no right for them alone.
+    "find_model_versions": frozenset({"models.list"}),
+    "start_delete_version": frozenset({"models.delete", "models.get"}),
     "start_upload": frozenset({"models.get", "models.upload"}),
     # Google's page does not list mergeVersionAliases; a change of a model takes the right to update it.
     "change_aliases": frozenset({"models.update"}),
     "has_evaluation": frozenset({"modelEvaluations.list"}),
     "import_evaluation": frozenset({"modelEvaluations.import"}),
     "find_endpoint": frozenset({"endpoints.get"}),
+    "find_endpoints": frozenset({"endpoints.list"}),
+    "start_delete_endpoint": frozenset({"endpoints.delete", "endpoints.get"}),
     "start_create_endpoint": frozenset({"endpoints.create", "endpoints.get"}),
     "start_deploy": frozenset({"endpoints.deploy", "endpoints.get"}),
     "start_undeploy": frozenset({"endpoints.undeploy", "endpoints.get"}),

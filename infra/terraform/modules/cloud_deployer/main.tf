@@ -30,14 +30,18 @@ module "service" {
   # Looking at a long-running operation takes the right to get what it works on.
   vertex_permissions = [
     "aiplatform.endpoints.create",
+    "aiplatform.endpoints.delete",
     "aiplatform.endpoints.deploy",
     "aiplatform.endpoints.get",
+    "aiplatform.endpoints.list",
     "aiplatform.endpoints.predict",
     "aiplatform.endpoints.undeploy",
     "aiplatform.endpoints.update",
     "aiplatform.modelEvaluations.import",
     "aiplatform.modelEvaluations.list",
+    "aiplatform.models.delete",
     "aiplatform.models.get",
+    "aiplatform.models.list",
     "aiplatform.models.update",
     "aiplatform.models.upload",
   ]

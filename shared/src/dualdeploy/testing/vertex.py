@@ -35,6 +35,7 @@ PARENT = "projects/p/locations/l"
 @dataclasses.dataclass
 class _Model:
     versions: list[ModelVersion] = dataclasses.field(default_factory=list)
+    numbers: int = 0
 
 
 @dataclasses.dataclass
@@ -91,7 +92,8 @@ class FakeVertex:
             self._finish(name)
 
     def fail_operation(self, kind: str, message: str) -> None:
-        """The next operation of `kind` (upload, create_endpoint, deploy, undeploy) ends with this error."""
+        """The next operation of `kind` (upload, create_endpoint, deploy, undeploy, delete_version,
+        delete_endpoint) ends with this error."""
         self._failures.setdefault(kind, []).append(message)
 
     # The port --------------------------------------------------------------------------------------------------
@@ -135,20 +137,49 @@ class FakeVertex:
     def find_model_version(self, model_id: str, alias: str) -> ModelVersion | None:
         def found() -> ModelVersion | None:
             versions = self.models.get(model_id, _Model()).versions
-            return next((version for version in versions if alias in version.aliases), None)
+            # Vertex AI takes a version's number wherever it takes an alias.
+            return next((found for found in versions if alias in (*found.aliases, found.version)), None)
 
         return self.faults.run("find_model_version", found)
+
+    def find_model_versions(self, model_id: str) -> list[ModelVersion]:
+        return self.faults.run("find_model_versions", lambda: list(self.models.get(model_id, _Model()).versions))
+
+    def start_delete_version(self, version: ModelVersion) -> str:
+        def started() -> str:
+            there = self.find(version)
+            deployed = (one for endpoint in self.endpoints.values() for one in endpoint.deployed)
+            if any((one.model, one.version) == (version.name, version.version) for one in deployed):
+                raise RejectedByGoogle(f"{version.versioned_name} is deployed")
+            if "default" in there.aliases:
+                raise RejectedByGoogle(f"{version.versioned_name} is the default version")
+            return self._start("delete_version", "", work)
+
+        def work() -> None:
+            model = self.models[version.name.rsplit("/", 1)[-1]]
+            model.versions = [other for other in model.versions if other.version != version.version]
+
+        return self.faults.run("start_delete_version", started)
+
+    def find(self, version: ModelVersion) -> ModelVersion:
+        """The version as it is now. Raises ResourceMissing."""
+        for other in self.models.get(version.name.rsplit("/", 1)[-1], _Model()).versions:
+            if other.version == version.version:
+                return other
+        raise ResourceMissing(f"no version {version.versioned_name}")
 
     def start_upload(self, spec: ModelSpec) -> str:
         def work() -> None:
             model = self.models.setdefault(spec.model_id, _Model())
-            number = str(len(model.versions) + 1)
+            model.numbers += 1
+            number = str(model.numbers)
             name = f"{PARENT}/models/{spec.model_id}"
             # An alias belongs to one version of a model: the newest taker has it.
             model.versions = [
                 dataclasses.replace(v, aliases=[a for a in v.aliases if a not in spec.aliases]) for v in model.versions
             ]
-            model.versions.append(ModelVersion(name, number, list(spec.aliases), spec.artifact_uri))
+            aliases = [*spec.aliases, *([] if model.versions else ["default"])]
+            model.versions.append(ModelVersion(name, number, aliases, spec.artifact_uri, dict(spec.labels)))
             self.uploads.append(spec)
 
         return self.faults.run("start_upload", lambda: self._start("upload", "", work))
@@ -181,6 +212,23 @@ class FakeVertex:
 
         return self.faults.run("find_endpoint", found)
 
+    def find_endpoints(self, label: str) -> list[Endpoint]:
+        def found() -> list[Endpoint]:
+            return [endpoint for endpoint in self.endpoints.values() if label in endpoint.labels]
+
+        return self.faults.run("find_endpoints", found)
+
+    def start_delete_endpoint(self, endpoint_id: str) -> str:
+        def started() -> str:
+            if self._endpoint(endpoint_id).deployed:
+                raise RejectedByGoogle(f"endpoint {endpoint_id} has deployed models")
+            return self._start("delete_endpoint", endpoint_id, work)
+
+        def work() -> None:
+            self.endpoints.pop(endpoint_id, None)
+
+        return self.faults.run("start_delete_endpoint", started)
+
     def start_create_endpoint(self, endpoint_id: str, *, display_name: str, labels: Mapping[str, str]) -> str:
         def started() -> str:
             if endpoint_id in self.endpoints:
@@ -211,14 +259,18 @@ class FakeVertex:
 
     def start_undeploy(self, endpoint_id: str, deployed_id: str, *, traffic: Mapping[str, int]) -> str:
         def started() -> str:
-            if all(deployed.id != deployed_id for deployed in self._endpoint(endpoint_id).deployed):
+            endpoint = self._endpoint(endpoint_id)
+            if all(deployed.id != deployed_id for deployed in endpoint.deployed):
                 raise ResourceMissing(f"no deployed model {deployed_id}")
+            if (traffic or endpoint.traffic).get(deployed_id) and len(endpoint.deployed) > 1:
+                raise RejectedByGoogle(f"deployed model {deployed_id} has traffic")
             return self._start("undeploy", endpoint_id, work)
 
         def work() -> None:
             endpoint = self._endpoint(endpoint_id)
             rest = tuple(deployed for deployed in endpoint.deployed if deployed.id != deployed_id)
-            self._split(endpoint_id, dataclasses.replace(endpoint, deployed=rest), traffic if rest else {})
+            stays = {key: share for key, share in (traffic or endpoint.traffic).items() if key != deployed_id}
+            self._split(endpoint_id, dataclasses.replace(endpoint, deployed=rest), stays if rest else {})
 
         return self.faults.run("start_undeploy", started)
 
