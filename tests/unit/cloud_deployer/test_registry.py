@@ -211,7 +211,7 @@ def test_a_model_that_was_taken_back_is_no_candidate_any_more(chain: Chain) -> N
     (second,) = set(chain.run_ids()) - {first}
     assert chain.branch(second, "cloud").state is State.ROLLED_BACK
     older, newer = chain.vertex.models["dualdeploy-flowers"].versions
-    assert set(older.aliases) == {first, "live"}
+    assert set(older.aliases) == {first, "default", "live"}
     assert set(newer.aliases) == {second}
     assert card(chain, second)["rollout"]["breach"].startswith("at 50 % of the traffic")
 
