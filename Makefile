@@ -53,6 +53,17 @@ replay: $(STAMP) ## List the dead letters; ID='…' or ALL=1 sends them again (f
 .PHONY: firebase-migrate
 firebase-migrate: $(STAMP) ## Copy the models that Firebase ML hosts to the bucket that phones read: PROJECT=… [BUCKET=…]
 	@PYTHONPATH=services/mobile_publisher $(BIN)/python -m mobile_publisher.migrate $(if $(PROJECT),--project '$(PROJECT)') $(if $(BUCKET),--bucket '$(BUCKET)')
+# What looks at a project looks at the running local cloud when no PROJECT is named.
+LOOK_AT = test -n '$(PROJECT)' || ! test -e build/local_cloud.env || { set -a; . build/local_cloud.env; set +a; }
+
+.PHONY: runs
+runs: $(STAMP) ## Runs, newest first: states, costs, what they wait for ([PROJECT=…] [DATASET=…] [JSON=1])
+	@$(LOOK_AT); $(BIN)/python -m dualdeploy.runs $(if $(PROJECT),--project '$(PROJECT)') $(if $(DATASET),--dataset '$(DATASET)') $(if $(JSON),--json)
+
+.PHONY: run
+run: $(STAMP) ## One run with its history: ID=… ([PROJECT=…] [JSON=1])
+	@test -n '$(ID)' || { echo "name the run: ID=flowers-0123456789ab; make runs lists them"; exit 1; }
+	@$(LOOK_AT); $(BIN)/python -m dualdeploy.runs '$(ID)' $(if $(PROJECT),--project '$(PROJECT)') $(if $(JSON),--json)
 
 ##@ Work on it
 

@@ -277,7 +277,7 @@ def _table(letters: Sequence[DeadLetter]) -> Table:
         at = f"{letter.at:%Y-%m-%d %H:%M:%S}"
         words = [f"{key}={value}" for key, value in sorted(letter.attributes.items())]
         cells = (letter.id, at, letter.origin, letter.deliveries, "\n".join([*words, _beginning(letter.data)]))
-        table.add_row(*(Text(_printable(cell)) for cell in cells))
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
 
 
@@ -286,13 +286,13 @@ def _beginning(data: bytes) -> str:
     return f"{beginning}… ({len(data):,} bytes)" if len(data) > _SHOWN_BYTES else beginning or "(no data)"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Nothing in a message may steer the terminal of whoever looks at it."""
     return "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
 
 
 def _say(console: Console, sentence: str) -> None:
-    console.print(Text(_printable(sentence)), soft_wrap=True)
+    console.print(Text(printable(sentence)), soft_wrap=True)
 
 
 if __name__ == "__main__":
