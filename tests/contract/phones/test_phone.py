@@ -6,24 +6,37 @@ import hashlib
 import io
 import json
 import time
+import types
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import flask
 import numpy as np
 import pytest
 import requests
 
+from dualdeploy import release_api
+from dualdeploy.branches import BranchWorker
+from dualdeploy.clock import to_text
+from dualdeploy.dataset_config import object_name
 from dualdeploy.errors import RejectedByGoogle
 from dualdeploy.firebase import FirebaseMlGateway
+from dualdeploy.ledger import Ledger, Run, Snapshot, State
 from dualdeploy.object_store import ABSENT, GcsObjectStore
+from dualdeploy.remote_config import RemoteConfigGateway
+from dualdeploy.testing import FakeFirebaseMl, FakePublisher, ManualClock, MemoryObjectStore
+from dualdeploy.testing.callers import cloud_run_callers
 from local_cloud.faults import Faults
 from local_cloud.firebase_ml import FirebaseMl
+from local_cloud.remote_config import RemoteConfig
 from local_cloud.storage import Storage
 from mobile_publisher import tflite_metadata
+from mobile_publisher.handler import MobilePublisher
 from mobile_publisher.migrate import Migration
+from mobile_publisher.settings import PublisherSettings
 from mobile_publisher.storage_channel import StorageChannel
 
 TINY_MODEL = Path(__file__).parents[2] / "fixtures" / "tiny_float32.tflite"
@@ -92,11 +105,14 @@ class Publisher:
             version=version,
             extra={},
         )
-        manifest = {"version": version, "sha256": hashlib.sha256(tflite).hexdigest(), "size": len(tflite)}
+        digest = hashlib.sha256(tflite).hexdigest()
+        manifest = {"version": version, "sha256": digest, "size": len(tflite)}
         self.models.put(f"{version}/model.tflite", tflite, expect=ABSENT)
         self.models.put(f"{version}/manifest.json", json.dumps(manifest).encode(), expect=ABSENT)
         return {
             "tflite": self.models.uri(f"{version}/model.tflite"),
+            "tflite_sha256": digest,
+            "tflite_bytes": len(tflite),
             "manifest": self.models.uri(f"{version}/manifest.json"),
         }
 
@@ -218,3 +234,193 @@ def test_a_model_that_is_not_published_cannot_be_downloaded(publisher: Publisher
     (model,) = gateway.all()
     with pytest.raises(RejectedByGoogle, match="404"):
         gateway.download(model)
+
+
+# A staged rollout ----------------------------------------------------------------------------------------------
+
+KEY = "dualdeploy_flowers_version"
+#: One fixed set of ids and two fixed runs, so that the shares below are what they are for ever: of 1,000 ids drawn
+#: anew, a half is within two points in four of five cases only. That the shares themselves are right is another test's
+#: matter (tests/unit/local_cloud/test_percentiles.py).
+INSTALLATIONS = [f"installation-{number}" for number in range(1000)]
+OLDER, NEWER = "flowers-abcdef012345", "flowers-0123456789ab"
+
+
+class Phones:
+    """A thousand phones that take part in staged rollouts, as docs/phones.md tells apps to."""
+
+    def __init__(self, phone: Phone, remote_config: str) -> None:
+        self._phone = phone
+        self._fetch = f"http://{remote_config}/v1/projects/{PROJECT}/namespaces/firebase:fetch"
+        self._session = requests.Session()
+
+    def close(self) -> None:
+        self._session.close()
+
+    def look(self) -> dict[str, str]:
+        """Which version each installation has now; every version that is seen is fetched, checked and asked."""
+        pointer = self._phone.get("models/flowers/latest.json").json()["version"]
+        seen = {each: self._told(each) or pointer for each in INSTALLATIONS}
+        for version in set(seen.values()):
+            self._load(version)
+        return seen
+
+    def _told(self, installation: str) -> str:
+        answer = self._session.post(self._fetch, json={"appInstanceId": installation}, timeout=10)
+        answer.raise_for_status()
+        return str(answer.json().get("entries", {}).get(KEY, ""))
+
+    def _load(self, version: str) -> None:
+        manifest = self._phone.get(f"models/flowers/{version}/manifest.json").json()
+        model = self._phone.get(f"models/flowers/{version}/model.tflite").content
+        assert hashlib.sha256(model).hexdigest() == manifest["sha256"]
+        assert self._phone.classify(model, (0, 0, 255)) == "blue"
+
+
+class Service:
+    """mobile_publisher as it is composed in production, at the local cloud; only converting is left out."""
+
+    def __init__(self, publisher: Publisher, remote_config: str) -> None:
+        self._publisher = publisher
+        self.clock = ManualClock()
+        self.ledger = Ledger(MemoryObjectStore("ledger", clock=self.clock), clock=self.clock)
+        config = MemoryObjectStore("config")
+        document = {
+            "dataset": "flowers",
+            "labels": LABELS,
+            "publishing": {"channels": ["firebase-storage"], "rollout": {"steps": [10, 50, 100], "bake": "1d"}},
+        }
+        config.put(object_name("flowers"), json.dumps(document).encode(), expect=ABSENT)
+        handler = MobilePublisher(
+            ledger=self.ledger,
+            config=config,
+            firebase=FakeFirebaseMl(),
+            remote_config=RemoteConfigGateway(project=PROJECT, emulator_host=remote_config),
+            export=lambda run, _config: self._export(run),  # type: ignore[arg-type, return-value]  # only `as_facts`
+            settings=PublisherSettings(
+                project=PROJECT,
+                region="us-central1",
+                ledger_bucket="ledger",
+                config_bucket="config",
+                models_bucket="models",
+                data_bucket="data",
+            ),
+            storage=publisher.channel,
+            clock=self.clock,
+        )
+        self._worker = BranchWorker(
+            "mobile",
+            handler.advance,
+            ledger=self.ledger,
+            publisher=FakePublisher(),
+            lease_seconds=60,
+            clock=self.clock,
+            overtakes_rollouts=True,
+        )
+        app = flask.Flask("mobile")
+        app.register_blueprint(
+            release_api.blueprint(
+                "mobile", "mobile", ledger=self.ledger, lease_seconds=60, clock=self.clock, callers=cloud_run_callers()
+            )
+        )
+        self.http = app.test_client()
+
+    def train(self, run_id: str) -> None:
+        """One more run whose mobile model is trained, and a tick of the clock."""
+        snapshot = Snapshot(bucket="data", prefix="flowers/", shards=())
+        run = Run(
+            run_id=run_id,
+            dataset="flowers",
+            created_at=to_text(self.clock()),
+            reason="",
+            snapshot=snapshot,
+            config={},
+            claim="",
+        )
+        self.ledger.claim(run)
+        self.ledger.open_branches(run)
+        found = self.ledger.read_branch(run_id, "mobile")
+        branch = found.document
+        for state in (State.LAUNCHING, State.TRAINING, State.TRAINED):
+            branch = branch.moved(state, at=self.clock())
+        self.ledger.write_branch(branch, expect=found.generation)
+        self.tick()
+
+    def tick(self, days: float = 0.001) -> None:
+        self.clock.advance(days * 86400)
+        self._worker.on_clock()
+
+    def post(self, command: str) -> None:
+        assert self.http.post(f"/{command}", json={"dataset": "flowers"}).status_code == 202
+        self.tick()
+
+    def state(self, run_id: str) -> State:
+        return self.ledger.read_branch(run_id, "mobile").document.state
+
+    def _export(self, run: Run) -> Any:
+        facts = self._publisher.export(run.run_id.removeprefix("flowers-"))
+        return types.SimpleNamespace(as_facts=lambda: {**facts, "accuracy": 0.9})
+
+
+@pytest.fixture
+def remote_config(tmp_path: Path) -> Iterator[RemoteConfig]:
+    server = RemoteConfig(faults=Faults(), state_dir=tmp_path / "remote_config").start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def phones(phone: Phone, remote_config: RemoteConfig) -> Iterator[Phones]:
+    phones = Phones(phone, remote_config.address)
+    yield phones
+    phones.close()
+
+
+@pytest.fixture
+def service(publisher: Publisher, remote_config: RemoteConfig) -> Service:
+    """With one version that everybody has."""
+    service = Service(publisher, remote_config.address)
+    service.train(OLDER)
+    assert service.state(OLDER) is State.LIVE
+    return service
+
+
+def who_has(seen: dict[str, str], run_id: str) -> set[str]:
+    return {each for each, version in seen.items() if version == run_id.removeprefix("flowers-")}
+
+
+def test_a_thousand_phones_through_a_staged_rollout_and_back(service: Service, phones: Phones) -> None:
+    everybody = set(INSTALLATIONS)
+    service.train(NEWER)
+    tenth = phones.look()
+    assert abs(len(who_has(tenth, NEWER)) / 10 - 10) <= 2
+    service.tick(days=1)
+    half = phones.look()
+    assert abs(len(who_has(half, NEWER)) / 10 - 50) <= 2
+    # Who had it keeps it, and who does not have it has the old one: nobody is between the two.
+    assert who_has(tenth, NEWER) < who_has(half, NEWER)
+    assert who_has(tenth, OLDER) == everybody - who_has(tenth, NEWER)
+    assert who_has(half, OLDER) == everybody - who_has(half, NEWER)
+    service.tick(days=1)
+    assert service.state(NEWER) is State.LIVE
+    assert who_has(phones.look(), NEWER) == everybody
+    service.post("rollback")
+    assert service.state(OLDER) is State.LIVE
+    assert who_has(phones.look(), OLDER) == everybody
+
+
+def test_an_abort_half_way_returns_every_phone(service: Service, phones: Phones) -> None:
+    service.train(NEWER)
+    assert who_has(phones.look(), NEWER)
+    service.post("abort")
+    assert service.state(NEWER) is State.ROLLED_BACK
+    assert who_has(phones.look(), OLDER) == set(INSTALLATIONS)
+
+
+def test_a_phone_that_knows_no_remote_config_has_the_old_version_until_the_end(service: Service, phone: Phone) -> None:
+    old = phone.by_pointer()
+    service.train(NEWER)
+    assert phone.by_pointer() == old
+    service.tick(days=1)
+    service.tick(days=1)
+    assert phone.by_pointer() != old
