@@ -146,8 +146,8 @@ def decode(image: bytes, header: ImageHeader) -> None:
         with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
             size = picture.size
             if size == (header.width, header.height):
-                if header.width * header.height > MOST_PIXELS_IN_MEMORY:
-                    picture.draft("RGB", (header.width // 8, header.height // 8))  # still reads every coded bit
+                # Of a JPEG, every coded bit is still read, and pixels are made at an eighth of the size: half the time.
+                picture.draft("RGB", (max(1, header.width // 8), max(1, header.height // 8)))
                 picture.load()
     except Exception as exc:  # a decoder fed damaged bytes may raise anything, and all of it means this
         raise UnusableRecord("image_decode", f"the {header.format} cannot be decoded: {exc}", _REMEDY) from exc
