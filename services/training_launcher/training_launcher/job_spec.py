@@ -8,6 +8,7 @@ from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.ledger import Run, Shard
 from dualdeploy.training import (
     FeatureNames,
+    LiveModel,
     OutputLocations,
     Recipe,
     ShardReference,
@@ -20,8 +21,8 @@ from dualdeploy.vertex import DATASET_LABEL, RUN_LABEL, TARGET_LABEL, CustomJobS
 from training_launcher.settings import LauncherSettings
 
 
-def training_job(run: Run, target: Target, *, models_bucket: str) -> TrainingJob:
-    """The document that the trainer reads: exactly the snapshot's shards, and where to write."""
+def training_job(run: Run, target: Target, *, models_bucket: str, live: LiveModel | None = None) -> TrainingJob:
+    """The document that the trainer reads: exactly the snapshot's shards, where to write, and whom to compare with."""
     config = DatasetConfig.model_validate(run.config)
     parameters = config.training.of(target)
     held_out = [shard for shard in run.snapshot.shards if shard_names.is_held_out(shard.name)]
@@ -51,6 +52,7 @@ def training_job(run: Run, target: Target, *, models_bucket: str) -> TrainingJob
             directory=f"gs://{models_bucket}/{training.artifact_directory(run.run_id, target)}",
             result=f"gs://{models_bucket}/{training.result_name(run.run_id, target)}",
         ),
+        live=live,
     )
 
 

@@ -26,6 +26,7 @@ from dualdeploy.training import TARGETS, Target
 from dualdeploy.vertex import Job, Vertex
 from training_launcher import budget, job_spec
 from training_launcher.admission import Admission, examine
+from training_launcher.live_model import live_model
 from training_launcher.settings import LauncherSettings
 from training_launcher.superseding import Superseding
 
@@ -177,25 +178,31 @@ class Launching:
 
     def _find_or_create_job(self, run: Run, target: Target, versioned: Versioned[Branch], estimate: Estimate) -> str:
         """One job for each run and target: Vertex AI takes no id of ours, so labels tell whether it is there."""
-        branch = versioned.document
-        jobs = []
+        branch, labels = versioned.document, job_spec.job_labels(run, target)
         try:
-            jobs = self._vertex.find_custom_jobs(job_spec.job_labels(run, target))
+            jobs = self._vertex.find_custom_jobs(labels)
             if jobs:
                 log.info("adopted %s", jobs[0].name, extra={"target": target})
             elif self._has_waited_enough(branch):
                 return self._fail(versioned, f"given up after {branch.attempts} attempts: {branch.reason}")
             else:
-                jobs = [self._create_job(run, target, versioned, estimate)]
-                log.info("started %s", jobs[0].name, extra={"target": target})
+                created = self._create_job(run, target, versioned, estimate)
+                log.info("started %s", created.name, extra={"target": target})
+                # Not `created`: an instance that was frozen after it had looked, for longer than its lease, may have
+                # started another one. Whoever creates looks again, so that the later of the two sees both.
+                jobs = self._vertex.find_custom_jobs(labels) or [created]
         except RejectedByGoogle as exc:
             return self._fail(versioned, f"the job could not be created: {exc}")
+        for extra in jobs[1:]:
+            log.warning("%s is one too many, cancelled: %s is older", extra.name, jobs[0].name)
+            self._vertex.cancel_custom_job(extra.name)
         following = branch.moved(State.TRAINING, at=self._clock(), note=jobs[0].name, job=jobs[0].name)
         self._ledger.write_branch(following, expect=versioned.generation)
         return str(following.state)
 
     def _create_job(self, run: Run, target: Target, versioned: Versioned[Branch], estimate: Estimate) -> Job:
-        document = job_spec.training_job(run, target, models_bucket=self._settings.models_bucket)
+        live = live_model(run.dataset, target, ledger=self._ledger, models=self._models)
+        document = job_spec.training_job(run, target, models_bucket=self._settings.models_bucket, live=live)
         self._write_job(training.job_name(run.run_id, target), document.to_json())
         timeout = estimate.targets[target].timeout_seconds
         try:
@@ -204,7 +211,7 @@ class Launching:
             self._wait(versioned, exc)
 
     def _write_job(self, name: str, data: bytes) -> None:
-        """A run is frozen, so an earlier copy says the same, even if an older version of this service wrote it."""
+        """An earlier copy stays: a run is frozen, and what was live at the first attempt is as good to compare with."""
         with contextlib.suppress(GenerationChanged):
             self._models.put(name, data, expect=ABSENT)
 

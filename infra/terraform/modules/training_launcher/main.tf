@@ -29,7 +29,7 @@ module "service" {
     { bucket = "config", role = "roles/storage.objectViewer" },
     # The job document, once; a repetition reads whether it is the same.
     { bucket = "models", role = "roles/storage.objectCreator", prefixes = ["runs/"] },
-    { bucket = "models", role = "roles/storage.objectViewer", prefixes = ["runs/"] },
+    { bucket = "models", role = "roles/storage.objectViewer", prefixes = ["results/", "runs/"] },
   ]
   vertex_permissions = [
     "aiplatform.customJobs.cancel",

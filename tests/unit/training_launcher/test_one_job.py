@@ -1,0 +1,74 @@
+"""At most one job for each run and target, also when an instance sleeps longer than its lease."""
+
+from __future__ import annotations
+
+import pytest
+from chain import LEASE_SECONDS, WHOLE, Chain
+
+from dualdeploy.errors import ServiceUnavailable
+from dualdeploy.training import TARGETS
+
+
+def frozen_before_creating(target: str) -> Chain:
+    """A launch that sleeps after it saw that `target` has no job, while another instance launches the run.
+
+    It has woken up, and done what it was about to do.
+    """
+    chain = Chain()
+    deliveries = chain.upload(*WHOLE)
+    chain.queue = []
+
+    def sleep(_number: int, name: str, when: str) -> None:
+        if (name, when) != ("vertex.create_custom_job", "before") or len(chain.vertex.jobs) != TARGETS.index(target):
+            return
+        chain.interfere = lambda _number, _name, _when: None
+        chain.clock.advance(LEASE_SECONDS + 1)
+        assert "training" in chain.launcher.on_clock().message
+        assert len(chain.vertex.jobs) == 2
+
+    chain.interfere = sleep
+    for delivery in deliveries:
+        chain.handle(delivery)
+    assert len(chain.vertex.jobs) == 3
+    return chain
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_instance_that_was_frozen_before_it_created_its_job_cancels_it_again(target: str) -> None:
+    chain = frozen_before_creating(target)
+    (run_id,) = chain.run_ids()
+    for each in TARGETS:
+        running = [name for name in chain.jobs_of(run_id, each) if name in chain.unfinished_jobs()]
+        assert running == [chain.branch(run_id, each).job]
+    oldest, newest = chain.jobs_of(run_id, target)
+    assert chain.branch(run_id, target).job == oldest
+    assert chain.vertex.jobs[newest].state == "JOB_STATE_CANCELLED"
+    chain.settle()
+    chain.check_is_live(run_id)
+
+
+def test_the_job_that_was_created_is_kept_when_the_second_look_does_not_show_it_yet() -> None:
+    chain = Chain()
+    seen = chain.vertex.find_custom_jobs
+    chain.vertex.find_custom_jobs = lambda labels: seen(labels) and []  # type: ignore[method-assign]
+    chain.upload(*WHOLE)
+    chain.drain()
+    (run_id,) = chain.run_ids()
+    assert [[chain.branch(run_id, target).job] for target in TARGETS] == [
+        chain.jobs_of(run_id, target) for target in TARGETS
+    ]
+
+
+def test_a_second_look_that_fails_is_taken_at_the_next_tick() -> None:
+    chain = Chain()
+
+    def fail(_number: int, name: str, when: str) -> None:
+        if (name, when) == ("vertex.find_custom_jobs", "before") and chain.vertex.jobs:
+            chain.interfere = lambda _number, _name, _when: None
+            raise ServiceUnavailable("no answer")
+
+    chain.interfere = fail
+    chain.upload(*WHOLE)
+    chain.settle()
+    chain.check_one_run_is_live()
+    assert len(chain.vertex.jobs) == 2
