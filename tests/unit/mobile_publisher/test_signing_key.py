@@ -20,13 +20,9 @@ from dualdeploy.testing import MemoryObjectStore
 from mobile_publisher import signing_key
 from mobile_publisher.settings import PublisherSettings
 
+#: What must be set, whatever it is.
 ENVIRONMENT = {
-    "GOOGLE_CLOUD_PROJECT": "demo-project",
-    "GOOGLE_CLOUD_REGION": "us-central1",
-    "LEDGER_BUCKET": "ledger",
-    "CONFIG_BUCKET": "config",
-    "MODELS_BUCKET": "models",
-    "DATA_BUCKET": "data",
+    variable: "demo" for variable, is_required in settings.variables(PublisherSettings).items() if is_required
 }
 
 
