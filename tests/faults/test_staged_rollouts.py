@@ -69,7 +69,14 @@ def roll_back(chain: Chain) -> None:
 
 def stage_and_abort(chain: Chain) -> None:
     stage_the_first_run_again(chain)
-    chain.queue.append(once_it_bakes(chain, chain.post("mobile", "abort", dataset="flowers").handle))
+    chain.queue.append(once_at(chain, "bake", chain.post("mobile", "abort", dataset="flowers").handle))
+
+
+def stage_and_abort_at_the_end(chain: Chain) -> None:
+    stage_the_first_run_again(chain)
+    # Firebase ML has the file and looks at it for longer than one tick.
+    chain.firebase.looks_locked = 3
+    chain.queue.append(once_at(chain, "register", chain.post("mobile", "abort", dataset="flowers").handle))
 
 
 def stage_and_overtake(chain: Chain) -> None:
@@ -78,24 +85,25 @@ def stage_and_overtake(chain: Chain) -> None:
         return Outcome("done", "new data")
 
     stage_the_first_run_again(chain)
-    chain.queue.append(once_it_bakes(chain, begin))
+    chain.queue.append(once_at(chain, "bake", begin))
 
 
-def once_it_bakes(chain: Chain, act: Callable[[], Outcome]) -> Delivery:
+def once_at(chain: Chain, step: str, act: Callable[[], Outcome]) -> Delivery:
+    """Something of the world's that happens when the first run is at a step, or past it."""
     first = in_order_of_time(chain)[0]
     began: list[bool] = []
 
-    def when_baking() -> Outcome:
+    def act_in_time() -> Outcome:
         # The world looks, not a service: it is neither counted nor disturbed.
         chain._call.active = False
-        baking = chain.branch(first, "mobile").step == "bake"
+        branch = chain.branch(first, "mobile")
         chain._call.active = True
-        if not baking and not began:
+        if not began and branch.step != step and not (branch.is_final and branch.release > 1):
             raise LeaseHeld("not yet")
         began.append(True)
         return act()
 
-    return Delivery("world/once it bakes", when_baking)
+    return Delivery(f"world/once at {step}", act_in_time)
 
 
 def check_live(chain: Chain, run_id: str) -> None:
@@ -130,6 +138,15 @@ def check_the_second_is_live_still(chain: Chain) -> None:
     assert (chain.branch(first, "mobile").state, chain.branch(first, "mobile").reason) == (State.ROLLED_BACK, "aborted")
 
 
+def check_one_of_both_is_live(chain: Chain) -> None:
+    """An abort that came too late because of what went wrong was refused."""
+    run_id = chain.live("mobile").current.run_id
+    check_live(chain, run_id)
+    first, second = in_order_of_time(chain)
+    ended = {State.LIVE, State.ROLLED_BACK} if run_id == second else {State.LIVE, State.SUPERSEDED}
+    assert {chain.branch(each, "mobile").state for each in (first, second)} == ended
+
+
 def check_the_third_is_live(chain: Chain) -> None:
     first, _, third = in_order_of_time(chain)
     check_live(chain, third)
@@ -143,6 +160,7 @@ STORIES = {
     "a staged rollout": Story(two_live_runs, watched(stage_the_first_run_again), check_the_first_is_live),
     "a rollback": Story(two_live_runs, watched(roll_back), check_it_is_rolled_back),
     "an abort half-way": Story(two_live_runs, watched(stage_and_abort), check_the_second_is_live_still),
+    "an abort at the end": Story(two_live_runs, watched(stage_and_abort_at_the_end), check_one_of_both_is_live),
     "a newer run half-way": Story(two_live_runs, watched(stage_and_overtake), check_the_third_is_live),
 }
 
@@ -205,6 +223,8 @@ def test_undisturbed_stories_go_where_they_say() -> None:
         assert {"remote_config.read", "remote_config.write", "phones.put"} & set(operations), name
         assert len(publishers_own(name)) > 20, name
         story.check(told(story)[0])
+    chain, _ = told(STORIES["an abort at the end"])
+    check_the_second_is_live_still(chain)
     chain, _ = told(STORIES["a newer run half-way"])
     states = [moment.state for moment in chain.branch(in_order_of_time(chain)[0], "mobile").history]
     assert states[-2:] == [State.CANARY, State.SUPERSEDED]

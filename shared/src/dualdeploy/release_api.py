@@ -411,9 +411,14 @@ def _choose_run(ledger: Ledger, dataset: str, target: str) -> str:
 
 def _refuse_while_under_way(ledger: Ledger, branch: Branch) -> None:
     if not branch.is_final:
-        raise Refusal(409, f"{branch.run_id} is {branch.state}: wait until it is through, see /status/{branch.dataset}")
+        raise Refusal(409, _under_way(branch))
     if rival := branch_under_way(ledger, branch.dataset, branch.target):
-        raise Refusal(409, f"{rival.run_id} is {rival.state}: wait until it is through, see /status/{branch.dataset}")
+        raise Refusal(409, _under_way(rival))
+
+
+def _under_way(branch: Branch) -> str:
+    where = f"see /status/{branch.dataset}"
+    return f"{branch.run_id} is {branch.state}: wait until it is through or stop it by /abort, {where}"
 
 
 def _status(ledger: Ledger, dataset: str, target: str, *, clock: Clock) -> dict[str, Any]:

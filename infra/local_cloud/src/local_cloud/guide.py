@@ -14,6 +14,7 @@ def describe(environment: Mapping[str, str], environment_file: Path) -> str:
         ("Pub/Sub", environment["PUBSUB_EMULATOR_HOST"]),
         ("Vertex AI", f"http://{environment['VERTEX_EMULATOR_HOST']}"),
         ("Firebase ML", f"http://{environment['FIREBASE_ML_EMULATOR_HOST']}"),
+        ("Remote Config", f"http://{environment['REMOTE_CONFIG_EMULATOR_HOST']}"),
         *((name.removesuffix("_URL").lower(), url) for name, url in environment.items() if name.endswith("_URL")),
     ]
     width = max(len(name) for name, _ in addresses)

@@ -22,7 +22,7 @@ class FakeFirebaseMl:
         self.validate: Callable[[str], str] = lambda _uri: ""
         #: Gives the bytes behind a file's URI, of which `model_hash` is the SHA-256.
         self.file: Callable[[str], bytes] = lambda uri: f"file of {uri}".encode()
-        self._looks_locked = looks_locked
+        self.looks_locked = looks_locked
         self._locks: dict[str, int] = {}
         self._ids = itertools.count(101)
 
@@ -84,8 +84,8 @@ class FakeFirebaseMl:
         data = self.file(gcs_uri)
         digest = hashlib.sha256(data).hexdigest()
         error = self.validate(gcs_uri)
-        locked = self._looks_locked > 0
-        self._locks[model_id] = self._looks_locked
+        locked = self.looks_locked > 0
+        self._locks[model_id] = self.looks_locked
         self.models[model_id] = FirebaseModel(
             model_id, display_name, tuple(tags), published, locked, digest, len(data), gcs_uri, error
         )
