@@ -31,19 +31,21 @@ validate: $(STAMP) ## Check a folder of TFRecords before anything is spent: DATA
 # What `make redeploy` and `make rollback` send, with what was given on the command line.
 REQUEST = {"dataset": "$(DATASET)"$(if $(REASON),$(comma) "reason": "$(REASON)")$(if $(TO_RUN),$(comma) "to_run": "$(TO_RUN)")}
 comma := ,
-POST = test -e build/local_cloud.env || { echo "nothing is running: make up first"; exit 1; }; \
-  test -n '$(DATASET)' || { echo "name the data set: DATASET=flowers"; exit 1; }; \
-  set -a; . build/local_cloud.env; set +a; \
-  for url in $${CLOUD_DEPLOYER_URL:?} $${MOBILE_PUBLISHER_URL:?}; do \
-    curl -sS -X POST "$$url/$(1)" -H content-type:application/json -d '$(REQUEST)'; \
-  done
+# Without URL to both services of `make up`; with URL to that service on Google Cloud, as whoever gcloud is signed in as.
+POST = set -e; test -n '$(DATASET)' || { echo "name the data set: DATASET=flowers"; exit 1; }; \
+  if test -n '$(URL)'; then urls='$(URL)'; token=$$(gcloud auth print-identity-token); set -- -H "authorization: Bearer $$token"; \
+  else test -e build/local_cloud.env || { echo "nothing is running: make up first, or URL=https://… of a service"; exit 1; }; \
+    set -a; . build/local_cloud.env; set +a; urls="$${CLOUD_DEPLOYER_URL:?} $${MOBILE_PUBLISHER_URL:?}"; set --; fi; \
+  failed=0; for url in $$urls; do \
+    curl -sS --fail-with-body -X POST "$$url/$(1)" "$$@" -H content-type:application/json -d '$(REQUEST)' || failed=1; \
+  done; exit $$failed
 
 .PHONY: redeploy
-redeploy: ## Bring a recorded run out again on both sides, without training: DATASET=flowers [REASON='…']
+redeploy: ## Bring a recorded run out again on both sides, without training: DATASET=flowers [REASON='…'] [URL=…]
 	@$(call POST,redeploy)
 
 .PHONY: rollback
-rollback: ## Back to what was live before, on both sides: DATASET=flowers [TO_RUN=…] [REASON='…']
+rollback: ## Back to what was live before, on both sides: DATASET=flowers [TO_RUN=…] [REASON='…'] [URL=…]
 	@$(call POST,rollback)
 
 .PHONY: replay

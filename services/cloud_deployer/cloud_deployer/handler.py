@@ -15,7 +15,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 
-from cloud_deployer import canary, hygiene
+from cloud_deployer import canary, hygiene, serving
 from cloud_deployer.canary import Rollout, Shifting, TrafficMoved, give_up, rollout_of, to_step, with_rollout
 from cloud_deployer.console_metrics import SCHEMA_URI, classification_metrics
 from cloud_deployer.gating import Gating
@@ -35,7 +35,6 @@ from dualdeploy.vertex import (
     REVISION_LABEL,
     RUN_LABEL,
     SNAPSHOT_LABEL,
-    Deployment,
     Endpoint,
     Evaluation,
     ModelSpec,
@@ -195,11 +194,16 @@ class CloudDeployer:
         endpoint_id = config.serving.endpoint
         endpoint = self._vertex.find_endpoint(endpoint_id)
         if endpoint:
+            serving.check_kind(config.serving, endpoint)
+            if endpoint.request_logging != serving.request_logging(config.serving):
+                self._vertex.set_request_logging(endpoint, serving.request_logging(config.serving))
             return to_step(branch.with_facts(endpoint=endpoint.name, endpoint_dns=endpoint.dns), "deploy")
         labels = {DATASET_LABEL: config.dataset}
         return self._await(
             branch,
-            start=lambda: self._vertex.start_create_endpoint(endpoint_id, display_name=endpoint_id, labels=labels),
+            start=lambda: self._vertex.start_create_endpoint(
+                endpoint_id, display_name=endpoint_id, labels=labels, dedicated=config.serving.dedicated
+            ),
             there=lambda: self._vertex.find_endpoint(endpoint_id) is not None,
             what=f"create endpoint {endpoint_id}",
         )
@@ -219,13 +223,11 @@ class CloudDeployer:
             note = f"deployed as {rollout.candidate}; goes to {shares} % of the traffic"
             first = "baseline" if len(rollout.limits.steps) > 1 else "shift"
             return branch.moved(State.CANARY, at=self._clock(), note=note, step=first)
-        deployment = Deployment(
-            id=rollout.candidate,
+        deployment = serving.deployment(
+            config.serving,
+            deployed_id=rollout.candidate,
             model=f"{branch.facts['model']}@{branch.facts['model_version']}",
-            display_name=run.run_id,
-            machine=config.serving.machine,
-            min_replicas=config.serving.min_replicas,
-            max_replicas=config.serving.max_replicas,
+            run_id=run.run_id,
         )
         traffic = {deployed.id: 0 for deployed in endpoint.deployed} | {rollout.candidate: 0} | rollout.split(-1)
         return self._await(

@@ -27,6 +27,12 @@ DATASET_NAME = re.compile(r"[a-z][a-z0-9-]{0,38}")
 FIREBASE_NAME = r"^[A-Za-z0-9_-]{1,32}$"
 
 #: Vertex AI: an endpoint id given by the user begins with a letter and has at most 63 of `[a-z0-9-]`.
+#: Vertex AI's BigQueryDestination: a project, a data set of it, or a table of that; what is not given, Google makes.
+BIGQUERY_TABLE = r"^bq://[a-z][a-z0-9.:-]*(\.[A-Za-z0-9_]+){0,2}$"
+
+#: Email address of a service account.
+SERVICE_ACCOUNT = r"^[a-z0-9-]+@[a-z0-9.-]+\.gserviceaccount\.com$"
+
 ENDPOINT_ID = r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$"
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -245,6 +251,35 @@ class Canary(_Section):
     max_latency: TimeLimit | None = None
 
 
+def _at_least_one_replica(value: object) -> object:
+    """Refuse scale-to-zero with its reason, where a bare "at least 1" would look like an arbitrary limit."""
+    if value == 0 and not isinstance(value, bool):
+        raise ValueError(
+            "must be at least 1: scaling to zero (Preview, v1beta1 of the API only) allows one model on an endpoint, so"
+            " neither a canary nor serving.cool_down, serving.keep_previous or a rollback that others are served"
+            " through. It drops the requests that wake it (429), and is undeployed after 30 days without traffic"
+        )
+    return value
+
+
+class Autoscaling(_Section):
+    """When replicas are added: above so many per cent of the processors or of the accelerators in use.
+
+    Vertex AI's own target is 60 for each. `requests` is Vertex AI's metric request_count, with the same bounds.
+    """
+
+    cpu: int | None = Field(default=None, ge=1, le=100)
+    accelerator: int | None = Field(default=None, ge=1, le=100)
+    requests: int | None = Field(default=None, ge=1, le=100)
+
+
+class RequestLog(_Section):
+    """Which share of the predictions is written to which table of BigQuery, with picture and answer."""
+
+    table: Annotated[str, Field(pattern=BIGQUERY_TABLE)]
+    sampling: float = Field(default=0.1, gt=0, le=1)
+
+
 class Serving(_Section):
     """The Vertex AI endpoint. `endpoint` is its id; it is the data set's name unless given.
 
@@ -254,9 +289,17 @@ class Serving(_Section):
     """
 
     endpoint: Annotated[str, Field(pattern=ENDPOINT_ID)] = ""
+    dedicated: bool = True
     machine: str = "n1-standard-4"
-    min_replicas: int = Field(default=1, ge=1)
+    accelerator: Accelerator | None = None
+    min_replicas: Annotated[int, pydantic.BeforeValidator(_at_least_one_replica), Field(ge=1)] = 1
     max_replicas: int = Field(default=1, ge=1)
+    autoscaling: Autoscaling = Autoscaling()
+    spot: bool = False
+    service_account: Annotated[str, Field(pattern=SERVICE_ACCOUNT)] | Literal[""] = ""
+    container_log: bool = True
+    access_log: bool = False
+    request_log: RequestLog | None = None
     canary: Canary = Canary()
     keep_previous: int = Field(default=0, ge=0, le=1)
     cool_down: Duration = 3600.0
@@ -267,6 +310,10 @@ class Serving(_Section):
     def _replicas_are_a_range(self) -> Serving:
         if self.max_replicas < self.min_replicas:
             raise ValueError(f"max_replicas ({self.max_replicas}) is less than min_replicas ({self.min_replicas})")
+        if self.autoscaling.accelerator and not self.accelerator:
+            raise ValueError("autoscaling.accelerator is a target for accelerators, and serving.accelerator has none")
+        if self.autoscaling != Autoscaling() and self.max_replicas == self.min_replicas:
+            raise ValueError(f"autoscaling has nothing to scale: min_replicas and max_replicas are {self.min_replicas}")
         return self
 
 

@@ -160,6 +160,7 @@ class Endpoint:
     dns: str = ""
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     etag: str = ""
+    request_logging: RequestLogging | None = None
 
     @property
     def id(self) -> str:
@@ -176,8 +177,19 @@ class Answer:
 
 
 @dataclasses.dataclass(frozen=True)
+class RequestLogging:
+    """What an endpoint writes to BigQuery: `table` is `bq://project[.dataset[.table]]`, `sampling` a share up to 1."""
+
+    table: str
+    sampling: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Deployment:
-    """How a model version is put on an endpoint; `id` is ours (1 to 10 digits), so repeating it does no harm."""
+    """How a model version is put on an endpoint; `id` is ours (1 to 10 digits), so repeating it does no harm.
+
+    `targets` are per cents by the name of the metric that replicas are added for (`AutoscalingMetricSpec`).
+    """
 
     id: str
     model: str
@@ -185,6 +197,13 @@ class Deployment:
     machine: str
     min_replicas: int
     max_replicas: int
+    accelerator_type: str = ""
+    accelerator_count: int = 0
+    targets: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    spot: bool = False
+    service_account: str = ""
+    container_log: bool = True
+    access_log: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +235,10 @@ class Vertex(Protocol):
     def find_endpoint(self, endpoint_id: str) -> Endpoint | None: ...
     def find_endpoints(self, label: str) -> list[Endpoint]: ...
     def start_delete_endpoint(self, endpoint_id: str) -> str: ...
-    def start_create_endpoint(self, endpoint_id: str, *, display_name: str, labels: Mapping[str, str]) -> str: ...
+    def start_create_endpoint(
+        self, endpoint_id: str, *, display_name: str, labels: Mapping[str, str], dedicated: bool = True
+    ) -> str: ...
+    def set_request_logging(self, endpoint: Endpoint, logging: RequestLogging | None) -> None: ...
     def start_deploy(self, endpoint_id: str, deployment: Deployment, *, traffic: Mapping[str, int]) -> str: ...
     def start_undeploy(self, endpoint_id: str, deployed_id: str, *, traffic: Mapping[str, int]) -> str: ...
     def set_traffic(self, endpoint: Endpoint, traffic: Mapping[str, int]) -> None: ...
@@ -420,11 +442,13 @@ class VertexGateway:
         )
         return str(operation.operation.name)
 
-    def start_create_endpoint(self, endpoint_id: str, *, display_name: str, labels: Mapping[str, str]) -> str:
-        """Create a dedicated endpoint: a shared one limits a request to 1.5 MB, less than a photo in base64."""
+    def start_create_endpoint(
+        self, endpoint_id: str, *, display_name: str, labels: Mapping[str, str], dedicated: bool = True
+    ) -> str:
+        """Dedicated unless told otherwise: a shared one limits a request to 1.5 MB, less than a photo in base64."""
         from google.cloud.aiplatform_v1 import types  # noqa: PLC0415
 
-        endpoint = types.Endpoint(display_name=display_name, labels=dict(labels), dedicated_endpoint_enabled=True)
+        endpoint = types.Endpoint(display_name=display_name, labels=dict(labels), dedicated_endpoint_enabled=dedicated)
         operation = _call(
             f"create endpoint {endpoint_id}",
             lambda: self._endpoints.create_endpoint(
@@ -442,10 +466,18 @@ class VertexGateway:
             id=deployment.id,
             model=deployment.model,
             display_name=deployment.display_name,
+            service_account=deployment.service_account,
+            disable_container_logging=not deployment.container_log,
+            enable_access_logging=deployment.access_log,
             dedicated_resources=types.DedicatedResources(
-                machine_spec=types.MachineSpec(machine_type=deployment.machine),
+                machine_spec=_machine(deployment.machine, deployment.accelerator_type, deployment.accelerator_count),
                 min_replica_count=deployment.min_replicas,
                 max_replica_count=deployment.max_replicas,
+                autoscaling_metric_specs=[
+                    types.AutoscalingMetricSpec(metric_name=name, target=target)
+                    for name, target in sorted(deployment.targets.items())
+                ],
+                spot=deployment.spot,
             ),
         )
         # DeployModelRequest: "0" stands for the model that this very call deploys.
@@ -490,6 +522,25 @@ class VertexGateway:
             lambda: self._endpoints.update_endpoint(
                 endpoint=changed,
                 update_mask=field_mask_pb2.FieldMask(paths=["traffic_split"]),
+                **self._patience(repeat=False),
+            ),
+        )
+
+    def set_request_logging(self, endpoint: Endpoint, logging: RequestLogging | None) -> None:
+        """Have the endpoint write a share of its predictions to BigQuery, or stop it: no operation."""
+        from google.cloud.aiplatform_v1 import types  # noqa: PLC0415
+        from google.protobuf import field_mask_pb2  # noqa: PLC0415
+
+        config = types.PredictRequestResponseLoggingConfig(enabled=logging is not None)
+        if logging:
+            config.sampling_rate = logging.sampling
+            config.bigquery_destination = types.BigQueryDestination(output_uri=logging.table)
+        changed = types.Endpoint(name=endpoint.name, etag=endpoint.etag, predict_request_response_logging_config=config)
+        _call(
+            f"change the request log of {endpoint.id}",
+            lambda: self._endpoints.update_endpoint(
+                endpoint=changed,
+                update_mask=field_mask_pb2.FieldMask(paths=["predict_request_response_logging_config"]),
                 **self._patience(repeat=False),
             ),
         )
@@ -583,13 +634,7 @@ def _custom_job(spec: CustomJobSpec) -> Any:
     from google.cloud.aiplatform_v1 import types  # noqa: PLC0415
     from google.protobuf import duration_pb2  # noqa: PLC0415
 
-    machine = types.MachineSpec(machine_type=spec.machine)
-    if spec.accelerator_count:
-        if spec.accelerator_type not in types.AcceleratorType.__members__:
-            known = ", ".join(sorted(types.AcceleratorType.__members__))
-            raise RejectedByGoogle(f"Vertex AI has no accelerator {spec.accelerator_type!r}; it has {known}")
-        machine.accelerator_type = types.AcceleratorType[spec.accelerator_type]
-        machine.accelerator_count = spec.accelerator_count
+    machine = _machine(spec.machine, spec.accelerator_type, spec.accelerator_count)
     scheduling = types.Scheduling(timeout=duration_pb2.Duration(seconds=int(spec.timeout)))
     if spec.spot:
         scheduling.strategy = types.Scheduling.Strategy.SPOT
@@ -613,6 +658,20 @@ def _custom_job(spec: CustomJobSpec) -> Any:
             base_output_directory=types.GcsDestination(output_uri_prefix=spec.output_directory),
         ),
     )
+
+
+def _machine(machine: str, accelerator: str, count: int) -> Any:
+    """A `MachineSpec`. Raises RejectedByGoogle for an accelerator that Vertex AI does not have."""
+    from google.cloud.aiplatform_v1 import types  # noqa: PLC0415
+
+    spec = types.MachineSpec(machine_type=machine)
+    if count:
+        if accelerator not in types.AcceleratorType.__members__:
+            known = ", ".join(sorted(types.AcceleratorType.__members__))
+            raise RejectedByGoogle(f"Vertex AI has no accelerator {accelerator!r}; it has {known}")
+        spec.accelerator_type = types.AcceleratorType[accelerator]
+        spec.accelerator_count = count
+    return spec
 
 
 def _model(spec: ModelSpec) -> Any:
@@ -656,6 +715,16 @@ def _endpoint(endpoint: Any) -> Endpoint:
         dns=endpoint.dedicated_endpoint_dns,
         labels=dict(endpoint.labels),
         etag=endpoint.etag,
+        request_logging=_request_logging(endpoint.predict_request_response_logging_config),
+    )
+
+
+def _request_logging(config: Any) -> RequestLogging | None:
+    # A double of the wire, a share as people write it: 0.1 must equal 0.1.
+    return (
+        RequestLogging(config.bigquery_destination.output_uri, round(config.sampling_rate, 6))
+        if config.enabled
+        else None
     )
 
 

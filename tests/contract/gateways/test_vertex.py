@@ -10,7 +10,7 @@ import pytest
 
 from cloud_deployer.console_metrics import SCHEMA_URI
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
-from dualdeploy.vertex import Evaluation, JobOutcome, ResourceConflict, ResourceMissing
+from dualdeploy.vertex import Evaluation, JobOutcome, RequestLogging, ResourceConflict, ResourceMissing
 
 # Jobs ----------------------------------------------------------------------------------------------------------------
 
@@ -400,3 +400,18 @@ def test_nothing_that_has_traffic_or_is_deployed_can_be_removed_by_mistake(verte
     assert dict(vertex.find_endpoint(specs.unique).traffic) == {"1": 100}
     finish(vertex.start_undeploy(specs.unique, "1", traffic={}))
     assert vertex.find_endpoint(specs.unique).traffic == {}
+
+
+def test_the_requests_of_an_endpoint_are_logged_from_now_on_and_no_longer(vertex_side: Any, specs: Any) -> None:
+    vertex, finish = vertex_side.vertex, vertex_side.finish
+    finish(vertex.start_create_endpoint(specs.unique, display_name="x", labels={"team": "x"}, dedicated=False))
+    made = vertex.find_endpoint(specs.unique)
+    assert (made.request_logging, made.dns) == (None, "")
+
+    vertex.set_request_logging(made, RequestLogging("bq://demo.logs.flowers", 0.1))
+
+    changed = vertex.find_endpoint(specs.unique)
+    assert changed.request_logging == RequestLogging("bq://demo.logs.flowers", 0.1)
+    assert changed.labels == {"team": "x"}
+    vertex.set_request_logging(changed, None)
+    assert vertex.find_endpoint(specs.unique).request_logging is None

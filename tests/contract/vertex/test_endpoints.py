@@ -276,3 +276,53 @@ def test_a_lost_response_of_a_deployment_is_safe_to_repeat(cloud: Any) -> None:
         cloud.deploy(endpoint, model, "1", {"0": 100})
     with pytest.raises(exceptions.Conflict):
         cloud.deploy(endpoint, model, "1", {"0": 100})
+
+
+def test_how_a_model_is_deployed_is_kept_as_it_was_asked_for(cloud: Any) -> None:
+    online = "aiplatform.googleapis.com/prediction/online"
+    deployed = cloud.deployment(cloud.upload(), "1")
+    resources = deployed.dedicated_resources
+    resources.machine_spec = {"machine_type": "g2-standard-8", "accelerator_type": "NVIDIA_L4", "accelerator_count": 1}
+    resources.max_replica_count, resources.spot = 3, True
+    resources.autoscaling_metric_specs = [
+        {"metric_name": f"{online}/cpu/utilization", "target": 70},
+        {"metric_name": f"{online}/accelerator/duty_cycle", "target": 80},
+    ]
+    deployed.service_account = "predictor@demo.iam.gserviceaccount.com"
+    deployed.disable_container_logging = deployed.enable_access_logging = True
+    endpoint = cloud.endpoint()
+    cloud.finish(cloud.endpoints.deploy_model(endpoint=endpoint, deployed_model=deployed, traffic_split={"0": 100}))
+    kept = cloud.endpoints.get_endpoint(name=endpoint).deployed_models[0]
+    assert kept.dedicated_resources == resources
+    assert kept.service_account == deployed.service_account
+    assert (kept.disable_container_logging, kept.enable_access_logging) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "why"),
+    [
+        ([("memory/utilization", 50)], "unsupported metric_name"),
+        ([("cpu/utilization", 101)], "from 1 to 100"),
+        ([("cpu/utilization", 50), ("cpu/utilization", 60)], "at most one entry"),
+        ([("accelerator/duty_cycle", 50)], "needs a machine with accelerators"),
+    ],
+)
+def test_autoscaling_metrics_are_known_bounded_and_named_once(
+    cloud: Any, served: str, metrics: list[tuple[str, int]], why: str
+) -> None:
+    deployed = cloud.deployment(f"{cloud.parent}/models/served@1", "12")
+    deployed.dedicated_resources.autoscaling_metric_specs = [
+        {"metric_name": f"aiplatform.googleapis.com/prediction/online/{name}", "target": target}
+        for name, target in metrics
+    ]
+    with pytest.raises(exceptions.BadRequest, match=why):
+        cloud.endpoints.deploy_model(endpoint=served, deployed_model=deployed)
+
+
+def test_a_request_log_needs_a_share_and_a_table_of_bigquery(cloud: Any) -> None:
+    for log, why in (
+        ({"enabled": True, "sampling_rate": 2, "bigquery_destination": {"output_uri": "bq://demo"}}, "sampling_rate"),
+        ({"enabled": True, "sampling_rate": 0.5}, "output_uri"),
+    ):
+        with pytest.raises(exceptions.BadRequest, match=why):
+            cloud.endpoint(predict_request_response_logging_config=log)

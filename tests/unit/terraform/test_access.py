@@ -41,6 +41,7 @@ VERTEX: Mapping[str, frozenset[str]] = {
     "start_create_endpoint": frozenset({"endpoints.create", "endpoints.get"}),
     "start_deploy": frozenset({"endpoints.deploy", "endpoints.get"}),
     "start_undeploy": frozenset({"endpoints.undeploy", "endpoints.get"}),
+    "set_request_logging": frozenset({"endpoints.update"}),
     "set_traffic": frozenset({"endpoints.update"}),
     "predict": frozenset({"endpoints.predict"}),
     "operation": frozenset(),

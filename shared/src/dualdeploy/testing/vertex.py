@@ -25,6 +25,7 @@ from dualdeploy.vertex import (
     ModelSpec,
     ModelVersion,
     Operation,
+    RequestLogging,
     ResourceConflict,
     ResourceMissing,
 )
@@ -69,6 +70,8 @@ class FakeVertex:
         #: What was imported, with the name of the version that it was imported for.
         self.evaluations: list[tuple[str, Evaluation]] = []
         self.endpoints: dict[str, Endpoint] = {}
+        #: How each deployed model was asked for, by its id.
+        self.deployments: dict[str, Deployment] = {}
         self.operations: dict[str, _Pending] = {}
         #: How a deployed model answers; a test puts wrong labels, errors and slowness here.
         self.serve: Callable[[DeployedModel, Mapping[str, Any]], Answer] = label_in_picture
@@ -229,17 +232,29 @@ class FakeVertex:
 
         return self.faults.run("start_delete_endpoint", started)
 
-    def start_create_endpoint(self, endpoint_id: str, *, display_name: str, labels: Mapping[str, str]) -> str:
+    def start_create_endpoint(
+        self, endpoint_id: str, *, display_name: str, labels: Mapping[str, str], dedicated: bool = True
+    ) -> str:
         def started() -> str:
             if endpoint_id in self.endpoints:
                 raise ResourceConflict(f"endpoint {endpoint_id} exists")
             return self._start("create_endpoint", endpoint_id, work)
 
         def work() -> None:
-            name = f"{PARENT}/endpoints/{endpoint_id}"
-            self.endpoints.setdefault(endpoint_id, Endpoint(name, (), {}, "localhost", dict(labels)))
+            name, host = f"{PARENT}/endpoints/{endpoint_id}", "localhost" if dedicated else ""
+            self.endpoints.setdefault(endpoint_id, Endpoint(name, (), {}, host, dict(labels)))
 
         return self.faults.run("start_create_endpoint", started)
+
+    def set_request_logging(self, endpoint: Endpoint, logging: RequestLogging | None) -> None:
+        def changed() -> None:
+            with self._lock:
+                current = self._endpoint(endpoint.id)
+                if endpoint.etag != _etag(current):
+                    raise ResourceConflict(f"endpoint {endpoint.id} was changed since it was read")
+                self.endpoints[endpoint.id] = dataclasses.replace(current, request_logging=logging)
+
+        self.faults.run("set_request_logging", changed)
 
     def start_deploy(self, endpoint_id: str, deployment: Deployment, *, traffic: Mapping[str, int]) -> str:
         def started() -> str:
@@ -251,6 +266,7 @@ class FakeVertex:
 
         def work() -> None:
             endpoint = self._endpoint(endpoint_id)
+            self.deployments[deployment.id] = deployment
             model, _, version = deployment.model.partition("@")
             deployed = DeployedModel(deployment.id, model, version, deployment.display_name)
             self._split(endpoint_id, dataclasses.replace(endpoint, deployed=(*endpoint.deployed, deployed)), traffic)

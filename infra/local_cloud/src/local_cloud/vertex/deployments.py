@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from local_cloud.vertex.names import last_segment
 from local_cloud.vertex.processes import container_environment
 from local_cloud.vertex.servers import ServerSpec
 
+_ONLINE = "aiplatform.googleapis.com/prediction/online"
+_DUTY_CYCLE = f"{_ONLINE}/accelerator/duty_cycle"
+_METRICS = frozenset({_DUTY_CYCLE, f"{_ONLINE}/cpu/utilization", f"{_ONLINE}/request_count"})
+_SERVICE_ACCOUNT = re.compile(r"[a-z0-9-]+@[a-z0-9.-]+\.gserviceaccount\.com")
 _MUTABLE_PREFIXES = ("dedicatedResources", "automaticResources", "disableContainerLogging")
 
 Document = dict[str, Any]
@@ -47,7 +52,29 @@ def deployable(deployed: Mapping[str, Any], models: Models) -> Document:
     if "dedicatedResources" in deployed and not (resources.get("machineSpec") or {}).get("machineType"):
         raise invalid_argument("deployed_model.dedicated_resources.machine_spec.machine_type is required.")
     _check_replicas(resources)
+    _check_autoscaling(resources)
+    account = deployed.get("serviceAccount", "")
+    if account and not _SERVICE_ACCOUNT.fullmatch(account):
+        raise invalid_argument(f"deployed_model.service_account {account!r} is not the email of a service account.")
     return model
+
+
+def _check_autoscaling(resources: Mapping[str, Any]) -> None:
+    """ "At most one entry is allowed per metric", of those that Vertex AI has, with 1 to 100 per cent."""
+    specs = resources.get("autoscalingMetricSpecs") or []
+    names = [spec.get("metricName", "") for spec in specs]
+    if len(set(names)) != len(names):
+        raise invalid_argument("autoscaling_metric_specs: at most one entry is allowed per metric.")
+    for spec in specs:
+        name = spec.get("metricName", "")
+        if name not in _METRICS:
+            raise invalid_argument(f"autoscaling_metric_specs: unsupported metric_name {name!r}.")
+        target = whole_number(spec.get("target"), "target", default=60)
+        if not 1 <= target <= 100:
+            raise invalid_argument(f"autoscaling_metric_specs: target must be from 1 to 100, got {target}.")
+    accelerators = (resources.get("machineSpec") or {}).get("acceleratorCount")
+    if _DUTY_CYCLE in names and not whole_number(accelerators, "accelerator_count"):
+        raise invalid_argument(f"autoscaling_metric_specs: {_DUTY_CYCLE} needs a machine with accelerators.")
 
 
 def _check_replicas(resources: Mapping[str, Any]) -> None:

@@ -139,6 +139,7 @@ class Endpoints:
         body = json_body()
         check_display_name(body)
         check_labels(body.get("labels"))
+        _check_request_log(body)
         given = flask.request.args.get("endpointId") or flask.request.args.get("endpoint_id")
         if given is not None and not _ENDPOINT_ID.fullmatch(given):
             raise invalid_argument(
@@ -211,7 +212,8 @@ class Endpoints:
                 record["trafficSplit"] = traffic.check(body.get("trafficSplit") or {}, deployed=deployed)
             for key in keys:
                 if key != "trafficSplit":
-                    record[key] = body.get(key, {} if key == "labels" else "")
+                    record[key] = body.get(key, "" if key in ("displayName", "description") else {})
+            _check_request_log(record)
             check_display_name(record)
             check_labels(record.get("labels"))
             return self._shown(self._write(record))
@@ -387,3 +389,16 @@ class Endpoints:
                 found: Document = deployed
                 return found
         raise not_found(f"DeployedModel {deployed_id!r} does not exist on Endpoint {endpoint['name']}.")
+
+
+def _check_request_log(endpoint: Mapping[str, Any]) -> None:
+    """ "Percentage of requests to be logged, expressed as a fraction in range(0,1]"; the table as `bq://…`."""
+    config = endpoint.get("predictRequestResponseLoggingConfig") or {}
+    if not config.get("enabled"):
+        return
+    sampling = config.get("samplingRate", 0)
+    if not 0 < sampling <= 1:
+        raise invalid_argument(f"sampling_rate must be in (0, 1], got {sampling}.")
+    table = (config.get("bigqueryDestination") or {}).get("outputUri", "")
+    if not table.startswith("bq://"):
+        raise invalid_argument(f"bigquery_destination.output_uri must begin with bq://, got {table!r}.")

@@ -1,0 +1,113 @@
+"""What the configuration says about serving reaches Vertex AI, and what cannot be is refused with its reason."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from chain import Chain, config_document
+
+from dualdeploy import dataset_config
+from dualdeploy.errors import InvalidDatasetConfig
+from dualdeploy.ledger import State
+from dualdeploy.vertex import RequestLogging
+
+ACCOUNT = "predictor@demo.iam.gserviceaccount.com"
+CANARY = {"canary": {"steps": [100], "answers": 1}}
+
+
+def released(chain: Chain, edition: int = 1) -> str:
+    known = set(chain.run_ids())
+    chain.upload(edition=edition)
+    chain.settle()
+    (run_id,) = set(chain.run_ids()) - known
+    chain.clock.advance(600)
+    return run_id
+
+
+def test_every_serving_option_reaches_the_deployment() -> None:
+    chain = Chain()
+    chain.configure(
+        serving={
+            **CANARY,
+            "machine": "g2-standard-8",
+            "accelerator": {"type": "NVIDIA_L4", "count": 2},
+            "min_replicas": 2,
+            "max_replicas": 5,
+            "autoscaling": {"cpu": 70, "accelerator": 80, "requests": 90},
+            "spot": True,
+            "service_account": ACCOUNT,
+            "container_log": False,
+            "access_log": True,
+        }
+    )
+    run_id = released(chain)
+    (deployment,) = chain.vertex.deployments.values()
+    assert (deployment.machine, deployment.accelerator_type, deployment.accelerator_count) == (
+        "g2-standard-8",
+        "NVIDIA_L4",
+        2,
+    )
+    assert (deployment.min_replicas, deployment.max_replicas) == (2, 5)
+    assert deployment.targets == {
+        "aiplatform.googleapis.com/prediction/online/cpu/utilization": 70,
+        "aiplatform.googleapis.com/prediction/online/accelerator/duty_cycle": 80,
+        "aiplatform.googleapis.com/prediction/online/request_count": 90,
+    }
+    assert (deployment.spot, deployment.service_account) == (True, ACCOUNT)
+    assert (deployment.container_log, deployment.access_log) == (False, True)
+    assert deployment.display_name == run_id
+
+
+def test_nothing_is_asked_for_that_the_configuration_does_not_name() -> None:
+    chain = Chain()
+    released(chain)
+    (deployment,) = chain.vertex.deployments.values()
+    assert (deployment.accelerator_count, deployment.targets, deployment.spot) == (0, {}, False)
+    assert (deployment.service_account, deployment.container_log, deployment.access_log) == ("", True, False)
+    assert chain.vertex.endpoints["flowers"].request_logging is None
+
+
+def test_predictions_are_logged_to_bigquery_from_the_next_release_on_and_no_longer_when_that_is_taken_back() -> None:
+    chain = Chain()
+    released(chain)
+    chain.configure(serving={**CANARY, "request_log": {"table": "bq://demo.logs.flowers", "sampling": 0.25}})
+    released(chain, edition=2)
+    assert chain.vertex.endpoints["flowers"].request_logging == RequestLogging("bq://demo.logs.flowers", 0.25)
+    chain.configure()
+    released(chain, edition=3)
+    assert chain.vertex.endpoints["flowers"].request_logging is None
+    assert chain.vertex.faults.calls["set_request_logging"] == 2
+
+
+def test_an_endpoint_is_made_shared_if_asked_and_does_not_change_its_kind() -> None:
+    chain = Chain()
+    chain.configure(serving={**CANARY, "dedicated": False})
+    released(chain)
+    assert chain.vertex.endpoints["flowers"].dns == ""
+    chain.configure()
+    branch = chain.branch(released(chain, edition=2), "cloud")
+    assert branch.state is State.FAILED
+    assert "endpoint flowers is shared, which cannot be changed: set serving.dedicated: false" in branch.reason
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"min_replicas": 0}, "serving.min_replicas.*scaling to zero .*one model on an endpoint"),
+        ({"min_replicas": 2}, "max_replicas .1. is less than min_replicas .2."),
+        ({"autoscaling": {"cpu": 70}}, "autoscaling has nothing to scale"),
+        ({"max_replicas": 3, "autoscaling": {"accelerator": 70}}, "serving.accelerator has none"),
+        ({"max_replicas": 3, "autoscaling": {"cpu": 101}}, "serving.autoscaling.cpu"),
+        ({"max_replicas": 3, "autoscaling": {"memory": 50}}, "serving.autoscaling.memory"),
+        ({"service_account": "predictor"}, "serving.service_account"),
+        ({"request_log": {"table": "demo.logs.flowers"}}, "serving.request_log.table"),
+        ({"request_log": {"table": "bq://demo", "sampling": 0}}, "serving.request_log.sampling"),
+        ({"request_log": {"sampling": 0.5}}, "serving.request_log.table"),
+    ],
+)
+def test_what_vertex_ai_would_refuse_is_refused_when_it_is_read(options: dict[str, Any], why: str) -> None:
+    text = json.dumps(config_document(serving=options))
+    with pytest.raises(InvalidDatasetConfig, match=why):
+        dataset_config.parse(text, source="flowers.yaml")
