@@ -39,6 +39,7 @@ from dualdeploy.ledger import TRANSITIONS, Branch, Ledger, Live, Run, State
 from dualdeploy.object_store import ABSENT, Generation
 from dualdeploy.testing import (
     FakeFirebaseMl,
+    FakeMonitoring,
     FakePublisher,
     FakeRemoteConfig,
     FakeVertex,
@@ -173,6 +174,7 @@ class Chain:
         self.models = self._store("models")
         self.phones = self._store("phones")
         self.vertex = FakeVertex(faults=self._faults("vertex"))
+        self.monitoring = FakeMonitoring(faults=self._faults("monitoring"))
         self.firebase = FakeFirebaseMl(faults=self._faults("firebase"), looks_locked=looks_locked)
         self.remote_config = FakeRemoteConfig(faults=self._faults("remote_config"))
         self.publisher = FakePublisher(faults=self._faults("pubsub"))
@@ -195,6 +197,7 @@ class Chain:
             config=self.config,
             models=self.models,
             vertex=self.vertex,
+            monitoring=self.monitoring,
             settings=DEPLOYER_SETTINGS,
             clock=self.clock,
         )

@@ -16,6 +16,7 @@ from dualdeploy.callers import Callers
 from dualdeploy.clock import utc_now
 from dualdeploy.entrypoint import Receiver
 from dualdeploy.ledger import Ledger
+from dualdeploy.monitoring import MonitoringGateway
 from dualdeploy.object_store import GcsObjectStore
 from dualdeploy.pubsub import PubSubPublisher
 from dualdeploy.vertex import VertexGateway
@@ -33,6 +34,7 @@ def create_app() -> flask.Flask:
         config=config,
         models=GcsObjectStore(read.models_bucket),
         vertex=vertex,
+        monitoring=MonitoringGateway(project=read.project, emulator_host=read.monitoring_emulator_host),
         settings=read,
     )
     janitor = janitors.Janitor(ledger=ledger, config=config, vertex=vertex, settings=read)

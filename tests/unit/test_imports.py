@@ -24,6 +24,7 @@ HEAVY = (
     "google.cloud.aiplatform_v1",
     "google.cloud.pubsub_v1",
     "google.cloud.storage",
+    "google.cloud.monitoring_v3",
     "firebase_admin",
     "tensorflow",
     "numpy",
@@ -151,7 +152,9 @@ if service in ("cloud_deployer", "mobile_publisher"):
     if service == "cloud_deployer":
         from cloud_deployer.handler import CloudDeployer
         from cloud_deployer.settings import DeployerSettings
-        deployer = CloudDeployer(**common, settings=settings.load(DeployerSettings, os.environ))
+        from dualdeploy.monitoring import MonitoringGateway
+        read = settings.load(DeployerSettings, os.environ)
+        deployer = CloudDeployer(**common, monitoring=MonitoringGateway(project="demo-project"), settings=read)
     else:
         from mobile_publisher.handler import MobilePublisher
         from mobile_publisher.settings import PublisherSettings

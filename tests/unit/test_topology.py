@@ -55,6 +55,7 @@ EMULATORS = {
     "VERTEX_EMULATOR_HOST",
     "FIREBASE_ML_EMULATOR_HOST",
     "REMOTE_CONFIG_EMULATOR_HOST",
+    "MONITORING_EMULATOR_HOST",
     "GOOGLE_CERTS_URL",
 }
 #: What may be set to tune a service, and has a default.

@@ -18,14 +18,15 @@ from typing import Any
 import pydantic
 
 from cloud_deployer import traffic
-from cloud_deployer.probes import Golden, Tally, judge, max_requests, parse_golden, probe
+from cloud_deployer.probes import Golden, Tally, judge, judge_monitored, max_requests, parse_golden, probe
 from dualdeploy import clock as clocks
 from dualdeploy.branches import OperationFailed, await_operation
 from dualdeploy.clock import Clock
-from dualdeploy.dataset_config import Canary
-from dualdeploy.errors import RejectedByGoogle, UnusableResult
+from dualdeploy.dataset_config import Canary, Monitored
+from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable, UnusableResult
 from dualdeploy.gate import Verdict
 from dualdeploy.ledger import Branch, State
+from dualdeploy.monitoring import SHORTEST_PERIOD, Monitoring, Served
 from dualdeploy.object_store import ObjectMissing, ObjectStore
 from dualdeploy.vertex import Endpoint, ResourceMissing, Vertex
 
@@ -95,8 +96,17 @@ def give_up(branch: Branch, why: str) -> Branch:
 class Shifting:
     """The steps of a canary, each a function from a branch to the branch as it is to be recorded, or None."""
 
-    def __init__(self, *, vertex: Vertex, models: ObjectStore, operation_limit_seconds: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        vertex: Vertex,
+        monitoring: Monitoring,
+        models: ObjectStore,
+        operation_limit_seconds: float,
+        clock: Clock,
+    ) -> None:
         self._vertex = vertex
+        self._monitoring = monitoring
         self._models = models
         self._limit_seconds = operation_limit_seconds
         self._clock = clock
@@ -179,8 +189,44 @@ class Shifting:
             verdict = judge(tally, rollout.limits, before=rollout.baseline)
             if tally.judged >= rollout.limits.answers and not verdict.passed:
                 return give_up(branch, _why(rollout, verdict, tally))
-            if self._age(rollout) < rollout.limits.bake:
+        if rollout.limits.monitoring and rollout.before:
+            return self._monitored(branch, rollout, rollout.limits.monitoring)
+        return None if self._age(rollout) < rollout.limits.bake else self._passed(branch, rollout)
+
+    def _monitored(self, branch: Branch, rollout: Rollout, limits: Monitored) -> Branch | None:
+        """What Cloud Monitoring saw at this share: a breach ends the rollout at any look, silence is no approval."""
+        seen, age = self._seen(rollout), self._age(rollout)
+        verdict = judge_monitored(seen, limits)
+        if not verdict.passed:
+            return give_up(branch, f"at {rollout.share} % of the traffic, Cloud Monitoring: {verdict.describe()}")
+        if verdict.not_judged:
+            if age < rollout.limits.bake + limits.wait:
                 return None
+            why = f"at {rollout.share} % of the traffic Cloud Monitoring had no data for {age:.0f} s"
+            return give_up(branch, f"{why} ({'; '.join(verdict.not_judged)}): that is no approval")
+        if age < rollout.limits.bake:
+            return None
+        monitored = {**rollout.passed[-1], "monitoring": {"requests": seen.requests, **verdict.as_facts()}}
+        return self._passed(branch, rollout.model_copy(update={"passed": (*rollout.passed[:-1], monitored)}))
+
+    def _seen(self, rollout: Rollout) -> Served:
+        if self._age(rollout) < SHORTEST_PERIOD:
+            return Served(0, 0)
+        try:
+            return self._monitoring.served(
+                rollout.endpoint,
+                rollout.candidate,
+                since=clocks.from_text(rollout.shifted_at),
+                until=self._clock(),
+            )
+        except ServiceUnavailable as exc:
+            # The same as nothing to be seen: it is waited for, not for ever.
+            log.warning("%s cannot be looked at: %s", rollout.candidate, exc)
+            return Served(0, 0)
+
+    def _passed(self, branch: Branch, rollout: Rollout) -> Branch:
+        """This share is proven: on to the next one, or out."""
+        branch = with_rollout(branch, rollout)
         if rollout.index + 1 == len(rollout.limits.steps):
             return to_step(branch, "record")
         return to_step(with_rollout(branch, rollout.model_copy(update={"index": rollout.index + 1})), "shift")

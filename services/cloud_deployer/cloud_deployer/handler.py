@@ -28,6 +28,7 @@ from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.errors import CannotEverSucceed, RejectedByGoogle, UnusableResult
 from dualdeploy.ledger import Branch, Ledger, Run, State, dataset_of
+from dualdeploy.monitoring import Monitoring
 from dualdeploy.object_store import ObjectStore
 from dualdeploy.release_request import ReleaseRequest
 from dualdeploy.vertex import (
@@ -65,6 +66,7 @@ class CloudDeployer:
         config: ObjectStore,
         models: ObjectStore,
         vertex: Vertex,
+        monitoring: Monitoring,
         settings: DeployerSettings,
         clock: Clock = clocks.utc_now,
     ) -> None:
@@ -75,7 +77,11 @@ class CloudDeployer:
         self._settings = settings
         self._clock = clock
         self._shifting = Shifting(
-            vertex=vertex, models=models, operation_limit_seconds=settings.operation_limit_seconds, clock=clock
+            vertex=vertex,
+            monitoring=monitoring,
+            models=models,
+            operation_limit_seconds=settings.operation_limit_seconds,
+            clock=clock,
         )
         self._cards = ModelCards(ledger=ledger, models=models, revision=settings.git_revision)
         self._gating = Gating(ledger=ledger, models=models, shifting=self._shifting, cards=self._cards, clock=clock)
@@ -244,7 +250,7 @@ class CloudDeployer:
         before = {key: share for key, share in endpoint.traffic.items() if share and key != candidate}
         limits = config.serving.canary
         if not before or not ReleaseRequest.of(branch).canary:
-            limits = limits.model_copy(update={"steps": (100,), "bake": 0.0})
+            limits = limits.model_copy(update={"steps": (100,), "bake": 0.0, "monitoring": None})
         return Rollout(
             endpoint=endpoint.id,
             candidate=candidate,

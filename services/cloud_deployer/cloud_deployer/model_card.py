@@ -204,9 +204,15 @@ def _verdict(rule: Mapping[str, Any]) -> str:
 
 def _rollout(rollout: Mapping[str, Any]) -> str:
     steps = [
-        f"At {step['share']} %, {step['requests']} probes:\n\n{_rules(step['rules'])}" for step in rollout["passed"]
+        f"At {step['share']} %, {step['requests']} probes:\n\n{_rules([*step['rules'], *_monitored(step)])}"
+        for step in rollout["passed"]
     ]
     return "\n\n".join([*steps, *([f"Went back: {rollout['breach']}"] if rollout["breach"] else [])])
+
+
+def _monitored(step: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    rules: Sequence[Mapping[str, Any]] = (step.get("monitoring") or {}).get("rules", ())
+    return rules
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

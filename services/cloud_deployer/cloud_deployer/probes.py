@@ -18,9 +18,10 @@ from typing import Any
 
 import pydantic
 
-from dualdeploy.dataset_config import Canary
+from dualdeploy.dataset_config import Canary, Monitored
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable, UnusableResult
 from dualdeploy.gate import Rule, Verdict
+from dualdeploy.monitoring import Served
 from dualdeploy.vertex import Answer, Endpoint, Vertex
 
 #: Answers may differ between machines in the last digits; of classes that are this close either is right.
@@ -155,6 +156,20 @@ def judge(tally: Tally, limits: Canary, *, before: Tally) -> Verdict:
         if limits.max_latency is not None:
             rules.append(Rule("p95_seconds_at_most", slowest, limits.max_latency, "<="))
     return Verdict(rules)
+
+
+def judge_monitored(seen: Served, limits: Monitored) -> Verdict:
+    """Hold all traffic of the candidate, as Cloud Monitoring saw it, against its limits; what lacks data is named."""
+    rules, not_judged = [], []
+    if seen.requests or seen.errors:
+        rules.append(Rule("monitored_error_rate", seen.error_rate, limits.max_error_rate, "<="))
+    else:
+        not_judged.append("monitored_error_rate: no request was reported")
+    if limits.max_latency is not None and seen.p95_seconds is not None:
+        rules.append(Rule("monitored_p95_seconds", seen.p95_seconds, limits.max_latency, "<="))
+    elif limits.max_latency is not None:
+        not_judged.append("monitored_p95_seconds: no latency was reported")
+    return Verdict(rules, not_judged)
 
 
 def percentile_95(seconds: Sequence[float]) -> float:

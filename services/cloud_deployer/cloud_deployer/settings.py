@@ -15,6 +15,9 @@ class DeployerSettings(CloudSettings):
     operation_limit_seconds: float = setting(
         "OPERATION_LIMIT_SECONDS", "how long an upload, a deployment or an undeployment may take", default=3600.0
     )
+    monitoring_emulator_host: str = setting(
+        "MONITORING_EMULATOR_HOST", "host:port of an emulator of Cloud Monitoring; empty for the real one", default=""
+    )
     git_revision: str = setting(
         "GIT_REVISION", "commit that this service was made of: a label of every version, and in its card", default=""
     )

@@ -234,6 +234,17 @@ class Gates(_Section):
     mobile: MobileGate = MobileGate()
 
 
+class Monitored(_Section):
+    """What Cloud Monitoring must have seen of the new model at each share: all of its traffic, not only our probes.
+
+    Missing data is no approval: it is waited for after `bake`, for at most `wait`, and then the rollout goes back.
+    """
+
+    max_error_rate: Fraction = 0.05
+    max_latency: TimeLimit | None = None
+    wait: Annotated[Duration, Field(ge=300.0)] = 600.0
+
+
 class Canary(_Section):
     """How a new model gets its traffic: percentages that rise to 100, each held for `bake`, each proven by probes.
 
@@ -249,6 +260,7 @@ class Canary(_Section):
     max_latency_ratio: float = Field(default=2.0, gt=0)
     latency_slack: Duration = 0.25
     max_latency: TimeLimit | None = None
+    monitoring: Monitored | None = None
 
 
 def _at_least_one_replica(value: object) -> object:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,13 @@ from chain import DEPLOYER_SETTINGS, Chain
 
 from cloud_deployer.canary import rollout_of
 from cloud_deployer.handler import CloudDeployer
+from dualdeploy.errors import ServiceUnavailable
 from dualdeploy.ledger import Branch, State
-from dualdeploy.vertex import VertexGateway
+from dualdeploy.monitoring import MonitoringGateway
+from dualdeploy.vertex import Endpoint, VertexGateway
 from local_cloud.faults import Faults
+from local_cloud.monitoring import Monitoring
+from local_cloud.monitoring.requests import Requests
 from local_cloud.storage import Storage
 from local_cloud.vertex import Image, Vertex
 
@@ -25,21 +31,37 @@ SERVING = {"canary": {"steps": [30, 100], "bake": 0, "answers": 3, "latency_slac
 class Project:
     """A chain whose deployer talks to a Vertex AI that runs model servers."""
 
-    def __init__(self, vertex: Vertex, behaviours: Path) -> None:
+    def __init__(self, vertex: Vertex, behaviours: Path, requests: Requests) -> None:
         self.behaviours = behaviours
+        self.requests = requests
+        self.monitoring = Monitoring(faults=Faults(), project=DEPLOYER_SETTINGS.project, requests=requests).start()
+        #: Every split that was set after a deployment.
+        self.splits: list[dict[str, int]] = []
         settings = DEPLOYER_SETTINGS
         self.gateway = VertexGateway(project=settings.project, region=settings.region, emulator_host=vertex.address)
+        set_traffic = self.gateway.set_traffic
+
+        def set_and_remember(endpoint: Endpoint, traffic: Mapping[str, int]) -> None:
+            self.splits.append(dict(traffic))
+            set_traffic(endpoint, traffic)
+
+        self.gateway.set_traffic = set_and_remember  # type: ignore[method-assign]
         self.chain = Chain()
+        requests.now = lambda: self.chain.clock().timestamp()
         self.chain.configure(serving=SERVING)
         deployer = CloudDeployer(
             ledger=self.chain.ledger,
             config=self.chain.config,
             models=self.chain.models,
             vertex=self.gateway,
+            monitoring=MonitoringGateway(project=settings.project, emulator_host=self.monitoring.address),
             settings=settings,
             clock=self.chain.clock,
         )
-        self.chain.workers["cloud"] = self.chain._worker("cloud", deployer.advance)
+        self.chain.workers["cloud"] = self.chain._worker("cloud", deployer.advance, on_end=deployer.on_end)
+
+    def close(self) -> None:
+        self.monitoring.close()
 
     def train(self, edition: int, *, behaviour: str = "good", accuracy: float = 0.95) -> str:
         known = set(self.chain.run_ids())
@@ -55,12 +77,13 @@ class Project:
         self.chain.drain()
         return run_id
 
-    def bring_out(self, run_id: str) -> Branch:
-        """Let clocks tick until the run's cloud branch has come to its end."""
+    def bring_out(self, run_id: str, *, users: Callable[[], None] = lambda: None) -> Branch:
+        """Let clocks tick until the run's cloud branch has come to its end; `users` send requests at each tick."""
         deadline = time.monotonic() + 40
         while not (branch := self.chain.branch(run_id, "cloud")).is_final:
             assert time.monotonic() < deadline, branch
-            self.chain.clock.advance(5)
+            self.chain.clock.advance(30)
+            users()
             assert self.chain.handle(self.chain.clock_deliveries()[2])
             time.sleep(0.05)
         return branch
@@ -70,6 +93,17 @@ class Project:
         assert endpoint is not None
         return {deployed.display_name: endpoint.traffic.get(deployed.id, 0) for deployed in endpoint.deployed}
 
+    def send_users_picture(self) -> None:
+        endpoint = self.gateway.find_endpoint("flowers")
+        assert endpoint is not None
+        for _ in range(10):
+            with contextlib.suppress(ServiceUnavailable):
+                self.gateway.predict(endpoint, {"b64": base64.b64encode(b"a user's").decode()})
+
+    def largest_share(self, run_id: str) -> int:
+        candidate = rollout_of(self.chain.branch(run_id, "cloud")).candidate
+        return max(split.get(candidate, 0) for split in self.splits)
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
@@ -77,6 +111,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
     behaviours.mkdir()
     faults = Faults()
     with Storage(faults=faults, state_dir=tmp_path / "storage") as storage:
+        requests = Requests()
         vertex = Vertex(
             faults=faults,
             state_dir=tmp_path / "vertex",
@@ -89,9 +124,12 @@ def project(tmp_path: Path) -> Iterator[Project]:
             operation_seconds=0.02,
             grace_seconds=0.5,
             seed=7,
+            on_served=requests.note,
         ).start()
         try:
-            yield Project(vertex, behaviours)
+            project = Project(vertex, behaviours, requests)
+            yield project
+            project.close()
         finally:
             vertex.close()
 
@@ -128,7 +166,34 @@ def test_a_model_that_fails_only_behind_the_endpoint_is_rolled_back_at_the_first
     assert branch.reason.startswith("at 30 % of the traffic: ")
     assert words in branch.reason
     assert project.shares() == {older: 100}
+    assert project.largest_share(bad) == 30
     assert project.chain.live("cloud").current.run_id == older
+
+
+def test_a_model_that_fails_for_users_alone_is_caught_by_monitoring(project: Project) -> None:
+    watched = {"canary": {**SERVING["canary"], "bake": "2m", "monitoring": {"max_error_rate": 0.05}}}
+    older = project.train(1)
+    assert project.bring_out(older).state is State.LIVE
+    project.chain.configure(serving=watched)
+    project.chain.clock.advance(3600)
+    bad = project.train(2, behaviour="error-for-users")
+    branch = project.bring_out(bad, users=project.send_users_picture)
+    assert branch.state is State.ROLLED_BACK
+    assert branch.reason.startswith("at 30 % of the traffic, Cloud Monitoring: monitored_error_rate")
+    assert project.shares() == {older: 100}
+    assert project.largest_share(bad) == 30
+
+
+def test_a_good_model_that_monitoring_watches_reaches_all_traffic(project: Project) -> None:
+    watched = {"canary": {**SERVING["canary"], "bake": "2m", "monitoring": {"max_latency": "10s"}}}
+    project.chain.configure(serving=watched)
+    older = project.train(1)
+    assert project.bring_out(older).state is State.LIVE
+    project.chain.clock.advance(3600)
+    newer = project.train(2)
+    branch = project.bring_out(newer, users=project.send_users_picture)
+    assert branch.state is State.LIVE, branch.reason
+    assert [step["monitoring"]["passed"] for step in rollout_of(branch).passed] == [True, True]
 
 
 def test_a_model_that_is_stopped_at_the_gate_never_reaches_the_endpoint(project: Project) -> None:

@@ -191,6 +191,7 @@ def test_nobody_has_a_wide_role(plan: Any) -> None:
         ("training-launcher", "dualdeploy_training_launcher"),
         ("job-notifier", "dualdeploy_job_notifier"),
         ("cloud-deployer", "dualdeploy_cloud_deployer"),
+        ("cloud-deployer", "roles/monitoring.viewer"),
         ("mobile-publisher", "roles/firebaseml.admin"),
         ("mobile-publisher", "roles/cloudconfig.admin"),
         ("training-launcher-caller", "roles/eventarc.eventReceiver"),

@@ -129,6 +129,7 @@ def _table(cloud: LocalCloud, environment_file: Path | None) -> str:
         ("Pub/Sub", cloud.pubsub.address),
         ("Vertex AI", f"http://{cloud.vertex.address}"),
         ("Firebase ML", f"http://{cloud.firebase_ml.address}"),
+        ("Monitoring", cloud.monitoring.address),
         ("Remote Config", f"http://{cloud.remote_config.address}"),
         ("control", f"http://{cloud.control.address}"),
         ("project", f"{cloud.topology.project} in {cloud.topology.region}"),

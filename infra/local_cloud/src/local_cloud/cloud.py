@@ -19,6 +19,8 @@ from local_cloud.eventarc import Eventarc
 from local_cloud.faults import Faults
 from local_cloud.firebase_ml import FirebaseMl
 from local_cloud.identity import Identity, TokenMint
+from local_cloud.monitoring import Monitoring
+from local_cloud.monitoring.requests import Requests
 from local_cloud.pubsub import PubSub
 from local_cloud.remote_config import RemoteConfig
 from local_cloud.scheduler import Scheduler
@@ -48,6 +50,7 @@ class Ports:
     vertex: int = 0
     firebase_ml: int = 0
     remote_config: int = 0
+    monitoring: int = 0
     control: int = 0
     identity: int = 0
 
@@ -116,6 +119,11 @@ class LocalCloud:
                 faults=self.faults, state_dir=state / "remote_config", port=ports.remote_config
             )
             parts.callback(self.remote_config.close)
+            served = Requests()
+            self.monitoring = Monitoring(
+                faults=self.faults, project=topology.project, requests=served, port=ports.monitoring
+            )
+            parts.callback(self.monitoring.close)
             self.vertex = Vertex(
                 faults=self.faults,
                 state_dir=state / "vertex",
@@ -125,6 +133,7 @@ class LocalCloud:
                 environment=self._container_environment,
                 images=self._images(),
                 publish_log=self.route_log,
+                on_served=served.note,
                 python=python,
                 port=ports.vertex,
             )
@@ -149,7 +158,7 @@ class LocalCloud:
         try:
             self.pubsub.start()
             self._provision()
-            firebase = (self.firebase_ml, self.remote_config)
+            firebase = (self.firebase_ml, self.remote_config, self.monitoring)
             for part in (
                 self.identity,
                 self.eventarc,
@@ -182,6 +191,7 @@ class LocalCloud:
             "PUBSUB_EMULATOR_HOST": self.pubsub.address,
             "VERTEX_EMULATOR_HOST": self.vertex.address,
             "FIREBASE_ML_EMULATOR_HOST": self.firebase_ml.address,
+            "MONITORING_EMULATOR_HOST": self.monitoring.address,
             "REMOTE_CONFIG_EMULATOR_HOST": self.remote_config.address,
             "GOOGLE_CERTS_URL": self.identity.certs_url,
             "LOCAL_CLOUD_ADDRESS": self.control.address,

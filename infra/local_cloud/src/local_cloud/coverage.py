@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from local_cloud import firebase_ml, pubsub, remote_config, storage, vertex
+from local_cloud import firebase_ml, monitoring, pubsub, remote_config, storage, vertex
 from local_cloud.api import Operation
 from local_cloud.cloud import LocalCloud
 from local_cloud.topology import Topology
@@ -51,6 +51,12 @@ def sections(cloud: LocalCloud) -> list[Section]:
             "google-cloud-aiplatform, unmodified, with an http api_endpoint",
             cloud.vertex.api.operations,
             _absent(vertex),
+        ),
+        Section(
+            "Cloud Monitoring (gRPC)",
+            "google-cloud-monitoring, unmodified, over an insecure channel",
+            cloud.monitoring.operations,
+            _absent(monitoring),
         ),
         Section(
             "Firebase ML (REST)",

@@ -46,3 +46,11 @@ module "service" {
     "aiplatform.models.upload",
   ]
 }
+
+# Error rate and latency of a deployed model, for data sets with serving.canary.monitoring. Metrics have no policies of
+# their own, and Cloud Monitoring has no narrower role.
+resource "google_project_iam_member" "reads_metrics" {
+  project = var.project
+  role    = "roles/monitoring.viewer"
+  member  = module.service.service_account.member
+}

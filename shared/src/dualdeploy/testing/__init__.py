@@ -3,6 +3,7 @@
 from dualdeploy.testing.clock import ManualClock
 from dualdeploy.testing.failing import Failing, Faults
 from dualdeploy.testing.firebase import FakeFirebaseMl
+from dualdeploy.testing.monitoring import FakeMonitoring
 from dualdeploy.testing.object_store import MemoryObjectStore
 from dualdeploy.testing.publisher import FakePublisher, PublishedMessage
 from dualdeploy.testing.remote_config import FakeRemoteConfig
@@ -11,6 +12,7 @@ from dualdeploy.testing.vertex import FakeVertex
 __all__ = [
     "Failing",
     "FakeFirebaseMl",
+    "FakeMonitoring",
     "FakePublisher",
     "FakeRemoteConfig",
     "FakeVertex",

@@ -1,6 +1,7 @@
 """A model server whose answers a test chooses: the folder in the first argument has a file for each model version.
 
-A picture is the bytes of its label. The file says `good`, `wrong-order`, `error` or `slow`; none is good.
+A picture is the bytes of its label. The file says `good`, `wrong-order`, `error`, `slow`
+or `error-for-users`, who send pictures that the golden set does not have; none is good.
 """
 
 import base64
@@ -25,12 +26,15 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         behaviour = BEHAVIOUR.read_text() if BEHAVIOUR.exists() else "good"
+        labels = [base64.b64decode(instance["b64"]).decode() for instance in body["instances"]]
         if behaviour == "error":
             self._answer(500, {"error": "the model fell over"})
             return
+        if behaviour == "error-for-users" and any(label not in OTHER for label in labels):
+            self._answer(500, {"error": "only the golden pictures work"})
+            return
         if behaviour == "slow":
             time.sleep(0.4)
-        labels = [base64.b64decode(instance["b64"]).decode() for instance in body["instances"]]
         if behaviour == "wrong-order":
             labels = [OTHER[label] for label in labels]
         self._answer(200, {"predictions": [{"label": label, "confidence": 0.9} for label in labels]})

@@ -43,16 +43,21 @@ class _Status(grpc.Status):  # type: ignore[misc]  # grpc is untyped
 
 
 class RpcTable(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc is untyped
-    """The methods of google.pubsub.v1 by path; those that are missing answer UNIMPLEMENTED and say so."""
+    """The methods of one package by path; those that are missing answer UNIMPLEMENTED and say so.
 
-    def __init__(self, *, faults: Faults) -> None:
+    `api` is what operations are called after: `pubsub.publish`.
+    """
+
+    def __init__(self, *, faults: Faults, package: str = "google.pubsub.v1", api: str = "pubsub") -> None:
+        self._package = package
+        self._api = api
         self.operations: list[Operation] = []
         self._faults = faults
         self._methods: dict[str, _Method] = {}
         self._stopping = threading.Event()
 
     def unary(self, service: str, method: str, request: Any, handler: Callable[..., Any], *, differs: str = "") -> None:
-        """Serve google.pubsub.v1.<service>/<method>; `handler(request, context)` returns its response."""
+        """Serve <package>.<service>/<method>; `handler(request, context)` returns its response."""
         self._add(service, method, request, handler, differs, streaming=False)
 
     def streaming(
@@ -62,8 +67,8 @@ class RpcTable(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc is untyped
         self._add(service, method, request, handler, differs, streaming=True)
 
     def _add(self, service: str, method: str, request: Any, handler: Any, differs: str, *, streaming: bool) -> None:
-        name = f"pubsub.{method[0].lower()}{method[1:]}"
-        path = f"google.pubsub.v1.{service}/{method}"
+        name = f"{self._api}.{method[0].lower()}{method[1:]}"
+        path = f"{self._package}.{service}/{method}"
         self._faults.register(name)
         self.operations.append(Operation(name, "gRPC", path, differs))
         self._methods[f"/{path}"] = _Method(name, request, handler, streaming)

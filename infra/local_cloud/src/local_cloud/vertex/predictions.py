@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import flask
 import urllib3
@@ -29,12 +30,30 @@ _DEDICATED_TIMEOUT_SECONDS = 600.0
 Document = dict[str, Any]
 
 
+class Served(Protocol):
+    """What is told of each request that reached a deployed model: ids, duration, and whether it failed."""
+
+    def __call__(self, endpoint: str, deployed: str, *, seconds: float, is_error: bool) -> None: ...
+
+
+def nobody_counts(endpoint: str, deployed: str, *, seconds: float, is_error: bool) -> None:
+    """Without Cloud Monitoring."""
+
+
 class Predictions:
     """Online prediction on the endpoints of one location."""
 
     def __init__(
-        self, *, location: Location, endpoints: Endpoints, models: Models, servers: ModelServers, draw: Draw
+        self,
+        *,
+        location: Location,
+        endpoints: Endpoints,
+        models: Models,
+        servers: ModelServers,
+        draw: Draw,
+        on_served: Served,
     ) -> None:
+        self._on_served = on_served
         self._location = location
         self._endpoints = endpoints
         self._models = models
@@ -103,11 +122,18 @@ class Predictions:
         server = self._servers.get((record["name"], deployed["id"]))
         address = server.address if server else None
         if server is None or address is None:
+            self._on_served(last_segment(record["name"]), deployed["id"], seconds=0.0, is_error=True)
             raise ApiError(503, "UNAVAILABLE", f"DeployedModel {deployed['id']} has no healthy model server.")
-        answer = self._answer_of(server, address, content_type, _timeout(record))
-        if answer.status < 300:
-            return answer
-        raise _mapped(answer)
+        began, is_error = time.perf_counter(), True
+        try:
+            answer = self._answer_of(server, address, content_type, _timeout(record))
+            is_error = answer.status >= 300
+        finally:
+            seconds = time.perf_counter() - began
+            self._on_served(last_segment(record["name"]), deployed["id"], seconds=seconds, is_error=is_error)
+        if is_error:
+            raise _mapped(answer)
+        return answer
 
     def _answer_of(
         self, server: ModelServer, address: str, content_type: str, timeout: float

@@ -19,7 +19,7 @@ from local_cloud.vertex.job_run import Machine
 from local_cloud.vertex.models import Models
 from local_cloud.vertex.names import Location
 from local_cloud.vertex.operations import Operations
-from local_cloud.vertex.predictions import Predictions
+from local_cloud.vertex.predictions import Predictions, Served, nobody_counts
 from local_cloud.vertex.records import Records
 from local_cloud.vertex.servers import ModelServers
 from local_cloud.vertex.traffic import Draw
@@ -41,6 +41,7 @@ class Vertex:
         grace_seconds: between SIGTERM and SIGKILL when a job is cancelled or takes too long.
         server_start_seconds: after which a model server that never became healthy fails its deployment.
         seed: makes the draws of the traffic split repeatable.
+        on_served: told of each answer of a model server; Cloud Monitoring counts them.
         stream_output: `publish_log` also receives each line that a job prints, as an unfiltered sink would.
     """
 
@@ -63,6 +64,7 @@ class Vertex:
         server_start_seconds: float = 180.0,
         seed: int | None = None,
         stream_output: bool = False,
+        on_served: Served = nobody_counts,
     ) -> None:
         self._closed = False
         state_dir = Path(state_dir).resolve()
@@ -99,7 +101,12 @@ class Vertex:
             address=self.address,
         )
         predictions = Predictions(
-            location=location, endpoints=self._endpoints, models=models, servers=self._servers, draw=Draw(seed)
+            location=location,
+            endpoints=self._endpoints,
+            models=models,
+            servers=self._servers,
+            draw=Draw(seed),
+            on_served=on_served,
         )
         # The specific paths (endpoints/ID:predict) before the general ones (endpoints/ID).
         for resource in (predictions, self._operations, self._jobs, models, self._endpoints):

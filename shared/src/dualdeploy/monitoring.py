@@ -1,0 +1,143 @@
+"""What Cloud Monitoring saw of a deployed model: all of its traffic, not only what we sent.
+
+Google's client over gRPC, imported on first use. Vertex AI writes these metrics every minute and shows them up to three
+minutes later, so an empty answer means "nothing yet".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import math
+from typing import Any, Protocol
+
+from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
+
+#: Seconds that one call may take.
+CALL_TIMEOUT = 15.0
+
+#: The shortest period that Cloud Monitoring aligns to, and the interval at which Vertex AI writes.
+SHORTEST_PERIOD = 60.0
+
+#: Source: https://cloud.google.com/monitoring/api/metrics_gcp_a_b#gcp-aiplatform
+_METRICS = "aiplatform.googleapis.com/prediction/online"
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """Requests of a period, those that failed, and the 95th percentile in seconds (None: nothing was timed)."""
+
+    requests: int
+    errors: int
+    p95_seconds: float | None = None
+
+    @property
+    def error_rate(self) -> float:
+        """Whether failures count as predictions too is not documented: of both readings the stricter one."""
+        return self.errors / max(self.requests, self.errors, 1)
+
+
+class Monitoring(Protocol):
+    """`testing.FakeMonitoring` is the other implementation. Raises ServiceUnavailable or RejectedByGoogle."""
+
+    def served(
+        self, endpoint_id: str, deployed_id: str, *, since: datetime.datetime, until: datetime.datetime
+    ) -> Served: ...
+
+
+class MonitoringGateway:
+    """The real thing, or an emulator of it at `emulator_host` (`host:port`, plain gRPC, no credentials)."""
+
+    def __init__(self, *, project: str, emulator_host: str = "", call_timeout: float = CALL_TIMEOUT) -> None:
+        self._project = project
+        self._emulator_host = emulator_host
+        self._call_timeout = call_timeout
+
+    def served(
+        self, endpoint_id: str, deployed_id: str, *, since: datetime.datetime, until: datetime.datetime
+    ) -> Served:
+        """All traffic of one deployed model between two moments, a period of at least a minute."""
+        from google.cloud.monitoring_v3 import Aggregation  # noqa: PLC0415
+
+        def ask(metric: str, aligner: Any, reducer: Any) -> list[float]:
+            aggregation = Aggregation(
+                # Whole minutes; one more than the period has, so that all of it falls into one.
+                alignment_period=datetime.timedelta(seconds=SHORTEST_PERIOD * _minutes(since, until)),
+                per_series_aligner=aligner,
+                cross_series_reducer=reducer,
+            )
+            series = self._list(metric, endpoint_id, deployed_id, aggregation, since=since, until=until)
+            return [_number(point.value) for each in series for point in each.points]
+
+        aligners, reducers = Aggregation.Aligner, Aggregation.Reducer
+        # Latencies come in kinds (of the model, of what is around it): the slowest kind counts, in milliseconds.
+        latencies = ask("prediction_latencies", aligners.ALIGN_PERCENTILE_95, reducers.REDUCE_MAX)
+        return Served(
+            requests=round(sum(ask("prediction_count", aligners.ALIGN_SUM, reducers.REDUCE_SUM))),
+            errors=round(sum(ask("error_count", aligners.ALIGN_SUM, reducers.REDUCE_SUM))),
+            p95_seconds=max(latencies) / 1000 if latencies else None,
+        )
+
+    def _list(
+        self,
+        metric: str,
+        endpoint_id: str,
+        deployed_id: str,
+        aggregation: Any,
+        *,
+        since: datetime.datetime,
+        until: datetime.datetime,
+    ) -> list[Any]:
+        from google.cloud.monitoring_v3 import ListTimeSeriesRequest, TimeInterval  # noqa: PLC0415
+
+        wanted = (
+            f'metric.type = "{_METRICS}/{metric}" AND resource.type = "aiplatform.googleapis.com/Endpoint"'
+            f' AND resource.labels.endpoint_id = "{endpoint_id}" AND metric.labels.deployed_model_id = "{deployed_id}"'
+        )
+        request = ListTimeSeriesRequest(
+            name=f"projects/{self._project}",
+            filter=wanted,
+            interval=TimeInterval(start_time=since, end_time=until),
+            aggregation=aggregation,
+            view=ListTimeSeriesRequest.TimeSeriesView.FULL,
+        )
+        return self._call(f"list {metric} of {deployed_id}", request)
+
+    def _call(self, what: str, request: Any) -> list[Any]:
+        import google.api_core.exceptions as google_errors  # noqa: PLC0415
+        import google.auth.exceptions  # noqa: PLC0415
+
+        try:
+            # Not repeated: whoever asks does so again at the next tick.
+            return list(self._client.list_time_series(request=request, timeout=self._call_timeout, retry=None))
+        except google_errors.TooManyRequests as exc:
+            raise ServiceUnavailable(f"Cloud Monitoring, {what}: {exc.message}") from exc
+        except google_errors.ClientError as exc:
+            raise RejectedByGoogle(f"Cloud Monitoring refused to {what}: {exc.message}") from exc
+        except (google_errors.GoogleAPICallError, google.auth.exceptions.GoogleAuthError) as exc:
+            raise ServiceUnavailable(f"Cloud Monitoring, {what}: {exc}") from exc
+
+    @functools.cached_property
+    def _client(self) -> Any:
+        from google.cloud.monitoring_v3 import MetricServiceClient  # noqa: PLC0415
+
+        if not self._emulator_host:
+            return MetricServiceClient()
+        import grpc  # noqa: PLC0415
+        from google.cloud.monitoring_v3.services.metric_service.transports import (  # noqa: PLC0415
+            MetricServiceGrpcTransport,
+        )
+
+        return MetricServiceClient(
+            transport=MetricServiceGrpcTransport(channel=grpc.insecure_channel(self._emulator_host))
+        )
+
+
+def _minutes(since: datetime.datetime, until: datetime.datetime) -> int:
+    return math.ceil(max((until - since).total_seconds(), 0.0) / SHORTEST_PERIOD) + 1
+
+
+def _number(value: Any) -> float:
+    """Sums of counts are integers, percentiles are not; of the one that is not set, 0 is read."""
+    return float(value.int64_value or value.double_value)

@@ -1,0 +1,27 @@
+"""Cloud Monitoring in memory: it saw what the test says."""
+
+from __future__ import annotations
+
+import datetime
+
+from dualdeploy.monitoring import Served
+from dualdeploy.testing.failing import Faults
+
+
+class FakeMonitoring:
+    """Implements `dualdeploy.monitoring.Monitoring`; of a model that is not in `seen`, nothing was seen yet."""
+
+    def __init__(self, *, faults: Faults | None = None) -> None:
+        self.faults = faults or Faults()
+        self.seen: dict[str, Served] = {}
+        #: Endpoint, deployed model and seconds of each look.
+        self.asked: list[tuple[str, str, float]] = []
+
+    def served(
+        self, endpoint_id: str, deployed_id: str, *, since: datetime.datetime, until: datetime.datetime
+    ) -> Served:
+        def looked() -> Served:
+            self.asked.append((endpoint_id, deployed_id, (until - since).total_seconds()))
+            return self.seen.get(deployed_id, Served(0, 0))
+
+        return self.faults.run("served", looked)
