@@ -19,6 +19,7 @@ from cloud_deployer import canary, hygiene, serving
 from cloud_deployer.canary import Rollout, Shifting, TrafficMoved, give_up, rollout_of, to_step, with_rollout
 from cloud_deployer.console_metrics import SCHEMA_URI, classification_metrics
 from cloud_deployer.gating import Gating
+from cloud_deployer.live_evaluation import LiveEvaluation
 from cloud_deployer.model_card import ModelCards
 from cloud_deployer.settings import DeployerSettings
 from dualdeploy import clock as clocks
@@ -84,7 +85,15 @@ class CloudDeployer:
             clock=clock,
         )
         self._cards = ModelCards(ledger=ledger, models=models, revision=settings.git_revision)
-        self._gating = Gating(ledger=ledger, models=models, shifting=self._shifting, cards=self._cards, clock=clock)
+        self._evaluation = LiveEvaluation(ledger=ledger, models=models, vertex=vertex, settings=settings, clock=clock)
+        self._gating = Gating(
+            ledger=ledger,
+            models=models,
+            shifting=self._shifting,
+            cards=self._cards,
+            evaluation=self._evaluation,
+            clock=clock,
+        )
         #: Until the rollout begins, each step reads the configuration; from then on the plan in the branch counts.
         self._deploying: dict[str, Step] = {
             "upload": self._upload,
@@ -141,7 +150,8 @@ class CloudDeployer:
 
     def _abort(self, branch: Branch, why: str) -> Branch:
         if branch.state is State.GATING:
-            # Nothing was begun; a rollout in the facts is that of an earlier release, which may well be serving.
+            self._evaluation.call_off(branch)
+            # Nothing else was begun; a rollout in the facts is that of an earlier release, which may well be serving.
             return branch.moved(State.FAILED, at=self._clock(), note=why)
         if canary.FACT in branch.facts:
             return give_up(branch, why)

@@ -18,6 +18,12 @@ class DeployerSettings(CloudSettings):
     monitoring_emulator_host: str = setting(
         "MONITORING_EMULATOR_HOST", "host:port of an emulator of Cloud Monitoring; empty for the real one", default=""
     )
+    trainer_image: str = setting(
+        "TRAINER_IMAGE", "container image of services/trainer: measures the live model on new pictures", default=""
+    )
+    training_service_account: str = setting(
+        "TRAINING_SERVICE_ACCOUNT", "e-mail of the account that such a job runs as", default=""
+    )
     git_revision: str = setting(
         "GIT_REVISION", "commit that this service was made of: a label of every version, and in its card", default=""
     )

@@ -30,7 +30,10 @@ def main(argv: Sequence[str] | None = None, *, departure: Departure | None = Non
             arguments.refuse_many_workers(os.environ)
             document = locations.read(line.job, locations.Patience(line.flags.patience)) if line.job else None
             order = arguments.order(line, document)
-            training_run.run(order, work=Path(work), reporter=reporter, departure=departure)
+            if line.flags.evaluate_live:
+                training_run.evaluate_live(order, work=Path(work))
+            else:
+                training_run.run(order, work=Path(work), reporter=reporter, departure=departure)
         except DualDeployError as exc:
             log.error("%s", exc, extra={"error": type(exc).__name__})  # noqa: TRY400  # a trace would hide the advice
             return failures.exit_code(exc)

@@ -94,6 +94,7 @@ def parse(argv: Sequence[str] | None) -> CommandLine:
     parser.add_argument("--image-feature", default="", help="feature with the JPEG or PNG bytes (default image)")
     parser.add_argument("--label-feature", default="", help="feature with the class index (default class)")
     parser.add_argument("--cache", type=Path, help="keep fetched shards here (default: a temporary folder)")
+    parser.add_argument("--evaluate-live", action="store_true", help="train nothing: measure the job's live model")
     parser.add_argument("--patience", type=float, default=300.0, help="seconds to wait for Cloud Storage")
     for name, kind, describes in (*OVERRIDES, *RECIPE_OVERRIDES):
         parser.add_argument(f"--{name}", type=kind, help=describes)

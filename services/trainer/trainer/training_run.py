@@ -79,6 +79,19 @@ def run(order: Order, *, work: Path, reporter: Reporter, departure: Departure) -
     return result
 
 
+def evaluate_live(order: Order, *, work: Path) -> LiveMetrics:
+    """Train nothing: measure the job's live model on its held-out pictures, and write that as its result."""
+    job, patience = order.job, Patience(order.patience)
+    if job.live is None:
+        raise UnusableJob("--evaluate-live needs a job description with `live`: which model is to be measured")
+    with logs.bind(run_id=job.run_id, target=job.target):
+        data = _load(job, order.cache or work / "shards", work, patience)
+        found = _live(job, data, work, patience)
+        measured = found or LiveMetrics(run_id=job.live.run_id, saved_model=job.live.saved_model, problem="no pictures")
+        locations.write(job.output.result, measured.to_json, patience)
+    return measured
+
+
 @dataclasses.dataclass(frozen=True)
 class _Outcome:
     """A trained model, and how it and the one that is live do on the same pictures."""

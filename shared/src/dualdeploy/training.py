@@ -225,6 +225,15 @@ def result_name(run_id: str, target: str) -> str:
     return f"results/{run_id}/{target}.json"
 
 
+def live_evaluation_name(run_id: str, live_run_id: str) -> str:
+    """Where `LiveMetrics` of another model on the pictures of `run_id` are written."""
+    return f"evaluations/{run_id}/{live_run_id}.json"
+
+
+def live_evaluation_job_name(run_id: str, live_run_id: str) -> str:
+    return f"evaluations/{run_id}/{live_run_id}.job.json"
+
+
 def parse_result_name(name: str) -> tuple[str, str] | None:
     """The run id and target of a result object's name, or None when it is none."""
     parts = name.split("/")

@@ -20,7 +20,7 @@ import pytest
 
 from dualdeploy.images import decode_rgb, resize_bilinear
 from dualdeploy.tfrecord import read_records
-from dualdeploy.training import parse_result
+from dualdeploy.training import LiveMetrics, parse_result
 from local_cloud.demo.flowers import Picture, Style
 from trainer import event_log
 
@@ -256,6 +256,24 @@ def test_a_job_interrupted_at_a_random_moment_goes_on_with_at_most_one_epoch_los
     assert result.live.metrics is not None, result.live.problem
     assert result.live.metrics.confusion == tuple(tuple(row) for row in reference["confusion"])
     assert result.live.metrics.loss == pytest.approx(reference["loss"], rel=1e-3)
+
+
+def test_a_live_model_is_measured_on_a_jobs_pictures_without_training(
+    cloud: Cloud, trained: object, trainer: Trainer, references: dict[str, Any]
+) -> None:
+    run = "flowers-00000000000e"
+    live = {"run_id": RUN, "saved_model": f"gs://models/runs/{RUN}/mobile/model"}
+    done = trainer("--target", "mobile", "--job", cloud.put_job(run, references, live=live), "--evaluate-live")
+    assert done.returncode == 0, done.stdout
+    measured = LiveMetrics.model_validate_json(cloud.get(f"results/{run}/mobile.json"))
+    reference = json.loads(cloud.get(f"runs/{RUN}/mobile/metrics.json"))
+    assert measured.metrics is not None, measured.problem
+    assert measured.metrics.confusion == tuple(tuple(row) for row in reference["confusion"])
+    assert [name for name in cloud.names() if name.startswith(f"runs/{run}/")] == [f"runs/{run}/mobile/job.json"]
+
+    nobody = trainer("--target", "mobile", "--job", cloud.put_job(run, references), "--evaluate-live")
+    assert nobody.returncode == 64
+    assert "which model is to be measured" in nobody.stdout
 
 
 def test_sigterm_ends_the_job_within_seconds_with_75_and_without_a_result(

@@ -59,16 +59,18 @@ module "job_notifier" {
 }
 
 module "cloud_deployer" {
-  source          = "../../modules/cloud_deployer"
-  project         = module.project.id
-  region          = var.region
-  labels          = local.labels
-  topics          = module.messaging.topics
-  buckets         = module.storage.buckets
-  image           = var.images.cloud_deployer
-  predictor_image = var.images.predictor
-  revision        = var.revision
-  operators       = var.operators
+  source           = "../../modules/cloud_deployer"
+  project          = module.project.id
+  region           = var.region
+  labels           = local.labels
+  topics           = module.messaging.topics
+  buckets          = module.storage.buckets
+  image            = var.images.cloud_deployer
+  predictor_image  = var.images.predictor
+  trainer_image    = var.images.trainer
+  training_account = module.training.service_account
+  revision         = var.revision
+  operators        = var.operators
 }
 
 module "mobile_publisher" {

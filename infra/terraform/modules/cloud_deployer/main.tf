@@ -14,8 +14,10 @@ module "service" {
   max_instances = var.max_instances
 
   environment = {
-    GIT_REVISION    = var.revision
-    PREDICTOR_IMAGE = var.predictor_image
+    GIT_REVISION             = var.revision
+    PREDICTOR_IMAGE          = var.predictor_image
+    TRAINER_IMAGE            = var.trainer_image
+    TRAINING_SERVICE_ACCOUNT = var.training_account.email
   }
 
   bucket_access = [
@@ -23,12 +25,16 @@ module "service" {
     { bucket = "config", role = "roles/storage.objectViewer" },
     # The result, the golden set, and the artifact that the upload names.
     { bucket = "models", role = "roles/storage.objectViewer", prefixes = ["results/", "runs/"] },
-    # Model cards, which are written anew when a release ends.
-    { bucket = "models", role = "roles/storage.objectUser", prefixes = ["cards/"] },
+    # Model cards, which are written anew when a release ends; what a job that measures the live model is to do.
+    { bucket = "models", role = "roles/storage.objectUser", prefixes = ["cards/", "evaluations/"] },
   ]
   publishes_to = ["deployment-completed"]
   # Looking at a long-running operation takes the right to get what it works on.
   vertex_permissions = [
+    "aiplatform.customJobs.cancel",
+    "aiplatform.customJobs.create",
+    "aiplatform.customJobs.get",
+    "aiplatform.customJobs.list",
     "aiplatform.endpoints.create",
     "aiplatform.endpoints.delete",
     "aiplatform.endpoints.deploy",
@@ -53,4 +59,11 @@ resource "google_project_iam_member" "reads_metrics" {
   project = var.project
   role    = "roles/monitoring.viewer"
   member  = module.service.service_account.member
+}
+
+# CreateCustomJob with a service account needs the right to act as it.
+resource "google_service_account_iam_member" "acts_as_trainer" {
+  service_account_id = var.training_account.id
+  role               = "roles/iam.serviceAccountUser"
+  member             = module.service.service_account.member
 }

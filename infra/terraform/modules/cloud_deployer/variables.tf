@@ -38,6 +38,24 @@ variable "predictor_image" {
   }
 }
 
+variable "trainer_image" {
+  description = "Container image of services/trainer, by digest: measures the live model on a new run's pictures."
+  type        = string
+
+  validation {
+    condition     = can(regex("@sha256:[0-9a-f]{64}$", var.trainer_image))
+    error_message = "Name the image by digest, …/trainer@sha256:<64 hex digits>: a tag may be another image tomorrow."
+  }
+}
+
+variable "training_account" {
+  description = "The account that such a job runs as, from modules/training."
+  type = object({
+    id    = string
+    email = string
+  })
+}
+
 variable "revision" {
   description = "Commit that the images were built of; becomes a label of every model version."
   type        = string

@@ -2,8 +2,8 @@
 # which reads and writes every bucket of the project.
 
 locals {
-  # Artifacts and results; what is published to phones is not the trainer's to change.
-  writes = ["runs/", "results/"]
+  # Artifacts, results and evaluations; what is published to phones is not the trainer's to change.
+  writes = ["runs/", "results/", "evaluations/"]
 }
 
 resource "google_service_account" "trainer" {
@@ -32,7 +32,7 @@ resource "google_storage_bucket_iam_member" "writes_artifacts" {
   member = google_service_account.trainer.member
 
   condition {
-    title = "only-runs-and-results"
+    title = "only-runs-results-and-evaluations"
     expression = join(" || ", [
       for prefix in local.writes :
       "resource.name.startsWith(\"projects/_/buckets/${var.buckets["models"]}/objects/${prefix}\")"
