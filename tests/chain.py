@@ -202,7 +202,12 @@ class Chain:
             clock=self.clock,
         )
         self.janitor = janitors.Janitor(
-            ledger=self.ledger, config=self.config, vertex=self.vertex, settings=DEPLOYER_SETTINGS, clock=self.clock
+            ledger=self.ledger,
+            config=self.config,
+            vertex=self.vertex,
+            monitoring=self.monitoring,
+            settings=DEPLOYER_SETTINGS,
+            clock=self.clock,
         )
         publisher = MobilePublisher(
             ledger=self.ledger,

@@ -29,15 +29,16 @@ def create_app() -> flask.Flask:
     ledger = Ledger(GcsObjectStore(read.ledger_bucket))
     config = GcsObjectStore(read.config_bucket)
     vertex = VertexGateway(project=read.project, region=read.region, emulator_host=read.vertex_emulator_host)
+    monitoring = MonitoringGateway(project=read.project, emulator_host=read.monitoring_emulator_host)
     deployer = CloudDeployer(
         ledger=ledger,
         config=config,
         models=GcsObjectStore(read.models_bucket),
         vertex=vertex,
-        monitoring=MonitoringGateway(project=read.project, emulator_host=read.monitoring_emulator_host),
+        monitoring=monitoring,
         settings=read,
     )
-    janitor = janitors.Janitor(ledger=ledger, config=config, vertex=vertex, settings=read)
+    janitor = janitors.Janitor(ledger=ledger, config=config, vertex=vertex, monitoring=monitoring, settings=read)
     worker = BranchWorker(
         "cloud",
         deployer.advance,

@@ -56,6 +56,15 @@ class Removal(_Record):
         return self.model_copy(update={"since": clocks.to_text(moment), **changes})
 
 
+class Idle(_Record):
+    """An endpoint that nobody has asked since `since`; `price` says what the cost is made of, or what is not known."""
+
+    endpoint: str
+    since: str
+    usd_per_month: float | None
+    price: str
+
+
 class Report(_Record):
     """One data set. `left`: what is kept although it costs; `failed`: what could not be removed, and is tried again."""
 
@@ -65,6 +74,7 @@ class Report(_Record):
     unconfigured_since: str = ""
     surplus: tuple[Removal, ...] = ()
     left: tuple[str, ...] = ()
+    idle: Idle | None = None
     under_way: Removal | None = None
     removed: tuple[Removal, ...] = ()
     failed: tuple[Removal, ...] = ()

@@ -10,13 +10,15 @@ meanwhile waits until it is through (see `hygiene.is_removing`). What must not b
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import logging
 from collections.abc import Sequence
 
 from cloud_deployer import hygiene
 from cloud_deployer.handler import model_id_of
-from cloud_deployer.hygiene import Due, Removal, Report
+from cloud_deployer.hygiene import Due, Idle, Removal, Report
+from cloud_deployer.idle import Watch
 from cloud_deployer.settings import DeployerSettings
 from cloud_deployer.surplus import Holdings, Surplus, find_surplus
 from dualdeploy import clock as clocks
@@ -27,6 +29,7 @@ from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.entrypoint import Outcome, already_done, done
 from dualdeploy.errors import LeaseHeld, RejectedByGoogle, RetryLater, UnknownDataset
 from dualdeploy.ledger import Ledger, Versioned, dataset_of
+from dualdeploy.monitoring import Monitoring
 from dualdeploy.object_store import ObjectStore
 from dualdeploy.vertex import DATASET_LABEL, Endpoint, ResourceConflict, ResourceMissing, Vertex
 
@@ -45,12 +48,14 @@ class Janitor:
         ledger: Ledger,
         config: ObjectStore,
         vertex: Vertex,
+        monitoring: Monitoring,
         settings: DeployerSettings,
         clock: Clock = clocks.utc_now,
     ) -> None:
         self._ledger = ledger
         self._config = config
         self._vertex = vertex
+        self._watch = Watch(monitoring, region=settings.region)
         self._settings = settings
         self._clock = clock
 
@@ -127,7 +132,7 @@ class Janitor:
         live = self._ledger.read_live(dataset, "cloud")
         # The listing was made before the lease was taken: a release may have changed them since.
         endpoints = [found for each in endpoint_ids if (found := self._vertex.find_endpoint(each))]
-        return Holdings(
+        holdings = Holdings(
             dataset=dataset,
             model_id=model_id_of(dataset),
             config=config,
@@ -138,6 +143,26 @@ class Janitor:
             active=frozenset(run_id for run_id in self._ledger.active("cloud") if dataset_of(run_id) == dataset),
             now=self._clock(),
         )
+        return dataclasses.replace(holdings, idle=self._idle(holdings, report.idle))
+
+    def _idle(self, holdings: Holdings, known: Idle | None) -> Idle | None:
+        """What nobody asks, told once in the log; the first look counts from then on."""
+        if holdings.live is None or holdings.config is None:
+            return None
+        serving = str(holdings.live.current.facts.get("deployed_model", ""))
+        for endpoint in holdings.endpoints:
+            if all(deployed.id != serving for deployed in endpoint.deployed):
+                continue
+            found = self._watch.look(endpoint, holdings.live, holdings.config.serving, now=self._clock())
+            if found and known and known.endpoint == found.endpoint:
+                return found.model_copy(update={"since": known.since})
+            if found:
+                cost = "an unknown price" if found.usd_per_month is None else f"{found.usd_per_month:.2f} USD"
+                log.warning(
+                    "endpoint %s is idle since %s, at %s a month: %s", found.endpoint, found.since, cost, found.price
+                )
+            return found
+        return None
 
     def _seen(self, report: Report, holdings: Holdings, found: Surplus) -> Report:
         for removal in found.removals:
@@ -149,6 +174,7 @@ class Janitor:
             unconfigured_since=clocks.to_text(since) if since else "",
             surplus=tuple(found.removals),
             left=tuple(found.left),
+            idle=holdings.idle,
         )
 
     def _next(self, report: Report, config: DatasetConfig | None) -> Removal | None:
@@ -168,6 +194,7 @@ class Janitor:
         if removal is None:
             return True
         if self._is_gone(dataset, removal):
+            self._tell_live(dataset, removal)
             log.warning("removed %s: %s", removal.what, removal.reason)
             following = report.document.with_removed(removal.at(self._clock(), operation=""))
             rest = tuple(other for other in following.surplus if other.what != removal.what)
@@ -193,6 +220,15 @@ class Janitor:
         log.error("%s stays, and may cost: %s", removal.what, problem)
         self._write(report.document.with_failed(removal.at(self._clock(), problem=problem)), report)
         return True
+
+    def _tell_live(self, dataset: str, removal: Removal) -> None:
+        """Have the record of what is live say so, if that is what was removed; the next release writes it anew."""
+        live = self._ledger.read_live(dataset, "cloud")
+        if removal.kind != "deployed model" or live is None or live.document.undeployed_at:
+            return
+        if str(live.document.current.facts.get("deployed_model", "")) == removal.id:
+            told = {"undeployed_at": clocks.to_text(self._clock()), "undeployed_because": removal.reason}
+            self._ledger.write_live(live.document.model_copy(update=told), expect=live.generation)
 
     def _begin(self, dataset: str, removal: Removal) -> str:
         if removal.kind == "deployed model":

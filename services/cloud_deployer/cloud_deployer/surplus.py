@@ -10,7 +10,7 @@ import dataclasses
 import datetime
 from collections.abc import Sequence
 
-from cloud_deployer.hygiene import Removal
+from cloud_deployer.hygiene import Idle, Removal
 from dualdeploy import clock as clocks
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.ledger import Live, dataset_of
@@ -27,7 +27,8 @@ CLAIMED_ALIASES = frozenset({"live", "previous", "candidate"})
 class Holdings:
     """Everything of one data set, as it is now. `config` is None when it has none, `unconfigured_since` since when.
 
-    `endpoints` are those with the label of the data set, `active` the runs that are not through yet.
+    `endpoints` are those with the label of the data set, `active` the runs that are not through yet, `idle` what nobody
+    asks.
     """
 
     dataset: str
@@ -39,6 +40,12 @@ class Holdings:
     versions: Sequence[ModelVersion]
     active: frozenset[str]
     now: datetime.datetime
+    idle: Idle | None = None
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether what serves is to be taken down because nobody asks it."""
+        return bool(self.idle and self.config and self.config.serving.idle == "undeploy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +63,8 @@ def find_surplus(holdings: Holdings) -> Surplus:
     left: list[str] = []
     until = cool_down_end(holdings)
     for endpoint in holdings.endpoints:
-        for deployed in endpoint.deployed:
+        # What serves comes last: Vertex AI undeploys a model that has traffic only when it is the only one left.
+        for deployed in sorted(endpoint.deployed, key=lambda each: endpoint.traffic.get(each.id, 0)):
             verdict = _judge(deployed, endpoint, holdings)
             if isinstance(verdict, Removal):
                 removals.append(verdict)
@@ -91,20 +99,32 @@ def _judge(deployed: DeployedModel, endpoint: Endpoint, holdings: Holdings) -> R
     serving = str(live.current.facts.get("deployed_model", "")) if live else ""
     if not is_ours(deployed, endpoint, holdings):
         return f"{name} is not ours"
+    if deployed.id == serving and holdings.sleeps and holdings.idle and holdings.idle.endpoint == endpoint.id:
+        reason = f"nobody has asked it since {holdings.idle.since} (serving.idle: undeploy)"
+        return _removal(deployed, endpoint, reason)
     if share := endpoint.traffic.get(deployed.id, 0):
         return "" if deployed.id == serving else f"{name} has {share} % of the traffic, and is not what is live"
     if deployed.id == serving:
         return f"{name} is live and has no traffic: somebody moved it away by hand"
-    previous = live.previous if live else None
-    reason = "no release has a claim on it"
-    if live and previous and deployed.id == str(previous.facts.get("deployed_model", "")):
-        serving_config = holdings.config.serving if holdings.config else None
-        if serving_config and serving_config.keep_previous:
-            return f"{name} is kept for a rollback (serving.keep_previous)"
-        end = cool_down_end(holdings)
-        if end and end > holdings.now:
-            return f"{name} is kept for a rollback until {clocks.to_text(end)} (serving.cool_down)"
-        reason = f"replaced by {live.current.run_id}, and its cool-down is over"
+    if live and live.previous and deployed.id == str(live.previous.facts.get("deployed_model", "")):
+        return _judge_previous(deployed, endpoint, holdings, live)
+    return _removal(deployed, endpoint, "no release has a claim on it")
+
+
+def _judge_previous(deployed: DeployedModel, endpoint: Endpoint, holdings: Holdings, live: Live) -> Removal | str:
+    """What served before, and has no traffic: kept for a rollback, for so long as there is something to roll back."""
+    name = f"deployed model {deployed.id} of endpoint {endpoint.id} ({deployed.display_name})"
+    if holdings.sleeps:
+        return _removal(deployed, endpoint, "kept for a rollback of what nobody asks (serving.idle: undeploy)")
+    if holdings.config and holdings.config.serving.keep_previous:
+        return f"{name} is kept for a rollback (serving.keep_previous)"
+    end = cool_down_end(holdings)
+    if end and end > holdings.now:
+        return f"{name} is kept for a rollback until {clocks.to_text(end)} (serving.cool_down)"
+    return _removal(deployed, endpoint, f"replaced by {live.current.run_id}, and its cool-down is over")
+
+
+def _removal(deployed: DeployedModel, endpoint: Endpoint, reason: str) -> Removal:
     return Removal(
         kind="deployed model", id=deployed.id, endpoint=endpoint.id, run_id=deployed.display_name, reason=reason
     )

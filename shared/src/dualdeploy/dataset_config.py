@@ -269,7 +269,8 @@ def _at_least_one_replica(value: object) -> object:
         raise ValueError(
             "must be at least 1: scaling to zero (Preview, v1beta1 of the API only) allows one model on an endpoint, so"
             " neither a canary nor serving.cool_down, serving.keep_previous or a rollback that others are served"
-            " through. It drops the requests that wake it (429), and is undeployed after 30 days without traffic"
+            " through. It drops the requests that wake it (429), and is undeployed after 30 days without traffic."
+            " For a model that is seldom asked there is serving.idle: undeploy"
         )
     return value
 
@@ -298,6 +299,7 @@ class Serving(_Section):
     What was replaced stays deployed without traffic for `cool_down`, or with `keep_previous: 1` until the next release:
     so long a rollback takes seconds, and so long it costs. `keep_versions`: how many of the newest versions the Model
     Registry keeps, besides those that serve or may serve again. `hygiene: report` only tells what it would remove.
+    `idle: undeploy` takes down what nobody has asked for `idle_after`; the endpoint and its address stay.
     """
 
     endpoint: Annotated[str, Field(pattern=ENDPOINT_ID)] = ""
@@ -317,6 +319,8 @@ class Serving(_Section):
     cool_down: Duration = 3600.0
     keep_versions: int = Field(default=10, ge=1)
     hygiene: Literal["remove", "report"] = "remove"
+    idle_after: Annotated[Duration, Field(ge=3600.0)] | None = 604800.0
+    idle: Literal["report", "undeploy"] = "report"
 
     @pydantic.model_validator(mode="after")
     def _replicas_are_a_range(self) -> Serving:

@@ -225,13 +225,18 @@ class Release(_Record):
 
 
 class Live(_Record):
-    """What serves now for one target of one data set, and what served before it."""
+    """What serves now for one target of one data set, and what served before it.
+
+    `undeployed_at` says that it serves no more because nobody asked it; the next release of it or another serves again.
+    """
 
     v: Literal[1] = 1
     dataset: str
     target: Target
     current: Release
     previous: Release | None = None
+    undeployed_at: str = ""
+    undeployed_because: str = ""
 
 
 class Lease(_Record):

@@ -167,6 +167,7 @@ def _littered() -> tuple[Chain, list[str]]:
         ledger=chain.ledger,
         config=chain.config,
         vertex=chain.vertex,
+        monitoring=chain.monitoring,
         settings=dataclasses.replace(DEPLOYER_SETTINGS, hygiene="report"),
         clock=chain.clock,
     )
@@ -414,6 +415,7 @@ def test_two_janitors_at_once_remove_each_thing_once() -> None:
             ledger=chain.ledger,
             config=chain.config,
             vertex=chain.vertex,
+            monitoring=chain.monitoring,
             settings=DEPLOYER_SETTINGS,
             clock=chain.clock,
         )

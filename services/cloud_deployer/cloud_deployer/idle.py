@@ -1,0 +1,61 @@
+"""Whether anybody asks the model that serves, and what it costs while nobody does."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+
+from cloud_deployer.hygiene import Idle
+from dualdeploy import clock as clocks
+from dualdeploy import prices
+from dualdeploy.dataset_config import Serving
+from dualdeploy.errors import RejectedByGoogle, RetryLater
+from dualdeploy.ledger import Live
+from dualdeploy.monitoring import Monitoring
+from dualdeploy.vertex import Endpoint
+
+log = logging.getLogger(__name__)
+
+#: What a month has on average; an endpoint is paid for by day and by night.
+HOURS_PER_MONTH = 730
+
+
+class Watch:
+    """Asks Cloud Monitoring; without an answer nothing is called idle."""
+
+    def __init__(self, monitoring: Monitoring, *, region: str) -> None:
+        self._monitoring = monitoring
+        self._region = region
+
+    def look(self, endpoint: Endpoint, live: Live, serving: Serving, *, now: datetime.datetime) -> Idle | None:
+        """Told when nobody asked the live model of `endpoint` for `serving.idle_after`, all of which it was there."""
+        if serving.idle_after is None:
+            return None
+        since = now - datetime.timedelta(seconds=serving.idle_after)
+        if clocks.from_text(live.current.since) > since:
+            return None
+        try:
+            deployed_id = str(live.current.facts["deployed_model"])
+            served = self._monitoring.served(endpoint.id, deployed_id, since=since, until=now)
+        except (RetryLater, RejectedByGoogle) as exc:
+            # Everything else is tidied all the same; whether it is idle is asked again in an hour.
+            log.warning("whether %s is idle is not known: %s", endpoint.id, exc)
+            return None
+        if served.requests or served.errors:
+            return None
+        usd, price = monthly_usd(serving, region=self._region)
+        return Idle(endpoint=endpoint.id, since=clocks.to_text(since), usd_per_month=usd, price=price)
+
+
+def monthly_usd(serving: Serving, *, region: str) -> tuple[float | None, str]:
+    """What the smallest number of replicas costs, None if a price is unknown, and where the figure comes from."""
+    accelerator = serving.accelerator
+    hour, source = prices.table().hour(
+        use="serving",
+        region=region,
+        machine=serving.machine,
+        accelerator=accelerator.type if accelerator else "",
+        count=accelerator.count if accelerator else 0,
+    )
+    replicas = serving.min_replicas
+    return round(hour * replicas * HOURS_PER_MONTH, 2) if hour is not None else None, f"{replicas} x {source}"
