@@ -9,6 +9,7 @@ The claim comes before the validation: of any number of duplicate events, one va
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import uuid
 
@@ -18,7 +19,7 @@ from dualdeploy import shards as shard_names
 from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.entrypoint import Outcome, already_done, done, ignored
-from dualdeploy.errors import CannotEverSucceed, LeaseHeld, RetryLater, UnknownDataset
+from dualdeploy.errors import CannotEverSucceed, LeaseHeld, LedgerContention, RetryLater, UnknownDataset
 from dualdeploy.events import ObjectFinalized, RetrainRequested
 from dualdeploy.ledger import Ledger, Rejected, Run, run_id_of
 from dualdeploy.object_store import ObjectStore
@@ -27,7 +28,7 @@ from dualdeploy.vertex import Vertex
 from training_launcher import intake, snapshots
 from training_launcher.intake import Intake
 from training_launcher.launching import Launching
-from training_launcher.retraining import Due, RetrainSchedule
+from training_launcher.retraining import Due, Retraining
 from training_launcher.settings import LauncherSettings
 from training_launcher.snapshots import Listing
 
@@ -68,7 +69,7 @@ class Launcher:
         self._settings = settings
         self._clock = clock
         self._intake = Intake(config=config, ledger=ledger, clock=clock)
-        self._schedule = RetrainSchedule(config=config, ledger=ledger, clock=clock)
+        self._retraining = Retraining(config=config, ledger=ledger, clock=clock)
         self._launching = Launching(
             ledger=ledger, data=data, models=models, vertex=vertex, settings=settings, clock=clock
         )
@@ -182,7 +183,7 @@ class Launcher:
     def _retrain_in_time(self) -> list[str]:
         """What the schedules of all data sets lead to."""
         try:
-            return [self._retrain_due(due) for due in self._schedule.due()]
+            return [self._retrain_due(due) for due in self._retraining.due()]
         except RetryLater as exc:
             log.warning("the schedules are looked at again at the next tick: %s", exc)
             return []
@@ -190,8 +191,7 @@ class Launcher:
     def _retrain_due(self, due: Due) -> str:
         """Retrain one data set; empty when there is nothing to say."""
         try:
-            reason = f"the newest run is older than data.retrain_every ({due.every:g} s)"
-            message = self._retrain(due.dataset, force=due.force, reason=reason, token=due.token).message
+            message = self._retrain(due.dataset, force=due.force, reason=due.reason, token=due.token).message
         except LeaseHeld:
             return ""
         except RetryLater as exc:
@@ -204,7 +204,8 @@ class Launcher:
             # A bug that one data set meets must not stop the clock for every other.
             log.exception("%s cannot be retrained", due.dataset)
             return ""
-        self._schedule.served(due)
+        with contextlib.suppress(LedgerContention):  # another instance did the same, and said so first
+            self._retraining.served(due)
         return f"{due.dataset}: {message}"
 
     def _launch_forced(self, config: DatasetConfig, listing: Listing, *, reason: str, token: str) -> Outcome:

@@ -17,6 +17,7 @@ import pydantic
 import yaml
 from pydantic import Field
 
+from dualdeploy import cron
 from dualdeploy.errors import InvalidDatasetConfig, UnknownDataset
 from dualdeploy.object_store import ObjectMissing, ObjectStore
 
@@ -94,6 +95,23 @@ class Features(_Section):
     label: str = "class"
 
 
+class RetrainSchedule(_Section):
+    """When to retrain although nothing arrived: five fields of cron, in a time zone as the IANA names it."""
+
+    cron: str
+    time_zone: str = "UTC"
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _an_expression_alone_is_enough(cls, document: Any) -> Any:
+        return {"cron": document} if isinstance(document, str) else document
+
+    @pydantic.model_validator(mode="after")
+    def _is_a_schedule(self) -> RetrainSchedule:
+        cron.check(self.cron, self.time_zone)
+        return self
+
+
 class Data(_Section):
     """Which objects are shards of this data set, and when a batch of them is complete."""
 
@@ -102,6 +120,7 @@ class Data(_Section):
     quiet_period: Duration = 120.0
     features: Features = Features()
     on_new_data: Literal["queue", "supersede"] = "queue"
+    retrain_schedule: RetrainSchedule | None = None
     retrain_every: Annotated[Duration, Field(ge=3600.0)] | None = None
     retrain_force: bool = False
 

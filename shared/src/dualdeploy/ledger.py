@@ -6,6 +6,7 @@ runs/<run_id>/{cloud,mobile}.json  the two branches
 active/{cloud,mobile}/<run_id>     marker of an unfinished branch: the clock lists only these
 live/<dataset>/{cloud,mobile}.json what serves now, and what served before
 datasets/<dataset>/inbox/<window>  "something arrived in this window of time, perhaps not yet in a run"
+datasets/<dataset>/retrained.json  which time of `data.retrain_schedule` was served last
 spend/<month>/<dataset>.json       what the runs of a month have reserved and cost (`spending`)
 hygiene/…                          what the deployer's janitor found, does and did (`cloud_deployer.hygiene`)
 locks/<name>.json                  leases

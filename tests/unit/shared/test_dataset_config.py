@@ -297,3 +297,36 @@ def test_configurations_of_the_repository_are_good() -> None:
     for path in found:
         assert parse(path.read_bytes(), source=str(path)).dataset == "flowers"
     assert found
+
+
+# Schedules -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_schedule_is_a_cron_expression_in_utc_or_in_a_time_zone() -> None:
+    alone = read({"data": {"retrain_schedule": "0 6 * * 1"}}).data.retrain_schedule
+    assert alone
+    assert (alone.cron, alone.time_zone) == ("0 6 * * 1", "UTC")
+    local = {"cron": "*/30 6-8 * JAN,JUL MON#1", "time_zone": "Europe/Berlin"}
+    there = read({"data": {"retrain_schedule": local}}).data.retrain_schedule
+    assert there
+    assert there.model_dump() == local
+
+
+@pytest.mark.parametrize(
+    ("schedule", "fault"),
+    [
+        ("every monday", "'every monday' is no cron expression"),
+        ("@daily", "'@daily' is no cron expression"),
+        ("0 0 6 * * 1", "is no cron expression"),
+        ("0 25 * * *", "'0 25 * * *' is no cron expression"),
+        ("0 6 30 2 *", "'0 6 30 2 *' is n"),
+        ({"cron": "0 6 * * 1", "time_zone": "Berlin"}, "'Berlin' is no time zone"),
+        ({"cron": "0 6 * * 1", "time_zone": "../etc/passwd"}, "is no time zone"),
+        ({"time_zone": "UTC"}, "cron"),
+        (7, "retrain_schedule"),
+    ],
+)
+def test_a_schedule_that_cannot_be_used_is_a_fault_of_the_configuration(schedule: object, fault: str) -> None:
+    message = faults_of({**SMALLEST, "data": {"retrain_schedule": schedule}})
+    assert "data.retrain_schedule" in message
+    assert fault in message
