@@ -120,11 +120,10 @@ def ours(data: Path, image_size: int, *, epochs: int = 1) -> float:
 
 def waiting(data: Path, image_size: int) -> float:
     """Share of an epoch that the smallest network, which needs its input soonest, spends waiting for a batch."""
-    import tensorflow as tf  # noqa: PLC0415
+    import numpy as np  # noqa: PLC0415
 
     from dualdeploy.training import Metrics  # noqa: PLC0415
     from trainer import architectures, recipe  # noqa: PLC0415
-    from trainer.optimizer import AdamW  # noqa: PLC0415
 
     recipe.prepare_tensorflow()
     network = architectures.build("mobilenet_v3_small", classes=CLASSES, image_size=image_size, weights="none")
@@ -139,8 +138,7 @@ def waiting(data: Path, image_size: int) -> float:
             listener=recipe.Listener(after_step=lambda: None, after_epoch=lambda *_: None),
         )
         (phase,) = recipe.phases(network, epochs=2, learning_rate=0.001, recipe=lesson.settings.recipe)
-        optimizer = AdamW([variable.value for variable in phase.variables], decay=0.0)
-        step = recipe.make_step(lesson, phase, optimizer)
+        step = recipe.make_step(lesson, phase, recipe.make_optimizer(lesson, phase))
         for epoch in range(2):
             began, waited = time.perf_counter(), 0.0
             batches = recipe.batches(lesson.images, lesson.labels, BATCH, _shuffle(epoch))
@@ -150,7 +148,7 @@ def waiting(data: Path, image_size: int) -> float:
                 waited += time.perf_counter() - asked
                 if batch is None:
                     break
-                loss, _ = step(*batch, tf.constant([0, epoch], tf.int64))
+                loss, _ = step(*batch, np.array([0, epoch], np.int64), np.float32(1))
                 float(loss)
         return waited / (time.perf_counter() - began)
 

@@ -14,7 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 from dualdeploy.errors import DualDeployError
-from trainer import arguments, failures, locations, progress, training_run
+from trainer import arguments, failures, locations, progress, training_run, workers
 from trainer.departure import Departure
 
 log = logging.getLogger("trainer")
@@ -27,13 +27,13 @@ def main(argv: Sequence[str] | None = None, *, departure: Departure | None = Non
         departure.remove(Path(work))
         try:
             line = arguments.parse(argv)
-            arguments.refuse_many_workers(os.environ)
+            where = workers.place(os.environ)
             document = locations.read(line.job, locations.Patience(line.flags.patience)) if line.job else None
             order = arguments.order(line, document)
             if line.flags.evaluate_live:
                 training_run.evaluate_live(order, work=Path(work))
             else:
-                training_run.run(order, work=Path(work), reporter=reporter, departure=departure)
+                training_run.run(order, where, work=Path(work), reporter=reporter, departure=departure)
         except DualDeployError as exc:
             log.error("%s", exc, extra={"error": type(exc).__name__})  # noqa: TRY400  # a trace would hide the advice
             return failures.exit_code(exc)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from trainer.failures import UnusableWeights
+from trainer.hardware import Policy
 
 #: Seconds that the download of ImageNet weights may take: they are 8 to 30 MB. Keras itself would wait for ever.
 DOWNLOAD_TIMEOUT = 300.0
@@ -55,10 +57,20 @@ class Network:
     pretrained: bool
 
 
-def build(name: str, *, classes: int, image_size: int, weights: str | Path) -> Network:
+def build(
+    name: str,
+    *,
+    classes: int,
+    image_size: int,
+    weights: str | Path,
+    precision: Policy = "float32",
+    shared: bool = False,
+) -> Network:
     """Build architecture `name` for [image_size, image_size, 3] pixels and `classes` probabilities.
 
-    `weights` is "none", "imagenet", or the file of a saved base without its top. Raises UnusableWeights.
+    `weights` is "none", "imagenet", or the file of a saved base without its top. `precision` is the number format of
+    the layers in between. `shared`: replicas learn it together, and normalise by the statistics of the whole batch.
+    Raises UnusableWeights.
     """
     architecture = ARCHITECTURES[name]
     shape = (image_size, image_size, 3)
@@ -73,18 +85,31 @@ def build(name: str, *, classes: int, image_size: int, weights: str | Path) -> N
             **architecture.arguments,
         )
 
-    base = _download(make, name) if imagenet else make()
+    with _policy(precision):
+        base = _download(make, name) if imagenet else make()
     if isinstance(weights, Path):
         _load(base, weights, name)
     pretrained = weights != "none"
-    if not pretrained:
-        for layer in base.layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
+    for layer in base.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = shared
+            if not pretrained:
                 layer.momentum = BATCH_NORM_MOMENTUM
     pixels = keras.Input(shape, name="pixels")
     head = keras.layers.Dense(classes, activation="softmax", dtype="float32", name="probabilities")
     model = keras.Model(pixels, head(base(_scaled(pixels) if architecture.scaled_outside else pixels)))
     return Network(model, base, head, pretrained)
+
+
+@contextlib.contextmanager
+def _policy(precision: Policy) -> Iterator[None]:
+    """Layers made in this block compute in `precision`; the networks of keras.applications take no argument for it."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _scaled(pixels: keras.KerasTensor) -> keras.KerasTensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +34,8 @@ OVERRIDES: tuple[tuple[str, type, str], ...] = (
     ("learning-rate", float, "highest learning rate, reached after the warm-up"),
     ("seed", int, "decides initial weights, order and augmentation"),
     ("max-bad-records", float, "share of records that may be unusable, 0 to 1"),
+    ("precision", str, "float32, mixed_bfloat16, mixed_float16, or auto: what the accelerator is fastest with"),
+    ("xla", str, "on, off, or auto: on for one GPU"),
 )
 
 #: The same for its `recipe`; dualdeploy.training.Recipe has the limits and defaults.
@@ -114,20 +115,6 @@ def order(line: CommandLine, document: bytes | None) -> Order:
     if faults:
         raise UnusableJob("this job cannot be trained:\n  " + "\n  ".join(faults))
     return Order(TrainingJob.model_validate(values), flags.cache, flags.patience)
-
-
-def refuse_many_workers(environ: Mapping[str, str]) -> None:
-    """Raise UnusableJob when Vertex AI started several workers: each would train, and write to one place.
-
-    Source: https://cloud.google.com/vertex-ai/docs/training/distributed-training#tf-config
-    """
-    try:
-        cluster = json.loads(environ.get("TF_CONFIG") or "{}").get("cluster", {})
-        workers = sum(len(cluster.get(role, ())) for role in ("chief", "master", "worker"))
-    except (AttributeError, TypeError, ValueError) as exc:
-        raise UnusableJob(f"TF_CONFIG cannot be understood: {exc}") from exc
-    if workers > 1:
-        raise UnusableJob(f"TF_CONFIG names {workers} workers, but a job trains on one machine: set replicaCount to 1")
 
 
 def _from_document(document: bytes, line: CommandLine) -> tuple[dict[str, Any], list[str]]:

@@ -25,17 +25,19 @@ _LUMINANCE = (0.299, 0.587, 0.114)
 Draw = Callable[..., Any]
 
 
-def augment(images: tf.Tensor, image_size: int, seed: tf.Tensor, strength: Augmentation) -> tf.Tensor:
+def augment(
+    images: tf.Tensor, image_size: int, seed: tf.Tensor, strength: Augmentation, *, part: tf.Tensor = 0, parts: int = 1
+) -> tf.Tensor:
     """Change uint8 [batch, side, side, 3]; returns float32 [batch, image_size, image_size, 3] in 0..255.
 
     `seed` is int64 [2]: the same seed gives the same changes. `standard`: crop and zoom, mirror, brightness,
     contrast, saturation; `light`: crop at the same scale, mirror, brightness; `none`: pictures as they are, which
-    must then have `image_size`.
+    must then have `image_size`. `part`: `images` are that one of so many equal `parts` of the batch that `seed` is for.
     """
     pixels = tf.cast(images, tf.float32)
     if strength == "none":
         return pixels
-    draw = _drawing(seed, tf.shape(pixels)[0])
+    draw = _drawing(seed, tf.shape(pixels)[0], part, parts)
     pixels = _crop(pixels, image_size, draw, zoomed=strength == "standard")
     pixels *= draw(1 - BRIGHTNESS, 1 + BRIGHTNESS)
     if strength == "standard":
@@ -46,7 +48,7 @@ def augment(images: tf.Tensor, image_size: int, seed: tf.Tensor, strength: Augme
     return tf.clip_by_value(pixels, 0.0, 255.0)
 
 
-def _drawing(seed: tf.Tensor, batch: tf.Tensor) -> Draw:
+def _drawing(seed: tf.Tensor, size: tf.Tensor, part: tf.Tensor, parts: int) -> Draw:
     """A function that draws one uniform number for each picture, a different one at each call."""
     drawn = 0
 
@@ -54,7 +56,8 @@ def _drawing(seed: tf.Tensor, batch: tf.Tensor) -> Draw:
         nonlocal drawn
         drawn += 1
         each = tf.random.experimental.stateless_fold_in(seed, drawn)
-        return tf.random.stateless_uniform([batch, 1, 1, 1], each, low, high)
+        whole = tf.random.stateless_uniform([parts * size, 1, 1, 1], each, low, high)
+        return whole[part * size : (part + 1) * size]
 
     return draw
 

@@ -14,14 +14,13 @@ UNBALANCED = 1.5
 LARGEST_WEIGHT = 10.0
 
 
-def class_weights(labels: npt.NDArray[np.int32], classes: int) -> npt.NDArray[Any] | None:
-    """Weights float32 [classes], inverse to how often each class occurs in `labels` [examples].
+def class_weights(counts: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
+    """Weights float32 [classes], inverse to the pictures of each class, `counts` [classes].
 
     Their mean over all examples is 1, so that the learning rate means the same. None when the largest class has
     less than `UNBALANCED` times the pictures of the smallest, or a class has none.
     """
-    counts = np.bincount(labels, minlength=classes)
     if counts.min() == 0 or counts.max() < UNBALANCED * counts.min():
         return None
-    weights = np.minimum(len(labels) / (classes * counts), LARGEST_WEIGHT)
-    return np.asarray(weights * len(labels) / (weights * counts).sum(), dtype=np.float32)
+    weights = np.minimum(counts.sum() / (len(counts) * counts), LARGEST_WEIGHT)
+    return np.asarray(weights * counts.sum() / (weights * counts).sum(), dtype=np.float32)

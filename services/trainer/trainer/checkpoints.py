@@ -25,7 +25,7 @@ from dualdeploy.training import TrainingJob
 
 log = logging.getLogger("trainer")
 
-VERSION = 1
+VERSION = 2
 Arrays = Sequence[npt.NDArray[Any]]
 
 

@@ -116,6 +116,7 @@ class DataSet:
     bad_records: Sequence[BadRecord]
     skipped: int
     split: Literal["named", "hash"]
+    classes: int
 
 
 def load(
@@ -129,24 +130,35 @@ def load(
     folder: Path,
     augmentation: Augmentation = "standard",
     keep_encoded: bool = False,
+    elsewhere: Sequence[Shard] = (),
+    evaluates: bool = True,
+    by_hash: bool | None = None,
 ) -> DataSet:
     """Read all shards; decoded pictures go to files in `folder`, mapped into memory.
 
     Training pictures are kept as large as `augmentation` wants them; `keep_encoded` keeps the held-out ones as they
-    came, too.
+    came, too. Among several workers, `train` is the share of this one and `elsewhere` that of the others; only the
+    one that `evaluates` looks at what is held out, from everybody's shards. `by_hash`: no shard is held out by name;
+    the others, who are given none, must be told.
 
     Raises UnusableData that names the shard when one cannot be read to its end, the records when more than the
     share `max_bad_records` cannot be used, and the classes that have no picture to learn from.
     """
     side = training_side(image_size, augmentation)
-    reader = _Reader(features, len(labels), image_size, side, split_by_hash=not held_out)
+    by_hash = not held_out if by_hash is None else by_hash
+    reader = _Reader(features, len(labels), image_size, side, split_by_hash=by_hash)
+    # Which sides of the split are wanted of which shards.
+    parts = [(train, _Wanted(learned=True, held_out=evaluates)), (held_out, _Wanted(learned=False, held_out=evaluates))]
+    if by_hash and evaluates:
+        parts.append((elsewhere, _Wanted(learned=False, held_out=True)))
     with _Kept(image_size, side, len(labels), folder, keep_encoded=keep_encoded) as kept:
-        for shards, evaluation in ((train, False), (held_out, True)):
-            for prepared in _ahead(reader, shards, evaluation=evaluation):
-                kept.add(prepared)
+        for shards, wanted in parts:
+            if wanted.learned or wanted.held_out:
+                for prepared in _ahead(reader, shards, wanted, evaluation=shards is held_out):
+                    kept.add(prepared)
         _refuse_too_many(kept.bad, kept.skipped, kept.seen, max_bad_records)
-        data = kept.finish("hash" if reader.split_by_hash else "named")
-    _refuse_unlearnable(data, labels)
+        data = kept.finish("hash" if by_hash else "named")
+    _refuse_unlearnable(data, labels, alone=evaluates and not elsewhere, evaluates=evaluates)
     return data
 
 
@@ -172,6 +184,14 @@ class _Prepared:
     data: bytes
 
 
+@dataclasses.dataclass(frozen=True)
+class _Wanted:
+    """Which sides of the split this worker looks at."""
+
+    learned: bool
+    held_out: bool
+
+
 class _Unusable(ValueError):
     """This record cannot be used."""
 
@@ -186,13 +206,17 @@ class _Reader:
     training_side: int
     split_by_hash: bool
 
-    def prepare(self, shard: Shard, index: int, record: bytes, evaluation: bool) -> _Prepared | BadRecord:
+    def prepare(
+        self, shard: Shard, index: int, record: bytes, evaluation: bool, wanted: _Wanted
+    ) -> _Prepared | BadRecord | None:
         try:
             example = parse_example(record, name=shard.name, index=index)
             data = self._only(example, self.features.image, "bytes")
             label = self._only(example, self.features.label, "int64")
             self._check_label(label)
             held_out = is_held_out(data) if self.split_by_hash else evaluation
+            if not (wanted.held_out if held_out else wanted.learned):
+                return None
             return _Prepared(self._pixels(data, held_out), label, held_out, data)
         except CorruptRecords as exc:
             return BadRecord(shard.name, index, exc.problem)
@@ -236,17 +260,19 @@ def _resize_for_training(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray
     return np.asarray(picture.transform((side, side), Image.Transform.AFFINE, scale, Image.Resampling.BILINEAR))
 
 
-def _ahead(reader: _Reader, shards: Sequence[Shard], *, evaluation: bool) -> Iterator[_Prepared | BadRecord]:
+def _ahead(
+    reader: _Reader, shards: Sequence[Shard], wanted: _Wanted, *, evaluation: bool
+) -> Iterator[_Prepared | BadRecord | None]:
     """Decode on all cores (Pillow lets go of the interpreter), in order, with few records in memory at once."""
     workers = os.cpu_count() or 1
-    upcoming: collections.deque[concurrent.futures.Future[_Prepared | BadRecord]] = collections.deque()
+    upcoming: collections.deque[concurrent.futures.Future[_Prepared | BadRecord | None]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         for shard in shards:
             for index, record in _records(shard):
                 if isinstance(record, BadRecord):
                     yield record
                     continue
-                upcoming.append(pool.submit(reader.prepare, shard, index, record, evaluation))
+                upcoming.append(pool.submit(reader.prepare, shard, index, record, evaluation, wanted))
                 if len(upcoming) > 8 * workers:
                     yield upcoming.popleft().result()
         while upcoming:
@@ -294,8 +320,10 @@ class _Kept:
         for file in (*self._files.values(), *([self._encoded] if self._encoded else [])):
             file.close()
 
-    def add(self, prepared: _Prepared | BadRecord) -> None:
+    def add(self, prepared: _Prepared | BadRecord | None) -> None:
         self.seen += 1
+        if prepared is None:
+            return
         if isinstance(prepared, BadRecord):
             self.skipped += 1
             if len(self.bad) < NAMED_BAD_RECORDS:
@@ -324,7 +352,7 @@ class _Kept:
         ]
         train, held_out = self._files[False].finish(), self._files[True].finish()
         encoded = self._encoded.finish() if self._encoded else None
-        return DataSet(train, held_out, encoded, golden, tuple(self.bad), self.skipped, split)
+        return DataSet(train, held_out, encoded, golden, tuple(self.bad), self.skipped, split, len(self._golden))
 
 
 class _ScratchFile:
@@ -408,11 +436,13 @@ def _refuse_too_many(bad: Sequence[BadRecord], skipped: int, seen: int, allowed:
         )
 
 
-def _refuse_unlearnable(data: DataSet, labels: Sequence[str]) -> None:
+def _refuse_unlearnable(data: DataSet, labels: Sequence[str], *, alone: bool, evaluates: bool) -> None:
     if not len(data.train):
         raise UnusableData("no picture to train on: the training shards are empty or all were held out")
-    if not len(data.held_out):
+    if evaluates and not len(data.held_out):
         raise UnusableData("no picture to evaluate on: name evaluation shards, or give more pictures to choose from")
+    if not alone:  # a class that is missing here may be somewhere else: the workers find out together
+        return
     counts = np.bincount(data.train.labels, minlength=len(labels))
     empty = [label for label, count in zip(labels, counts, strict=True) if count == 0]
     if empty:

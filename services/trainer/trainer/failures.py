@@ -36,6 +36,10 @@ class OutOfMemory(CannotEverSucceed):
     """The model does not fit the machine with this batch and image size."""
 
 
+class WorkerLost(RetryLater):
+    """Another worker of this job went away: all start again, from the last checkpoint."""
+
+
 class UnwritableOutput(CannotEverSucceed):
     """The folder for the results cannot be written."""
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+import statistics
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
+import numpy.typing as npt
 
-from dualdeploy.training import Course, TrainingJob
-from trainer import architectures, checkpoints, evaluation, event_log, recipe
+from dualdeploy.training import Course, Metrics, TrainingJob, TrainingParameters
+from trainer import architectures, checkpoints, evaluation, event_log, hardware, recipe
 from trainer.architectures import Network
 from trainer.background import BackgroundWriter
 from trainer.balance import class_weights
 from trainer.checkpoints import Checkpoint
 from trainer.examples import DataSet, Examples
+from trainer.failures import UnusableData, WorkerLost
 from trainer.progress import Reporter
+from trainer.team import Team
 
 log = logging.getLogger("trainer")
 
@@ -27,7 +32,7 @@ WATCHED = 500
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """A trained network, its one traced function, and how training went."""
+    """A trained network in float32, its one traced function, and how training went; `predict` is the chief's alone."""
 
     network: Network
     predict: Any
@@ -45,20 +50,25 @@ class Memory:
     earlier: Checkpoint | None
 
 
-def fit(job: TrainingJob, data: DataSet, weights: str | Path, memory: Memory, reporter: Reporter) -> Fitted:
+def fit(
+    job: TrainingJob, data: DataSet, weights: str | Path, memory: Memory, *, reporter: Reporter, team: Team
+) -> Fitted:
     """Build the network that `job` names and train it; state goes to `memory` after each epoch.
 
-    Raises UnusableWeights and DivergedTraining.
+    Every worker calls this with its own pictures, the chief with the held-out ones as well.
+    Raises UnusableData, UnusableWeights and DivergedTraining.
     """
     training = job.training
+    everyone = _everyone(data, memory.earlier, team)
+    policy, compiled = _hardware(job, team)
     keras.utils.set_random_seed(training.seed)
-    network = architectures.build(
+    served = architectures.build(
         training.architecture, classes=len(job.labels), image_size=training.image_size, weights=weights
     )
-    predict = recipe.inference(network.model, training.image_size)
-    some = _some(data.held_out)
+    learner = _learner(job, served, policy, team)
+    predict = recipe.inference(served.model, training.image_size) if team.place.is_chief else None
     lesson = recipe.Lesson(
-        network=network,
+        network=learner,
         images=data.train.pixels,
         labels=data.train.labels,
         settings=recipe.Settings(
@@ -67,24 +77,120 @@ def fit(job: TrainingJob, data: DataSet, weights: str | Path, memory: Memory, re
             seed=training.seed,
             augmentation=training.augmentation,
             recipe=training.recipe,
-            class_weights=_class_weights(job, data),
+            class_weights=_class_weights(job, everyone.classes),
+            precision=policy,
+            compiled=compiled,
         ),
-        watch=lambda: evaluation.evaluate(predict, some, job.labels),
-        listener=_listener(job, memory, reporter),
+        watch=_watch(job, data, served, learner, predict=predict, team=team),
+        listener=_listener(job, memory, reporter, team),
+        team=team,
+        fewest=everyone.fewest,
     )
-    plan = recipe.phases(network, epochs=training.epochs, learning_rate=training.learning_rate, recipe=training.recipe)
+    plan = recipe.phases(learner, epochs=training.epochs, learning_rate=training.learning_rate, recipe=training.recipe)
     earlier = _taken_over(memory)
     reporter.expect(lesson.steps * (training.epochs - (earlier.epoch if earlier else 0)))
     reached = recipe.train(lesson, plan, earlier)
+    _hand_over(learner, served)
     if reached.epoch < training.epochs:
         log.info("stopped after epoch %d of %d: no better since %d", reached.epoch, training.epochs, reached.best_epoch)
-    course = Course(
+    return Fitted(served, predict, reached.history, _course(training, reached, team, policy, compiled=compiled))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Everyone:
+    """What all workers have together: pictures of each class, and the pictures of the one that has fewest."""
+
+    classes: npt.NDArray[Any]
+    fewest: int
+
+
+def _everyone(data: DataSet, earlier: Checkpoint | None, team: Team) -> _Everyone:
+    pictures = team.each(len(data.train))
+    if pictures.min() < team.local:
+        raise UnusableData(
+            f"worker {int(pictures.argmin())} has {int(pictures.min())} pictures for {team.local} devices: use fewer "
+            "workers or accelerators"
+        )
+    epochs = team.each(earlier.epoch if earlier else 0)
+    if len(set(epochs.tolist())) > 1:
+        raise WorkerLost(f"the workers found checkpoints of different epochs ({epochs.tolist()})")
+    classes = team.total(np.bincount(data.train.labels, minlength=data.classes).tolist())
+    if empty := [str(index) for index in np.flatnonzero(classes == 0)]:
+        raise UnusableData(f"no picture to learn class {', '.join(empty)} from: add some, or take the label out")
+    return _Everyone(classes, int(pictures.min()))
+
+
+def _hardware(job: TrainingJob, team: Team) -> tuple[hardware.Policy, bool]:
+    devices = hardware.devices()
+    policy = hardware.policy(job.training.precision, devices)
+    compiled = hardware.compiled(job.training.xla, devices, replicas=team.replicas)
+    log.info(
+        "worker %d of %d, %d of %d replicas; %s%s",
+        team.place.index + 1,
+        team.place.workers,
+        team.local,
+        team.replicas,
+        policy,
+        ", compiled by XLA" if compiled else "",
+    )
+    return policy, compiled
+
+
+def _learner(job: TrainingJob, served: Network, policy: hardware.Policy, team: Team) -> Network:
+    """The network that is trained: the served one itself, or its twin on every replica or in another number format."""
+    if team.replicas == 1 and policy == "float32":
+        return served
+    with team.scope():
+        twin = architectures.build(
+            job.training.architecture,
+            classes=len(job.labels),
+            image_size=job.training.image_size,
+            weights="none",
+            precision=policy,
+            shared=team.replicas > 1,
+        )
+        recipe.put_weights(twin.model, recipe.weights_of(served.model))
+    return dataclasses.replace(twin, pretrained=served.pretrained)
+
+
+def _hand_over(learner: Network, served: Network) -> None:
+    if learner is not served:
+        recipe.put_weights(served.model, recipe.weights_of(learner.model))
+
+
+def _watch(
+    job: TrainingJob, data: DataSet, served: Network, learner: Network, *, predict: Any, team: Team
+) -> Callable[[], Metrics]:
+    """Measures as the model will be served; the chief does, and tells the others, who must stop at the same epoch."""
+    some = _some(data.held_out)
+
+    def watch() -> Metrics:
+        _hand_over(learner, served)
+        loss, accuracy = 0.0, 0.0
+        if predict is not None:
+            found = evaluation.evaluate(predict, some, job.labels)
+            loss, accuracy = found.loss, found.accuracy
+        loss, accuracy = team.total([loss, accuracy])
+        return Metrics(loss=loss, accuracy=min(accuracy, 1.0), examples=max(1, len(some)))
+
+    return watch
+
+
+def _course(
+    training: TrainingParameters, reached: Checkpoint, team: Team, policy: hardware.Policy, *, compiled: bool
+) -> Course:
+    speeds = [entry["images_per_second"] for entry in reached.history]
+    return Course(
         epochs=training.epochs,
         epochs_trained=reached.epoch,
         best_epoch=reached.best_epoch,
         resumed_at=reached.resumed_at,
+        workers=team.place.workers,
+        replicas=team.replicas,
+        precision=policy,
+        xla=compiled,
+        images_per_second=round(statistics.median(speeds), 1) if speeds else None,
     )
-    return Fitted(network, predict, reached.history, course)
 
 
 def _taken_over(memory: Memory) -> Checkpoint | None:
@@ -95,7 +201,7 @@ def _taken_over(memory: Memory) -> Checkpoint | None:
     return dataclasses.replace(earlier, resumed_at=(*earlier.resumed_at, earlier.epoch))
 
 
-def _listener(job: TrainingJob, memory: Memory, reporter: Reporter) -> recipe.Listener:
+def _listener(job: TrainingJob, memory: Memory, reporter: Reporter, team: Team) -> recipe.Listener:
     identity = checkpoints.fingerprint(job)
 
     def after_epoch(report: recipe.EpochReport, reached: Checkpoint) -> None:
@@ -113,13 +219,14 @@ def _listener(job: TrainingJob, memory: Memory, reporter: Reporter) -> recipe.Li
         for name, content in event_log.encode(reached.history).items():
             memory.writer.put(f"{memory.logs}/{name}", lambda content=content: content)  # type: ignore[misc]
 
-    return recipe.Listener(after_step=reporter.advance, after_epoch=after_epoch)
+    # The other workers know the same: one tells it.
+    return recipe.Listener(reporter.advance, after_epoch if team.place.is_chief else lambda *_: None)
 
 
-def _class_weights(job: TrainingJob, data: DataSet) -> Any:
+def _class_weights(job: TrainingJob, counts: npt.NDArray[Any]) -> Any:
     if job.training.recipe.class_weights == "none":
         return None
-    weights = class_weights(data.train.labels, len(job.labels))
+    weights = class_weights(counts)
     if weights is not None:
         named = ", ".join(f"{label} {weight:.2f}" for label, weight in zip(job.labels, weights, strict=True))
         log.info("the classes are unbalanced; they count %s", named)
@@ -128,5 +235,5 @@ def _class_weights(job: TrainingJob, data: DataSet) -> Any:
 
 def _some(examples: Examples) -> Examples:
     """At most about `WATCHED` held-out pictures, evenly spread: enough to see after each epoch where it goes."""
-    stride = -(-len(examples) // WATCHED)
+    stride = max(1, -(-len(examples) // WATCHED))
     return Examples(examples.pixels[::stride], examples.labels[::stride])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import datetime
+import itertools
 import logging
 import math
 import time
@@ -26,7 +27,9 @@ from trainer.architectures import Network
 from trainer.augmentation import augment
 from trainer.checkpoints import Checkpoint
 from trainer.failures import DivergedTraining
+from trainer.hardware import Policy
 from trainer.optimizer import EPSILON, AdamW
+from trainer.team import Team
 
 log = logging.getLogger("trainer")
 
@@ -58,7 +61,11 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What does not change from phase to phase. `class_weights` float32 [classes], or None when all count the same."""
+    """What does not change from phase to phase. `class_weights` float32 [classes], or None when all count the same.
+
+    `batch_size` counts the pictures of one step on all replicas together. `precision` is what the network was built
+    with; `compiled`: forward and backward pass go through XLA.
+    """
 
     image_size: int
     batch_size: int
@@ -66,6 +73,8 @@ class Settings:
     augmentation: Augmentation = "standard"
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
     class_weights: npt.NDArray[Any] | None = None
+    precision: Policy = "float32"
+    compiled: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +125,8 @@ def phases(network: Network, *, epochs: int, learning_rate: float, recipe: Recip
 class Lesson:
     """What is taught, and how it is watched: uint8 images [examples, side, side, 3] with int labels [examples].
 
-    `side` is what `examples.training_side` says. `watch` measures the network as it is, after each epoch.
+    `side` is what `examples.training_side` says. `watch` measures the network as it is, after each epoch. The
+    pictures are those of this worker; `fewest` is how many the worker has that has least, if there are others.
     """
 
     network: Network
@@ -125,16 +135,26 @@ class Lesson:
     settings: Settings
     watch: Callable[[], Metrics]
     listener: Listener
+    team: Team = dataclasses.field(default_factory=Team)
+    fewest: int | None = None
 
     @property
     def batch_size(self) -> int:
-        """Never more than there is: an incomplete batch is left out, and one must be whole."""
-        return min(self.settings.batch_size, len(self.images))
+        """Pictures of this worker in one step.
+
+        Never more than there are: an incomplete batch is left out, and one must be whole, on every replica.
+        """
+        each = min(self.settings.batch_size // self.team.replicas, self._pictures // self.team.local)
+        return int(max(1, each) * self.team.local)
 
     @property
     def steps(self) -> int:
-        """Steps in one epoch."""
-        return len(self.images) // self.batch_size
+        """Steps in one epoch: no worker can take one alone."""
+        return self._pictures // self.batch_size
+
+    @property
+    def _pictures(self) -> int:
+        return len(self.images) if self.fewest is None else self.fewest
 
 
 def train(lesson: Lesson, plan: Sequence[Phase], resume: Checkpoint | None = None) -> Checkpoint:
@@ -146,12 +166,12 @@ def train(lesson: Lesson, plan: Sequence[Phase], resume: Checkpoint | None = Non
     prepare_tensorflow()
     reached = resume if resume and _fits(resume, lesson.network.model) else Checkpoint()
     if reached.epoch:
-        _put_weights(lesson.network.model, reached.weights)
+        put_weights(lesson.network.model, reached.weights)
     for phase in plan:
         if reached.epoch < phase.end:
             reached = _train_phase(lesson, phase, plan[-1].end, reached)
     if reached.best_epoch != reached.epoch:
-        _put_weights(lesson.network.model, reached.best_weights)
+        put_weights(lesson.network.model, reached.best_weights)
     return reached
 
 
@@ -159,13 +179,13 @@ def _train_phase(lesson: Lesson, phase: Phase, total: int, reached: Checkpoint) 
     if _hopeless(reached, phase, lesson.settings.recipe):
         return reached
     recipe = lesson.settings.recipe
-    optimizer = AdamW([variable.value for variable in phase.variables], decay=recipe.weight_decay)
+    optimizer = make_optimizer(lesson, phase)
     if reached.epoch > phase.before:
         optimizer.restore(reached.optimizer)
     step = make_step(lesson, phase, optimizer)
     while reached.epoch < phase.end and not _hopeless(reached, phase, recipe):
         began = time.perf_counter()
-        loss, accuracy = _train_epoch(lesson, step, reached.epoch)
+        loss, accuracy = _train_epoch(lesson, phase, step, reached.epoch)
         seconds = time.perf_counter() - began
         held_out = lesson.watch()
         _refuse_no_number(loss + held_out.loss, reached.epoch + 1, phase)
@@ -180,7 +200,7 @@ def _train_phase(lesson: Lesson, phase: Phase, total: int, reached: Checkpoint) 
             learning_rate=phase.learning_rate
             * float(schedule((reached.epoch + 0.5 - phase.before) / phase.epochs, recipe.warm_up)),
             seconds=seconds,
-            images_per_second=lesson.steps * lesson.batch_size / seconds,
+            images_per_second=lesson.steps * lesson.batch_size * lesson.team.place.workers / seconds,
             finished_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         )
         reached = _after(reached, report, lesson.network.model, optimizer if report.epoch < phase.end else None)
@@ -188,14 +208,17 @@ def _train_phase(lesson: Lesson, phase: Phase, total: int, reached: Checkpoint) 
     return reached
 
 
-def _train_epoch(lesson: Lesson, step: Callable[..., Any], epoch: int) -> tuple[float, float]:
+def _train_epoch(lesson: Lesson, phase: Phase, step: Callable[..., Any], epoch: int) -> tuple[float, float]:
     """Take the steps of the epoch after `epoch` others; returns the mean loss and accuracy on training pictures."""
-    seed = lesson.settings.seed
+    seed, team = lesson.settings.seed, lesson.team
     # By epoch, not from a generator that goes on: a resumed training has the order that it would have had.
-    shuffle = np.random.default_rng([seed, epoch])
+    shuffle = np.random.default_rng([seed, epoch, team.place.index])
     outcomes = []
-    for number, (images, labels) in enumerate(batches(lesson.images, lesson.labels, lesson.batch_size, shuffle)):
-        outcomes.append(step(images, labels, np.array([seed, epoch * lesson.steps + number], dtype=np.int64)))
+    upcoming = batches(lesson.images, lesson.labels, lesson.batch_size, shuffle, put=team.put)
+    for number, (images, labels) in enumerate(itertools.islice(upcoming, lesson.steps)):
+        taken = epoch * lesson.steps + number
+        count = np.float32(taken - phase.before * lesson.steps + 1)
+        outcomes.append(step(images, labels, np.array([seed, taken], dtype=np.int64), count))
         lesson.listener.after_step()
     # Read only now: fetching each step's loss would make an accelerator wait for Python.
     loss, accuracy = np.mean([[float(value) for value in outcome] for outcome in outcomes], axis=0)
@@ -216,7 +239,7 @@ def _hopeless(reached: Checkpoint, phase: Phase, recipe: Recipe) -> bool:
 
 
 def _after(before: Checkpoint, report: EpochReport, model: keras.Model, optimizer: AdamW | None) -> Checkpoint:
-    weights = [variable.value.numpy() for variable in model.variables]
+    weights = weights_of(model)
     reached = dataclasses.replace(
         before,
         epoch=report.epoch,
@@ -239,7 +262,12 @@ def _fits(checkpoint: Checkpoint, model: keras.Model) -> bool:
     return fits
 
 
-def _put_weights(model: keras.Model, weights: Sequence[npt.NDArray[Any]]) -> None:
+def weights_of(model: keras.Model) -> list[npt.NDArray[Any]]:
+    """The values of all variables, in the order of the network."""
+    return [variable.value.numpy() for variable in model.variables]
+
+
+def put_weights(model: keras.Model, weights: Sequence[npt.NDArray[Any]]) -> None:
     for variable, value in zip(model.variables, weights, strict=True):
         variable.assign(value)
 
@@ -254,9 +282,14 @@ def prepare_tensorflow() -> None:
 
 
 def batches(
-    images: Pixels, labels: Labels, batch_size: int, shuffle: np.random.Generator
-) -> Iterator[tuple[Pixels, Labels]]:
-    """One epoch in a new order, each batch gathered while the one before it is trained on.
+    images: Pixels,
+    labels: Labels,
+    batch_size: int,
+    shuffle: np.random.Generator,
+    *,
+    put: Callable[[Pixels, Labels], tuple[Any, Any]] = lambda images, labels: (images, labels),
+) -> Iterator[tuple[Any, Any]]:
+    """One epoch in a new order, each batch gathered, and `put` where it is needed, while the one before is trained on.
 
     The pictures are already decoded, so there is nothing here for tf.data to do; its autotuner stalled every third
     epoch by up to a second when the iterator was dropped. An incomplete last batch is left out.
@@ -266,7 +299,7 @@ def batches(
 
     def gather(part: npt.NDArray[np.int64]) -> tuple[Pixels, Labels]:
         part = np.sort(part)  # a memory-mapped cache is read forward
-        return images[part], labels[part]
+        return put(images[part], labels[part])
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as ahead:
         upcoming = ahead.submit(gather, parts[0])
@@ -277,18 +310,54 @@ def batches(
             yield batch
 
 
+def make_optimizer(lesson: Lesson, phase: Phase) -> AdamW:
+    """AdamW for the variables of a phase, with its state on every replica."""
+    settings = lesson.settings
+    with lesson.team.scope():
+        return AdamW(
+            [variable.value for variable in phase.variables],
+            decay=settings.recipe.weight_decay,
+            scaled=settings.precision == "mixed_float16",
+        )
+
+
 def make_step(lesson: Lesson, phase: Phase, optimizer: AdamW) -> Callable[..., Any]:
-    """A compiled step: augment, forward, backward, AdamW. Returns the batch's loss and accuracy."""
-    settings, model = lesson.settings, lesson.network.model
-    recipe = settings.recipe
-    variables = [variable.value for variable in phase.variables]
-    total = float(lesson.steps * phase.epochs)
-    classes = int(model.output_shape[-1])
-    smooth = recipe.label_smoothing
+    """A traced step: augment, forward, backward, AdamW, the same on every replica.
+
+    Takes the local batch (uint8 images, int32 labels), the seed int64 [2] and the number of the step in its phase,
+    from 1; returns loss and accuracy of the whole batch.
+    """
+    settings, team = lesson.settings, lesson.team
+    total, everyone = float(lesson.steps * phase.epochs), float(lesson.batch_size * team.place.workers)
+    learn = _gradients(lesson, phase, optimizer, everyone)
+    if settings.compiled:
+        learn = tf.function(learn, autograph=False, jit_compile=True)
+
+    def on_replica(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, count: tf.Tensor) -> list[tf.Tensor]:
+        # Outside of what XLA compiles: it has no crop_and_resize.
+        pixels = augment(
+            images, settings.image_size, seed, settings.augmentation, part=team.number(), parts=team.replicas
+        )
+        loss, hits, gradients = learn(pixels, labels)
+        rate = phase.learning_rate * schedule(count / total, settings.recipe.warm_up)
+        optimizer.apply(team.sum(gradients), rate, count)
+        return list(team.sum([loss, hits]))
 
     @tf.function(autograph=False)
-    def step(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        pixels = augment(images, settings.image_size, seed, settings.augmentation)
+    def step(images: Any, labels: Any, seed: tf.Tensor, count: tf.Tensor) -> Any:
+        return team.run(on_replica, (images, labels, seed, count))
+
+    return step  # type: ignore[no-any-return]  # tf.function keeps the signature
+
+
+def _gradients(lesson: Lesson, phase: Phase, optimizer: AdamW, everyone: float) -> Callable[..., Any]:
+    """Forward and backward: a replica's share of the mean loss, of the hits, and of the (scaled) gradients."""
+    settings, model = lesson.settings, lesson.network.model
+    variables = [variable.value for variable in phase.variables]
+    classes = int(model.output_shape[-1])
+    smooth = settings.recipe.label_smoothing
+
+    def learn(pixels: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
             probabilities = model(pixels, training=phase.batch_statistics)
@@ -296,14 +365,12 @@ def make_step(lesson: Lesson, phase: Phase, optimizer: AdamW) -> Callable[..., A
             each = -tf.reduce_sum(target * tf.math.log(probabilities + EPSILON), axis=1)
             if settings.class_weights is not None:
                 each *= tf.gather(tf.constant(settings.class_weights, tf.float32), labels)
-            loss = tf.reduce_mean(each)
-        gradients = tape.gradient(loss, variables)
-        count = optimizer.steps.assign_add(1.0)
-        optimizer.apply(gradients, phase.learning_rate * schedule(count / total, recipe.warm_up))
+            loss = tf.reduce_sum(each) / everyone
+            scaled = optimizer.scale(loss)
         hits = tf.equal(tf.argmax(probabilities, axis=1, output_type=labels.dtype), labels)
-        return loss, tf.reduce_mean(tf.cast(hits, tf.float32))
+        return loss, tf.reduce_sum(tf.cast(hits, tf.float32)) / everyone, tape.gradient(scaled, variables)
 
-    return step  # type: ignore[no-any-return]  # tf.function keeps the signature
+    return learn
 
 
 def schedule(progress: Any, warm_up: float) -> Any:

@@ -24,17 +24,19 @@ from dualdeploy.training import (
     TrainingResult,
     as_mapping,
 )
-from trainer import artifacts, checkpoints, examples, locations, progress
+from trainer import artifacts, checkpoints, examples, locations, progress, workers
 from trainer.arguments import Order
 from trainer.background import BackgroundWriter
 from trainer.departure import Departure
 from trainer.examples import DataSet
-from trainer.failures import OutOfMemory, UnusableData, UnusableJob, UnusableWeights
+from trainer.failures import OutOfMemory, UnusableData, UnusableJob, UnusableWeights, WorkerLost
 from trainer.locations import Patience
 from trainer.progress import Reporter
+from trainer.workers import Place
 
 if TYPE_CHECKING:
     from trainer.fitting import Fitted, Memory
+    from trainer.team import Team
 
 log = logging.getLogger("trainer")
 
@@ -43,8 +45,8 @@ log = logging.getLogger("trainer")
 LAST_WRITE = 20.0
 
 
-def run(order: Order, *, work: Path, reporter: Reporter, departure: Departure) -> TrainingResult:
-    """Carry out `order` with `work` as scratch space; returns the result that was written.
+def run(order: Order, where: Place, *, work: Path, reporter: Reporter, departure: Departure) -> TrainingResult | None:
+    """Carry out `order` with `work` as scratch space; returns the result that was written, None if this is no chief.
 
     An attempt that was interrupted after an epoch is gone on with. Raises the errors of `trainer.failures` and
     ServiceUnavailable; the result document is only there on success.
@@ -52,30 +54,51 @@ def run(order: Order, *, work: Path, reporter: Reporter, departure: Departure) -
     job, patience, clock = order.job, Patience(order.patience), _Stopwatch()
     with logs.bind(run_id=job.run_id, target=job.target):
         with clock.lap("load"):
-            data = _load(job, order.cache or work / "shards", work, patience)
+            data = _load(job, where, order.cache or work / "shards", work, patience)
             weights = _weights(job, work, patience)
-        staging, where = artifacts.Staging(work / "output"), artifacts.places(job)
         # TensorFlow takes seconds and half a gigabyte to import: faults of the job and of the data come first.
         with clock.lap("import"), progress.native_banners_held_back():
             import keras  # noqa: F401, PLC0415
-        with _memory_errors_named(job):
-            memory = _memory(job, where, patience, departure)
+        with _errors_named(job, where):
+            team = _team(where)
+            memory = _memory(job, artifacts.places(job), patience, departure, where)
             with clock.lap("train"):
-                fitted = _fit(job, data, weights, memory, reporter)
-            with clock.lap("evaluate"):
-                outcome = _Outcome(job, data, fitted, _evaluate(job, data, fitted), _live(job, data, work, patience))
-            with clock.lap("export"):
-                _export(outcome, staging)
-                outcome = _timed(outcome, staging, work)
-                _report(outcome, staging)
-        with clock.lap("upload"):
-            # So that an older log cannot arrive after the complete one.
-            memory.writer.flush(LAST_WRITE)
-            artifacts.publish(staging, job, where, patience)
-        result = _result(outcome, clock, where)
-        artifacts.publish_result(result, job.output.result, patience)
-        _forget(memory, patience)
-        _summary(result)
+                fitted = _fit(job, data, weights, memory, reporter=reporter, team=team)
+            result = _finish(_Job(job, data, work, patience), fitted, memory, clock) if where.is_chief else None
+            # A worker that left earlier would be missed: the others wait for it, or take it for lost.
+            team.total([1.0])
+    return result
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """A job under way on this machine."""
+
+    job: TrainingJob
+    data: DataSet
+    work: Path
+    patience: Patience
+
+
+def _finish(under_way: _Job, fitted: Fitted, memory: Memory, clock: _Stopwatch) -> TrainingResult:
+    """From the trained network to the result document, which is written last."""
+    job, data, patience = under_way.job, under_way.data, under_way.patience
+    staging, where = artifacts.Staging(under_way.work / "output"), artifacts.places(job)
+    with clock.lap("evaluate"):
+        live = _live(job, data, under_way.work, patience)
+        outcome = _Outcome(job, data, fitted, _evaluate(job, data, fitted), live)
+    with clock.lap("export"):
+        _export(outcome, staging)
+        outcome = _timed(outcome, staging, under_way.work)
+        _report(outcome, staging)
+    with clock.lap("upload"):
+        # So that an older log cannot arrive after the complete one.
+        memory.writer.flush(LAST_WRITE)
+        artifacts.publish(staging, job, where, patience)
+    result = _result(outcome, clock, where)
+    artifacts.publish_result(result, job.output.result, patience)
+    _forget(memory, patience)
+    _summary(result)
     return result
 
 
@@ -103,10 +126,17 @@ class _Outcome:
     live: LiveMetrics | None
 
 
-def _load(job: TrainingJob, cache: Path, work: Path, patience: Patience) -> DataSet:
+def _load(job: TrainingJob, where: Place, cache: Path, work: Path, patience: Patience) -> DataSet:
+    """This worker's share of the pictures; the chief's has all that are held out, too."""
+    mine, others = workers.share(job.shards.train, where)
+    # Without named shards, what is held out lies among everybody's.
+    others = [] if job.shards.eval or not where.is_chief else others
     data = examples.load(
-        locations.fetch_shards(job.shards.train, cache, patience),
-        locations.fetch_shards(job.shards.eval, cache, patience),
+        locations.fetch_shards(mine, cache, patience),
+        locations.fetch_shards(job.shards.eval if where.is_chief else (), cache, patience),
+        elsewhere=locations.fetch_shards(others, cache, patience),
+        by_hash=not job.shards.eval,
+        evaluates=where.is_chief,
         labels=job.labels,
         features=job.features,
         image_size=job.training.image_size,
@@ -138,9 +168,15 @@ def _weights(job: TrainingJob, work: Path, patience: Patience) -> str | Path:
         raise UnusableWeights(f"weights to start from: {exc}") from exc
 
 
-def _memory(job: TrainingJob, where: Artifacts, patience: Patience, departure: Departure) -> Memory:
+def _team(where: Place) -> Team:
+    from trainer.team import Team  # noqa: PLC0415  # here and below: TensorFlow is imported by `run`, late
+
+    return Team(where)
+
+
+def _memory(job: TrainingJob, where: Artifacts, patience: Patience, departure: Departure, place: Place) -> Memory:
     """What an earlier attempt left, and a writer whose last write is waited for when the machine is taken away."""
-    from trainer.fitting import Memory  # noqa: PLC0415  # here and below: TensorFlow is imported by `run`, late
+    from trainer.fitting import Memory  # noqa: PLC0415
 
     location = checkpoints.place(job)
     found = locations.read_if_present(location, patience)
@@ -152,14 +188,17 @@ def _memory(job: TrainingJob, where: Artifacts, patience: Patience, departure: D
             return f"the newest checkpoint was not written within {LAST_WRITE:.0f} s, an older one may be in {location}"
         return f"nothing was published as finished, the finished epochs are in {location}"
 
-    departure.before(finish_writing)
+    if place.is_chief:  # nobody else writes
+        departure.before(finish_writing)
     return Memory(writer, location, where.logs or "", earlier)
 
 
-def _fit(job: TrainingJob, data: DataSet, weights: str | Path, memory: Memory, reporter: Reporter) -> Fitted:
+def _fit(
+    job: TrainingJob, data: DataSet, weights: str | Path, memory: Memory, *, reporter: Reporter, team: Team
+) -> Fitted:
     from trainer import fitting  # noqa: PLC0415
 
-    return fitting.fit(job, data, weights, memory, reporter)
+    return fitting.fit(job, data, weights, memory, reporter=reporter, team=team)
 
 
 def _evaluate(job: TrainingJob, data: DataSet, fitted: Fitted) -> Metrics:
@@ -311,9 +350,16 @@ class _Stopwatch:
 
 
 @contextlib.contextmanager
-def _memory_errors_named(job: TrainingJob) -> Iterator[None]:
+def _errors_named(job: TrainingJob, where: Place) -> Iterator[None]:
     import tensorflow as tf  # noqa: PLC0415
 
+    # What TensorFlow's collectives raise when a peer is gone, or was told so by another.
+    lost = (
+        tf.errors.UnavailableError,
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError,
+    )
     try:
         yield
     except (tf.errors.ResourceExhaustedError, MemoryError) as exc:
@@ -321,3 +367,7 @@ def _memory_errors_named(job: TrainingJob) -> Iterator[None]:
             f"{job.training.architecture} at {job.training.image_size} px and {job.training.batch_size} pictures in "
             "a batch does not fit into memory: use a smaller batch_size or image_size, or a larger machine"
         ) from exc
+    except lost as exc:
+        if where.workers == 1:
+            raise
+        raise WorkerLost(f"another of the {where.workers} workers went away: {exc.message.splitlines()[0]}") from exc

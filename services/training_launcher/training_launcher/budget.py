@@ -51,6 +51,8 @@ def _target(config: DatasetConfig, target: Target, region: str, prices: PriceTab
         accelerator=accelerator.type if accelerator else "",
         count=accelerator.count if accelerator else 0,
     )
+    if price is not None and training.replicas > 1:
+        price, source = price * training.replicas, f"{training.replicas} workers, each {source}"
     if allowance.usd_per_hour is not None:
         price, source = allowance.usd_per_hour, f"budget.{target}.usd_per_hour"
     return _priced(price, source, min(allowance.expected or training.timeout, training.timeout), training.timeout)

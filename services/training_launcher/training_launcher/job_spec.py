@@ -46,6 +46,8 @@ def training_job(run: Run, target: Target, *, models_bucket: str, live: LiveMode
             learning_rate=parameters.learning_rate,
             seed=parameters.seed,
             max_bad_records=parameters.max_bad_records,
+            precision=parameters.precision,
+            xla=parameters.xla,
             recipe=Recipe.model_validate(parameters.recipe.model_dump()),
         ),
         output=OutputLocations(
@@ -77,6 +79,7 @@ def custom_job(run: Run, target: Target, settings: LauncherSettings, *, timeout:
         machine=parameters.machine,
         accelerator_type=accelerator.type if accelerator else "",
         accelerator_count=accelerator.count if accelerator else 0,
+        replicas=parameters.replicas,
         spot=parameters.spot,
         timeout=timeout,
         output_directory=f"gs://{settings.models_bucket}/{training.artifact_directory(run.run_id, target)}",

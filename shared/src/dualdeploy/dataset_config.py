@@ -168,9 +168,12 @@ class TargetTraining(_Section):
     learning_rate: float = Field(default=0.001, gt=0, lt=10)
     seed: int = Field(default=0, ge=0)
     max_bad_records: Fraction = 0.01
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
+    xla: Literal["auto", "on", "off"] = "auto"
     recipe: Recipe = Recipe()
     machine: str = "n1-standard-8"
     accelerator: Accelerator | None = Accelerator()
+    replicas: int = Field(default=1, ge=1, le=32)
     spot: bool = True
     timeout: TimeLimit = 7200.0
 

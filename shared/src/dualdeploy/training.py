@@ -19,6 +19,8 @@ TARGETS: tuple[Target, ...] = ("cloud", "mobile")
 
 
 Augmentation = Literal["standard", "light", "none"]
+Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
+Xla = Literal["auto", "on", "off"]
 
 
 class _Document(pydantic.BaseModel):
@@ -78,6 +80,8 @@ class TrainingParameters(_Document):
     learning_rate: float = 0.001
     seed: int = 0
     max_bad_records: float = 0.01
+    precision: Precision = "auto"
+    xla: Xla = "auto"
     recipe: Recipe = Recipe()
 
     @property
@@ -167,12 +171,21 @@ class LiveMetrics(_Document):
 
 
 class Course(_Document):
-    """How training went: epochs planned and trained, the one whose weights were kept, and where it was resumed."""
+    """How training went: epochs planned and trained, the one whose weights were kept, and where it was resumed.
+
+    `replicas` devices of so many `workers` learned together. `images_per_second` is the median over the epochs, None
+    without any; `xla`: the step was compiled by it.
+    """
 
     epochs: int
     epochs_trained: int
     best_epoch: int
     resumed_at: tuple[int, ...] = ()
+    workers: int = 1
+    replicas: int = 1
+    precision: str = "float32"
+    xla: bool = False
+    images_per_second: float | None = None
 
 
 class DataUsed(_Document):

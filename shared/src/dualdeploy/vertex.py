@@ -65,7 +65,7 @@ class ResourceMissing(RejectedByGoogle):
 
 @dataclasses.dataclass(frozen=True)
 class CustomJobSpec:
-    """One worker pool of one training container. `timeout` in seconds."""
+    """So many `replicas` of one training container, on machines of one kind. `timeout` in seconds."""
 
     display_name: str
     image: str
@@ -79,6 +79,7 @@ class CustomJobSpec:
     timeout: float
     output_directory: str
     service_account: str = ""
+    replicas: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -638,21 +639,27 @@ def _custom_job(spec: CustomJobSpec) -> Any:
     scheduling = types.Scheduling(timeout=duration_pb2.Duration(seconds=int(spec.timeout)))
     if spec.spot:
         scheduling.strategy = types.Scheduling.Strategy.SPOT
+    if spec.replicas > 1:
+        # Workers that learn together cannot go on without one of them: all start again, from the last checkpoint.
+        scheduling.restart_job_on_worker_restart = True
+
+    def pool(replicas: int) -> Any:
+        return types.WorkerPoolSpec(
+            machine_spec=machine,
+            replica_count=replicas,
+            container_spec=types.ContainerSpec(
+                image_uri=spec.image,
+                args=list(spec.arguments),
+                env=[types.EnvVar(name=name, value=value) for name, value in spec.environment.items()],
+            ),
+        )
+
     return types.CustomJob(
         display_name=spec.display_name,
         labels=dict(spec.labels),
         job_spec=types.CustomJobSpec(
-            worker_pool_specs=[
-                types.WorkerPoolSpec(
-                    machine_spec=machine,
-                    replica_count=1,
-                    container_spec=types.ContainerSpec(
-                        image_uri=spec.image,
-                        args=list(spec.arguments),
-                        env=[types.EnvVar(name=name, value=value) for name, value in spec.environment.items()],
-                    ),
-                )
-            ],
+            # The first pool is the chief and has one machine; Vertex AI names both pools in TF_CONFIG.
+            worker_pool_specs=[pool(1), pool(spec.replicas - 1)] if spec.replicas > 1 else [pool(1)],
             scheduling=scheduling,
             service_account=spec.service_account,
             base_output_directory=types.GcsDestination(output_uri_prefix=spec.output_directory),

@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import json
+import urllib.request
 from typing import Any
 
 import pytest
 
 from cloud_deployer.console_metrics import SCHEMA_URI
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
-from dualdeploy.vertex import Evaluation, JobOutcome, RequestLogging, ResourceConflict, ResourceMissing
+from dualdeploy.vertex import Evaluation, JobOutcome, RequestLogging, ResourceConflict, ResourceMissing, VertexGateway
+
+from .conftest import PROJECT, REGION
 
 # Jobs ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("replicas", "pools"), [(1, [1]), (2, [1, 1]), (4, [1, 3])])
+def test_several_replicas_are_a_chief_and_a_pool_of_workers_that_start_again_together(
+    replicas: int, pools: list[int], vertex_emulator: Any, specs: Any
+) -> None:
+    gateway = VertexGateway(project=PROJECT, region=REGION, emulator_host=vertex_emulator.address)
+    created = gateway.create_custom_job(specs.job(replicas=replicas))
+    with urllib.request.urlopen(f"http://{vertex_emulator.address}/v1/{created.name}", timeout=30) as answer:
+        spec = json.load(answer)["jobSpec"]
+    assert [int(pool["replicaCount"]) for pool in spec["workerPoolSpecs"]] == pools
+    assert len({json.dumps(pool["containerSpec"]) for pool in spec["workerPoolSpecs"]}) == 1
+    assert len({json.dumps(pool["machineSpec"]) for pool in spec["workerPoolSpecs"]}) == 1
+    assert spec["scheduling"].get("restartJobOnWorkerRestart", False) is (replicas > 1)
 
 
 def test_a_job_is_found_by_its_name_its_number_and_its_labels(vertex_side: Any, specs: Any) -> None:

@@ -65,7 +65,7 @@ def lesson(network: Any, pictures: tuple[np.ndarray, np.ndarray], **changes: Any
 
     images, labels = pictures
     settings = {"image_size": SIZE, "batch_size": 16} | {
-        name: value for name, value in changes.items() if name in {"recipe", "class_weights", "seed", "batch_size"}
+        name: value for name, value in changes.items() if name in {"recipe", "class_weights", "precision", "compiled"}
     }
     return recipe.Lesson(
         network=network,
@@ -273,8 +273,7 @@ def test_weight_decay_shrinks_kernels_and_leaves_biases_alone() -> None:
 
     kernel, bias = tf.Variable(tf.ones([2, 2])), tf.Variable(tf.ones([2]))
     optimizer = AdamW([kernel, bias], decay=0.1)
-    optimizer.steps.assign_add(1.0)
-    optimizer.apply([tf.zeros([2, 2]), tf.zeros([2])], tf.constant(0.5))
+    optimizer.apply([tf.zeros([2, 2]), tf.zeros([2])], tf.constant(0.5), tf.constant(1.0))
     assert kernel.numpy() == pytest.approx(np.full((2, 2), 0.95))
     assert bias.numpy() == pytest.approx(np.ones(2))
 
@@ -291,10 +290,68 @@ def test_adamw_takes_the_steps_of_keras() -> None:
     reference = keras.optimizers.AdamW(learning_rate=0.1, weight_decay=0.02)
     for step in range(1, 6):
         gradient = tf.constant(np.sin(step * start), tf.float32)
-        optimizer.steps.assign_add(1.0)
-        optimizer.apply([gradient], tf.constant(0.1))
+        optimizer.apply([gradient], tf.constant(0.1), tf.constant(float(step)))
         reference.apply([gradient], [theirs])
     assert ours.numpy() == pytest.approx(theirs.value.numpy(), abs=1e-5)
+
+
+def test_a_scaled_step_is_the_unscaled_one_and_one_with_infinite_gradients_is_left_out() -> None:
+    import tensorflow as tf
+
+    from trainer.optimizer import FIRST_SCALE, AdamW
+
+    plain, scaled = tf.Variable([[1.0, 2.0]]), tf.Variable([[1.0, 2.0]])
+    optimizers = [AdamW([plain], decay=0.02), AdamW([scaled], decay=0.02, scaled=True)]
+    assert float(optimizers[1].scale(tf.constant(1.0))) == FIRST_SCALE
+    for count in (1.0, 2.0):
+        for optimizer in optimizers:
+            gradient = optimizer.scale(tf.constant([[0.3, -0.1]]))
+            optimizer.apply([gradient], tf.constant(0.1), tf.constant(count))
+    assert scaled.numpy() == pytest.approx(plain.numpy(), rel=1e-6)
+
+    before = scaled.numpy()
+    optimizers[1].apply([tf.constant([[np.inf, 0.0]])], tf.constant(0.1), tf.constant(3.0))
+    assert np.array_equal(scaled.numpy(), before)
+    assert float(optimizers[1].scale(tf.constant(1.0))) == FIRST_SCALE / 2
+    # A resumed training goes on with that scale.
+    resumed = AdamW([scaled], decay=0.02, scaled=True)
+    resumed.restore(optimizers[1].state())
+    assert float(resumed.scale(tf.constant(1.0))) == FIRST_SCALE / 2
+
+
+def test_layers_compute_in_bfloat16_and_weights_and_probabilities_stay_float32(pictures: Any) -> None:
+    import keras
+
+    from trainer import architectures
+
+    keras.utils.set_random_seed(0)
+    network = architectures.build(
+        "mobilenet_v3_small", classes=2, image_size=SIZE, weights="none", precision="mixed_bfloat16"
+    )
+    reports = fit(network, pictures, epochs=4, precision="mixed_bfloat16")
+    assert reports[-1][0].loss < reports[0][0].loss
+    assert {str(weight.dtype) for weight in network.model.weights} == {"float32"}
+    inner = [layer for layer in network.base.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert {layer.compute_dtype for layer in inner} == {"bfloat16"}
+    assert network.model.output.dtype == "float32"
+    assert keras.config.dtype_policy().name == "float32", "nothing that is built later is changed by it"
+
+
+def test_a_step_compiled_by_xla_learns_what_the_plain_one_learns(pictures: Any) -> None:
+    losses = []
+    for compiled in (False, True):
+        reports = fit(scratch(pictures), pictures, epochs=1, compiled=compiled)
+        losses.append(reports[0][0].loss)
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+def test_replicas_draw_the_changes_that_one_would_have_drawn_for_the_whole_batch(pictures: Any) -> None:
+    from trainer.augmentation import augment
+
+    images, seed = pictures[0][:16], np.array([3, 7])
+    whole = augment(images, SIZE, seed, "standard").numpy()
+    parts = [augment(images[8 * n : 8 * n + 8], SIZE, seed, "standard", part=n, parts=2).numpy() for n in (0, 1)]
+    assert np.concatenate(parts) == pytest.approx(whole, abs=1e-3)
 
 
 def test_pictures_of_classes_that_count_nothing_teach_nothing(pictures: Any) -> None:

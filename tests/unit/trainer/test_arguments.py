@@ -204,33 +204,6 @@ def test_a_folder_where_every_shard_is_held_out_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "environ",
-    [
-        {},
-        {"TF_CONFIG": ""},
-        {"TF_CONFIG": "{}"},
-        {"TF_CONFIG": '{"cluster": {"chief": ["c:2222"]}, "task": {"type": "chief", "index": 0}}'},
-        {"TF_CONFIG": '{"cluster": {"worker": ["w:2222"], "evaluator": ["e:2222"]}}'},
-    ],
-)
-def test_one_worker_is_what_a_job_trains_on(environ: dict[str, str]) -> None:
-    arguments.refuse_many_workers(environ)
-
-
-@pytest.mark.parametrize(
-    ("config", "said"),
-    [
-        ('{"cluster": {"chief": ["c:2222"], "worker": ["w:2222", "v:2222"]}}', "TF_CONFIG names 3 workers"),
-        ("{", "TF_CONFIG cannot be understood"),
-        ('{"cluster": 1}', "TF_CONFIG cannot be understood"),
-    ],
-)
-def test_several_workers_are_refused_because_each_would_write_the_same_results(config: str, said: str) -> None:
-    with pytest.raises(UnusableJob, match=said):
-        arguments.refuse_many_workers({"TF_CONFIG": config})
-
-
-@pytest.mark.parametrize(
     "flags", [[], ["--target", "tablet"], ["--target", "cloud", "--epoch", "3"], ["--target", "cloud", "--epochs", "x"]]
 )
 def test_a_faulty_command_line_is_a_user_error_not_argparses_exit_code(flags: list[str]) -> None:

@@ -66,6 +66,14 @@ def test_without_limits_a_run_is_estimated_by_its_timeouts_and_never_refused() -
     assert found.refusal == ""
 
 
+def test_several_workers_cost_so_many_times_as_much_and_a_stated_price_is_that_of_all() -> None:
+    found = estimate(
+        training={"cloud": {"replicas": 3}, "mobile": {"replicas": 3}}, budget={"mobile": {"usd_per_hour": 1}}
+    )
+    assert {name: each.usd_per_hour for name, each in found.targets.items()} == {"cloud": 4.5, "mobile": 1.0}
+    assert found.targets["cloud"].price.startswith("3 workers, each n1-standard-8 in us-central1 at 1 USD")
+
+
 def test_a_run_that_is_expected_to_cost_too_much_is_refused_with_the_sums_and_the_remedies() -> None:
     found = estimate(budget={"max_usd_per_run": 5})
     assert "expected to cost 6.00 USD" in found.refusal

@@ -1,0 +1,73 @@
+"""What the devices of this machine are good at: number format and compiler, from what they say of themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Literal
+
+from dualdeploy.training import Precision, Xla
+
+log = logging.getLogger("trainer")
+
+#: Volta and Turing (V100, T4) have tensor cores for float16, Ampere and later (A100, L4, H100) for bfloat16 as well,
+#: which needs no loss scale. Source: https://developer.nvidia.com/cuda-gpus,
+#: https://docs.nvidia.com/deeplearning/performance/mixed-precision-training/
+FLOAT16_SINCE = (7, 0)
+BFLOAT16_SINCE = (8, 0)
+
+Policy = Literal["float32", "mixed_bfloat16", "mixed_float16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """`capability` is CUDA's compute capability, None for what is no NVIDIA GPU."""
+
+    kind: str
+    capability: tuple[int, int] | None = None
+
+
+def policy(wanted: Precision, devices: Sequence[Device]) -> Policy:
+    """The number format of the layers in between; variables, loss and the saved model are float32 always.
+
+    `auto` takes what every device is faster with, and float32 for a CPU, which emulates the short formats.
+    """
+    if wanted != "auto":
+        return wanted
+    if devices and all(device.kind == "TPU" for device in devices):
+        return "mixed_bfloat16"
+    slowest = _slowest(devices)
+    if slowest >= BFLOAT16_SINCE:
+        return "mixed_bfloat16"
+    return "mixed_float16" if slowest >= FLOAT16_SINCE else "float32"
+
+
+def compiled(wanted: Xla, devices: Sequence[Device], *, replicas: int) -> bool:
+    """Whether forward and backward pass go through XLA: a GPU gains from fewer, larger kernels, a CPU waits for them.
+
+    Never with several replicas: XLA cannot compile the exchange of BatchNorm's statistics between them.
+    """
+    if replicas > 1:
+        if wanted == "on":
+            log.warning("xla: on is not followed, because %d replicas exchange batch statistics in the step", replicas)
+        return False
+    if wanted != "auto":
+        return wanted == "on"
+    return _slowest(devices) >= FLOAT16_SINCE
+
+
+def _slowest(devices: Sequence[Device]) -> tuple[int, int]:
+    capabilities = [device.capability or (0, 0) for device in devices if device.kind == "GPU"]
+    return min(capabilities, default=(0, 0))
+
+
+def devices() -> list[Device]:
+    """The accelerators that TensorFlow sees here; none means that the CPU does the work."""
+    import tensorflow as tf  # noqa: PLC0415  # imported late, as everywhere outside the training itself
+
+    found = []
+    for device in [*tf.config.list_physical_devices("GPU"), *tf.config.list_physical_devices("TPU")]:
+        details = tf.config.experimental.get_device_details(device) if device.device_type == "GPU" else {}
+        found.append(Device(device.device_type, details.get("compute_capability")))
+    return found
