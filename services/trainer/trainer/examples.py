@@ -1,7 +1,7 @@
 """From shards to pictures that can be trained on: parsed, checked, decoded once, resized, split.
 
-No TensorFlow here: the pixels are the same (dualdeploy.images), a shard of 200 pictures takes a tenth of a
-second, and a job whose data are unusable says so before TensorFlow has been imported.
+No TensorFlow here: whoever has it hands in its decoder (trainer.decoding) for the pictures to learn from, which gives
+the same pixels (dualdeploy.images) on all cores at once. What that cannot take, Pillow decodes alone, and names.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import heapq
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +40,12 @@ DETAILED = 128
 #: request to a shared Vertex AI endpoint may have 1.5 MB.
 GOLDEN_PER_CLASS = 5
 GOLDEN_BYTES = 500_000
+
+#: Records that are decoded together: enough that a call costs little beside them.
+TOGETHER = 16
+
+#: Decodes JPEGs to uint8 [pictures, side, side, 3]; None when it cannot take one of them.
+Decode = Callable[[Sequence[bytes]], "npt.NDArray[np.uint8] | None"]
 
 #: Bad records that are named one by one in the log and in the metrics.
 NAMED_BAD_RECORDS = 20
@@ -73,11 +79,24 @@ class GoldenPicture:
     label: int
 
 
+class KeptPictures:
+    """Pictures where their decoder put them, indexed by lists of positions like an array [examples, side, side, 3]."""
+
+    def __init__(self, pictures: Sequence[npt.NDArray[Any]]) -> None:
+        self._pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, positions: Sequence[int]) -> npt.NDArray[Any]:
+        return np.stack([self._pictures[position] for position in positions])
+
+
 @dataclasses.dataclass(frozen=True)
 class Examples:
     """Pictures [examples, side, side, 3] and class indices [examples], in the order of the shards."""
 
-    pixels: npt.NDArray[Any]
+    pixels: Any
     labels: npt.NDArray[np.int32]
 
     def __len__(self) -> int:
@@ -133,25 +152,30 @@ def load(
     elsewhere: Sequence[Shard] = (),
     evaluates: bool = True,
     by_hash: bool | None = None,
+    decoders: Callable[[int], Decode] | None = None,
+    memory: int = 0,
 ) -> DataSet:
     """Read all shards; decoded pictures go to files in `folder`, mapped into memory.
 
     Training pictures are kept as large as `augmentation` wants them; `keep_encoded` keeps the held-out ones as they
     came, too. Among several workers, `train` is the share of this one and `elsewhere` that of the others; only the
     one that `evaluates` looks at what is held out, from everybody's shards. `by_hash`: no shard is held out by name;
-    the others, who are given none, must be told.
+    the others, who are given none, must be told. `decoders` makes what decodes many training pictures at once for a
+    side in pixels; without it Pillow decodes each alone. Training pictures that need no more than `memory` bytes are
+    kept there instead of in a file.
 
     Raises UnusableData that names the shard when one cannot be read to its end, the records when more than the
     share `max_bad_records` cannot be used, and the classes that have no picture to learn from.
     """
     side = training_side(image_size, augmentation)
+    decoder = decoders(side) if decoders else None
     by_hash = not held_out if by_hash is None else by_hash
-    reader = _Reader(features, len(labels), image_size, side, split_by_hash=by_hash)
+    reader = _Reader(features, len(labels), image_size, side, split_by_hash=by_hash, decode=decoder)
     # Which sides of the split are wanted of which shards.
     parts = [(train, _Wanted(learned=True, held_out=evaluates)), (held_out, _Wanted(learned=False, held_out=evaluates))]
     if by_hash and evaluates:
         parts.append((elsewhere, _Wanted(learned=False, held_out=True)))
-    with _Kept(image_size, side, len(labels), folder, keep_encoded=keep_encoded) as kept:
+    with _Kept(image_size, side, len(labels), folder, keep_encoded=keep_encoded, memory=memory) as kept:
         for shards, wanted in parts:
             if wanted.learned or wanted.held_out:
                 for prepared in _ahead(reader, shards, wanted, evaluation=shards is held_out):
@@ -175,6 +199,25 @@ def training_side(image_size: int, augmentation: Augmentation) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Record:
+    """A record as it was read."""
+
+    shard: Shard
+    index: int
+    data: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class _Picture:
+    """A record's picture and label, not yet decoded."""
+
+    source: _Record
+    data: bytes
+    label: int
+    held_out: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class _Prepared:
     """One usable record, decoded and resized for its side of the split."""
 
@@ -184,12 +227,19 @@ class _Prepared:
     data: bytes
 
 
+#: What came of a record; None if nobody here wants its side of the split.
+_Outcome = _Prepared | BadRecord | None
+
+
 @dataclasses.dataclass(frozen=True)
 class _Wanted:
     """Which sides of the split this worker looks at."""
 
     learned: bool
     held_out: bool
+
+    def includes(self, *, held_out: bool) -> bool:
+        return self.held_out if held_out else self.learned
 
 
 class _Unusable(ValueError):
@@ -205,23 +255,43 @@ class _Reader:
     image_size: int
     training_side: int
     split_by_hash: bool
+    decode: Decode | None
 
-    def prepare(
-        self, shard: Shard, index: int, record: bytes, evaluation: bool, wanted: _Wanted
-    ) -> _Prepared | BadRecord | None:
+    def prepare(self, records: Sequence[_Record], evaluation: bool, wanted: _Wanted) -> list[_Outcome]:
+        """What came of each record; the pictures to learn from are decoded together if there is a decoder for that."""
+        found = [self._picture(record, evaluation, wanted) for record in records]
+        together = [each for each in found if isinstance(each, _Picture) and not each.held_out]
+        decoded = self.decode([each.data for each in together]) if self.decode and together else None
+        pixels = iter(decoded if decoded is not None else ())
+        outcomes: list[_Outcome] = []
+        for each in found:
+            if not isinstance(each, _Picture):
+                outcomes.append(each)
+            elif each.held_out or decoded is None:
+                outcomes.append(self._decoded_alone(each))
+            else:
+                outcomes.append(_Prepared(next(pixels), each.label, held_out=False, data=each.data))
+        return outcomes
+
+    def _picture(self, record: _Record, evaluation: bool, wanted: _Wanted) -> _Picture | BadRecord | None:
         try:
-            example = parse_example(record, name=shard.name, index=index)
+            example = parse_example(record.data, name=record.shard.name, index=record.index)
             data = self._only(example, self.features.image, "bytes")
             label = self._only(example, self.features.label, "int64")
             self._check_label(label)
-            held_out = is_held_out(data) if self.split_by_hash else evaluation
-            if not (wanted.held_out if held_out else wanted.learned):
-                return None
-            return _Prepared(self._pixels(data, held_out), label, held_out, data)
         except CorruptRecords as exc:
-            return BadRecord(shard.name, index, exc.problem)
-        except (_Unusable, UnreadableImage) as exc:
-            return BadRecord(shard.name, index, str(exc))
+            return BadRecord(record.shard.name, record.index, exc.problem)
+        except _Unusable as exc:
+            return BadRecord(record.shard.name, record.index, str(exc))
+        held_out = is_held_out(data) if self.split_by_hash else evaluation
+        return _Picture(record, data, label, held_out) if wanted.includes(held_out=held_out) else None
+
+    def _decoded_alone(self, picture: _Picture) -> _Prepared | BadRecord:
+        try:
+            pixels = self._pixels(picture.data, picture.held_out)
+        except UnreadableImage as exc:
+            return BadRecord(picture.source.shard.name, picture.source.index, str(exc))
+        return _Prepared(pixels, picture.label, picture.held_out, picture.data)
 
     def _check_label(self, label: int) -> None:
         if not 0 <= label < self.classes:
@@ -260,23 +330,36 @@ def _resize_for_training(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray
     return np.asarray(picture.transform((side, side), Image.Transform.AFFINE, scale, Image.Resampling.BILINEAR))
 
 
-def _ahead(
-    reader: _Reader, shards: Sequence[Shard], wanted: _Wanted, *, evaluation: bool
-) -> Iterator[_Prepared | BadRecord | None]:
-    """Decode on all cores (Pillow lets go of the interpreter), in order, with few records in memory at once."""
+def _ahead(reader: _Reader, shards: Sequence[Shard], wanted: _Wanted, *, evaluation: bool) -> Iterator[_Outcome]:
+    """Decode on all cores, in groups, in order, with few records in memory at once."""
     workers = os.cpu_count() or 1
-    upcoming: collections.deque[concurrent.futures.Future[_Prepared | BadRecord | None]] = collections.deque()
+    upcoming: collections.deque[concurrent.futures.Future[list[_Outcome]]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        for shard in shards:
-            for index, record in _records(shard):
-                if isinstance(record, BadRecord):
-                    yield record
-                    continue
-                upcoming.append(pool.submit(reader.prepare, shard, index, record, evaluation, wanted))
-                if len(upcoming) > 8 * workers:
-                    yield upcoming.popleft().result()
+        for group in _groups(shards):
+            if isinstance(group, BadRecord):
+                yield group
+                continue
+            upcoming.append(pool.submit(reader.prepare, group, evaluation, wanted))
+            if len(upcoming) > 2 * workers:
+                yield from upcoming.popleft().result()
         while upcoming:
-            yield upcoming.popleft().result()
+            yield from upcoming.popleft().result()
+
+
+def _groups(shards: Sequence[Shard]) -> Iterator[list[_Record] | BadRecord]:
+    """Records of all shards in their order, so many at a time; bad ones come as they are met."""
+    group: list[_Record] = []
+    for shard in shards:
+        for index, record in _records(shard):
+            if isinstance(record, BadRecord):
+                yield record
+                continue
+            group.append(_Record(shard, index, record))
+            if len(group) == TOGETHER:
+                yield group
+                group = []
+    if group:
+        yield group
 
 
 def _records(shard: Shard) -> Iterator[tuple[int, bytes | BadRecord]]:
@@ -302,9 +385,11 @@ def _named(damaged: list[CorruptRecords]) -> Iterator[tuple[int, BadRecord]]:
 class _Kept:
     """What has been read so far: pixels in files, everything else in memory. Leaving the block closes the files."""
 
-    def __init__(self, image_size: int, side: int, classes: int, folder: Path, *, keep_encoded: bool) -> None:
+    def __init__(
+        self, image_size: int, side: int, classes: int, folder: Path, *, keep_encoded: bool, memory: int
+    ) -> None:
         self._files = {
-            False: _PixelFile(folder / "train.pixels", side, np.dtype(np.uint8)),
+            False: _PixelFile(folder / "train.pixels", side, np.dtype(np.uint8), memory=memory),
             True: _PixelFile(folder / "held-out.pixels", image_size, np.dtype(np.float32)),
         }
         self._encoded = _ByteFile(folder / "held-out.pictures") if keep_encoded else None
@@ -320,7 +405,7 @@ class _Kept:
         for file in (*self._files.values(), *([self._encoded] if self._encoded else [])):
             file.close()
 
-    def add(self, prepared: _Prepared | BadRecord | None) -> None:
+    def add(self, prepared: _Outcome) -> None:
         self.seen += 1
         if prepared is None:
             return
@@ -389,17 +474,30 @@ class _ScratchFile:
 
 
 class _PixelFile(_ScratchFile):
-    """Pictures of one size: the system keeps the file's pages in memory as long as there is room for them."""
+    """Pictures of one size: in memory up to `memory` bytes, else all in a file that the system maps into it.
 
-    def __init__(self, path: Path, side: int, dtype: np.dtype[Any]) -> None:
+    Memory takes them as they were decoded. Of the file, the system keeps in memory what there is room for.
+    """
+
+    def __init__(self, path: Path, side: int, dtype: np.dtype[Any], *, memory: int = 0) -> None:
         super().__init__(path)
         self._shape = (side, side, 3)
         self._dtype = dtype
         self._labels: list[int] = []
+        self._kept: list[npt.NDArray[Any]] | None = []
+        self._room_left = memory
 
     def append(self, pixels: npt.NDArray[Any], label: int) -> None:
-        self._append(pixels.data)
         self._labels.append(label)
+        self._room_left -= pixels.nbytes
+        if self._kept is not None:
+            self._kept.append(pixels)
+            if self._room_left < 0:
+                for each in self._kept:
+                    self._append(each.data)
+                self._kept = None
+            return
+        self._append(pixels.data)
 
     def finish(self) -> Examples:
         self._complete()
@@ -407,6 +505,8 @@ class _PixelFile(_ScratchFile):
         shape = (len(labels), *self._shape)
         if not len(labels):  # an empty file cannot be mapped
             return Examples(np.zeros(shape, self._dtype), labels)
+        if self._kept is not None:
+            return Examples(KeptPictures(self._kept), labels)
         return Examples(np.memmap(self._path, self._dtype, mode="r", shape=shape), labels)
 
 

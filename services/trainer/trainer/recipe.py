@@ -33,7 +33,8 @@ from trainer.team import Team
 
 log = logging.getLogger("trainer")
 
-Pixels = npt.NDArray[np.uint8]
+#: uint8 [examples, side, side, 3], or what is indexed by a list of positions as that is.
+Pixels = Any
 Labels = npt.NDArray[np.int32]
 Predict = Callable[[Any], Any]
 

@@ -7,7 +7,7 @@ import dataclasses
 import datetime
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,9 +28,10 @@ from trainer import artifacts, checkpoints, examples, locations, progress, worke
 from trainer.arguments import Order
 from trainer.background import BackgroundWriter
 from trainer.departure import Departure
-from trainer.examples import DataSet
+from trainer.examples import DataSet, Shard
 from trainer.failures import OutOfMemory, UnusableData, UnusableJob, UnusableWeights, WorkerLost
 from trainer.locations import Patience
+from trainer.memory import available
 from trainer.progress import Reporter
 from trainer.workers import Place
 
@@ -53,14 +54,16 @@ def run(order: Order, where: Place, *, work: Path, reporter: Reporter, departure
     """
     job, patience, clock = order.job, Patience(order.patience), _Stopwatch()
     with logs.bind(run_id=job.run_id, target=job.target):
-        with clock.lap("load"):
-            data = _load(job, where, order.cache or work / "shards", work, patience)
+        with clock.lap("fetch"):
+            shards = _fetch(job, where, order.cache or work / "shards", patience)
             weights = _weights(job, work, patience)
-        # TensorFlow takes seconds and half a gigabyte to import: faults of the job and of the data come first.
+        # TensorFlow takes seconds and half a gigabyte to import: what is not there is told first.
         with clock.lap("import"), progress.native_banners_held_back():
             import keras  # noqa: F401, PLC0415
         with _errors_named(job, where):
             team = _team(where)
+            with clock.lap("load"):
+                data = _load(job, where, shards, work)
             memory = _memory(job, artifacts.places(job), patience, departure, where)
             with clock.lap("train"):
                 fitted = _fit(job, data, weights, memory, reporter=reporter, team=team)
@@ -108,7 +111,8 @@ def evaluate_live(order: Order, *, work: Path) -> LiveMetrics:
     if job.live is None:
         raise UnusableJob("--evaluate-live needs a job description with `live`: which model is to be measured")
     with logs.bind(run_id=job.run_id, target=job.target):
-        data = _load(job, order.cache or work / "shards", work, patience)
+        where = Place()
+        data = _load(job, where, _fetch(job, where, order.cache or work / "shards", patience), work)
         found = _live(job, data, work, patience)
         measured = found or LiveMetrics(run_id=job.live.run_id, saved_model=job.live.saved_model, problem="no pictures")
         locations.write(job.output.result, measured.to_json, patience)
@@ -126,15 +130,34 @@ class _Outcome:
     live: LiveMetrics | None
 
 
-def _load(job: TrainingJob, where: Place, cache: Path, work: Path, patience: Patience) -> DataSet:
-    """This worker's share of the pictures; the chief's has all that are held out, too."""
+@dataclasses.dataclass(frozen=True)
+class _Shards:
+    """Shards on this machine: those it learns from, those held out by name, and those that others learn from."""
+
+    mine: Sequence[Shard]
+    held_out: Sequence[Shard]
+    others: Sequence[Shard]
+
+
+def _fetch(job: TrainingJob, where: Place, cache: Path, patience: Patience) -> _Shards:
+    """This worker's share of the shards; the chief's has all in which pictures are held out, too."""
     mine, others = workers.share(job.shards.train, where)
     # Without named shards, what is held out lies among everybody's.
     others = [] if job.shards.eval or not where.is_chief else others
+    held_out = job.shards.eval if where.is_chief else ()
+    return _Shards(*(locations.fetch_shards(part, cache, patience) for part in (mine, held_out, others)))
+
+
+def _load(job: TrainingJob, where: Place, shards: _Shards, work: Path) -> DataSet:
+    from trainer.decoding import JpegDecoder  # noqa: PLC0415
+
     data = examples.load(
-        locations.fetch_shards(mine, cache, patience),
-        locations.fetch_shards(job.shards.eval if where.is_chief else (), cache, patience),
-        elsewhere=locations.fetch_shards(others, cache, patience),
+        shards.mine,
+        shards.held_out,
+        elsewhere=shards.others,
+        decoders=JpegDecoder,
+        # The network and its gradients need the other half.
+        memory=available() // 2,
         by_hash=not job.shards.eval,
         evaluates=where.is_chief,
         labels=job.labels,

@@ -28,9 +28,20 @@ LABELS = ("daisy", "tulips")
 def load(tmp_path: Path) -> Callable[..., DataSet]:
     def call(train: list[Shard], held_out: list[Shard], **changes: Any) -> DataSet:
         arguments = {"labels": LABELS, "features": FeatureNames(), "image_size": 32, "max_bad_records": 0.0}
-        return examples.load(train, held_out, **(arguments | changes), folder=tmp_path)
+        return examples.load(train, held_out, **({"folder": tmp_path} | arguments | changes))
 
     return call
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Callable[[str], Path]:
+    """Scratch of a call's own: what an earlier one mapped into memory must stay what it is."""
+
+    def make(name: str) -> Path:
+        (tmp_path / name).mkdir()
+        return tmp_path / name
+
+    return make
 
 
 def both_classes(count: int, first: int = 0) -> list[bytes]:
@@ -236,3 +247,58 @@ def test_training_pictures_are_sampled_as_served_ones_within_one_grey_level(
     picture = encode_example({"image": stream.getvalue(), "class": 0})
     data = load([shard("train.tfrecord", [picture, record(1, 1)])], [shard("eval.tfrecord", both_classes(1))])
     assert np.abs(data.train.pixels[0] - resize_bilinear(noise, 36)).max() <= 1.01
+
+
+def test_pictures_kept_in_memory_are_those_that_would_be_in_the_file(shard: Any, load: Any, folder: Any) -> None:
+    shards = [shard("train.tfrecord", both_classes(50))], [shard("eval.tfrecord", both_classes(2))]
+    filed = load(*shards, folder=folder("filed"))
+    picture = filed.train.pixels[0].nbytes
+    kept = load(*shards, memory=50 * picture, folder=folder("kept"))
+    full = load(*shards, memory=49 * picture, folder=folder("full"))
+    assert isinstance(kept.train.pixels, examples.KeptPictures)
+    assert isinstance(full.train.pixels, np.memmap)
+    positions = [3, 17, 49]
+    for data in (kept, full):
+        assert len(data.train.pixels) == 50
+        assert (data.train.pixels[positions] == filed.train.pixels[positions]).all()
+
+
+def test_a_decoder_takes_the_pictures_to_learn_from_and_what_it_cannot_take_is_decoded_alone(
+    shard: Any, load: Any
+) -> None:
+    asked: list[int] = []
+
+    def decoders(side: int) -> examples.Decode:
+        def decode(pictures: Any) -> Any:
+            asked.append(len(pictures))
+            if jpeg(39) in pictures:
+                return None
+            return np.full((len(pictures), side, side, 3), 7, np.uint8)
+
+        return decode
+
+    records = [*both_classes(40), encode_example({"image": b"no picture", "class": 0})]
+    data = load(
+        [shard("train.tfrecord", records)],
+        [shard("eval.tfrecord", both_classes(2))],
+        decoders=decoders,
+        max_bad_records=0.1,
+    )
+    assert sorted(asked) == [9, 16, 16]
+    assert (data.train.pixels[:32] == 7).all()
+    assert np.abs(data.train.pixels[32:, 0, 0, 0].astype(int) - np.arange(32, 40)).max() <= 1
+    assert [(bad.shard, bad.index) for bad in data.bad_records] == [("gs://data/train.tfrecord", 40)]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_two_workers_learn_from_all_pictures_and_the_chief_holds_out_the_same_as_one_alone(
+    named: bool, shard: Any, load: Any, folder: Any
+) -> None:
+    first, second = shard("a.tfrecord", both_classes(60)), shard("b.tfrecord", both_classes(60, 60))
+    held_out = [shard("eval.tfrecord", both_classes(10, 150))] if named else []
+    alone = load([first, second], held_out, folder=folder("alone"))
+    chief = load([first], held_out, elsewhere=[] if named else [second], by_hash=not named, folder=folder("chief"))
+    worker = load([second], [], by_hash=not named, evaluates=False, folder=folder("worker"))
+    assert len(worker.held_out) == 0
+    assert (chief.held_out.pixels == alone.held_out.pixels).all()
+    assert np.concatenate([chief.train.pixels, worker.train.pixels]).tolist() == alone.train.pixels.tolist()
