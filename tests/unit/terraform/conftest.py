@@ -26,6 +26,8 @@ VARIABLES: Mapping[str, Any] = {
         name: f"us-central1-docker.pkg.dev/{PROJECT}/dualdeploy/{name}{DIGEST}"
         for name in ("trainer", "predictor", "cloud_deployer", "mobile_publisher")
     },
+    "sources": {name: f"{name}/{'0123456789abcdef' * 4}.zip" for name in ("training_launcher", "job_notifier")},
+    "repository": f"projects/{PROJECT}/locations/us-central1/connections/github/repositories/dual-deploy",
     "operators": ["group:ml@example.com"],
     "alert_emails": ["alerts@example.com"],
     "billing_account": "012345-6789AB-CDEF01",
@@ -65,7 +67,7 @@ def topology() -> Mapping[str, Any]:
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """Copies of infra/ with packages to deploy; returns the environment's folder in a new copy."""
+    """Copies of infra/ with a state of their own; returns the environment's folder in a new copy."""
     if shutil.which("terraform") is None:
         pytest.skip("terraform is not installed here")
 
@@ -74,10 +76,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
         ignored = shutil.ignore_patterns(".terraform*", "*.tfstate*", "*.tfvars")
         shutil.copytree(REPOSITORY / "infra" / "terraform", root / "infra" / "terraform", ignore=ignored)
         shutil.copy(REPOSITORY / "infra" / "topology.json", root / "infra")
-        (root / "build").mkdir()
-        for service in ("training_launcher", "job_notifier"):
-            (root / "build" / f"{service}.zip").write_bytes(service.encode())
-        return root / "infra" / "terraform" / "environments" / "example"
+        environment = root / "infra" / "terraform" / "environments" / "example"
+        # The state is in a bucket, and nobody reaches one here.
+        (environment / "backend_override.tf").write_text('terraform {\n  backend "local" {}\n}\n')
+        return environment
 
     return copy
 
@@ -99,7 +101,7 @@ def plan(workplace: Callable[[], Path]) -> Plan:
             Resource(
                 change["address"],
                 change["type"],
-                change["address"].split(".")[1] if change["address"].startswith("module.") else "",
+                change["address"].split(".")[1].removesuffix("[0]") if change["address"].startswith("module.") else "",
                 change["change"]["after"],
             )
             for change in planned["resource_changes"]

@@ -69,7 +69,9 @@ def _block(
     attributes: dict[str, Any] = {}
     blocks: dict[str, Any] = {}
     # What can be reset is optional; what holds at most one block has no list class.
-    optional = {name.lower() for name in re.findall(r"^    reset(\w+)\(\)", class_body, flags=re.MULTILINE)}
+    # A name that the bindings have already taken gets `Attribute` at its end.
+    reset = re.findall(r"^    reset(\w+)\(\)", class_body, flags=re.MULTILINE)
+    optional = {name.lower() for name in reset} | {name.lower().removesuffix("attribute") for name in reset}
     single = set(re.findall(r"new \w+OutputReference\(this, \"(\w+)\"", class_body))
     for match in _ATTRIBUTE.finditer(_dedented(settable)):
         name = match["name"]

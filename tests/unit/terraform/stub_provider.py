@@ -77,7 +77,8 @@ class StubProvider:
     # What Terraform asks ---------------------------------------------------------------------------------------
 
     def get_schema(self, _request: Any) -> Any:
-        provider = {"attributes": {name: {"type": "string"} for name in ("project", "region")}, "blocks": {}}
+        types = {"project": "string", "region": "string", "billing_project": "string", "user_project_override": "bool"}
+        provider = {"attributes": {name: {"type": type_} for name, type_ in types.items()}, "blocks": {}}
         return MESSAGES["Schemas"](
             provider={"block": _block(provider)},
             resource_schemas=[
@@ -222,7 +223,7 @@ class Terraform:
     def plan(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
         """Initialise, plan from nothing, and return the plan as Terraform describes it in JSON."""
         (self.folder / "terraform.tfvars.json").write_text(json.dumps(variables))
-        self("init", "-backend=false", "-input=false", "-no-color")
+        self("init", "-input=false", "-no-color")
         self("plan", "-input=false", "-no-color", "-lock=false", "-out=plan")
         return json.loads(self("show", "-json", "plan"))  # type: ignore[no-any-return]
 

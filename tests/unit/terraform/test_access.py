@@ -197,6 +197,8 @@ def test_nobody_has_a_wide_role(plan: Any) -> None:
         ("training-launcher-caller", "roles/eventarc.eventReceiver"),
         ("Cloud Storage", "roles/pubsub.publisher"),
         ("dualdeploy-builder", "roles/logging.logWriter"),
+        ("dualdeploy-releaser", "dualdeploy_releaser"),
+        ("dualdeploy-releaser", "roles/logging.logWriter"),
     }
 
 

@@ -88,11 +88,9 @@ def test_the_project_can_be_prepared_before_there_are_images_and_packages(
     workplace: Callable[[], Path], terraform: Callable[..., Any]
 ) -> None:
     folder = workplace()
-    for package in (folder.parents[3] / "build").iterdir():
-        package.unlink()
     (folder / "terraform.tfvars.json").write_text(json.dumps({"project": "demo-dualdeploy"}))
     run = terraform(folder)
-    run("init", "-backend=false", "-input=false", "-no-color")
+    run("init", "-input=false", "-no-color")
     said = run("plan", "-input=false", "-no-color", "-lock=false", "-target=module.project")
     made = set(re.findall(r"# (module\.\w+)\S* will be created", said))
     assert made == {"module.project"}
@@ -104,7 +102,7 @@ def test_a_misspelt_argument_is_found(workplace: Callable[[], Path], terraform: 
     file = folder.parents[1] / "modules" / "messaging" / "main.tf"
     file.write_text(file.read_text().replace("ack_deadline_seconds =", "ack_deadline ="))
     run = terraform(folder)
-    run("init", "-backend=false", "-input=false", "-no-color")
+    run("init", "-input=false", "-no-color")
     with pytest.raises(TerraformFailed, match='argument named "ack_deadline" is not expected'):
         run("validate", "-no-color")
 

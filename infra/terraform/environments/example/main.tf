@@ -1,8 +1,9 @@
 # The whole system in one project. Each of the four services is one block: it can be deployed alone
-# (terraform apply -target=module.job_notifier), and without it the rest is still valid.
+# (make deploy SERVICE=job_notifier), and without it the rest is still valid.
 
 locals {
-  labels = { app = "dualdeploy" }
+  labels    = { app = "dualdeploy" }
+  releasers = module.delivery[*].releaser
 }
 
 module "project" {
@@ -10,6 +11,16 @@ module "project" {
   project = var.project
   region  = var.region
   labels  = local.labels
+}
+
+# Only where a repository is connected: without one there is nobody who deploys but people.
+module "delivery" {
+  source     = "../../modules/delivery"
+  count      = var.repository == "" ? 0 : 1
+  project    = module.project.id
+  region     = var.region
+  repository = var.repository
+  build      = module.project.build
 }
 
 module "messaging" {
@@ -39,23 +50,25 @@ module "training_launcher" {
   project          = module.project.id
   region           = var.region
   labels           = local.labels
+  releasers        = local.releasers
   topics           = module.messaging.topics
   buckets          = module.storage.buckets
   build            = module.project.build
-  source_archive   = "${path.root}/${var.packages}/training_launcher.zip"
+  source_object    = var.sources.training_launcher
   trainer_image    = var.images.trainer
   training_account = module.training.service_account
 }
 
 module "job_notifier" {
-  source         = "../../modules/job_notifier"
-  project        = module.project.id
-  region         = var.region
-  labels         = local.labels
-  topics         = module.messaging.topics
-  buckets        = module.storage.buckets
-  build          = module.project.build
-  source_archive = "${path.root}/${var.packages}/job_notifier.zip"
+  source        = "../../modules/job_notifier"
+  project       = module.project.id
+  region        = var.region
+  labels        = local.labels
+  releasers     = local.releasers
+  topics        = module.messaging.topics
+  buckets       = module.storage.buckets
+  build         = module.project.build
+  source_object = var.sources.job_notifier
 }
 
 module "cloud_deployer" {
@@ -63,6 +76,7 @@ module "cloud_deployer" {
   project          = module.project.id
   region           = var.region
   labels           = local.labels
+  releasers        = local.releasers
   topics           = module.messaging.topics
   buckets          = module.storage.buckets
   image            = var.images.cloud_deployer
@@ -78,6 +92,7 @@ module "mobile_publisher" {
   project   = module.project.id
   region    = var.region
   labels    = local.labels
+  releasers = local.releasers
   topics    = module.messaging.topics
   buckets   = module.storage.buckets
   image     = var.images.mobile_publisher

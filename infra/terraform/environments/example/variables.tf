@@ -16,8 +16,8 @@ variable "region" {
 
 variable "images" {
   description = <<-EOT
-    Images by digest: trainer, predictor, cloud_deployer, mobile_publisher. Only the very first step, which makes the
-    repository that they are pushed to (-target=module.project), does without.
+    Images by digest: trainer, predictor, cloud_deployer, mobile_publisher; `make deploy` fills them in. Only the very
+    first step, which makes the repository that they are pushed to, does without.
   EOT
   type = object({
     trainer          = optional(string, "")
@@ -34,10 +34,27 @@ variable "revision" {
   default     = ""
 }
 
-variable "packages" {
-  description = "Folder where `make package` leaves <service>.zip, relative to this one."
+variable "sources" {
+  description = "Packages of the functions in the bucket of sources, <service>/<digest>.zip; `make deploy` fills them in."
+  type = object({
+    training_launcher = optional(string, "")
+    job_notifier      = optional(string, "")
+  })
+  default = {}
+}
+
+variable "repository" {
+  description = <<-EOT
+    Repository that Cloud Build deploys from when main changes, projects/…/locations/…/connections/…/repositories/…;
+    empty for none. It is connected by hand: https://docs.cloud.google.com/build/docs/automating-builds/github/connect-repo-github
+  EOT
   type        = string
-  default     = "../../../../build"
+  default     = ""
+
+  validation {
+    condition     = var.repository == "" || can(regex("^projects/[^/]+/locations/[^/]+/connections/[^/]+/repositories/[^/]+$", var.repository))
+    error_message = "Name the repository as Cloud Build does: projects/…/locations/…/connections/…/repositories/…."
+  }
 }
 
 variable "operators" {

@@ -7,14 +7,16 @@ terraform {
     }
   }
 
-  # The state names everything that there is. Where more than one person deploys, keep it in a bucket:
-  #   backend "gcs" {
-  #     bucket = "<project>-terraform-state"   # made by hand, with versioning
-  #     prefix = "dualdeploy"
-  #   }
+  # The state names everything that there is. `make deploy` makes the bucket, with versions, and names it to `init`.
+  backend "gcs" {
+    prefix = "dualdeploy"
+  }
 }
 
 provider "google" {
   project = var.project
   region  = var.region
+  # Some APIs, that of budgets among them, count a person's calls on a project, and must be told on which.
+  user_project_override = true
+  billing_project       = var.project
 }

@@ -79,6 +79,12 @@ variable "max_instances" {
   default     = 10
 }
 
+variable "releasers" {
+  description = "IAM members that deploy new versions for a commit on main, from modules/delivery."
+  type        = list(string)
+  default     = []
+}
+
 variable "labels" {
   description = "Labels on everything that takes labels."
   type        = map(string)

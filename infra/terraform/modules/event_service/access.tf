@@ -57,3 +57,12 @@ resource "google_secret_manager_secret_iam_member" "reads_secret" {
   role      = "roles/secretmanager.secretAccessor"
   member    = google_service_account.runtime.member
 }
+
+# Whoever deploys a new version must be allowed to act as the account that it runs as.
+resource "google_service_account_iam_member" "releaser_acts" {
+  count = length(var.releasers)
+
+  service_account_id = google_service_account.runtime.id
+  role               = "roles/iam.serviceAccountUser"
+  member             = var.releasers[count.index]
+}

@@ -74,16 +74,6 @@ resource "google_service_account" "runtime" {
   display_name = "Dual Deploy: ${var.name}"
 }
 
-# The name holds the content: another package is another object, and the same one deploys nothing.
-resource "google_storage_bucket_object" "source" {
-  count = local.is_function ? 1 : 0
-
-  bucket       = var.build.source_bucket
-  name         = "${var.name}/${filesha256(var.source_archive)}.zip"
-  source       = var.source_archive
-  content_type = "application/zip"
-}
-
 resource "google_cloudfunctions2_function" "function" {
   count = local.is_function ? 1 : 0
 
@@ -101,7 +91,8 @@ resource "google_cloudfunctions2_function" "function" {
     source {
       storage_source {
         bucket = var.build.source_bucket
-        object = google_storage_bucket_object.source[0].name
+        # The name holds the content: another package is another object, and the same one deploys nothing.
+        object = var.source_object
       }
     }
   }
@@ -124,8 +115,8 @@ resource "google_cloudfunctions2_function" "function" {
 
   lifecycle {
     precondition {
-      condition     = var.source_archive != null && var.build != null
-      error_message = "${var.name} is a function: give source_archive (make package SERVICE=${var.name}) and build."
+      condition     = var.source_object != null && var.build != null
+      error_message = "${var.name} is a function: give source_object (make deploy SERVICE=${var.name}) and build."
     }
   }
 }

@@ -29,8 +29,8 @@ variable "image" {
   default     = null
 }
 
-variable "source_archive" {
-  description = "Path of build/<service>.zip; for a service of kind \"function\"."
+variable "source_object" {
+  description = "Name of the package in the bucket of sources, <service>/<digest>.zip; for a service of kind \"function\"."
   type        = string
   default     = null
 }
@@ -110,6 +110,12 @@ variable "max_instances" {
 
 variable "operators" {
   description = "Who may call the HTTP interface (POST /redeploy, GET /status): IAM members such as group:ml@example.com."
+  type        = list(string)
+  default     = []
+}
+
+variable "releasers" {
+  description = "IAM members that deploy new versions for a commit on main, from modules/delivery."
   type        = list(string)
   default     = []
 }

@@ -3,15 +3,16 @@
 module "service" {
   source = "../event_service"
 
-  name           = "job_notifier"
-  project        = var.project
-  region         = var.region
-  topics         = var.topics
-  buckets        = var.buckets
-  labels         = var.labels
-  source_archive = var.source_archive
-  build          = var.build
-  max_instances  = var.max_instances
+  name          = "job_notifier"
+  project       = var.project
+  region        = var.region
+  topics        = var.topics
+  buckets       = var.buckets
+  labels        = var.labels
+  releasers     = var.releasers
+  source_object = var.source_object
+  build         = var.build
+  max_instances = var.max_instances
 
   bucket_access = [
     { bucket = "ledger", role = "roles/storage.objectUser" },

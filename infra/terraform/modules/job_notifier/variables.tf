@@ -18,9 +18,14 @@ variable "buckets" {
   type        = map(string)
 }
 
-variable "source_archive" {
-  description = "Path of build/<service>.zip, which `make package SERVICE=<service>` makes."
+variable "source_object" {
+  description = "Name of the package in the bucket of sources: job_notifier/<64 hex digits>.zip, as `make deploy` puts it there."
   type        = string
+
+  validation {
+    condition     = can(regex("^job_notifier/[0-9a-f]{64}\\.zip$", var.source_object))
+    error_message = "Name the package by its digest, job_notifier/<64 hex digits>.zip: make deploy SERVICE=job_notifier."
+  }
 }
 
 variable "build" {
@@ -36,6 +41,12 @@ variable "max_instances" {
   description = "Upper limit of instances; what comes above it waits and is delivered again."
   type        = number
   default     = 10
+}
+
+variable "releasers" {
+  description = "IAM members that deploy new versions for a commit on main, from modules/delivery."
+  type        = list(string)
+  default     = []
 }
 
 variable "labels" {

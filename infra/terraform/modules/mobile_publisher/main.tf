@@ -9,6 +9,7 @@ module "service" {
   topics        = var.topics
   buckets       = var.buckets
   labels        = var.labels
+  releasers     = var.releasers
   image         = var.image
   operators     = var.operators
   max_instances = var.max_instances

@@ -52,6 +52,12 @@ variable "firebase_key_secret" {
   default     = ""
 }
 
+variable "releasers" {
+  description = "IAM members that deploy new versions for a commit on main, from modules/delivery."
+  type        = list(string)
+  default     = []
+}
+
 variable "labels" {
   description = "Labels on everything that takes labels."
   type        = map(string)

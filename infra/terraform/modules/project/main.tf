@@ -63,7 +63,7 @@ resource "google_artifact_registry_repository" "images" {
   depends_on = [google_project_service.api]
 }
 
-# Cloud Run functions are built from a zip file in a bucket; `make package` makes it the same bytes for the same code.
+# Functions and images are built from packages in a bucket; `make package` makes the same bytes of the same code.
 resource "google_storage_bucket" "sources" {
   #checkov:skip=CKV_GCP_62:Cloud Audit Logs tell who read or changed what; usage logs would need a bucket of their own
   #checkov:skip=CKV_GCP_78:Names hold the digest of the content, so nothing is ever replaced
@@ -91,11 +91,11 @@ resource "google_storage_bucket" "sources" {
 resource "google_service_account" "builder" {
   project      = var.project
   account_id   = "dualdeploy-builder"
-  display_name = "Dual Deploy: builds functions"
+  display_name = "Dual Deploy: builds functions and images"
   depends_on   = [google_project_service.api]
 }
 
-# What a build of a function does: fetch the source, write its log, push the image that it makes.
+# What a build does: fetch the source, write its log, push the image that it makes.
 resource "google_storage_bucket_iam_member" "builder_reads_sources" {
   bucket = google_storage_bucket.sources.name
   role   = "roles/storage.objectViewer"

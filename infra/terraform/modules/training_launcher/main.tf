@@ -3,14 +3,15 @@
 module "service" {
   source = "../event_service"
 
-  name           = "training_launcher"
-  project        = var.project
-  region         = var.region
-  topics         = var.topics
-  buckets        = var.buckets
-  labels         = var.labels
-  source_archive = var.source_archive
-  build          = var.build
+  name          = "training_launcher"
+  project       = var.project
+  region        = var.region
+  topics        = var.topics
+  buckets       = var.buckets
+  labels        = var.labels
+  releasers     = var.releasers
+  source_object = var.source_object
+  build         = var.build
 
   environment = {
     DATA_BUCKET              = var.buckets["data"]
