@@ -90,6 +90,16 @@ lint: $(STAMP) ## Style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+.PHONY: policy
+policy: build/policy/.installed ## Look for what is widely held to be unsafe in Terraform and Dockerfiles (checkov)
+	@build/policy/bin/checkov --quiet --compact --skip-download --framework terraform dockerfile --directory infra/terraform --directory services
+
+# In an environment of its own: what checkov pins clashes with what we do.
+build/policy/.installed: infra/policy/requirements.txt | $(STAMP)
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/policy
+	@$(BIN)/uv pip install --quiet --require-hashes --python build/policy/bin/python -r infra/policy/requirements.txt
+	@touch $@
+
 .PHONY: format
 format: $(STAMP) ## Put the code into shape
 	$(BIN)/ruff check --fix .
@@ -106,13 +116,23 @@ coverage-table: $(STAMP) ## Write infra/local_cloud/COVERAGE.md from the route t
 ##@ Ship it
 
 .PHONY: package
-package: $(STAMP) ## Stage what is shipped into build/<service>/ (SERVICE=x for one, BASE_IMAGE=…@sha256:… to pin the base)
+package: $(STAMP) ## Stage what is shipped into build/<service>/ (SERVICE=x for one, BASE_IMAGE=…@sha256:… for another base)
 	@$(BIN)/python infra/packaging/package.py $(SERVICE)
 
+SHIPPING = PYTHONPATH=infra/deploy:infra/packaging $(BIN)/python -m shipping
+SHIPPED = $(if $(PROJECT),--project='$(PROJECT)') $(if $(REGION),--region='$(REGION)') $(if $(filter delete,$(DATA)),--delete-data)
+
+.PHONY: deploy
+deploy: $(STAMP) ## Everything into a project: PROJECT=… REGION=…; or one service and nothing else: SERVICE=x
+	@$(SHIPPING) deploy $(SHIPPED) $(if $(SERVICE),--service='$(SERVICE)')
+
 .PHONY: plan
-plan: package ## What Terraform would change (fill in infra/terraform/environments/example/terraform.tfvars first)
-	terraform -chdir=infra/terraform/environments/example init -input=false
-	terraform -chdir=infra/terraform/environments/example plan -input=false
+plan: $(STAMP) ## What `make deploy` would do and change, without doing it: PROJECT=… REGION=…
+	@$(SHIPPING) plan $(SHIPPED)
+
+.PHONY: destroy
+destroy: $(STAMP) ## Take everything down, after asking; buckets with data stay unless DATA=delete
+	@$(SHIPPING) destroy $(SHIPPED)
 
 ##@ Keep house
 
@@ -136,6 +156,7 @@ lock: $(STAMP) ## Resolve every requirements.in again
 	for service in $(SERVICES); do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes services/$$service/requirements.in -o services/$$service/requirements.txt; \
 	done
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes infra/policy/requirements.in -o infra/policy/requirements.txt
 
 .PHONY: clean
 clean: ## Stop what runs and remove what was built, but not .venv

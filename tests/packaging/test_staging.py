@@ -166,3 +166,13 @@ def test_an_image_copies_only_what_is_staged(service: str, package: ModuleType, 
     copies = re.findall(r"^COPY (?!--from)(\S+) ", dockerfile(service), flags=re.MULTILINE)
     assert copies
     assert [source for source in copies if not (folder / source).exists()] == []
+
+
+def test_every_image_starts_from_one_base_by_digest() -> None:
+    builds = [dockerfile(service) for service in SERVICES]
+    builds.append((REPOSITORY / "infra" / "deploy" / "cloudbuild.yaml").read_text(encoding="utf-8"))
+    bases = {
+        base for text in builds for base in re.findall(r"^(?:FROM|    name:) (python:\S+)", text, flags=re.MULTILINE)
+    }
+    assert len(bases) == 1, bases
+    assert re.fullmatch(r"python:3\.11-slim@sha256:[0-9a-f]{64}", bases.pop())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from dualdeploy.ledger import State
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -22,7 +25,7 @@ def policy(plan: Any, title: str) -> Mapping[str, Any]:
 
 def test_every_alert_reaches_somebody_and_says_what_to_do(plan: Any) -> None:
     policies = plan.of("google_monitoring_alert_policy")
-    assert len(policies) == 4
+    assert len(policies) == 7
     for each in policies:
         assert each.values["notification_channels"] == ["google_monitoring_notification_channel//id"]
         assert len(each.values["documentation"][0]["content"]) > 100
@@ -70,3 +73,23 @@ def test_the_budget_is_of_this_project_only(plan: Any) -> None:
     (budget,) = plan.of("google_billing_budget")
     assert budget.values["budget_filter"][0]["projects"] == ["projects/123456789012"]
     assert budget.values["amount"][0]["specified_amount"][0]["units"] == "200"
+
+
+def test_a_rollback_is_found_by_what_the_deployer_logs(plan: Any) -> None:
+    condition = policy(plan, "Dual Deploy: a model was rolled back")["conditions"][0]["condition_matched_log"][0]
+    (pattern,) = re.findall(r'message=~"([^"]+)"', condition["filter"])
+    # `BranchWorker` logs "%s %s -> %s %s": state and step, then the following ones.
+    assert re.search(pattern, f"{State.CANARY} withdraw -> {State.ROLLED_BACK} ")
+    assert not re.search(pattern, f"{State.CANARY} shift -> {State.LIVE} ")
+
+
+def test_announced_ends_are_told_of_at_the_time_that_is_written_beside_them(plan: Any) -> None:
+    found = [
+        each.values for each in plan.of("google_monitoring_alert_policy") if "comes near" in each.values["display_name"]
+    ]
+    assert len(found) == 2
+    for each in found:
+        (condition,) = each["conditions"]
+        written = datetime.datetime.fromisoformat(condition["display_name"].removeprefix("It is after "))
+        query = condition["condition_prometheus_query_language"][0]["query"]
+        assert query == f"vector(time()) > {written.timestamp():.0f}"

@@ -111,6 +111,43 @@ resource "google_monitoring_alert_policy" "failed_runs" {
   }
 }
 
+resource "google_monitoring_alert_policy" "rollbacks" {
+  project               = var.project
+  display_name          = "Dual Deploy: a model was rolled back"
+  combiner              = "OR"
+  severity              = "WARNING"
+  notification_channels = local.channels
+  user_labels           = var.labels
+
+  conditions {
+    display_name = "A service says so in its log"
+    condition_matched_log {
+      filter = <<-EOT
+        ${local.our_logs}
+        jsonPayload.message=~"-> rolled_back"
+      EOT
+      label_extractors = {
+        run_id = "EXTRACT(jsonPayload.run_id)"
+      }
+    }
+  }
+
+  alert_strategy {
+    notification_rate_limit {
+      period = "300s"
+    }
+    auto_close = "86400s"
+  }
+
+  documentation {
+    mime_type = "text/markdown"
+    content   = <<-EOT
+      A new model did not stand its probes, or somebody asked for it: what served before serves again. Why, is in the
+      branch: `gcloud storage cat gs://${module.topology.buckets.ledger.name}/runs/<run>/cloud.json`, under `rollout`.
+    EOT
+  }
+}
+
 resource "google_monitoring_alert_policy" "waiting_events" {
   project               = var.project
   display_name          = "Dual Deploy: events wait"
@@ -213,24 +250,59 @@ resource "google_billing_budget" "month" {
   }
 }
 
-# Ends that Google or Python have announced. No metric tells of them, so every plan and apply does, some months before.
+# Ends that Google or Python have announced. No metric tells of them: an alert looks at the calendar, some months before,
+# and so does every plan and apply.
 locals {
-  warn_from = {
-    firebase_ml_hosting = "2027-03-15T00:00:00Z"
-    python_runtime      = "2027-07-01T00:00:00Z"
+  ends = {
+    firebase_ml_hosting = {
+      warn_from = "2027-03-15T00:00:00Z"
+      # The same as a Unix time, which Terraform cannot make of it; a test compares the two.
+      warn_from_seconds = 1805068800
+      text              = "Firebase ML custom model hosting ends on 15 June 2027: see docs/decisions/2026-11-23-firebase-ml.md."
+    }
+    images_and_runtime = {
+      warn_from         = "2027-07-01T00:00:00Z"
+      warn_from_seconds = 1814400000
+      text              = "Python 3.11 gets no security fixes after October 2027: move the runtime of functions and the base of the images."
+    }
+  }
+}
+
+resource "google_monitoring_alert_policy" "ends" {
+  for_each = local.ends
+
+  project               = var.project
+  display_name          = "Dual Deploy: the end of ${replace(each.key, "_", " ")} comes near"
+  combiner              = "OR"
+  severity              = "WARNING"
+  notification_channels = local.channels
+  user_labels           = var.labels
+
+  conditions {
+    display_name = "It is after ${each.value.warn_from}"
+    condition_prometheus_query_language {
+      query               = "vector(time()) > ${each.value.warn_from_seconds}"
+      duration            = "0s"
+      evaluation_interval = "3600s"
+    }
+  }
+
+  documentation {
+    mime_type = "text/markdown"
+    content   = "${each.value.text} Nothing is broken today; what is announced takes time to follow. Raise `warn_from` when it is done."
   }
 }
 
 check "firebase_ml_hosting" {
   assert {
-    condition     = timecmp(plantimestamp(), local.warn_from.firebase_ml_hosting) < 0
-    error_message = "Firebase ML custom model hosting ends on 15 June 2027: see docs/decisions/2026-11-23-firebase-ml.md."
+    condition     = timecmp(plantimestamp(), local.ends.firebase_ml_hosting.warn_from) < 0
+    error_message = local.ends.firebase_ml_hosting.text
   }
 }
 
-check "python_runtime" {
+check "images_and_runtime" {
   assert {
-    condition     = timecmp(plantimestamp(), local.warn_from.python_runtime) < 0
-    error_message = "Python 3.11 gets no security fixes after October 2027: move the runtime of functions and the base of the images."
+    condition     = timecmp(plantimestamp(), local.ends.images_and_runtime.warn_from) < 0
+    error_message = local.ends.images_and_runtime.text
   }
 }

@@ -1,0 +1,109 @@
+"""What is deployed in which version, as values; nothing here starts anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+#: Module of Terraform that changes when this image does: Vertex AI starts both, on what these services say.
+_OWNERS: Mapping[str, str] = {"trainer": "training_launcher", "predictor": "cloud_deployer"}
+
+#: For what is not built yet and must be named all the same: in a plan, and where everything is taken down.
+NOT_BUILT = "0" * 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Deployable:
+    """A service, or an image that Vertex AI starts. Functions are shipped as packages, everything else as images."""
+
+    name: str
+    is_function: bool
+
+    @property
+    def owner(self) -> str:
+        """The module of Terraform that names its version."""
+        return _OWNERS.get(self.name, self.name)
+
+    @property
+    def kind(self) -> str:
+        """The variable of Terraform that names its version."""
+        return "sources" if self.is_function else "images"
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A project and a region, and what things are called there."""
+
+    project: str
+    region: str
+
+    @property
+    def state_bucket(self) -> str:
+        return f"{self.project}-dualdeploy-state"
+
+    @property
+    def source_bucket(self) -> str:
+        return f"{self.project}-dualdeploy-sources"
+
+    @property
+    def builder(self) -> str:
+        return f"projects/{self.project}/serviceAccounts/dualdeploy-builder@{self.project}.iam.gserviceaccount.com"
+
+    def image(self, name: str) -> str:
+        return f"{self.region}-docker.pkg.dev/{self.project}/dualdeploy/{name}"
+
+
+def read_topology(file: Path, place: Place) -> Mapping[str, Any]:
+    text = file.read_text(encoding="utf-8").replace("${project}", place.project).replace("${region}", place.region)
+    return json.loads(text)  # type: ignore[no-any-return]
+
+
+def deployables(topology: Mapping[str, Any]) -> Mapping[str, Deployable]:
+    """Everything that can be deployed, by name."""
+    services = {name: each["kind"] == "function" for name, each in topology["services"].items()}
+    return {
+        name: Deployable(name, is_function)
+        for name, is_function in {**services, **dict.fromkeys(topology["images"], False)}.items()
+    }
+
+
+def is_released(configuration: Mapping[str, Any]) -> bool:
+    """Whether a deployment of everything has come to its end: only then is there something to change one part of."""
+    return bool(configuration) and all(
+        version for kind in ("images", "sources") for version in configuration[kind].values()
+    )
+
+
+def with_versions(configuration: Mapping[str, Any], versions: Iterable[tuple[Deployable, str]]) -> dict[str, Any]:
+    """Variables of Terraform that name these versions and leave everything else as it is."""
+    changed = {**configuration, "images": dict(configuration["images"]), "sources": dict(configuration["sources"])}
+    for each, version in versions:
+        changed[each.kind][each.name] = version
+    return changed
+
+
+def changes(plan: Mapping[str, Any]) -> Mapping[str, str]:
+    """What a plan of Terraform changes: address → actions, such as `update` or `delete, create`."""
+    return {
+        change["address"]: ", ".join(change["change"]["actions"])
+        for change in plan.get("resource_changes", [])
+        if change["change"]["actions"] not in (["no-op"], ["read"])
+    }
+
+
+def outside(changed: Iterable[str], owners: Iterable[str]) -> list[str]:
+    """Addresses of a plan that belong to none of these modules."""
+    allowed = tuple(f"module.{owner}." for owner in owners)
+    return sorted(address for address in changed if not address.startswith(allowed))
+
+
+def lost_buckets(changed: Mapping[str, str]) -> list[str]:
+    """Buckets that a plan deletes, or makes anew and hence empty."""
+    return sorted(
+        address
+        for address, actions in changed.items()
+        if ".google_storage_bucket.bucket[" in address and "delete" in actions
+    )
