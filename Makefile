@@ -121,14 +121,15 @@ package: $(STAMP) ## Stage what is shipped into build/<service>/ (SERVICE=x for 
 
 SHIPPING = PYTHONPATH=infra/deploy:infra/packaging $(BIN)/python -m shipping
 SHIPPED = $(if $(PROJECT),--project='$(PROJECT)') $(if $(REGION),--region='$(REGION)') $(if $(filter delete,$(DATA)),--delete-data)
+REVISION = --revision='$(shell git rev-parse HEAD 2>/dev/null)'
 
 .PHONY: deploy
 deploy: $(STAMP) ## Everything into a project: PROJECT=… REGION=…; or one service and nothing else: SERVICE=x
-	@$(SHIPPING) deploy $(SHIPPED) $(if $(SERVICE),--service='$(SERVICE)')
+	@$(SHIPPING) deploy $(SHIPPED) $(REVISION) $(if $(SERVICE),--service='$(SERVICE)')
 
 .PHONY: plan
 plan: $(STAMP) ## What `make deploy` would do and change, without doing it: PROJECT=… REGION=…
-	@$(SHIPPING) plan $(SHIPPED)
+	@$(SHIPPING) plan $(SHIPPED) $(REVISION)
 
 .PHONY: destroy
 destroy: $(STAMP) ## Take everything down, after asking; buckets with data stay unless DATA=delete

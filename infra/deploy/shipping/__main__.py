@@ -54,6 +54,7 @@ def _run(options: argparse.Namespace, tools: Tools) -> None:
         terraform=terraform,
         packages=Packages(Path(options.build), make=not options.packaged),
         builds=REPOSITORY / "infra" / "deploy",
+        revision=options.revision,
     )
     names = list(release.deployables(topology)) if options.code_only else options.service
     if names:
@@ -76,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--service", action="append", default=[], help="this one only; may be given several times")
     parser.add_argument("--code-only", action="store_true", help="every service that changed, and no infrastructure")
     parser.add_argument("--packaged", action="store_true", help="take the packages as `make package` left them")
+    parser.add_argument("--revision", default="", help="commit of this code: a label of every model version")
     parser.add_argument("--delete-data", action="store_true", help="buckets may be deleted with what is in them")
     parser.add_argument("--confirm", default="", metavar="PROJECT", help="the answer to destroy's question")
     parser.add_argument(

@@ -29,6 +29,7 @@ class Deployment:
         terraform: Terraform,
         packages: Packages,
         builds: Path,
+        revision: str = "",
     ) -> None:
         self._place = place
         self._tools = tools
@@ -36,6 +37,7 @@ class Deployment:
         self._terraform = terraform
         self._packages = packages
         self._builds = builds
+        self._revision = revision
 
     def everything(self, *, delete_data: bool = False) -> None:
         """From an empty project, or from whatever is there, to the whole system as this checkout has it."""
@@ -90,7 +92,11 @@ class Deployment:
             self._say("What is deployed is this code already: nothing to do.")
             return
         self._step("Terraform", "these versions only")
-        self._terraform.set_variables(release.with_versions(deployed, changed))
+        variables = release.with_versions(deployed, changed)
+        if any(each.owner == "cloud_deployer" for each, _ in changed):
+            # It labels what it uploads with the commit that it, or the predictor, was built of.
+            variables["revision"] = self._revision
+        self._terraform.set_variables(variables)
         # Nothing is read of what is not ours: what somebody changed by hand elsewhere is not this deployment's matter.
         plan = self._terraform.plan("-refresh=false")
         self._show(plan)
@@ -177,7 +183,10 @@ class Deployment:
     def _set_versions(self, deployed: Mapping[str, Any], versions: Sequence[tuple[Deployable, str]]) -> None:
         kept = {kind: deployed.get(kind, {}) for kind in _NOTHING}
         variables = {"project": self._place.project, "region": self._place.region, **kept}
-        self._terraform.set_variables(release.with_versions(variables, versions))
+        changed = any(kept[each.kind].get(each.name) != version for each, version in versions)
+        # The same code under another commit is no reason to deploy anything.
+        revision = self._revision if changed else deployed.get("revision", "")
+        self._terraform.set_variables({**release.with_versions(variables, versions), "revision": revision})
 
     def _show(self, plan: Mapping[str, Any]) -> None:
         changed = release.changes(plan)

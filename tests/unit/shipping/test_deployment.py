@@ -57,8 +57,8 @@ def test_killed_at_any_deed_it_goes_on_and_ends_the_same(project: Any) -> None:
     undisturbed = project.facts
     deeds = undisturbed["acted"]
     assert deeds > 15
-    # Every kind of deed, and every third of those that are alike; before it, or after it and before hearing of it.
-    for number, die_at in enumerate([*range(1, 6), *range(6, deeds, 3), deeds]):
+    # Every kind of deed, and some of those that are alike; before it, or after it and before hearing of it.
+    for number, die_at in enumerate([*range(1, 6), *range(6, deeds, 6), deeds]):
         project.facts = {**empty, "die_at": die_at, "die_before": number % 2 == 0}
         assert project.run("deploy", "--region=us-central1").code == -9
         # `builds submit` refuses to build an image twice, and `buckets create` a bucket that is there.

@@ -20,6 +20,7 @@ output "configuration" {
     region             = var.region
     images             = var.images
     sources            = var.sources
+    revision           = var.revision
     repository         = var.repository
     operators          = var.operators
     alert_emails       = var.alert_emails
