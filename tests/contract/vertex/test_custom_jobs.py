@@ -71,20 +71,83 @@ def test_a_job_gets_what_vertex_ai_promises_in_its_environment(cloud: Any) -> No
     ]
 
 
-def test_a_distributed_job_runs_every_replica_with_its_own_place_in_the_cluster(cloud: Any) -> None:
-    job = cloud.job("environment=TF_CONFIG")
-    worker = aiplatform_v1.WorkerPoolSpec(job.job_spec.worker_pool_specs[0])
-    worker.replica_count = 2
-    worker.container_spec.args = ["environment=TF_CONFIG", "sleep=60"]
-    job.job_spec.worker_pool_specs.append(worker)
-    job.job_spec.worker_pool_specs[0].container_spec.args.append("sleep=0.5")
-    name = cloud.jobs.create_custom_job(parent=cloud.parent, custom_job=job).name
+def distributed(cloud: Any, *, chief: list[str], worker: list[str], workers: int = 1, **scheduling: Any) -> str:
+    """Submit a job of one chief and so many workers, each told what to do."""
+    job = cloud.job(*chief, spec={"scheduling": scheduling})
+    pool = aiplatform_v1.WorkerPoolSpec(job.job_spec.worker_pool_specs[0])
+    pool.replica_count = workers
+    pool.container_spec.args = worker
+    job.job_spec.worker_pool_specs.append(pool)
+    name: str = cloud.jobs.create_custom_job(parent=cloud.parent, custom_job=job).name
+    return name
+
+
+def test_a_distributed_job_tells_every_replica_its_place_in_the_cluster_as_vertex_ai_does(cloud: Any) -> None:
+    """The keys are those of "The format of TF_CONFIG" and "The format of CLUSTER_SPEC".
+
+    Source: https://cloud.google.com/vertex-ai/docs/training/distributed-training
+    """
+    variables = ["environment=TF_CONFIG", "environment=CLUSTER_SPEC"]
+    name = distributed(cloud, chief=[*variables, "sleep=0.5"], worker=[*variables, "sleep=60"], workers=2)
     # The primary replica's success is the job's; the workers, which would sleep on, are shut down.
     assert cloud.ended(name).state == State.JOB_STATE_SUCCEEDED
-    configs = [json.loads(line.removeprefix("TF_CONFIG=")) for line in cloud.printed(name)]
+    printed = [line.partition("=") for line in cloud.printed(name)]
+    configs = [json.loads(value) for variable, _, value in printed if variable == "TF_CONFIG"]
+    specs = [json.loads(value) for variable, _, value in printed if variable == "CLUSTER_SPEC"]
+    assert {frozenset(each) for each in (*configs, *specs)} == {frozenset({"cluster", "environment", "job", "task"})}
+    assert {each["environment"] for each in (*configs, *specs)} == {"cloud"}
+
     tasks = sorted((config["task"]["type"], config["task"]["index"]) for config in configs)
     assert tasks == [("chief", 0), ("worker", 0), ("worker", 1)]
-    assert len(configs[0]["cluster"]["worker"]) == 2
+    pools = sorted((spec["task"]["type"], spec["task"]["index"]) for spec in specs)
+    assert pools == [("workerpool0", 0), ("workerpool1", 0), ("workerpool1", 1)]
+
+    clusters = [config["cluster"] for config in configs]
+    assert clusters[0] == clusters[1] == clusters[2], "all have the same cluster"
+    assert {role: len(addresses) for role, addresses in clusters[0].items()} == {"chief": 1, "worker": 2}
+    addresses = [*clusters[0]["chief"], *clusters[0]["worker"]]
+    assert len({address.rpartition(":")[2] for address in addresses}) == 3, "each has a port of its own"
+    assert specs[0]["cluster"] == {"workerpool0": clusters[0]["chief"], "workerpool1": clusters[0]["worker"]}
+    assert configs[0]["job"]["workerPoolSpecs"][1]["replicaCount"] == "2"
+
+
+def test_a_worker_that_is_done_before_the_chief_does_not_end_the_job(cloud: Any) -> None:
+    name = distributed(cloud, chief=["sleep=0.5", "print=the chief is done"], worker=["exit=0"])
+    assert cloud.ended(name).state == State.JOB_STATE_SUCCEEDED
+    assert cloud.printed(name) == ["the chief is done"]
+
+
+def test_a_worker_that_fails_ends_the_job_and_is_named(cloud: Any) -> None:
+    job = cloud.ended(distributed(cloud, chief=["sleep=60"], worker=["complain=no memory left", "exit=3"]))
+    assert job.state == State.JOB_STATE_FAILED
+    assert job.error.message.startswith("The replica workerpool1-0 exited with a non-zero status of 3.")
+    assert "no memory left" in job.error.message
+
+
+def test_a_transient_exit_of_a_worker_restarts_the_job(cloud: Any, tmp_path: Any) -> None:
+    worker = [f"abort-first-time={tmp_path / 'once'}", "sleep=60"]
+    name = distributed(cloud, chief=["print=chief", "sleep=0.5"], worker=worker)
+    assert cloud.ended(name).state == State.JOB_STATE_SUCCEEDED
+    assert cloud.printed(name).count("chief") == 2
+
+
+@pytest.mark.parametrize(
+    ("scheduling", "chiefs", "workers"), [({}, 1, 2), ({"restart_job_on_worker_restart": True}, 2, 2)]
+)
+def test_a_worker_whose_machine_is_taken_away_starts_again_and_all_with_it_if_the_job_says_so(
+    cloud: Any, scheduling: dict[str, Any], chiefs: int, workers: int
+) -> None:
+    with cloud.faults.plan({"aiplatform.jobs.run": ["preempt:1"]}):
+        name = distributed(cloud, chief=["print=chief", "sleep=2"], worker=["print=worker", "sleep=60"], **scheduling)
+        assert cloud.ended(name).state == State.JOB_STATE_SUCCEEDED
+    assert (cloud.printed(name).count("chief"), cloud.printed(name).count("worker")) == (chiefs, workers)
+
+
+def test_a_job_without_retries_does_not_outlive_its_machine(cloud: Any) -> None:
+    with cloud.faults.plan({"aiplatform.jobs.run": ["preempt:0.2"]}):
+        job = cloud.ended(cloud.submit("sleep=60", spec={"scheduling": {"disable_retries": True}}))
+    assert job.state == State.JOB_STATE_FAILED
+    assert "workerpool0-0 was lost" in job.error.message
 
 
 def test_command_overrides_the_image_and_python_means_the_given_interpreter(cloud: Any) -> None:

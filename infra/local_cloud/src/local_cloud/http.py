@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable
@@ -73,10 +74,16 @@ class HttpServer:
 
 def free_port() -> int:
     """A loopback port that nobody listens on, for a child process that is told its port before it starts."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """So many different ones."""
+    with contextlib.ExitStack() as probes:
+        found = [probes.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) for _ in range(count)]
+        for probe in found:
+            probe.bind((LOOPBACK, 0))
+        return [probe.getsockname()[1] for probe in found]
 
 
 def _bound(name: str, port: int) -> socket.socket:

@@ -11,7 +11,7 @@ from typing import Any
 
 from local_cloud.api import ApiError
 from local_cloud.faults import Faults
-from local_cloud.http import LOOPBACK, free_port
+from local_cloud.http import LOOPBACK, free_ports
 from local_cloud.vertex import job_spec
 from local_cloud.vertex.errors import CODES
 from local_cloud.vertex.gcs_mount import MOUNT_ROOT_VARIABLE, GcsMount, MountFailed
@@ -19,10 +19,13 @@ from local_cloud.vertex.images import Image, command_line, resolve
 from local_cloud.vertex.job_spec import Replica
 from local_cloud.vertex.processes import Process, container_environment
 
-#: Faults planned for this name hit the next job that starts: `crash` kills it, `stall` freezes it.
+#: Faults planned for this name hit the next job that starts: `crash` kills it, `stall` freezes it, `preempt:SECONDS`
+#: takes the machine of its last replica away after so long, as happens to spot machines, and gives it another one.
 RUN = "aiplatform.jobs.run"
 
-#: Exit codes that Vertex AI takes for transient (SIGABRT, SIGSEGV); it restarts the job up to three times.
+#: Exit codes that Vertex AI takes for transient (SIGABRT, SIGSEGV); it restarts the job up to three times. Every other
+#: one that is not 0 ends the job, whichever replica it comes from.
+#: Source: https://cloud.google.com/vertex-ai/docs/training/understanding-training-service
 _TRANSIENT_EXIT_CODES = frozenset({134, 139})
 _RESTARTS = 3
 
@@ -39,6 +42,23 @@ class Outcome:
 
     state: str
     error: dict[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ending:
+    """How one attempt ended; `transient`: another attempt may go better. Without an outcome it was abandoned."""
+
+    outcome: Outcome | None
+    transient: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class _Container:
+    """What one replica runs."""
+
+    image: Image
+    command: list[str]
+    environment: Mapping[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +94,12 @@ class JobRun:
         self._wake = threading.Event()
         self._cancelled = False
         self._abandoned = False
+        self._containers: dict[str, _Container] = {}
         self._processes: dict[str, Process] = {}
         self._mount = GcsMount(folder / "gcs", storage_address=machine.storage_address)
         self._crashes_at: float | None = None
         self._crashed = False
+        self._preempted_at: float | None = None
 
     def cancel(self) -> None:
         self._cancelled = True
@@ -99,9 +121,9 @@ class JobRun:
         try:
             while True:
                 self._start()
-                outcome, exit_code = self._watch(deadline)
-                if exit_code not in _TRANSIENT_EXIT_CODES or restarts == 0:
-                    return outcome
+                ending = self._watch(deadline)
+                if not ending.transient or restarts == 0:
+                    return ending.outcome
                 restarts -= 1
         except ApiError as error:
             return _failed(error.message, error.status)
@@ -115,22 +137,27 @@ class JobRun:
     def _start(self) -> None:
         replicas = list(job_spec.replicas(self._spec))
         # Resolve and map all before starting one: a job with a wrong image must not half run.
-        addresses = {replica.name: f"{LOOPBACK}:{free_port()}" for replica in replicas}
-        prepared = [(replica, *self._prepared(replica, addresses)) for replica in replicas]
+        ports = free_ports(len(replicas))
+        addresses = {replica.name: f"{LOOPBACK}:{port}" for replica, port in zip(replicas, ports, strict=True)}
+        self._containers = {replica.name: self._container(replica, addresses) for replica in replicas}
         self._mount.root.mkdir(parents=True, exist_ok=True)
         self._mount.download()
-        for replica, image, command, environment in prepared:
-            self._processes[replica.name] = Process(
-                command,
-                folder=image.folder,
-                environment=environment,
-                log=self._folder / "log",
-                on_line=self._lines_of(replica.name),
-                on_exit=self._wake.set,
-            )
+        for name in self._containers:
+            self._start_replica(name)
         self._misbehave_as_planned()
 
-    def _prepared(self, replica: Replica, addresses: Mapping[str, str]) -> tuple[Image, list[str], dict[str, str]]:
+    def _start_replica(self, name: str) -> None:
+        container = self._containers[name]
+        self._processes[name] = Process(
+            container.command,
+            folder=container.image.folder,
+            environment=container.environment,
+            log=self._folder / "log",
+            on_line=self._lines_of(name),
+            on_exit=self._wake.set,
+        )
+
+    def _container(self, replica: Replica, addresses: Mapping[str, str]) -> _Container:
         machine = self._machine
         image = resolve(replica.container["imageUri"], machine.images)
         command, arguments = job_spec.arguments(replica.container)
@@ -138,13 +165,15 @@ class JobRun:
         own = job_spec.environment(
             self._spec, replica, job_id=self._job_id, project=machine.project, addresses=addresses
         )
-        mapped = {name: self._mount.map(value) for name, value in own.items() if name != "CLUSTER_SPEC"}
         environment = container_environment(
             machine.environment(),
             {MOUNT_ROOT_VARIABLE: str(self._mount.root)},
-            {**mapped, "CLUSTER_SPEC": own["CLUSTER_SPEC"]},
+            {
+                name: value if name in job_spec.CLUSTER_VARIABLES else self._mount.map(value)
+                for name, value in own.items()
+            },
         )
-        return image, [line[0], *(self._mount.map(word) for word in line[1:])], environment
+        return _Container(image, [line[0], *(self._mount.map(word) for word in line[1:])], environment)
 
     def _lines_of(self, replica: str) -> Callable[[str, str], None]:
         return lambda stream, line: self._on_line(replica, stream, line)
@@ -156,24 +185,30 @@ class JobRun:
                 process.stop()
         elif fault == "crash":
             self._crashes_at = time.monotonic() + _CRASH_AFTER_SECONDS
+        elif fault and fault.startswith("preempt:"):
+            self._preempted_at = time.monotonic() + float(fault.removeprefix("preempt:"))
 
-    def _watch(self, deadline: float) -> tuple[Outcome | None, int | None]:
-        """Wait for the end; the outcome, and the exit code that led to it."""
+    def _watch(self, deadline: float) -> _Ending:
         while True:
             if self._abandoned:
-                return None, None
+                return _Ending(None)
             if self._cancelled:
-                return self._stopped("CANCELLED", "The CustomJob was cancelled."), None
+                return _Ending(self._stopped("CANCELLED", "The CustomJob was cancelled."))
             self._crash_if_due()
             ended = self._ended()
             if ended is not None:
-                return self._outcome(*ended), ended[1]
+                return _Ending(self._outcome(*ended), transient=ended[1] in _TRANSIENT_EXIT_CODES)
+            if self._preempted_at is not None and time.monotonic() >= self._preempted_at:
+                self._preempted_at = None
+                ending = self._preempt()
+                if ending is not None:
+                    return ending
             if time.monotonic() >= deadline:
                 # Vertex AI documents only "the maximum job running time"; its predecessor documents that
                 # it cancels the job then, so this does.
                 limit = (self._spec.get("scheduling") or {}).get("timeout")
                 message = f"The CustomJob was cancelled: it ran longer than its timeout of {limit}."
-                return self._stopped("DEADLINE_EXCEEDED", message), None
+                return _Ending(self._stopped("DEADLINE_EXCEEDED", message))
             if self._mount.is_used:
                 self._mount.upload()
             self._wake.wait(self._patience(deadline))
@@ -181,8 +216,7 @@ class JobRun:
 
     def _patience(self, deadline: float) -> float:
         moments = [deadline]
-        if self._crashes_at is not None:
-            moments.append(self._crashes_at)
+        moments += [moment for moment in (self._crashes_at, self._preempted_at) if moment is not None]
         if self._mount.is_used:
             moments.append(time.monotonic() + _UPLOAD_INTERVAL_SECONDS)
         return max(0.0, min(moments) - time.monotonic())
@@ -199,6 +233,23 @@ class JobRun:
             for process in self._processes.values():
                 process.kill()
                 process.wait(10)
+
+    def _preempt(self) -> _Ending | None:
+        """The machine of the last replica is taken away, and whoever it was starts again on another one.
+
+        All start again if the job says so, because they cannot go on without each other.
+        """
+        victim = list(self._processes)[-1]
+        if job_spec.may_restart(self._spec) and not job_spec.restarts_as_one(self._spec):
+            self._processes[victim].end(self._machine.grace_seconds)
+            self._start_replica(victim)
+            return None
+        self._end_all()
+        if self._mount.is_used:
+            self._mount.upload(settled_only=True)
+        return _Ending(
+            _failed(f"The replica {victim} was lost: its machine was taken away.", "INTERNAL"), transient=True
+        )
 
     def _ended(self) -> tuple[str, int] | None:
         """The replica that decides, with its exit code.

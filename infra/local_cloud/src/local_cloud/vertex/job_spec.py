@@ -19,6 +19,8 @@ DEFAULT_TIMEOUT = 7 * 24 * 3600.0
 
 #: The pools by position, as TF_CONFIG names them; an evaluator is no member of the cluster.
 _TASK_TYPES = ("chief", "worker", "ps", "evaluator")
+#: Variables that describe the whole job to each of its replicas.
+CLUSTER_VARIABLES = ("CLUSTER_SPEC", "TF_CONFIG")
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 Document = dict[str, Any]
@@ -94,6 +96,11 @@ def may_restart(spec: Mapping[str, Any]) -> bool:
     return not (spec.get("scheduling") or {}).get("disableRetries", False)
 
 
+def restarts_as_one(spec: Mapping[str, Any]) -> bool:
+    """Whether all replicas start again when one has to."""
+    return bool((spec.get("scheduling") or {}).get("restartJobOnWorkerRestart", False))
+
+
 def replicas(spec: Mapping[str, Any]) -> Iterator[Replica]:
     """Every replica of the job, the primary first."""
     for position, pool in enumerate(spec["workerPoolSpecs"]):
@@ -125,7 +132,7 @@ def environment(
     variables["CLUSTER_SPEC"] = json.dumps(_cluster_spec(spec, replica, addresses))
     if len(addresses) > 1:
         # Vertex AI sets TF_CONFIG only for distributed training.
-        variables["TF_CONFIG"] = json.dumps(_tf_config(replica, addresses))
+        variables["TF_CONFIG"] = json.dumps(_tf_config(spec, replica, addresses))
     for variable in replica.container.get("env") or ():
         variables[variable["name"]] = str(variable.get("value", ""))
     return variables
@@ -136,17 +143,18 @@ def _cluster_spec(spec: Mapping[str, Any], replica: Replica, addresses: Mapping[
     for name, address in addresses.items():
         cluster.setdefault(name.partition("-")[0], []).append(address)
     task = {"type": f"workerpool{replica.pool}", "index": replica.index}
+    # Documented as a dictionary; the values that people show of real jobs have a string with JSON here.
     return {"cluster": cluster, "environment": "cloud", "task": task, "job": json.dumps(spec)}
 
 
-def _tf_config(replica: Replica, addresses: Mapping[str, str]) -> Document:
+def _tf_config(spec: Mapping[str, Any], replica: Replica, addresses: Mapping[str, str]) -> Document:
     cluster: dict[str, list[str]] = {}
     for name, address in addresses.items():
         task_type = _TASK_TYPES[int(name.partition("-")[0].removeprefix("workerpool"))]
         if task_type != "evaluator":
             cluster.setdefault(task_type, []).append(address)
     task = {"type": _TASK_TYPES[replica.pool], "index": replica.index}
-    return {"cluster": cluster, "task": task, "environment": "cloud"}
+    return {"cluster": cluster, "environment": "cloud", "job": dict(spec), "task": task}
 
 
 def arguments(container: Mapping[str, Any]) -> tuple[Sequence[str], Sequence[str]]:
