@@ -43,7 +43,7 @@ class Gating:
         measured = self._measured(branch, run, result, live, config)
         if not isinstance(measured, Measured):
             return measured
-        verdict = self._verdict(result, measured, live, config.gates.cloud)
+        verdict = self._verdict(branch, result, measured, live, config.gates.cloud)
         # What an earlier release of the same run found out about its rollout is not true of this one.
         branch = branch.changed(facts={key: value for key, value in branch.facts.items() if key != canary.FACT})
         branch = branch.with_facts(
@@ -71,7 +71,7 @@ class Gating:
             raise UnusableResult(f"{self._models.uri(name)} is gone; train again to bring this run out") from exc
 
     def _verdict(
-        self, result: TrainingResult, measured: Measured, live: Release | None, limits: CloudGate
+        self, branch: Branch, result: TrainingResult, measured: Measured, live: Release | None, limits: CloudGate
     ) -> gate.Verdict:
         own = gate.judge_cloud(
             result.metrics,
@@ -92,7 +92,7 @@ class Gating:
         elif live and _is_compared(limits):
             why = f": {measured.problem}" if measured.problem else ""
             not_judged.append(f"regression: {live.run_id}, which serves, was not measured on the same pictures{why}")
-            if self._evaluation.is_possible:
+            if self._evaluation.is_possible and not branch.forced:
                 # Somebody asked for a comparison, it was tried, and it failed: that is no approval.
                 rules.append(gate.Rule("live_measured", 0, 1, ">="))
         return gate.Verdict(rules, not_judged)
@@ -107,6 +107,9 @@ class Gating:
             return Measured(known)
         if result.live and result.live.run_id == live.run_id:
             return Measured(problem=result.live.problem)
+        if branch.forced:
+            # It goes out whatever the comparison says: somebody who rolls back must not wait for a job.
+            return Measured(problem="no job was started to find out, the release is forced")
         return self._evaluation.advance(branch, run, live, config)
 
     def _metrics_of_live(self, result: TrainingResult, run: Run, live_run_id: str) -> Metrics | None:

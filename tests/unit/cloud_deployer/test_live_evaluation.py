@@ -252,3 +252,22 @@ def test_the_result_is_json_that_the_trainer_writes(chain: Chain) -> None:
     end(chain, accuracy=0.9)
     stored = json.loads(chain.models.read(f"evaluations/{newer(chain)}/{older(chain)}.json").data)
     assert stored["run_id"] == older(chain)
+
+
+@pytest.mark.parametrize(("command", "body"), [("rollback", {}), ("redeploy", {"force": True})])
+def test_whoever_forces_a_release_does_not_wait_for_a_job(chain: Chain, command: str, body: dict[str, Any]) -> None:
+    tick(chain)
+    end(chain, accuracy=0.905)
+    finish(chain)
+    known = evaluations(chain)
+    where = {"to_run": older(chain)} if command == "rollback" else {"run_id": older(chain)}
+    asked = {"dataset": "flowers", **where} if command == "rollback" else {**where, **body}
+    assert chain.http("cloud").post(f"/{command}", json=asked).status_code == 202
+    for _ in range(20):
+        tick(chain)
+        chain.vertex.finish_operations()
+    ended = chain.branch(older(chain), "cloud")
+    assert (ended.state, ended.release) == (State.LIVE, 2), ended.reason
+    assert evaluations(chain) == known
+    (problem,) = [line for line in ended.facts["gate"]["not_judged"] if line.startswith("regression")]
+    assert problem.endswith("no job was started to find out, the release is forced")
