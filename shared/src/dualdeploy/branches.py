@@ -169,23 +169,40 @@ class BranchWorker:
         In this order: a death in between repeats the message, which receivers must bear, and never loses it.
         """
         branch = versioned.document
+        # Before the branch is written or read again: whoever takes it up after that makes a new mark, which stays.
+        mark = self._ledger.active_mark(branch.run_id, branch.target)
         if not branch.deployment_announced:
-            if self._on_end:
-                self._on_end(branch, run)
-            event = DeploymentCompleted(
-                run_id=branch.run_id,
-                dataset=branch.dataset,
-                target=branch.target,
-                outcome=str(branch.state),
-                reason=branch.reason,
-                previous=self._served_before(branch),
-                links={key: value for key, value in branch.facts.items() if isinstance(value, str)},
-                verdict=branch.facts.get("gate") or {},
-            )
-            self._publisher.publish(DEPLOYMENT_COMPLETED_TOPIC, encode(event), event.attributes)
-            self._ledger.write_branch(branch.changed(deployment_announced=True), expect=versioned.generation)
-        self._ledger.unmark_active(branch.run_id, branch.target)
+            self._tidy(branch, run)
+            self._announce(versioned)
+        elif mark and self._ledger.read_branch(branch.run_id, branch.target).generation != versioned.generation:
+            return already_done("was taken up again meanwhile")
+        if mark:
+            self._ledger.remove_mark(branch.run_id, branch.target, expect=mark)
         return done(f"is {branch.state}" + (f": {branch.reason}" if branch.reason else ""))
+
+    def _announce(self, versioned: Versioned[Branch]) -> None:
+        branch = versioned.document
+        event = DeploymentCompleted(
+            run_id=branch.run_id,
+            dataset=branch.dataset,
+            target=branch.target,
+            outcome=str(branch.state),
+            reason=branch.reason,
+            previous=self._served_before(branch),
+            links={key: value for key, value in branch.facts.items() if isinstance(value, str)},
+            verdict=branch.facts.get("gate") or {},
+        )
+        self._publisher.publish(DEPLOYMENT_COMPLETED_TOPIC, encode(event), event.attributes)
+        self._ledger.write_branch(branch.changed(deployment_announced=True), expect=versioned.generation)
+
+    def _tidy(self, branch: Branch, run: Run) -> None:
+        if self._on_end is None:
+            return
+        try:
+            self._on_end(branch, run)
+        except CannotEverSucceed as exc:
+            # The branch is at its end all the same, and whoever waits for that must hear of it.
+            log.error("what %s leaves behind is not as it should be: %s", branch.run_id, exc)  # noqa: TRY400
 
     def _served_before(self, branch: Branch) -> str:
         """The run that this release replaced; if it did not get so far, the one that serves on."""
@@ -242,7 +259,11 @@ def record_live(
         live = Live(dataset=branch.dataset, target=branch.target, current=release, previous=previous)
         ledger.write_live(live, expect=found.generation if found else ABSENT)
     if previous:
-        _supersede(ledger, previous.run_id, branch, clock=clock)
+        try:
+            _supersede(ledger, previous.run_id, branch, clock=clock)
+        except CannotEverSucceed as exc:
+            # The record of what serves is the truth, and is written; an unreadable branch is for people to mend.
+            log.error("%s is not marked as replaced by %s: %s", previous.run_id, branch.run_id, exc)  # noqa: TRY400
     return previous
 
 

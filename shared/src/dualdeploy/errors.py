@@ -23,6 +23,10 @@ class LeaseHeld(RetryLater):
     """Another instance is working on the same branch and its lease has not run out."""
 
 
+class EndNotAnnounced(RetryLater):
+    """A release has ended, and whoever waits for that has not been told yet: another one would hide it."""
+
+
 class LedgerContention(RetryLater):
     """The ledger object changed under us more often than is worth repeating in one request."""
 

@@ -382,10 +382,34 @@ class Ledger:
 
     def mark_active(self, run_id: str, target: str) -> None:
         with contextlib.suppress(GenerationChanged):
-            self._store.put(f"active/{target}/{run_id}", b"", expect=ABSENT, content_type="text/plain")
+            self._store.put(_marker_name(run_id, target), b"", expect=ABSENT, content_type="text/plain")
+
+    def mark_active_anew(self, run_id: str, target: str) -> None:
+        """Mark a branch that takes up work again, so that whoever was about to remove an older mark leaves this one."""
+        found = self.active_mark(run_id, target)
+        name, expect = _marker_name(run_id, target), ABSENT if found is None else found
+        try:
+            # Other bytes than those of any other mark: equal ones would count as written, and nothing would be new.
+            self._store.put(name, uuid.uuid4().hex.encode(), expect=expect, content_type="text/plain")
+        except GenerationChanged as exc:
+            raise LedgerContention(f"{name} was changed by another instance") from exc
+
+    def active_mark(self, run_id: str, target: str) -> Generation | None:
+        """The generation of a branch's marker, None when it has none."""
+        try:
+            return self._store.read(_marker_name(run_id, target)).generation
+        except ObjectMissing:
+            return None
 
     def unmark_active(self, run_id: str, target: str) -> None:
-        self._delete(f"active/{target}/{run_id}")
+        """For a branch that never takes up work again, as one whose training failed."""
+        if mark := self.active_mark(run_id, target):
+            self.remove_mark(run_id, target, expect=mark)
+
+    def remove_mark(self, run_id: str, target: str, *, expect: Generation) -> None:
+        """Remove the marker that was read at `expect`; a newer one is of work taken up since, and stays."""
+        with contextlib.suppress(GenerationChanged):
+            self._store.delete(_marker_name(run_id, target), expect=expect)
 
     def active(self, target: str) -> list[str]:
         """Run ids of the unfinished branches of `target`."""
@@ -524,6 +548,10 @@ def dataset_of(run_id: str) -> str:
 
 def _branch_name(run_id: str, target: str) -> str:
     return f"runs/{run_id}/{target}.json"
+
+
+def _marker_name(run_id: str, target: str) -> str:
+    return f"active/{target}/{run_id}"
 
 
 def _inbox_name(dataset: str, window: int) -> str:

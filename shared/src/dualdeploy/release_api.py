@@ -24,7 +24,7 @@ from dualdeploy.branches import branch_under_way
 from dualdeploy.callers import CallerRefused, Callers
 from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import DATASET_NAME, Quantization
-from dualdeploy.errors import CannotEverSucceed, RetryLater, UnknownRun
+from dualdeploy.errors import CannotEverSucceed, EndNotAnnounced, RetryLater, UnknownRun
 from dualdeploy.ledger import Branch, Ledger, State, Versioned, dataset_of
 from dualdeploy.release_request import Kind, ReleaseRequest
 
@@ -268,7 +268,7 @@ class Releases:
                 intent = {"digest": wanted.digest(), "run_id": run_id, "release": reopened.release, "answer": answer}
                 self._ledger.write_once(self._intent_name(wanted), json.dumps(intent, indent=1).encode())
             # The marker first: the clock simply unmarks a branch that is final, and would forget one without a marker.
-            self._ledger.mark_active(run_id, self._target)
+            self._ledger.mark_active_anew(run_id, self._target)
             self._ledger.write_branch(reopened, expect=versioned.generation)
         log.info("%s accepted for %s", ReleaseRequest.of(reopened).describe(), run_id)
         return answer, False
@@ -328,6 +328,8 @@ class Releases:
         if not branch.was_trained:
             why = f"{branch.run_id} is {branch.state} and has no trained {self._target} model: {branch.reason}"
             raise Refusal(409, why)
+        if not branch.deployment_announced and branch.run_id in self._ledger.active(self._target):
+            raise EndNotAnnounced(f"that {branch.run_id} is {branch.state} is announced at the next tick of the clock")
         if wanted.force or wanted.kind == "rollback":
             return
         live = self._ledger.read_live(branch.dataset, self._target)

@@ -8,11 +8,21 @@ import pytest
 
 from dualdeploy import branches
 from dualdeploy.branches import MAX_STEPS, BranchWorker, OperationFailed, await_operation, branch_under_way, record_live
-from dualdeploy.errors import CannotEverSucceed, LeaseHeld, LedgerContention, ServiceUnavailable, UnknownRun
+from dualdeploy.errors import (
+    CannotEverSucceed,
+    EndNotAnnounced,
+    LeaseHeld,
+    LedgerContention,
+    RejectedByGoogle,
+    ServiceUnavailable,
+    UnknownRun,
+)
 from dualdeploy.events import TrainingCompleted
 from dualdeploy.ledger import Branch, Ledger, Run, Snapshot, State
 from dualdeploy.object_store import ABSENT
+from dualdeploy.release_api import Releases, Wanted
 from dualdeploy.testing import Failing, FakePublisher, ManualClock, MemoryObjectStore
+from dualdeploy.testing.failing import ProcessDied
 
 OLDER, NEWER = "flowers-00000000000a", "flowers-00000000000b"
 #: Ends the branch in as few steps as the table allows.
@@ -273,6 +283,63 @@ def test_an_end_that_could_not_be_announced_is_announced_later(world: World) -> 
     assert world.worker.on_clock().message == f"{OLDER}: is live"
     assert world.outcomes() == ["live"]
     assert world.ledger.active("cloud") == []
+
+
+def test_an_end_is_announced_even_when_what_it_leaves_behind_cannot_be_tidied(world: World) -> None:
+    def refuse(branch: Branch, run: Run) -> None:
+        raise RejectedByGoogle("403: no right to tidy")
+
+    world.worker = BranchWorker(
+        "cloud",
+        world._advance,
+        ledger=world.ledger,
+        publisher=world.publisher,
+        lease_seconds=60,
+        clock=world.clock,
+        on_end=refuse,
+    )
+    world.worker.on_clock()
+    assert world.outcomes() == ["live"]
+    assert world.ledger.active("cloud") == []
+
+
+@pytest.mark.parametrize("died_before", [False, True])
+def test_an_instance_that_was_frozen_before_it_removed_the_marker_leaves_the_one_of_the_next_release(
+    world: World, *, died_before: bool
+) -> None:
+    if died_before:
+        # Of an end that was announced, by an instance that then died, only the marker is left.
+        world.store.faults.plan("delete", Failing(ProcessDied()))
+        with pytest.raises(ProcessDied):
+            world.worker.on_training_completed(completed())
+        world.clock.advance(61)
+    releases = Releases("cloud", ledger=world.ledger, lease_seconds=60, clock=world.clock)
+
+    def take_up_again_meanwhile(operation: str) -> None:
+        if operation == "delete":
+            world.store.faults.before = lambda _: None
+            world.clock.advance(61)
+            releases.reopen(Wanted(kind="redeploy", run_id=OLDER))
+
+    world.store.faults.before = take_up_again_meanwhile
+    world.worker.on_clock()
+    assert (world.branch().release, world.branch().state) == (2, State.GATING)
+    assert world.ledger.active("cloud") == [OLDER]
+    world.worker.on_clock()
+    assert (world.branch().release, world.branch().state) == (2, State.LIVE)
+
+
+def test_a_release_is_not_reopened_before_its_end_was_announced(world: World) -> None:
+    world.publisher.faults.plan("publish", Failing(ServiceUnavailable("503")))
+    with pytest.raises(ServiceUnavailable):
+        world.worker.on_training_completed(completed())
+    releases = Releases("cloud", ledger=world.ledger, lease_seconds=60, clock=world.clock)
+    with pytest.raises(EndNotAnnounced, match=f"that {OLDER} is live is announced at the next tick"):
+        releases.reopen(Wanted(kind="redeploy", run_id=OLDER))
+    world.worker.on_clock()
+    releases.reopen(Wanted(kind="redeploy", run_id=OLDER))
+    world.worker.on_clock()
+    assert world.outcomes() == ["live", "live"]
 
 
 def test_the_announcement_names_what_served_before_and_links_what_was_found_out(world: World) -> None:
