@@ -38,6 +38,9 @@ REACHABLE_WITHIN_SECONDS = 600.0
 #: How often the endpoint is asked, one clock tick after the other, before its silence ends a rollout.
 BASELINE_ATTEMPTS = 5
 
+#: How often, one clock tick after the other, the old split is asked for before the candidate is taken down without it.
+RESTORE_ATTEMPTS = 3
+
 #: What is in a branch's facts under "rollout".
 FACT = "rollout"
 
@@ -47,7 +50,10 @@ class TrafficMoved(UnusableResult):
 
 
 class Rollout(pydantic.BaseModel):
-    """One rollout of one release. `before` is the split to go back to: empty when nothing served."""
+    """One rollout of one release. `before` is the split that was there: empty when nothing else served.
+
+    A candidate that is still deployed may be in it, with a share that somebody gave it by hand.
+    """
 
     endpoint: str
     candidate: str
@@ -71,6 +77,11 @@ class Rollout(pydantic.BaseModel):
         if index < 0:
             return dict(self.before) or {self.candidate: 100}
         return traffic.with_share(self.before, self.candidate, self.limits.steps[index])
+
+    @property
+    def split_without(self) -> dict[str, int]:
+        """The split to go back to; empty when nothing else served."""
+        return traffic.without(self.before, self.candidate)
 
 
 def rollout_of(branch: Branch) -> Rollout:
@@ -249,21 +260,28 @@ class Shifting:
         there = {deployed.id for deployed in endpoint.deployed} if endpoint else set()
         if endpoint is None or rollout.candidate not in there:
             return self._rolled_back(branch, rollout)
-        before = {key: part for key, part in rollout.before.items() if part}
+        before = rollout.split_without
         # Whoever split the traffic by hand so that the candidate has none has done our work.
         if before and endpoint.traffic.get(rollout.candidate, 0) and before.keys() <= there:
-            self._vertex.set_traffic(endpoint, _complete(endpoint, before))
+            try:
+                self._vertex.set_traffic(endpoint, _complete(endpoint, before))
+            except RejectedByGoogle as exc:
+                log.error("%s keeps its traffic for now: %s", rollout.candidate, exc)  # noqa: TRY400
+                if branch.attempts + 1 < RESTORE_ATTEMPTS:
+                    return self._pause(branch)
+                # Taking it down moves its traffic too.
+                return to_step(branch, "withdraw")
             log.info("traffic of %s is as it was before", rollout.endpoint)
         return to_step(branch, "withdraw")
 
     def _withdraw(self, branch: Branch) -> Branch | None:
         """Take the candidate down. It must not keep the branch from its end: the janitor finds what stays."""
         rollout = rollout_of(branch)
+        endpoint = self._vertex.find_endpoint(rollout.endpoint)
+        if endpoint is None or rollout.candidate not in {deployed.id for deployed in endpoint.deployed}:
+            return self._rolled_back(branch, rollout)
+        rest = traffic.without(endpoint.traffic, rollout.candidate)
         try:
-            endpoint = self._endpoint(rollout)
-            if rollout.candidate not in {deployed.id for deployed in endpoint.deployed}:
-                return self._rolled_back(branch, rollout)
-            rest = {key: part for key, part in endpoint.traffic.items() if key != rollout.candidate}
             return await_operation(
                 branch,
                 look=self.look,
@@ -274,7 +292,12 @@ class Shifting:
                 what=f"undeploy {rollout.candidate}",
             )
         except (OperationFailed, RejectedByGoogle) as exc:
-            return self._rolled_back(branch, rollout, f"; {rollout.candidate} could not be taken down: {exc}")
+            problem = f"; {rollout.candidate} could not be taken down: {exc}"
+            share = endpoint.traffic.get(rollout.candidate, 0)
+            if not share or not rest:
+                return self._rolled_back(branch, rollout, problem)
+            note = f"{rollout.breach}{problem}; it still has {share} % of {rollout.endpoint}: move them away by hand"
+            return branch.moved(State.FAILED, at=self._clock(), note=note)
 
     def _rolled_back(self, branch: Branch, rollout: Rollout, more: str = "") -> Branch:
         return branch.moved(State.ROLLED_BACK, at=self._clock(), note=rollout.breach + more)

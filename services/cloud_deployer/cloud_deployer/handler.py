@@ -161,6 +161,9 @@ class CloudDeployer:
 
     def _upload(self, branch: Branch, run: Run, config: DatasetConfig) -> Branch | None:
         model_id = model_id_of(config.dataset)
+        if not branch.operation and hygiene.is_removing(self._ledger, branch.dataset):
+            # The version, the endpoint or the deployed model that this release would find is perhaps just going.
+            return None
         version = self._vertex.find_model_version(model_id, run.run_id)
         if version:
             self._alias(version, add=[CANDIDATE])
@@ -227,9 +230,6 @@ class CloudDeployer:
     def _deploy(self, branch: Branch, run: Run, config: DatasetConfig) -> Branch | None:
         """Deploy without traffic, except as the first model of an endpoint, which nobody else could serve for."""
         if canary.FACT not in branch.facts:
-            if hygiene.is_removing(self._ledger, branch.dataset):
-                # The plan counts on what is deployed, and the janitor is just taking something of it down.
-                return None
             return with_rollout(branch, self._plan(branch, config))
         rollout = rollout_of(branch)
         endpoint = self._endpoint(rollout.endpoint)
@@ -257,7 +257,8 @@ class CloudDeployer:
         """Fix how this release gets its traffic, and what the traffic was before, while nothing is changed yet."""
         endpoint = self._endpoint(str(branch.facts["endpoint"]).rsplit("/", 1)[-1])
         candidate = self._warm(branch, endpoint) or deployed_id_of(branch)
-        before = {key: share for key, share in endpoint.traffic.items() if share and key != candidate}
+        serving = {key: share for key, share in endpoint.traffic.items() if share}
+        before = serving if serving.keys() - {candidate} else {}
         limits = config.serving.canary
         if not before or not ReleaseRequest.of(branch).canary:
             limits = limits.model_copy(update={"steps": (100,), "bake": 0.0, "monitoring": None})
@@ -291,7 +292,15 @@ class CloudDeployer:
         return to_step(branch, "aliases")
 
     def _move_aliases(self, branch: Branch, run: Run) -> Branch:
-        """Say in the Model Registry what the live record says; whoever looks there sees the same."""
+        """Say in the Model Registry, and in the card of what was replaced, what the live record says."""
+        try:
+            self._tell_what_is_live(branch)
+        except CannotEverSucceed as exc:
+            # The release is out: whatever people then see elsewhere, calling it failed would be a lie.
+            log.error("not everybody is told that %s is live: %s", branch.run_id, exc)  # noqa: TRY400
+        return to_step(branch, "undeploy")
+
+    def _tell_what_is_live(self, branch: Branch) -> None:
         found = self._ledger.read_live(branch.dataset, "cloud")
         model_id = model_id_of(branch.dataset)
         releases = {"live": found.document.current, PREVIOUS: found.document.previous} if found else {}
@@ -302,7 +311,6 @@ class CloudDeployer:
         if previous := releases.get(PREVIOUS):
             replaced = self._ledger.read_branch(previous.run_id, "cloud").document
             self._write_card(replaced, self._ledger.read_run(previous.run_id))
-        return to_step(branch, "undeploy")
 
     def _alias(self, version: ModelVersion, *, add: Sequence[str], remove: Sequence[str] = ()) -> None:
         try:

@@ -11,6 +11,9 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import pydantic
+
+from dualdeploy.errors import CannotEverSucceed, RejectedByGoogle
 from dualdeploy.ledger import Branch, Ledger, Run
 from dualdeploy.object_store import ABSENT, GenerationChanged, ObjectMissing, ObjectStore
 from dualdeploy.training import TrainingResult, as_mapping
@@ -19,6 +22,28 @@ log = logging.getLogger(__name__)
 
 #: A card is written by whoever holds the data set's lease; only one whose lease ran out can be in the way.
 _ATTEMPTS = 3
+
+
+class _Record(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="ignore")
+
+
+class ClassCount(_Record):
+    """Records of one class, by split."""
+
+    label: str
+    records: Mapping[str, int]
+
+
+class Coverage(_Record):
+    fraction: float
+
+
+class Validation(_Record):
+    """What a card takes from the launcher's report; the rest of it is the launcher's business."""
+
+    classes: tuple[ClassCount, ...] = ()
+    coverage: Coverage | None = None
 
 
 def card_name(run_id: str) -> str:
@@ -35,25 +60,27 @@ class ModelCards:
         self._revision = revision
 
     def write(self, branch: Branch, run: Run, result: TrainingResult) -> None:
-        """Raises RetryLater when the bucket does not answer."""
+        """Raises RetryLater when the bucket does not answer; one that refuses costs the card, not the release."""
         validation = self._validation(run.run_id)
         card = build(branch, run, result, validation=validation, revision=self._revision)
         name = card_name(run.run_id)
-        self._put(name, to_markdown(card).encode())
-        self._put(name.removesuffix(".md") + ".json", json.dumps(card, indent=1, ensure_ascii=False).encode())
+        try:
+            self._put(name, to_markdown(card).encode())
+            self._put(name.removesuffix(".md") + ".json", json.dumps(card, indent=1, ensure_ascii=False).encode())
+        except RejectedByGoogle as exc:
+            log.error("%s gets no model card: %s", run.run_id, exc)  # noqa: TRY400  # expected, and said in full
 
     def uri(self, run_id: str) -> str:
         return self._models.uri(card_name(run_id))
 
-    def _validation(self, run_id: str) -> Mapping[str, Any]:
+    def _validation(self, run_id: str) -> Validation:
         """What the launcher found the data to be; empty when nobody can read it, which the card then shows."""
-        recorded = self._ledger.read_bytes(f"runs/{run_id}/validation.json")
         try:
-            document = json.loads(recorded or b"{}")
-        except ValueError:
-            log.warning("the validation of %s is no JSON: its card has no counts", run_id)
-            return {}
-        return document if isinstance(document, Mapping) else {}
+            found = self._ledger.read_document(f"runs/{run_id}/validation.json", Validation)
+        except CannotEverSucceed as exc:
+            log.warning("the card of %s has no counts: %s", run_id, exc)
+            return Validation()
+        return found.document if found else Validation()
 
     def _put(self, name: str, data: bytes) -> None:
         for _ in range(_ATTEMPTS):
@@ -72,9 +99,7 @@ class ModelCards:
         log.error("%s is written by somebody else all the time: this version of it is left out", self._models.uri(name))
 
 
-def build(
-    branch: Branch, run: Run, result: TrainingResult, *, validation: Mapping[str, Any], revision: str
-) -> dict[str, Any]:
+def build(branch: Branch, run: Run, result: TrainingResult, *, validation: Validation, revision: str) -> dict[str, Any]:
     """The card as JSON values; a function of its arguments alone, so that an unchanged card is the same bytes."""
     facts = branch.facts
     shards = run.snapshot.shards
@@ -102,8 +127,8 @@ def build(
             "shards": len(shards),
             "bytes": sum(shard.size for shard in shards),
             **as_mapping(result.data),
-            "classes": _classes(validation),
-            "share_of_bytes_counted": (validation.get("coverage") or {}).get("fraction"),
+            "classes": [{"label": each.label, **each.records} for each in validation.classes],
+            "share_of_bytes_counted": validation.coverage.fraction if validation.coverage else None,
         },
         "metrics": as_mapping(result.metrics),
         "gate": facts.get("gate"),
@@ -119,10 +144,6 @@ def build(
         },
         "history": [moment.model_dump(mode="json") for moment in branch.history],
     }
-
-
-def _classes(validation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{"label": each["label"], **each["records"]} for each in validation.get("classes") or ()]
 
 
 def to_markdown(card: Mapping[str, Any]) -> str:

@@ -6,18 +6,23 @@ from collections.abc import Mapping
 
 
 def with_share(before: Mapping[str, int], candidate: str, share: int) -> dict[str, int]:
-    """The split in which `candidate` has `share` per cent, and those of `before` divide the rest as they did all.
+    """The split in which `candidate` has `share` per cent, and the others of `before` divide the rest as they did.
 
-    `before` sums to 100 without the candidate, or is empty: then the candidate has everything.
+    Without any others the candidate has everything.
     """
     others = {key: part for key, part in before.items() if part and key != candidate}
     if not others:
         return {candidate: 100}
-    rest = 100 - share
-    split = {key: part * rest // 100 for key, part in others.items()}
+    rest, whole = 100 - share, sum(others.values())
+    split = {key: part * rest // whole for key, part in others.items()}
     # What rounding left over goes to the largest.
     split[max(others, key=lambda key: others[key])] += rest - sum(split.values())
     return {**split, candidate: share}
+
+
+def without(before: Mapping[str, int], candidate: str) -> dict[str, int]:
+    """The split in which the others of `before` divide what `candidate` has too; empty without any others."""
+    return {key: part for key, part in with_share(before, candidate, 0).items() if key != candidate}
 
 
 def same(one: Mapping[str, int], other: Mapping[str, int]) -> bool:

@@ -306,3 +306,42 @@ def test_the_replaced_model_stays_warm_if_so_configured_and_goes_with_the_next_r
     newest = train_one(chain, edition=3)
     go_through(chain, newest)
     assert shares(chain) == {newer: 0, newest: 100}
+
+
+# What Google refuses on the way back ---------------------------------------------------------------------------
+
+
+def test_an_old_split_that_google_refuses_for_now_is_asked_for_again(chain: Chain, older: str, newer: str) -> None:
+    chain.configure(serving=CAREFUL)
+    go_to_share(chain, newer, 5)
+    chain.vertex.serve = bad_model(newer, failing)
+    chain.vertex.faults.plan("set_traffic", Failing(RejectedByGoogle("the endpoint is being updated")))
+    branch = go_through(chain, newer)
+    assert branch.state is State.ROLLED_BACK, branch.reason
+    assert shares(chain) == {older: 100}
+
+
+def test_a_candidate_whose_traffic_cannot_be_moved_loses_it_by_being_taken_down(
+    chain: Chain, older: str, newer: str
+) -> None:
+    chain.configure(serving=CAREFUL)
+    go_to_share(chain, newer, 5)
+    chain.vertex.serve = bad_model(newer, failing)
+    chain.vertex.faults.plan("set_traffic", *[Failing(RejectedByGoogle("no"))] * canary.RESTORE_ATTEMPTS)
+    branch = go_through(chain, newer)
+    assert branch.state is State.ROLLED_BACK, branch.reason
+    assert shares(chain) == {older: 100}
+
+
+def test_a_candidate_that_keeps_its_traffic_against_all_efforts_is_not_called_rolled_back(
+    chain: Chain, newer: str
+) -> None:
+    chain.configure(serving=CAREFUL)
+    go_to_share(chain, newer, 5)
+    chain.vertex.serve = bad_model(newer, failing)
+    for call in ("set_traffic", "start_undeploy"):
+        chain.vertex.faults.plan(call, *[Failing(RejectedByGoogle("permission was taken away"))] * 9)
+    branch = go_through(chain, newer)
+    assert branch.state is State.FAILED
+    assert branch.reason.endswith("it still has 5 % of flowers: move them away by hand")
+    assert "permission was taken away" in branch.reason

@@ -295,12 +295,53 @@ def test_a_release_waits_until_a_removal_is_through(cooling: tuple[Chain, str, s
     for _ in range(3):
         chain.tick()
     # Planned now, it would count on a model that is gone in a moment.
-    assert chain.branch(first, "cloud").step == "deploy"
+    assert chain.branch(first, "cloud").step == "upload"
     assert "rollout" not in chain.branch(first, "cloud").facts
     chain.settle()
     endpoint = chain.vertex.endpoints["flowers"]
     assert chain.live("cloud").current.run_id == first
     assert [one.display_name for one in endpoint.deployed if endpoint.traffic.get(one.id)] == [first]
+
+
+def test_a_release_of_a_version_that_is_just_being_deleted_waits_and_uploads_it_anew() -> None:
+    chain = Chain()
+    chain.configure(serving={"keep_versions": 1, "canary": {"bake": 0, "answers": 1}})
+    runs = [release(chain, edition) for edition in (1, 2, 3)]
+    chain.clock.advance(HOUR)
+    chain.janitor.on_clock()
+    chain.janitor.on_clock()
+    under_way = report(chain).under_way
+    assert under_way is not None
+    assert (under_way.kind, under_way.run_id) == ("model version", runs[0])
+    assert chain.http("cloud").post("/redeploy", json={"run_id": runs[0], "force": True}).status_code == 202
+    chain.tick()
+    chain.settle(ticks=25)
+    assert chain.branch(runs[0], "cloud").state is State.LIVE, chain.branch(runs[0], "cloud").reason
+    assert deployed_runs(chain) == [runs[0]]
+
+
+def test_a_release_to_an_endpoint_that_is_just_being_deleted_waits_and_makes_it_anew() -> None:
+    chain = Chain()
+    release(chain, 1)
+    add_endpoint(chain, "flowers-2", **{DATASET_LABEL: "flowers"})
+    chain.clock.advance(HOUR)
+    chain.janitor.on_clock()
+    under_way = report(chain).under_way
+    assert under_way is not None
+    assert (under_way.kind, under_way.id) == ("endpoint", "flowers-2")
+    chain.configure(serving={"endpoint": "flowers-2", "canary": {"bake": 0, "answers": 1}})
+    chain.upload(edition=2)
+    for _ in range(6):
+        chain.drain()
+        for job in chain.unfinished_jobs():
+            chain.train(job)
+        chain.tick()
+        for name, operation in list(chain.vertex.operations.items()):
+            if operation.subject != "flowers-2":
+                chain.vertex._finish(name)
+    chain.settle(ticks=25)
+    (second,) = {deployed.display_name for deployed in chain.vertex.endpoints["flowers-2"].deployed}
+    assert chain.branch(second, "cloud").state is State.LIVE, chain.branch(second, "cloud").reason
 
 
 def test_traffic_that_somebody_gives_a_model_meanwhile_keeps_it(cooling: tuple[Chain, str, str]) -> None:

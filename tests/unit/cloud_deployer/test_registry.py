@@ -233,3 +233,70 @@ def test_the_message_of_an_end_names_what_was_replaced_or_what_serves_on(chain: 
     told = [(m["run_id"], m["outcome"], m["previous"]) for m in chain.messages("deployment-completed", target="cloud")]
     (third,) = set(chain.run_ids()) - {first, second}
     assert told == [(first, "live", ""), (second, "live", first), (third, "rejected", second)]
+
+
+# What no release depends on ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "report", [b"[]", b"\xff", b'{"classes": 7}', b'{"classes": [{"label": "blue"}]}', b'{"coverage": 3}']
+)
+def test_a_report_of_the_data_that_nobody_can_read_costs_the_card_its_counts_and_nothing_else(
+    chain: Chain, report: bytes
+) -> None:
+    chain.drain()
+    for _ in range(3):
+        chain.tick()
+    (run_id,) = chain.run_ids()
+    name = f"runs/{run_id}/validation.json"
+    chain.ledger_store.put(name, report, expect=chain.ledger_store.read(name).generation)
+    chain.settle()
+    assert chain.branch(run_id, "cloud").state is State.LIVE
+    assert card(chain, run_id)["data"]["classes"] == []
+
+
+def test_a_card_that_google_refuses_stops_no_release_and_no_message(chain: Chain) -> None:
+    put = chain.models.put
+
+    def refusing(name: str, *arguments: Any, **options: Any) -> Any:
+        if name.startswith("cards/"):
+            raise RejectedByGoogle("403: storage.objects.create is missing")
+        return put(name, *arguments, **options)
+
+    chain.models.put = refusing  # type: ignore[method-assign]
+    chain.settle()
+    (run_id,) = chain.run_ids()
+    assert chain.branch(run_id, "cloud").state is State.LIVE
+    assert len(chain.messages("deployment-completed", target="cloud", outcome="live")) == 1
+
+
+def test_a_model_that_serves_is_live_even_when_the_registry_refuses_to_say_so(chain: Chain) -> None:
+    chain.settle()
+    chain.clock.advance(3600)
+    chain.upload(edition=2)
+    find = chain.vertex.find_model_version
+
+    def refusing(model_id: str, alias: str) -> Any:
+        if any(chain.branch(run_id, "cloud").step == "aliases" for run_id in chain.run_ids()):
+            raise RejectedByGoogle("403: aiplatform.models.get is missing")
+        return find(model_id, alias)
+
+    chain.vertex.find_model_version = refusing  # type: ignore[method-assign]
+    chain.settle()
+    newer = chain.live("cloud").current.run_id
+    assert chain.branch(newer, "cloud").state is State.LIVE, chain.branch(newer, "cloud").reason
+
+
+def test_a_record_of_what_was_replaced_that_nobody_can_read_does_not_make_what_replaced_it_a_failure(
+    chain: Chain,
+) -> None:
+    chain.settle()
+    (older,) = chain.run_ids()
+    chain.clock.advance(3600)
+    chain.upload(edition=2)
+    name = f"runs/{older}/cloud.json"
+    chain.ledger_store.put(name, b"{}", expect=chain.ledger_store.read(name).generation)
+    chain.settle()
+    (newer,) = set(chain.run_ids()) - {older}
+    assert chain.live("cloud").current.run_id == newer
+    assert chain.branch(newer, "cloud").state is State.LIVE, chain.branch(newer, "cloud").reason

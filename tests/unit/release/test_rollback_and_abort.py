@@ -93,6 +93,46 @@ def test_a_rollback_to_a_warm_model_deploys_nothing() -> None:
     assert chain.live("cloud").current.facts["deployed_model"] == older.facts["deployed_model"]
 
 
+@pytest.fixture
+def split_by_hand() -> Chain:
+    """Somebody saw that the newer model is bad, and has already given a fifth of its traffic back to the older one."""
+    chain = Chain()
+    chain.configure(serving={"keep_previous": 1, "canary": {"bake": 0, "answers": 2}})
+    for edition in (1, 2):
+        chain.upload(edition=edition)
+        chain.settle()
+        chain.clock.advance(3600)
+    live = chain.live("cloud")
+    newer, older = (str(release.facts["deployed_model"]) for release in (live.current, live.previous))
+    chain.vertex.set_traffic(chain.vertex.find_endpoint("flowers"), {newer: 80, older: 20})
+    return chain
+
+
+def test_a_rollback_goes_on_where_somebody_began_it_by_hand(split_by_hand: Chain) -> None:
+    older = split_by_hand.live("cloud").previous.run_id
+    post(split_by_hand, "rollback", dataset="flowers")
+    split_by_hand.settle()
+    branch = split_by_hand.branch(older, "cloud")
+    assert branch.state is State.LIVE, branch.reason
+    assert serving(split_by_hand) == [older]
+
+
+def test_a_share_that_was_given_by_hand_is_not_given_back_to_a_model_that_fails(split_by_hand: Chain) -> None:
+    live, good = split_by_hand.live("cloud"), split_by_hand.vertex.serve
+
+    def only_the_live_one_answers(deployed: Any, instance: Any) -> Any:
+        if deployed.display_name != live.current.run_id:
+            raise ServiceUnavailable("500: cannot load")
+        return good(deployed, instance)
+
+    split_by_hand.vertex.serve = only_the_live_one_answers
+    post(split_by_hand, "rollback", dataset="flowers")
+    split_by_hand.settle()
+    branch = split_by_hand.branch(live.previous.run_id, "cloud")
+    assert branch.state is State.ROLLED_BACK, branch.reason
+    assert serving(split_by_hand) == [live.current.run_id]
+
+
 def test_the_phones_are_rolled_back_by_their_own_service(chain: Chain, older: str) -> None:
     response = chain.http("mobile").post("/rollback", json={"dataset": "flowers"})
     assert response.status_code == 202

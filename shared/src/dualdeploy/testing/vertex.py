@@ -262,6 +262,8 @@ class FakeVertex:
                 endpoint = self._endpoint(endpoint_id)
                 if any(deployed.id == deployment.id for deployed in endpoint.deployed):
                     raise ResourceConflict(f"deployed model {deployment.id} exists")
+                model, _, number = deployment.model.partition("@")
+                self.find(ModelVersion(model, number, (), ""))
                 return self._start("deploy", endpoint_id, work)
 
         def work() -> None:
