@@ -12,11 +12,11 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from dualdeploy import clock as clocks
-from dualdeploy import training
+from dualdeploy import local_paths, training
 from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.errors import CannotEverSucceed, UnusableResult
@@ -235,15 +235,12 @@ def read_result(run: Run, models: ObjectStore) -> TrainingResult:
 
 
 def download_tree(store: ObjectStore, prefix: str, folder: Path) -> None:
-    """Fetch every object under `prefix/` into `folder`. Raises UnusableResult when there is none."""
+    """Fetch every object under `prefix/` into `folder`. Raises UnusableResult if there is none, or LeavesItsFolder."""
     count = 0
     for summary in store.list(f"{prefix.rstrip('/')}/"):
-        relative = PurePosixPath(summary.name[len(prefix.rstrip("/")) + 1 :])
         if summary.name.endswith("/"):
             continue
-        if relative.is_absolute() or ".." in relative.parts:
-            raise UnusableResult(f"{store.uri(summary.name)} would lie outside its folder")
-        path = folder.joinpath(*relative.parts)
+        path = local_paths.inside(folder, summary.name[len(prefix.rstrip("/")) + 1 :])
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(store.read(summary.name).data)
         count += 1

@@ -9,6 +9,7 @@ from typing import Any
 
 import google_crc32c
 
+from dualdeploy import local_paths
 from dualdeploy.object_store import GcsObjectStore, ObjectStore, ObjectSummary
 
 _PARALLEL_DOWNLOADS = 8
@@ -44,11 +45,12 @@ def download(store: ObjectStore, prefix: str, folder: Path) -> None:
     base = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
     # Names that end in a slash are what consoles create for empty folders.
     objects = [found for found in store.list(base) if not found.name.endswith("/")]
-    for found in objects:
-        if not (folder / found.name.removeprefix(base)).resolve().is_relative_to(folder.resolve()):
-            raise ModelMissing(f"the object {found.name!r} would be written outside the model's folder")
+    try:
+        paths = [local_paths.inside(folder, found.name.removeprefix(base)) for found in objects]
+    except local_paths.LeavesItsFolder as exc:
+        raise ModelMissing(str(exc)) from exc
     with concurrent.futures.ThreadPoolExecutor(_PARALLEL_DOWNLOADS) as pool:
-        copies = [pool.submit(_copy, store, found, folder / found.name.removeprefix(base)) for found in objects]
+        copies = [pool.submit(_copy, store, found, path) for found, path in zip(objects, paths, strict=True)]
         for copy in concurrent.futures.as_completed(copies):
             copy.result()
 

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import shutil
 import struct
 import time
@@ -21,6 +22,7 @@ from typing import TypeVar
 
 import google_crc32c
 
+from dualdeploy import local_paths
 from dualdeploy.errors import RetryLater
 from dualdeploy.object_store import (
     ABSENT,
@@ -28,6 +30,7 @@ from dualdeploy.object_store import (
     Generation,
     GenerationChanged,
     ObjectMissing,
+    ObjectStore,
     open_content,
 )
 from dualdeploy.training import ShardReference
@@ -36,6 +39,9 @@ from trainer.failures import UnusableData, UnusableJob, UnwritableOutput
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
+
+#: Opens the bucket of a name.
+Bucket = Callable[[str], ObjectStore]
 
 TRANSFERS = 8
 BLOCK = 8 << 20
@@ -116,20 +122,23 @@ def remove(location: str, patience: Patience) -> None:
         patience.call(f"removing {location}", lambda: store.delete(name, expect=generation))
 
 
-def fetch_folder(location: str, folder: Path, patience: Patience) -> Path:
-    """A copy on this machine of everything below `location`. Raises UnusableData when there is nothing."""
+def fetch_folder(location: str, folder: Path, patience: Patience, *, bucket_of: Bucket = GcsObjectStore) -> Path:
+    """A copy on this machine of everything below `location`, whose bucket `bucket_of` opens.
+
+    Raises UnusableData when there is nothing, LeavesItsFolder for a name that would be written elsewhere.
+    """
     if not is_gs(location):
         if not Path(location).is_dir():
             raise UnusableData(f"{location} is not a folder")
         return Path(location)
     bucket, prefix = split_gs(f"{location.rstrip('/')}/")
-    store = GcsObjectStore(bucket)
+    store = bucket_of(bucket)
     found = patience.call(f"listing {location}", lambda: [object_.name for object_ in store.list(prefix)])
     if not found:
         raise UnusableData(f"there is nothing below {location}")
 
     def copy(name: str) -> None:
-        path = folder / name.removeprefix(prefix)
+        path = local_paths.inside(folder, name.removeprefix(prefix))
         path.parent.mkdir(parents=True, exist_ok=True)
         reference = ShardReference(uri=store.uri(name))
         patience.call(f"fetching {reference.uri}", lambda: _copy(store, name, reference, path))
@@ -151,7 +160,7 @@ def fetch_shards(references: Sequence[ShardReference], folder: Path, patience: P
         return [Shard(reference.uri, path) for reference, path in zip(references, paths, strict=True)]
 
 
-def fetch(reference: ShardReference, folder: Path, patience: Patience) -> Path:
+def fetch(reference: ShardReference, folder: Path, patience: Patience, *, bucket_of: Bucket = GcsObjectStore) -> Path:
     """One object as a local file, at the generation and with the checksum that `reference` names.
 
     A file that is already in `folder` with the right checksum is not fetched again. Raises UnusableData when the
@@ -164,10 +173,10 @@ def fetch(reference: ShardReference, folder: Path, patience: Patience) -> Path:
     bucket, name = split_gs(reference.uri)
     # Named after what it holds: the jobs of both targets may share a cache folder, and write it at the same time.
     identity = hashlib.sha256(f"{reference.uri}#{reference.generation}#{reference.crc32c}".encode()).hexdigest()
-    path = folder / f"{identity[:16]}-{name.rsplit('/', 1)[-1]}"
+    path = folder / f"{identity[:16]}-{_readable(name)}"
     if path.exists() and reference.crc32c and _file_checksum(path) == reference.crc32c:
         return path
-    store = GcsObjectStore(bucket)
+    store = bucket_of(bucket)
     try:
         patience.call(f"fetching {reference.uri}", lambda: _copy(store, name, reference, path))
     except ObjectMissing as exc:
@@ -180,7 +189,12 @@ def fetch(reference: ShardReference, folder: Path, patience: Patience) -> Path:
     return path
 
 
-def _copy(store: GcsObjectStore, name: str, reference: ShardReference, path: Path) -> None:
+def _readable(name: str) -> str:
+    """The end of an object's name as part of a file's: objects have longer names, and other letters, than files may."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name.rsplit("/", 1)[-1])[-80:]
+
+
+def _copy(store: ObjectStore, name: str, reference: ShardReference, path: Path) -> None:
     generation = Generation(int(reference.generation)) if reference.generation else _current(store, name)
     if generation == ABSENT:
         raise ObjectMissing(f"there is no {reference.uri}")
@@ -252,7 +266,7 @@ def _replace_object(store: GcsObjectStore, name: str, data: bytes) -> None:
     raise UnwritableOutput(f"{store.uri(name)} is being written by somebody else: two jobs share one output")
 
 
-def _current(store: GcsObjectStore, name: str) -> Generation:
+def _current(store: ObjectStore, name: str) -> Generation:
     return next((found.generation for found in store.list(name) if found.name == name), ABSENT)
 
 

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import math
 import re
+import reprlib
 from collections.abc import Hashable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -431,6 +432,9 @@ class DatasetConfig(_Section):
         inside = value.prefix.startswith(f"{dataset}/") and value.prefix.endswith("/")
         if dataset and not inside:
             raise ValueError(f"prefix must begin with {dataset}/ and end with /")
+        # To Cloud Storage these are folders like any other; to whatever makes a path of them they are not.
+        if not {"", ".", ".."}.isdisjoint(value.prefix.split("/")[:-1]):
+            raise ValueError("prefix must have no empty folder, no . and no ..")
         return value
 
     @pydantic.model_validator(mode="before")
@@ -467,6 +471,13 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+#: A thousand times what a configuration needs; what is larger is something else.
+MAX_BYTES = 256 << 10
+
+#: Nine lines of YAML's aliases can stand for a billion words: as objects they are few, written out they are not.
+_SHOWN = reprlib.Repr()
+_SHOWN.maxlevel, _SHOWN.maxstring, _SHOWN.maxother = 3, 200, 200
+
 #: What PyYAML's constructors let through: int(), float() and datetime of a text that only looks like one.
 _YAML_FAULTS = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
@@ -475,6 +486,8 @@ _YAML_FAULTS = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, Re
 @functools.lru_cache(maxsize=64)
 def parse(text: bytes | str, *, source: str) -> DatasetConfig:
     """Check a YAML document. Raises InvalidDatasetConfig that lists every fault as `path: what is wrong`."""
+    if len(text) > MAX_BYTES:
+        raise InvalidDatasetConfig(f"{source} has {len(text)} bytes, a configuration may have {MAX_BYTES}")
     try:
         document = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506  # a SafeLoader that is stricter still
     except _YAML_FAULTS as exc:
@@ -493,7 +506,7 @@ def _fault(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         message = "unknown key (see docs/configuration.md for those that exist)"
     elif not isinstance(error["input"], Mapping):
-        message += f", not {error['input']!r}"
+        message += f", not {_SHOWN.repr(error['input'])}"
     return f"{path}: {message}" if path else message
 
 

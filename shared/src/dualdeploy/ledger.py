@@ -270,7 +270,7 @@ class Ledger:
         Returns the run as recorded and whether this call created it. `run.claim` makes the bytes this writer's own,
         so a repeated call after a lost response still knows itself.
         """
-        name = f"runs/{run.run_id}/run.json"
+        name = _run_name(run.run_id)
         try:
             self._store.put(name, _encode(run), expect=ABSENT)
         except GenerationChanged:
@@ -280,7 +280,7 @@ class Ledger:
     def read_run(self, run_id: str) -> Run:
         """Raises UnknownRun."""
         try:
-            return self._read(f"runs/{run_id}/run.json", Run).document
+            return self._read(_run_name(run_id), Run).document
         except ObjectMissing as exc:
             raise UnknownRun(f"the ledger has no run {run_id!r}") from exc
 
@@ -546,8 +546,22 @@ def dataset_of(run_id: str) -> str:
     return match["dataset"] if match else ""
 
 
+def _run_name(run_id: str) -> str:
+    return f"runs/{_checked(run_id)}/run.json"
+
+
 def _branch_name(run_id: str, target: str) -> str:
-    return f"runs/{run_id}/{target}.json"
+    return f"runs/{_checked(run_id)}/{target}.json"
+
+
+def _checked(run_id: str) -> str:
+    """A run id that may become part of an object's name: it came in a message, a URL or the name of another object.
+
+    Raises UnknownRun. With a slash in it, it would name some other object of the ledger.
+    """
+    if not dataset_of(run_id):
+        raise UnknownRun(f"{run_id[:200]!r} is no run id: one looks like flowers-0123456789ab")
+    return run_id
 
 
 def _marker_name(run_id: str, target: str) -> str:

@@ -111,6 +111,7 @@ def _command(summary: str, properties: dict[str, Any], *, required: list[str], k
             "202": _json(_ACCEPTED, "accepted: goes on at the next tick of the clock"),
             "404": _json(_ERROR, "there is no such data set or run"),
             "409": _json(_ERROR, "not now, or not without force: the message says which"),
+            "413": _json(_ERROR, "the body is too large"),
             "422": _json(_ERROR, "the message says what to send"),
             "503": _json(_ERROR, "somebody is at work on it, or the ledger does not answer: send it again"),
         },

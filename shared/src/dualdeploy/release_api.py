@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flask
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from dualdeploy import clock as clocks
 from dualdeploy import openapi
@@ -35,6 +36,9 @@ _OUT = frozenset({"record", "aliases", "undeploy"})
 
 #: Of several branches that wait or are at work, an abort means the last of these.
 _ABORTED_FIRST = (State.TRAINED, State.GATING, State.DEPLOYING, State.CANARY)
+
+#: The longest sensible request has a reason of 500 characters.
+MAX_BODY_BYTES = 64 << 10
 
 _EXAMPLES = {
     "redeploy": (
@@ -159,8 +163,7 @@ def _accepted(answer: tuple[Mapping[str, Any], bool]) -> tuple[flask.Response, i
 
 
 def _wanted(kind: str, request: flask.Request, target: str, callers: Callers) -> Wanted:
-    # Whatever the content type says: `curl -d` sends another one unless told.
-    body = request.get_json(force=True, silent=True)
+    body = _read_json(request)
     key = request.headers.get("Idempotency-Key", "").strip()
     if len(key) > 255:
         raise Refusal(422, "Idempotency-Key has more than 255 characters: send a UUID")
@@ -172,6 +175,22 @@ def _wanted(kind: str, request: flask.Request, target: str, callers: Callers) ->
     if not isinstance(body, Mapping):
         raise Refusal(422, f"the body is no JSON object: {_EXAMPLES[kind]}")
     return Wanted(kind=kind, by=callers.identity(request.headers), key=key, **checks[kind](body, kind))
+
+
+def _read_json(request: flask.Request) -> Any:
+    """What the body says, whatever its content type: `curl -d` sends another one unless told. None if it is no JSON."""
+    # A chunked body announces no length, and werkzeug cuts it silently: hence one byte more.
+    request.max_content_length = MAX_BODY_BYTES + 1
+    try:
+        body = request.get_data()
+    except RequestEntityTooLarge:
+        body = bytes(MAX_BODY_BYTES + 1)
+    if len(body) > MAX_BODY_BYTES:
+        raise Refusal(413, f"a request may have {MAX_BODY_BYTES} bytes")
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _redeploy_fields(body: Mapping[str, Any], kind: str, extras: frozenset[str]) -> dict[str, Any]:

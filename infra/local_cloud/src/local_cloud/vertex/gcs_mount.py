@@ -15,9 +15,11 @@ import re
 import time
 import urllib.parse
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import urllib3
+
+from dualdeploy import local_paths
 
 MOUNT_ROOT_VARIABLE = "GCS_MOUNT_ROOT"
 
@@ -65,9 +67,8 @@ class GcsMount:
             MountFailed: Cloud Storage answered an error.
         """
         for bucket, prefix in sorted(self._mentioned):
-            (self.root / bucket / (prefix if prefix.endswith("/") else str(PurePosixPath(prefix).parent))).mkdir(
-                parents=True, exist_ok=True
-            )
+            folder = self._place(bucket, prefix) if prefix else self.root / bucket
+            (folder if prefix.endswith("/") or not prefix else folder.parent).mkdir(parents=True, exist_ok=True)
             for name in self._names(bucket, prefix):
                 self._fetch(bucket, name)
 
@@ -113,9 +114,7 @@ class GcsMount:
                 return
 
     def _fetch(self, bucket: str, name: str) -> None:
-        path = self.root / bucket / name
-        if ".." in PurePosixPath(name).parts:
-            raise MountFailed(f"gs://{bucket}/{name} cannot be a file: its name leaves the mount")
+        path = self._place(bucket, name)
         if name.endswith("/"):
             # An object that stands for an empty folder.
             path.mkdir(parents=True, exist_ok=True)
@@ -125,6 +124,12 @@ class GcsMount:
         stamp = _stamp(path)
         if stamp is not None:
             self._uploaded[path] = stamp
+
+    def _place(self, bucket: str, name: str) -> Path:
+        try:
+            return local_paths.inside(self.root / bucket, name)
+        except local_paths.LeavesItsFolder as exc:
+            raise MountFailed(f"gs://{bucket}/{name} cannot be a file: {exc}") from exc
 
     def _store(self, path: Path) -> str:
         bucket, *parts = path.relative_to(self.root).parts
