@@ -38,7 +38,7 @@ class FirebaseChannel:
         """Create or update the model until it holds the file at `uri`. Raises OperationFailed."""
         model = self._firebase.find(name)
         if model and model.locked:
-            return None, self._wait(branch, model)
+            return None, self.wait(branch, model)
         if model and set(tags) <= set(model.tags):
             if model.error:
                 raise OperationFailed(f"Firebase ML refused {uri}: {model.error}")
@@ -59,14 +59,16 @@ class FirebaseChannel:
         """Publish the model; the third is whether it holds another file meanwhile. Raises OperationFailed."""
         model = self._firebase.find(name)
         if model and model.locked:
-            return None, self._wait(branch, model), False
+            return None, self.wait(branch, model), False
         if model is None or not set(tags) <= set(model.tags):
             return None, None, True
-        if not model.published:
-            self._firebase.publish(model.id)
-        return model, None, False
+        if model.published or self._firebase.publish(model.id).published:
+            return model, None, False
+        # Firebase is at it: the next look tells.
+        return None, None, False
 
-    def _wait(self, branch: Branch, model: FirebaseModel) -> Branch | None:
+    def wait(self, branch: Branch, model: FirebaseModel) -> Branch | None:
+        """What to record while the model is locked: since when, at first. Raises OperationFailed when it is stuck."""
         if not branch.operation_since:
             return branch.changed(operation_since=clocks.to_text(self._clock()))
         age = (self._clock() - clocks.from_text(branch.operation_since)).total_seconds()

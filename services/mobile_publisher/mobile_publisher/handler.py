@@ -58,6 +58,15 @@ _BRINGS_OUT = {
 #: What an earlier release of the same run found out about its way is not true of the next one.
 _OF_ONE_RELEASE = ("name", "route", "not_brought_back", "published_manifest", staging.FACT, taking_back.FACT)
 
+#: What `Export.as_facts` tells of a file.
+FILE_FACTS = (
+    *("tflite", "tflite_sha256", "tflite_bytes", "manifest", "gate_table", "quantization", "variant", "accuracy"),
+    *("eval_examples", "invoke_ms_p50", "invoke_ms_p50_two_threads", "peak_memory_mb", "agreement_with_source"),
+    *("float_accuracy", "worst_class_loss", "live_accuracy", "cloud_agreement"),
+)
+#: Of the file that phones had last, for a rollback: a later release of the run may have made another one since.
+_SERVED = "served"
+
 #: Makes the file of a run: `export.export` with its stores and settings bound.
 Exporter = Callable[[Run, DatasetConfig], "Export"]
 Step = Callable[[Branch, Run], Branch | None]
@@ -160,6 +169,8 @@ class MobilePublisher:
         Another `publishing.quantization` than the file was made with makes another file, unless the release is forced:
         who forces one, or rolls back to it, means the file that there is. A request that names a variant means that.
         """
+        if ReleaseRequest.of(branch).kind == "rollback":
+            branch = branch.with_facts(**branch.facts.get(_SERVED, {}))
         requested = ReleaseRequest.of(branch).quantization
         if requested:
             publishing = config.publishing.model_copy(update={"quantization": requested})
@@ -298,7 +309,8 @@ class MobilePublisher:
         note += "".join(f"; without {reason}" for reason in branch.facts.get("closed_channels", ()))
         stays = branch.facts.get("not_brought_back", {})
         note += "".join(f"; not brought back on {part}: {reason}" for part, reason in stays.items())
-        return branch.moved(State.LIVE, at=self._clock(), note=note)
+        served = {key: branch.facts[key] for key in FILE_FACTS if key in branch.facts}
+        return branch.with_facts(**{_SERVED: served}).moved(State.LIVE, at=self._clock(), note=note)
 
 
 def _without_run(step: Callable[[Branch], Branch | None]) -> Step:

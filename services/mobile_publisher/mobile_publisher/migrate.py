@@ -95,7 +95,8 @@ class Migration:
             return None
         described, tflite = stored
         if described.get("sha256") != sha256 or _digest(tflite) != sha256:
-            raise NotTheSameFile(f"{described.get('version')} in the bucket is not what Firebase has; take it away")
+            version = manifest.imported_version(sha256)
+            raise NotTheSameFile(f"{version} in the bucket is not what Firebase has; take it away")
         return dict(described)
 
     def _copy(self, model: FirebaseModel, known: str) -> dict[str, Any]:

@@ -113,12 +113,19 @@ class Staging:
         if (self._clock() - since).total_seconds() < rollout.bake:
             return None
         following = _with(branch, rollout.model_copy(update={"index": rollout.index + 1}))
-        return following.changed(step="share" if _planned(following).share < 100 else "")
+        if _planned(following).share < 100:
+            return following.changed(step="share")
+        # Seen here, before anything is everybody's; `settle` looks again, for what is changed from now on.
+        self.parameter(branch).check(old=rollout.old, new=rollout.version, seed=rollout.seed, share=rollout.share)
+        return following.changed(step="")
 
     def settle(self, branch: Branch) -> None:
         """Everybody's version is this one, without a condition; or, without a rollout, what the pointer says."""
-        rollout = rollout_of(branch)
-        self.parameter(branch).settle(rollout.version if rollout else "")
+        rollout, parameter = rollout_of(branch), self.parameter(branch)
+        if rollout:
+            parameter.settle(rollout.version, old=rollout.old, seed=rollout.seed, held=rollout.held)
+        else:
+            parameter.settle("")
 
 
 def begin(branch: Branch, rollout: Rollout, *, at: datetime.datetime) -> Branch:

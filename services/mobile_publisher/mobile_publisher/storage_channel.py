@@ -22,9 +22,16 @@ IMMUTABLE = "public, max-age=31536000, immutable"
 #: Cloud Storage caches public objects for an hour unless told otherwise. Source: cloud.google.com/storage/docs/caching
 ALWAYS_FRESH = "no-cache, max-age=0"
 
+#: What a pointer takes from a manifest.
+_NEEDED = frozenset({"version", "sha256", "size"})
+
 
 class VersionTaken(CannotEverSucceed):
     """The bucket holds other bytes under a version's name, which was promised never to change."""
+
+
+class NoManifest(CannotEverSucceed):
+    """What lies in a manifest's place does not say which version it is, nor how to check the file."""
 
 
 class StorageChannel:
@@ -64,11 +71,13 @@ class StorageChannel:
                 raise VersionTaken(f"{self._bucket.uri(path)} holds something else: {exc}") from exc
 
     def stored(self, name: str, version: str) -> tuple[Mapping[str, Any], bytes] | None:
-        """Manifest and file of a version as they lie there; None when it is not there whole."""
+        """Manifest and file of a version as they lie there; None when it is not there whole.
+
+        Raises NoManifest.
+        """
         folder = _folder(name, version)
         try:
-            manifest: dict[str, Any] = json.loads(self._bucket.read(f"{folder}/manifest.json").data)
-            return manifest, self._bucket.read(f"{folder}/model.tflite").data
+            return self._manifest(f"{folder}/manifest.json"), self._bucket.read(f"{folder}/model.tflite").data
         except ObjectMissing:
             return None
 
@@ -100,10 +109,10 @@ class StorageChannel:
             raise LedgerContention(f"{self._bucket.uri(_pointer(name))} was moved by another instance") from exc
 
     def point_back(self, name: str, version: str) -> None:
-        """Make an earlier version the latest again. Raises CannotEverSucceed when its manifest is gone."""
+        """Make an earlier version the latest again. Raises CannotEverSucceed when its manifest is gone or is none."""
         path = f"{_folder(name, version)}/manifest.json"
         try:
-            manifest = json.loads(self._bucket.read(path).data)
+            manifest = self._manifest(path)
         except ObjectMissing as exc:
             raise CannotEverSucceed(f"{self._bucket.uri(path)} is gone, so {version} cannot be pointed at") from exc
         self.point(name, manifest)
@@ -111,6 +120,15 @@ class StorageChannel:
     def uri(self, name: str) -> str:
         """Where the pointer lies."""
         return self._bucket.uri(_pointer(name))
+
+    def _manifest(self, path: str) -> dict[str, Any]:
+        try:
+            manifest = json.loads(self._bucket.read(path).data)
+        except ValueError:
+            manifest = None
+        if not isinstance(manifest, dict) or not _NEEDED.issubset(manifest):
+            raise NoManifest(f"{self._bucket.uri(path)} was overwritten and is no manifest any more: take it away")
+        return manifest
 
     def _read_pointer(self, name: str) -> tuple[dict[str, Any] | None, Generation]:
         try:

@@ -70,8 +70,10 @@ class TakingBack:
     def _restore_pointer(self, branch: Branch) -> Branch:
         ours = branch.facts.get("published_manifest", {}).get("version")
         following = branch.at_step("restore firebase-ml")
-        if not ours or self._storage is None:
+        if not ours:
             return following
+        if self._storage is None:
+            return _stays(following, "the pointer: FIREBASE_STORAGE_BUCKET is not set any more")
         name, live = str(branch.facts["name"]), self._live(branch)
         latest = self._storage.latest(name)
         if not latest or latest.get("version") != ours or live.get("version") == ours:
@@ -97,6 +99,9 @@ class TakingBack:
             # After the first update the model is not ours any more, and yet it has to be seen through.
             if not branch.attempts:
                 model = self._firebase.find(name)
+                if model and model.locked:
+                    # Perhaps with a file of ours, which it may name only when the operation is over.
+                    return self._firebase.wait(branch, model)
                 if model is None or not ours <= set(model.tags) or ours == set(wanted):
                     return self._end(branch)
             if not wanted:

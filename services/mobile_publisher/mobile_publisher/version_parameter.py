@@ -62,10 +62,21 @@ class VersionParameter:
 
         self._change(edit, f"{self.key}: {new} for {share} % of the installations")
 
-    def settle(self, version: str) -> None:
-        """Give `version` to everybody; empty lets phones follow the pointer. Repeating it changes nothing."""
+    def check(self, *, old: str, new: str, seed: str, share: int) -> None:
+        """Raise ParameterMoved unless everything stands as `stage` left it at `share`."""
+        document = dict(self._remote_config.read().document)
+        self._check_untouched(document, old=old, new=new, seed=seed, shares=(share,))
+
+    def settle(self, version: str, *, old: str = "", seed: str = "", held: int | None = None) -> None:
+        """Give `version` to everybody; empty lets phones follow the pointer. Repeating it changes nothing.
+
+        `old`, `seed` and `held` are as in `stage`: at the end of a rollout whose last share is not found,
+        ParameterMoved is raised.
+        """
 
         def edit(document: Document) -> None:
+            if held is not None and not self._is_settled(document, version):
+                self._check_untouched(document, old=old, new=version, seed=seed, shares=(held,))
             if version or self._find(document) is not None:
                 parameter = self._parameter(document)
                 parameter["defaultValue"] = {"value": version} if version else {"useInAppDefault": True}
@@ -112,6 +123,10 @@ class VersionParameter:
             f"{self.key} was changed by hand in Remote Config (default {self._default(document) or 'none'}, staged"
             f" {staged or 'none'}, condition {found or 'none'}): redeploy to begin anew"
         )
+
+    def _is_settled(self, document: Document, version: str) -> bool:
+        staged = (self._find(document) or {}).get("conditionalValues", {})
+        return self._default(document) == version and self.condition not in staged
 
     def _find(self, document: Document) -> Document | None:
         groups = [group.get("parameters", {}) for group in document.get("parameterGroups", {}).values()]

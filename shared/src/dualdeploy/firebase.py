@@ -92,12 +92,11 @@ class FirebaseMlGateway:
 
     def find(self, display_name: str) -> FirebaseModel | None:
         ml = self._ml()
-        page = _call(
-            f"find {display_name}",
-            lambda: ml.list_models(list_filter=f"display_name={display_name}", page_size=10),
-        )
+        wanted = f"display_name={display_name}"
+        # Page by page inside the call: every one of them may fail.
+        found = _call(f"find {display_name}", lambda: list(ml.list_models(wanted, page_size=10).iterate_all()))
         # The filter is Firebase's; that it means equality is checked here.
-        matches = [model for model in page.iterate_all() if model.display_name == display_name]
+        matches = [model for model in found if model.display_name == display_name]
         return _model(matches[0]) if matches else None
 
     def create(self, display_name: str, *, gcs_uri: str, tags: Sequence[str]) -> FirebaseModel:

@@ -28,6 +28,7 @@ from mobile_publisher import export as exports
 from mobile_publisher.candidates import ConversionDisagrees
 from mobile_publisher.conversion import ConversionFailed
 from mobile_publisher.export import Export
+from mobile_publisher.handler import FILE_FACTS
 from mobile_publisher.on_device import Evaluation
 from mobile_publisher.on_device_gate import Figures
 
@@ -169,6 +170,7 @@ def test_the_file_is_stored_under_a_name_made_of_its_content_and_measured(world:
     assert export.uri == f"gs://models/{name}"
     stored = world.models.read(name).data
     facts = export.as_facts()
+    assert set(facts) == set(FILE_FACTS)
     assert facts["tflite_bytes"] == len(stored)
     assert (facts["accuracy"], facts["eval_examples"], facts["agreement_with_source"]) == (1.0, 3, 1.0)
     assert facts["variant"] == "float32"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 from typing import Any
@@ -107,6 +108,22 @@ def test_a_model_that_firebase_does_not_show_as_published_is_published_again(cha
     train_one(chain, edition=2)
     tick(chain)
     assert firebase_calls(chain)[-2:] == ["firebase.update", "firebase.publish"]
+    assert the_model(chain).published
+
+
+def test_a_release_is_live_only_when_firebase_shows_its_model_as_published(chain: Chain) -> None:
+    publish = chain.firebase.publish
+
+    def begin_to_publish(model_id: str) -> FirebaseModel:
+        """What the SDK answers while the operation is under way."""
+        return dataclasses.replace(chain.firebase.models[model_id], locked=True)
+
+    chain.firebase.publish = begin_to_publish  # type: ignore[method-assign]
+    tick(chain)
+    assert branch(chain).step == "publish"
+    chain.firebase.publish = publish  # type: ignore[method-assign]
+    tick(chain)
+    assert branch(chain).state is State.LIVE
     assert the_model(chain).published
 
 

@@ -77,6 +77,17 @@ def test_a_file_without_labels_is_copied_without_them(firebase: FakeFirebaseMl) 
     assert document(store, document(store, "models/cats/latest.json")["manifest"])["labels"] == []
 
 
+@pytest.mark.parametrize("garbage", [b"", b"\xff{", b"[1]", b"{}"])
+def test_a_manifest_that_is_none_is_named_and_keeps_no_other_model(firebase: FakeFirebaseMl, garbage: bytes) -> None:
+    store = bucket()
+    done = migrated(firebase, store)
+    name = f"models/birds/{done['birds'].version}/manifest.json"
+    store.put(name, garbage, expect=store.read(name).generation)
+    again = migrated(firebase, store)
+    assert (again["birds"].outcome, again["cats"].outcome) == ("failed", "there")
+    assert done["birds"].version in again["birds"].note
+
+
 def test_what_no_phone_can_have_is_passed_over_with_the_reason(firebase: FakeFirebaseMl) -> None:
     done = migrated(firebase, bucket())
     assert done["dogs"].note == "not published, no phone can have it"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
 import pytest
-from chain import Chain
+from chain import PUBLISHER_SETTINGS, Chain
 
+from dualdeploy.branches import BranchWorker
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
 from dualdeploy.ledger import Branch, State
 from dualdeploy.testing import Failing
+from mobile_publisher.handler import MobilePublisher
 
 KEY = "dualdeploy_flowers_version"
 ROLLOUT = {"rollout": {"steps": [10, 50, 100], "bake": "1h"}}
@@ -300,6 +303,32 @@ def test_a_parameter_that_somebody_changed_by_hand_ends_the_rollout_and_stays(ch
     assert expression(chain) == ""
 
 
+@pytest.mark.parametrize("while_at", ["bake", "settle"])
+def test_a_parameter_changed_by_hand_at_the_last_share_ends_the_rollout_and_stays_too(
+    chain: Chain, first: str, second: str, while_at: str
+) -> None:
+    def unreachable(_number: int, name: str, when: str) -> None:
+        if (name, when) == ("remote_config.read", "before") and mobile(chain, second).step == "settle":
+            raise ServiceUnavailable("503")
+
+    tick(chain, 3600)
+    if while_at == "settle":
+        chain.interfere = unreachable
+        tick(chain, 3600)
+        chain.interfere = lambda _number, _name, _when: None
+    assert (mobile(chain, second).step, expression(chain)[-5:]) == (while_at, "<= 50")
+    document = chain.remote_config.document
+    document["parameters"][KEY] = {"defaultValue": {"value": "v0"}}
+    chain.remote_config.edit_by_hand(document)
+    for _ in range(2):
+        tick(chain, 3600)
+    assert mobile(chain, second).state is State.ROLLED_BACK
+    assert "was changed by hand in Remote Config" in mobile(chain, second).reason
+    assert chain.remote_config.values(KEY) == {"v0"}
+    assert (pointer(chain), expression(chain)) == (version(chain, first), "")
+    assert firebase_holds(chain, first)
+
+
 def test_a_file_that_firebase_ml_refuses_at_the_end_is_taken_back(chain: Chain, first: str, second: str) -> None:
     chain.firebase.validate = lambda uri: "Invalid TFLite model" if second in uri else ""
     tick(chain, 3600)
@@ -370,6 +399,30 @@ def _refuse_pointer(chain: Chain, run_id: str, name: str, when: str) -> None:
         raise RejectedByGoogle("403 not any more")
 
 
+@pytest.mark.parametrize("state", [State.REJECTED, State.LIVE])
+def test_a_rollback_brings_the_file_that_served_and_not_one_that_a_later_release_made(
+    chain: Chain, first: str, state: State
+) -> None:
+    """Whether the gate lets out what `first` is converted to anew or not, the rollback means what phones had last."""
+    served = version(chain, first)
+    if state is State.REJECTED:
+        chain.mobile_accuracy = 0.1
+        chain.configure(publishing=ROLLOUT, gates={"mobile": {"min_accuracy": 0.8}})
+    chain.handle(chain.redeploy("mobile", run_id=first, quantization="int8"))
+    for _ in range(4):
+        tick(chain, 3600)
+    assert mobile(chain, first).state is state, mobile(chain, first).reason
+    if state is State.LIVE:
+        served, before = version(chain, first), served
+        assert served != before
+    chain.mobile_accuracy = 0.9
+    live_run(chain, 2)
+    chain.handle(chain.post("mobile", "rollback", dataset="flowers"))
+    tick(chain)
+    assert mobile(chain, first).state is State.LIVE, mobile(chain, first).reason
+    assert (pointer(chain), seen(chain)) == (served, {served})
+
+
 def test_a_rollback_that_no_channel_takes_has_failed(chain: Chain, first: str) -> None:
     live_run(chain, 2)
 
@@ -382,6 +435,47 @@ def test_a_rollback_that_no_channel_takes_has_failed(chain: Chain, first: str) -
     chain.handle(chain.post("mobile", "rollback", dataset="flowers"))
     tick(chain)
     assert mobile(chain, first).state is State.FAILED
+
+
+def test_an_abort_waits_for_a_file_that_firebase_ml_is_still_taking_in(chain: Chain, first: str, second: str) -> None:
+    """The model may name the new file only when the operation is over; then it has to be the old one's again."""
+    tick(chain, 3600)
+    chain.firebase.looks_locked = 99
+    tick(chain, 3600)
+    assert mobile(chain, second).step == "register"
+    (model,) = chain.firebase.models.values()
+    chain.firebase.models[model.id] = dataclasses.replace(model, tags=("run-of-the-file-before",))
+    chain.handle(chain.post("mobile", "abort", dataset="flowers"))
+    tick(chain)
+    assert not mobile(chain, second).is_final
+    chain.firebase.models[model.id] = model
+    chain.firebase.looks_locked = 0
+    chain.firebase._locks.clear()
+    for _ in range(3):
+        tick(chain)
+    assert mobile(chain, second).state is State.ROLLED_BACK
+    assert firebase_holds(chain, first)
+
+
+def test_a_pointer_that_cannot_be_reached_any_more_is_said_to_stay(chain: Chain, first: str, second: str) -> None:
+    chain.handle(chain.post("mobile", "abort", dataset="flowers"))
+    chain.workers["mobile"] = without_phones_bucket(chain)
+    tick(chain)
+    assert mobile(chain, second).state is State.ROLLED_BACK
+    assert "not taken back: the pointer: FIREBASE_STORAGE_BUCKET is not set any more" in mobile(chain, second).reason
+
+
+def without_phones_bucket(chain: Chain) -> BranchWorker:
+    publisher = MobilePublisher(
+        ledger=chain.ledger,
+        config=chain.config,
+        firebase=chain.firebase,
+        remote_config=chain.remote_config,
+        export=chain._export,  # type: ignore[arg-type]  # a stub needs only `as_facts`
+        settings=PUBLISHER_SETTINGS,
+        clock=chain.clock,
+    )
+    return chain._worker("mobile", publisher.advance)
 
 
 # What people see -----------------------------------------------------------------------------------------------
