@@ -169,12 +169,12 @@ class Cloud:
             time.sleep(0.03)
         raise AssertionError(f"{name} is still {job.state.name} after {seconds} s")
 
-    def running(self, name: str, seconds: float = 10.0) -> None:
-        """Wait until the job's process has printed something."""
+    def running(self, name: str, *, lines: int = 1, seconds: float = 10.0) -> None:
+        """Wait until the job's processes have printed so many lines."""
         log = self.state_dir / "vertex" / "jobs" / name.rsplit("/", 1)[-1] / "log"
         deadline = time.monotonic() + seconds
-        while not (log.exists() and log.read_text()):
-            assert time.monotonic() < deadline, f"{name} printed nothing in {seconds} s"
+        while not (log.exists() and log.read_text().count("\n") >= lines):
+            assert time.monotonic() < deadline, f"{name} printed fewer than {lines} lines in {seconds} s"
             time.sleep(0.02)
 
     def printed(self, name: str) -> list[str]:

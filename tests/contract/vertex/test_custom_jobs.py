@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,13 +83,20 @@ def distributed(cloud: Any, *, chief: list[str], worker: list[str], workers: int
     return name
 
 
-def test_a_distributed_job_tells_every_replica_its_place_in_the_cluster_as_vertex_ai_does(cloud: Any) -> None:
+def test_a_distributed_job_tells_every_replica_its_place_in_the_cluster_as_vertex_ai_does(
+    cloud: Any, tmp_path: Path
+) -> None:
     """The keys are those of "The format of TF_CONFIG" and "The format of CLUSTER_SPEC".
 
     Source: https://cloud.google.com/vertex-ai/docs/training/distributed-training
     """
     variables = ["environment=TF_CONFIG", "environment=CLUSTER_SPEC"]
-    name = distributed(cloud, chief=[*variables, "sleep=0.5"], worker=[*variables, "sleep=60"], workers=2)
+    all_have_spoken = tmp_path / "go"
+    name = distributed(
+        cloud, chief=[*variables, f"until={all_have_spoken}"], worker=[*variables, "sleep=60"], workers=2
+    )
+    cloud.running(name, lines=6)
+    all_have_spoken.touch()
     # The primary replica's success is the job's; the workers, which would sleep on, are shut down.
     assert cloud.ended(name).state == State.JOB_STATE_SUCCEEDED
     printed = [line.partition("=") for line in cloud.printed(name)]
@@ -125,8 +133,13 @@ def test_a_worker_that_fails_ends_the_job_and_is_named(cloud: Any) -> None:
 
 
 def test_a_transient_exit_of_a_worker_restarts_the_job(cloud: Any, tmp_path: Any) -> None:
-    worker = [f"abort-first-time={tmp_path / 'once'}", "sleep=60"]
-    name = distributed(cloud, chief=["print=chief", "sleep=0.5"], worker=worker)
+    abort, go = tmp_path / "abort", tmp_path / "go"
+    worker = [f"until={abort}", f"abort-first-time={tmp_path / 'once'}", "sleep=60"]
+    name = distributed(cloud, chief=["print=chief", f"until={go}"], worker=worker)
+    cloud.running(name)
+    abort.touch()
+    cloud.running(name, lines=2)
+    go.touch()
     assert cloud.ended(name).state == State.JOB_STATE_SUCCEEDED
     assert cloud.printed(name).count("chief") == 2
 
@@ -135,17 +148,23 @@ def test_a_transient_exit_of_a_worker_restarts_the_job(cloud: Any, tmp_path: Any
     ("scheduling", "chiefs", "workers"), [({}, 1, 2), ({"restart_job_on_worker_restart": True}, 2, 2)]
 )
 def test_a_worker_whose_machine_is_taken_away_starts_again_and_all_with_it_if_the_job_says_so(
-    cloud: Any, scheduling: dict[str, Any], chiefs: int, workers: int
+    cloud: Any, tmp_path: Path, scheduling: dict[str, Any], chiefs: int, workers: int
 ) -> None:
-    with cloud.faults.plan({"aiplatform.jobs.run": ["preempt:1"]}):
-        name = distributed(cloud, chief=["print=chief", "sleep=2"], worker=["print=worker", "sleep=60"], **scheduling)
-        assert cloud.ended(name).state == State.JOB_STATE_SUCCEEDED
+    go = tmp_path / "go"
+    name = distributed(cloud, chief=["print=chief", f"until={go}"], worker=["print=worker", "sleep=60"], **scheduling)
+    cloud.running(name, lines=2)
+    with cloud.faults.plan({"aiplatform.jobs.machine": ["preempt"]}):
+        cloud.running(name, lines=chiefs + workers)
+    go.touch()
+    assert cloud.ended(name).state == State.JOB_STATE_SUCCEEDED
     assert (cloud.printed(name).count("chief"), cloud.printed(name).count("worker")) == (chiefs, workers)
 
 
 def test_a_job_without_retries_does_not_outlive_its_machine(cloud: Any) -> None:
-    with cloud.faults.plan({"aiplatform.jobs.run": ["preempt:0.2"]}):
-        job = cloud.ended(cloud.submit("sleep=60", spec={"scheduling": {"disable_retries": True}}))
+    name = cloud.submit("print=here", "sleep=60", spec={"scheduling": {"disable_retries": True}})
+    cloud.running(name)
+    with cloud.faults.plan({"aiplatform.jobs.machine": ["preempt"]}):
+        job = cloud.ended(name)
     assert job.state == State.JOB_STATE_FAILED
     assert "workerpool0-0 was lost" in job.error.message
 

@@ -17,8 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 #: Every instruction and how it is written. `lost-response` does the work and then answers 503: the caller cannot
 #: know that it was done, which is the case that idempotency exists for. `hang:SECONDS` waits before doing the
 #: work, `delay:SECONDS` lets others go first; `reorder` is held back until another message of the subscription
-#: went out; `drop` never arrives; `crash` kills a job, `stall` freezes it, `preempt:SECONDS` takes a machine of it away
-#: after so long.
+#: went out; `drop` never arrives; `crash` kills a job, `stall` freezes it, `preempt` takes a machine of it away.
 INSTRUCTIONS: Mapping[str, re.Pattern[str]] = {
     "return-CODE": re.compile(r"return-(400|401|403|404|408|409|412|429|500|502|503|504)"),
     "lost-response": re.compile(r"lost-response"),
@@ -30,7 +29,7 @@ INSTRUCTIONS: Mapping[str, re.Pattern[str]] = {
     "reorder": re.compile(r"reorder"),
     "crash": re.compile(r"crash"),
     "stall": re.compile(r"stall"),
-    "preempt:SECONDS": re.compile(r"preempt:\d+(\.\d+)?"),
+    "preempt": re.compile(r"preempt"),
 }
 
 #: What can go wrong with a call, over HTTP or gRPC.
@@ -42,7 +41,9 @@ MESSAGE_DELIVERY = EVENT_DELIVERY | {"reorder"}
 #: With what a long-running operation does after its call was answered.
 LONG_RUNNING_OPERATION = frozenset({"return-CODE", "hang:SECONDS"})
 #: With a job's processes.
-JOB = frozenset({"crash", "stall", "preempt:SECONDS"})
+JOB = frozenset({"crash", "stall"})
+#: With the machines of a job that is running.
+JOB_MACHINE = frozenset({"preempt"})
 
 
 class UnknownOperation(ValueError):

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from local_cloud.api import Api
-from local_cloud.faults import JOB, Faults
+from local_cloud.faults import JOB, JOB_MACHINE, Faults
 from local_cloud.vertex import job_spec, pages
 from local_cloud.vertex.bodies import json_body
 from local_cloud.vertex.errors import CODES, failed_precondition, not_found
 from local_cloud.vertex.filters import enum_field, labels_field, text_field, time_field
 from local_cloud.vertex.job_log import JobLog
-from local_cloud.vertex.job_run import RUN, JobRun, Machine, Outcome
+from local_cloud.vertex.job_run import MACHINE, RUN, JobRun, Machine, Outcome
 from local_cloud.vertex.names import LOCATION_PATH, Location, new_id, now
 from local_cloud.vertex.operations import Kind, Operations, Work
 from local_cloud.vertex.records import Records
@@ -81,6 +81,7 @@ class CustomJobs:
         max_running: int,
     ) -> None:
         faults.register(RUN, JOB)
+        faults.register(MACHINE, JOB_MACHINE)
         self._records = records
         self._location = location
         self._operations = operations

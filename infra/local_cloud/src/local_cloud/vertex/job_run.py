@@ -19,9 +19,12 @@ from local_cloud.vertex.images import Image, command_line, resolve
 from local_cloud.vertex.job_spec import Replica
 from local_cloud.vertex.processes import Process, container_environment
 
-#: Faults planned for this name hit the next job that starts: `crash` kills it, `stall` freezes it, `preempt:SECONDS`
-#: takes the machine of its last replica away after so long, as happens to spot machines, and gives it another one.
+#: Faults planned for this name hit the next job that starts: `crash` kills it, `stall` freezes it.
 RUN = "aiplatform.jobs.run"
+
+#: One planned for this name hits a job that is running: `preempt` takes the machine of its last replica away, as
+#: happens to spot machines, and gives it another one.
+MACHINE = "aiplatform.jobs.machine"
 
 #: Exit codes that Vertex AI takes for transient (SIGABRT, SIGSEGV); it restarts the job up to three times. Every other
 #: one that is not 0 ends the job, whichever replica it comes from.
@@ -34,6 +37,7 @@ _CRASH_AFTER_SECONDS = 0.1
 _KILLED = 137
 _SIGNALLED = 128
 _UPLOAD_INTERVAL_SECONDS = 0.5
+_LOOK_INTERVAL_SECONDS = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +103,6 @@ class JobRun:
         self._mount = GcsMount(folder / "gcs", storage_address=machine.storage_address)
         self._crashes_at: float | None = None
         self._crashed = False
-        self._preempted_at: float | None = None
 
     def cancel(self) -> None:
         self._cancelled = True
@@ -185,8 +188,6 @@ class JobRun:
                 process.stop()
         elif fault == "crash":
             self._crashes_at = time.monotonic() + _CRASH_AFTER_SECONDS
-        elif fault and fault.startswith("preempt:"):
-            self._preempted_at = time.monotonic() + float(fault.removeprefix("preempt:"))
 
     def _watch(self, deadline: float) -> _Ending:
         while True:
@@ -198,11 +199,9 @@ class JobRun:
             ended = self._ended()
             if ended is not None:
                 return _Ending(self._outcome(*ended), transient=ended[1] in _TRANSIENT_EXIT_CODES)
-            if self._preempted_at is not None and time.monotonic() >= self._preempted_at:
-                self._preempted_at = None
-                ending = self._preempt()
-                if ending is not None:
-                    return ending
+            lost = self._preempt() if self._faults.take(MACHINE) else None
+            if lost is not None:
+                return lost
             if time.monotonic() >= deadline:
                 # Vertex AI documents only "the maximum job running time"; its predecessor documents that
                 # it cancels the job then, so this does.
@@ -215,8 +214,9 @@ class JobRun:
             self._wake.clear()
 
     def _patience(self, deadline: float) -> float:
-        moments = [deadline]
-        moments += [moment for moment in (self._crashes_at, self._preempted_at) if moment is not None]
+        moments = [deadline, time.monotonic() + _LOOK_INTERVAL_SECONDS]
+        if self._crashes_at is not None:
+            moments.append(self._crashes_at)
         if self._mount.is_used:
             moments.append(time.monotonic() + _UPLOAD_INTERVAL_SECONDS)
         return max(0.0, min(moments) - time.monotonic())

@@ -20,8 +20,8 @@ def main(words: list[str]) -> int:
             source, target = (Path(path) for path in value.split(","))
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(source.read_bytes())
-        elif verb == "sleep":
-            time.sleep(float(value))
+        elif verb in {"sleep", "until"}:
+            wait(verb, value)
         elif verb == "ignore-terminate":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         elif verb == "kill-self":
@@ -34,6 +34,14 @@ def main(words: list[str]) -> int:
         elif verb == "exit":
             return int(value)
     return 0
+
+
+def wait(verb: str, value: str) -> None:
+    """So many seconds, or until a file is there."""
+    if verb == "sleep":
+        time.sleep(float(value))
+    while verb == "until" and not Path(value).exists():
+        time.sleep(0.02)
 
 
 sys.exit(main(sys.argv[1:]))
