@@ -100,6 +100,15 @@ build/policy/.installed: infra/policy/requirements.txt | $(STAMP)
 	@$(BIN)/uv pip install --quiet --require-hashes --python build/policy/bin/python -r infra/policy/requirements.txt
 	@touch $@
 
+.PHONY: audit
+audit: build/audit/.installed ## Ask a vulnerability database about every pinned package (DATABASE=osv; STRICT=1: all must be known)
+	@$(BIN)/python infra/audit/dependency_audit.py --tool build/audit/bin/pip-audit $(if $(STRICT),--strict) $(if $(DATABASE),--database '$(DATABASE)')
+
+build/audit/.installed: infra/audit/requirements.txt | $(STAMP)
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/audit
+	@$(BIN)/uv pip install --quiet --require-hashes --python build/audit/bin/python -r infra/audit/requirements.txt
+	@touch $@
+
 .PHONY: format
 format: $(STAMP) ## Put the code into shape
 	$(BIN)/ruff check --fix .
@@ -157,7 +166,9 @@ lock: $(STAMP) ## Resolve every requirements.in again
 	for service in $(SERVICES); do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes services/$$service/requirements.in -o services/$$service/requirements.txt; \
 	done
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes infra/policy/requirements.in -o infra/policy/requirements.txt
+	for tool in policy audit; do \
+	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes infra/$$tool/requirements.in -o infra/$$tool/requirements.txt; \
+	done
 
 .PHONY: clean
 clean: ## Stop what runs and remove what was built, but not .venv
