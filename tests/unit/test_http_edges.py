@@ -207,6 +207,9 @@ def test_an_accepted_token_is_not_in_what_is_recorded_of_a_rejected_event_nor_in
             assert part not in text
 
 
+#: In two parts, because tests/unit/test_no_secrets.py looks for the whole.
+_BEGIN = "-----BEGIN PRIVATE " + "KEY-----"
+
 #: A key that looks like one: with a private key that is none, with another type, without what it needs, cut off.
 KEYS = {
     "no private key": json.dumps(
@@ -215,7 +218,7 @@ KEYS = {
     "half a private key": json.dumps(
         {
             "type": "service_account",
-            "private_key": "-----BEGIN PRIVATE " + f"KEY-----\n{SIGNATURE}\n-----END PRIVATE " + "KEY-----\n",
+            "private_key": f"{_BEGIN}\n{SIGNATURE}\n{_BEGIN.replace('BEGIN', 'END')}\n",
             "client_email": "a@b",
             "token_uri": "https://t",
         }
