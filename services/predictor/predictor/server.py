@@ -14,6 +14,7 @@ import gunicorn.app.base
 import gunicorn.glogging
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
+from gunicorn.workers.gthread import ThreadWorker
 
 from predictor import accelerators, loading
 from predictor.app import create_app
@@ -57,7 +58,7 @@ class Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunico
             "bind": f"{self._settings.address}:{self._settings.port}",
             "proc_name": "predictor",
             "workers": len(self._served),
-            "worker_class": "gthread",
+            "worker_class": Worker,
             "threads": self._settings.threads,
             "worker_connections": 1000,
             # Longer than any load balancer keeps its connections: whoever closes first must not be us.
@@ -95,6 +96,27 @@ class Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunico
         served, self._served[worker.place] = self._served[worker.place], 0
         if arbiter.LISTENERS and not served:
             raise HaltServer("the worker ended before it could serve", EXIT_CANNOT_SERVE)
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+    """Whoever has connected when the end begins is answered, and whoever comes later is refused at once.
+
+    gunicorn's own worker takes nobody in any more, but leaves the port open while it answers: clients then wait for
+    up to the time of grace, only to be cut off.
+    """
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        super().set_accept_enabled(enabled)
+        if enabled or self.alive:
+            return
+        closing: list[Any] = self.sockets
+        self.sockets: list[Any] = []
+        for listener in closing:
+            taken = -1
+            while taken != self.nr_conns:
+                taken = self.nr_conns
+                self.accept(listener)  # does not wait: returns when nobody stands in line
+            listener.close()
 
 
 class _Logger(gunicorn.glogging.Logger):  # type: ignore[misc]  # gunicorn has no types

@@ -127,6 +127,32 @@ def _ends_after_finishing_what_it_accepted(running: Any) -> None:
         running.predict(json=body)
 
 
+def test_in_the_middle_of_a_rush_every_request_is_answered_or_refused_and_none_is_cut_off(
+    start: Callable[..., Any], models: Path
+) -> None:
+    running = start(str(models / "good"))
+    running.wait_until_ready()
+    body = {"instances": [b64(picture("blue", size=600))] * 2}
+
+    def ask_until_refused() -> list[str]:
+        told = []
+        while told[-1:] != ["refused"]:
+            try:
+                told.append(str(running.predict(json=body, headers={"Connection": "close"}).status_code))
+            except requests.ConnectionError as exc:
+                told.append("refused" if "Connection refused" in str(exc) else str(exc))
+        return told
+
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        clients = [pool.submit(ask_until_refused) for _ in range(12)]
+        time.sleep(2)
+        running.process.send_signal(signal.SIGTERM)
+        told = [answer for client in clients for answer in client.result()]
+    assert running.process.wait(timeout=20) == 0
+    assert set(told) == {"200", "refused"}
+    assert told.count("200") > 24, "it was no rush"
+
+
 @pytest.mark.parametrize(
     ("model", "says"),
     [("absent", "no saved_model.pb"), ("no_labels", "no signature ['labels']"), ("nan", "NaN or infinity")],
