@@ -123,7 +123,7 @@ class ServiceProcess:
         with self._lock:
             if not self._was_healthy:
                 return  # whoever waits for it reports it
-        while True:
+        while not self._closing.is_set():
             pause = self._pause.after(time.monotonic() - self._started)
             log.warning("%s ended and is started again in %.1f s; see %s", self.name, pause, self._log_file)
             if self._closing.wait(pause):
