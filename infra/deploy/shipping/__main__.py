@@ -12,7 +12,7 @@ from shipping.deployment import Deployment
 from shipping.packages import Packages
 from shipping.release import Place
 from shipping.terraform import Terraform
-from shipping.tools import CannotShip, Tools
+from shipping.tools import CannotShip, ToolFailed, Tools
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -64,9 +64,13 @@ def _run(options: argparse.Namespace, tools: Tools) -> None:
 
 
 def _deployed_region(project: str, tools: Tools) -> str:
-    """Where the state is, everything else is."""
+    """Where the state is, everything else is; nowhere while that cannot be seen: what is missing, preflight says."""
     bucket = f"gs://{Place(project, '').state_bucket}"
-    return (tools.find("gcloud", "storage", "buckets", "describe", bucket, "--format=value(location)") or "").lower()
+    try:
+        found = tools.find("gcloud", "storage", "buckets", "describe", bucket, "--format=value(location)")
+    except ToolFailed:
+        return ""
+    return (found or "").lower()
 
 
 def _parser() -> argparse.ArgumentParser:

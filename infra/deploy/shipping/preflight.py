@@ -161,7 +161,14 @@ def _project(place: Place, tools: Tools, who: str, permissions: Mapping[str, str
 
 def _billing(place: Place, tools: Tools) -> Iterator[Problem]:
     command = ("billing", "projects", "describe", place.project, "--format=value(billingEnabled)")
-    if tools.ask("gcloud", *command) != "True":
+    try:
+        is_enabled = tools.ask("gcloud", *command) == "True"
+    except ToolFailed as failed:
+        if not _says_that_an_api_is_off(failed.output):
+            raise
+        yield _api_is_off("billing", "cloudbilling.googleapis.com", place)
+        return
+    if not is_enabled:
         yield Problem(
             f"{place.project} has no billing account: buckets, builds and Vertex AI need one.",
             f"gcloud billing projects link {place.project} --billing-account=<ACCOUNT>"
@@ -200,15 +207,18 @@ def _held(place: Place, token: str, permissions: Mapping[str, str]) -> set[str]:
             return set(json.load(answer).get("permissions", []))
     except urllib.error.HTTPError as failed:
         said = failed.read().decode(errors="replace")
-        if "SERVICE_DISABLED" in said or "has not been used" in said:
-            raise NotReady(
-                [
-                    Problem(
-                        "The API that tells of permissions is off.",
-                        f"gcloud services enable cloudresourcemanager.googleapis.com --project={place.project}",
-                    )
-                ]
-            ) from failed
+        if _says_that_an_api_is_off(said):
+            raise NotReady([_api_is_off("permissions", "cloudresourcemanager.googleapis.com", place)]) from failed
         raise CannotShip(f"asking for permissions on {place.project}: HTTP {failed.code}\n{said[:2000]}") from failed
     except OSError as failed:
         raise CannotShip(f"{base} cannot be reached: {failed}") from failed
+
+
+def _says_that_an_api_is_off(said: str) -> bool:
+    return "SERVICE_DISABLED" in said or "has not been used" in said
+
+
+def _api_is_off(tells_of: str, api: str, place: Place) -> Problem:
+    return Problem(
+        f"The API that tells of {tells_of} is off.", f"gcloud services enable {api} --project={place.project}"
+    )

@@ -148,6 +148,8 @@ class Gcloud:
         return words[0]
 
     def _billing_projects_describe(self, _words: list[str], _flags: Mapping[str, str]) -> str:
+        if self._facts.get("billing_api_off"):
+            raise Refused("ERROR: PERMISSION_DENIED: Cloud Billing API has not been used in project demo before")
         return str(self._facts["billing"])
 
     def _services_list(self, _words: list[str], _flags: Mapping[str, str]) -> str:
@@ -166,6 +168,8 @@ class Gcloud:
         return json.dumps({"status": {"conditions": [{"type": "Ready", "status": status}]}})
 
     def _storage_buckets_describe(self, words: list[str], flags: Mapping[str, str]) -> str:
+        if self._facts["login_expired"]:
+            raise Refused("ERROR: (gcloud.storage.buckets.describe) There was a problem refreshing your current tokens")
         bucket = self._facts["buckets"].get(words[0].removeprefix("gs://"))
         if bucket is None:
             raise Refused(f"ERROR: (gcloud.storage.buckets.describe) {words[0]} not found: 404.")

@@ -11,6 +11,11 @@ FAULTS = {
     "the login has expired": ({"login_expired": True}, "has expired", "gcloud auth login"),
     "no such project": ({"project": "another"}, "sees no project", "gcloud projects create demo-dualdeploy"),
     "no billing": ({"billing": False}, "no billing account", "gcloud billing projects link demo-dualdeploy"),
+    "the API of billing is off": (
+        {"billing_api_off": True},
+        "tells of billing is off",
+        "gcloud services enable cloudbilling.googleapis.com --project=demo-dualdeploy",
+    ),
     "an old Terraform": ({"terraform_version": "1.8.5"}, "1.8.5 is too old", "terraform/install"),
 }
 
