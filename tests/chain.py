@@ -268,13 +268,14 @@ class Chain:
         other = Chain(looks_locked=self._looks_locked)
         pairs = [(self.vertex, other.vertex), (self.firebase, other.firebase), (self.publisher, other.publisher)]
         pairs += [(self.data, other.data), (self.config, other.config), (self.models, other.models)]
-        pairs += [(self.remote_config, other.remote_config)]
+        pairs += [(self.remote_config, other.remote_config), (self.monitoring, other.monitoring)]
         pairs += [(self.ledger_store, other.ledger_store), (self.phones, other.phones)]
         for mine, theirs in pairs:
             for name, value in vars(mine).items():
                 if isinstance(value, dict | list | itertools.count):
                     setattr(theirs, name, copy.copy(value))
         other.vertex.models = copy.deepcopy(self.vertex.models)
+        other.monitoring.otherwise = self.monitoring.otherwise
         other.clock.now = self.clock.now
         other._routed = self._routed
         other.job_states = dict(self.job_states)

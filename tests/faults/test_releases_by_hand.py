@@ -14,6 +14,7 @@ from stories import Story, in_order_of_time, told, upload
 
 from dualdeploy.errors import ServiceUnavailable
 from dualdeploy.ledger import State
+from dualdeploy.monitoring import SHORTEST_PERIOD, Served
 from dualdeploy.testing.failing import ProcessDied
 from dualdeploy.testing.vertex import label_in_picture
 from dualdeploy.vertex import Answer, DeployedModel
@@ -69,8 +70,50 @@ def check_serves(chain: Chain, run_id: str) -> None:
     assert dict(endpoint.traffic) == {endpoint.deployed[0].id: 100}
 
 
+def two_live_runs_and_a_watched_canary(chain: Chain) -> None:
+    two_live_runs(chain)
+    monitoring = {"max_error_rate": 0.05, "max_latency": "500ms", "wait": "10m"}
+    canary = {"steps": [50, 100], "bake": "2m", "answers": 1, "monitoring": monitoring}
+    chain.configure(serving={"canary": canary, "cool_down": "3m"})
+    chain.monitoring.otherwise = Served(requests=100, errors=0, p95_seconds=0.1)
+
+
+def cool_down(chain: Chain, *, minutes: int = 8) -> None:
+    """Until what was replaced is taken down; a removal is two looks, each under a lease that may have to run out."""
+    for _ in range(minutes):
+        chain.tick()
+        chain.vertex.finish_operations()
+
+
+def bring_a_good_model(chain: Chain) -> None:
+    upload(chain, edition=3)
+
+
+def check_the_good_model_was_watched_at_every_share(chain: Chain) -> None:
+    _, second, good = in_order_of_time(chain)
+    assert chain.branch(good, "cloud").state is State.LIVE, chain.branch(good, "cloud").reason
+    assert chain.branch(second, "cloud").state is State.SUPERSEDED
+    passed = chain.branch(good, "cloud").facts["rollout"]["passed"]
+    assert [(step["share"], step["monitoring"]["requests"]) for step in passed] == [(50, 100), (100, 100)]
+    assert min(seconds for _, _, seconds in chain.monitoring.asked) >= SHORTEST_PERIOD
+    cool_down(chain)
+    check_serves(chain, good)
+    chain.check_is_tidy()
+
+
+def bring_a_model_whose_users_see_errors(chain: Chain) -> None:
+    chain.monitoring.otherwise = Served(requests=100, errors=40, p95_seconds=0.1)
+    upload(chain, edition=3)
+
+
 STORIES = {
     "a model that fails behind the endpoint": Story(two_live_runs, bring_a_bad_model, check_the_bad_model_is_gone),
+    "a model that only its users see fail": Story(
+        two_live_runs_and_a_watched_canary, bring_a_model_whose_users_see_errors, check_the_bad_model_is_gone
+    ),
+    "a model that Cloud Monitoring finds good": Story(
+        two_live_runs_and_a_watched_canary, bring_a_good_model, check_the_good_model_was_watched_at_every_share
+    ),
     "a rollback": Story(two_live_runs, roll_back, check_the_first_run_is_back),
 }
 
@@ -92,9 +135,10 @@ class KillAt:
 def deployer_operations(name: str) -> list[int]:
     """The operations from which on only the deployer acts on the cloud branch; those before are other tests' matter."""
     chain, _ = told(STORIES[name])
+    told_operations = list(chain.operations)
     STORIES[name].check(chain)
-    began = next((number for number, kind in enumerate(chain.operations) if kind == "vertex.find_endpoint"), 0)
-    return list(range(began if name != "a rollback" else 0, len(chain.operations)))
+    began = next((number for number, kind in enumerate(told_operations) if kind == "vertex.find_endpoint"), 0)
+    return list(range(began if name != "a rollback" else 0, len(told_operations)))
 
 
 @pytest.mark.parametrize("name", STORIES)
@@ -115,9 +159,9 @@ def test_a_process_killed_at_any_operation_ends_as_it_should(name: str) -> None:
 
 
 @functools.cache
-def _two_live_runs() -> Chain:
+def _two_live_runs(cool_down: str) -> Chain:
     chain = Chain()
-    chain.configure(serving={"canary": {"steps": [50, 100], "bake": "1m", "answers": 1}})
+    chain.configure(serving={"canary": {"steps": [50, 100], "bake": "1m", "answers": 1}, "cool_down": cool_down})
     two_live_runs(chain)
     return chain
 
@@ -146,9 +190,12 @@ def check_the_endpoint(chain: Chain) -> None:
 
 
 @pytest.mark.parametrize("block", range(8))
-def test_two_runs_a_redeploy_and_a_rollback_at_once_leave_one_model_that_serves_and_is_recorded(block: int) -> None:
+@pytest.mark.parametrize("kept", ["0s", "5m"])
+def test_two_runs_a_redeploy_and_a_rollback_at_once_leave_one_model_that_serves_and_is_recorded(
+    block: int, kept: str
+) -> None:
     for seed in range(block * 25, block * 25 + 25):
-        chain, interleaving = _two_live_runs().continued(), Interleaving(seed)
+        chain, interleaving = _two_live_runs(kept).continued(), Interleaving(seed)
         asked = commands(chain, seed)
         upload(chain, edition=3)
         for turn in itertools.count():
@@ -168,5 +215,7 @@ def test_two_runs_a_redeploy_and_a_rollback_at_once_leave_one_model_that_serves_
         # A redeploy of the live run that was aborted ends as such; the release before it serves on.
         live = chain.live("cloud").current.run_id
         assert {run_id for run_id, state in states.items() if state is State.LIVE} <= {live}, (seed, states)
+        if kept != "0s":
+            cool_down(chain)
         check_serves(chain, live)
         chain.check_is_tidy()

@@ -9,11 +9,12 @@ from dualdeploy.testing.failing import Faults
 
 
 class FakeMonitoring:
-    """Implements `dualdeploy.monitoring.Monitoring`; of a model that is not in `seen`, nothing was seen yet."""
+    """Implements `dualdeploy.monitoring.Monitoring`; of a model that is not in `seen`, it saw `otherwise`."""
 
     def __init__(self, *, faults: Faults | None = None) -> None:
         self.faults = faults or Faults()
         self.seen: dict[str, Served] = {}
+        self.otherwise = Served(0, 0)
         #: Endpoint, deployed model and seconds of each look.
         self.asked: list[tuple[str, str, float]] = []
 
@@ -22,6 +23,6 @@ class FakeMonitoring:
     ) -> Served:
         def looked() -> Served:
             self.asked.append((endpoint_id, deployed_id, (until - since).total_seconds()))
-            return self.seen.get(deployed_id, Served(0, 0))
+            return self.seen.get(deployed_id, self.otherwise)
 
         return self.faults.run("served", looked)
