@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from chain import Chain, Delivery, Interfere
 
+from dualdeploy.errors import ServiceUnavailable
 from dualdeploy.ledger import State
+from dualdeploy.monitoring import SHORTEST_PERIOD, Served
+from dualdeploy.testing.vertex import label_in_picture
+from dualdeploy.vertex import Answer, DeployedModel
 
 #: A lease of a dead process runs out after one and a half minutes, the quiet period and the inbox need two.
 ENOUGH_TICKS = 15
@@ -86,6 +90,103 @@ STORIES = {
 }
 
 
+def two_live_runs(chain: Chain) -> None:
+    for edition in (1, 2):
+        upload(chain, edition=edition)
+        chain.settle()
+        chain.clock.advance(3600)
+
+
+def bring_a_bad_model(chain: Chain) -> None:
+    known = set(chain.run_ids())
+
+    def serve(deployed: DeployedModel, instance: Mapping[str, Any]) -> Answer:
+        if deployed.display_name not in known:
+            raise ServiceUnavailable("500: the model server fell over")
+        return label_in_picture(deployed, instance)
+
+    chain.vertex.serve = serve
+    upload(chain, edition=3)
+
+
+def check_the_bad_model_is_gone(chain: Chain) -> None:
+    _, second, bad = in_order_of_time(chain)
+    assert chain.branch(bad, "cloud").state is State.ROLLED_BACK, chain.branch(bad, "cloud").reason
+    assert chain.branch(second, "cloud").state is State.LIVE
+    assert chain.messages("deployment-completed", run_id=bad, target="cloud", outcome="rolled_back")
+    check_serves(chain, second)
+    chain.check_is_tidy()
+
+
+def roll_back(chain: Chain) -> None:
+    chain.queue.append(chain.post("cloud", "rollback", dataset="flowers", key="4711"))
+
+
+def check_the_first_run_is_back(chain: Chain) -> None:
+    first, second = in_order_of_time(chain)
+    assert chain.branch(first, "cloud").state is State.LIVE
+    assert chain.branch(first, "cloud").release == 2
+    assert chain.branch(second, "cloud").state is State.ROLLED_BACK
+    check_serves(chain, first)
+    chain.check_is_tidy()
+
+
+def check_serves(chain: Chain, run_id: str) -> None:
+    assert chain.live("cloud").current.run_id == run_id
+    endpoint = chain.vertex.endpoints["flowers"]
+    assert [deployed.display_name for deployed in endpoint.deployed] == [run_id]
+    assert dict(endpoint.traffic) == {endpoint.deployed[0].id: 100}
+
+
+def two_live_runs_and_a_watched_canary(chain: Chain) -> None:
+    two_live_runs(chain)
+    monitoring = {"max_error_rate": 0.05, "max_latency": "500ms", "wait": "10m"}
+    canary = {"steps": [50, 100], "bake": "2m", "answers": 1, "monitoring": monitoring}
+    chain.configure(serving={"canary": canary, "cool_down": "3m"})
+    chain.monitoring.otherwise = Served(requests=100, errors=0, p95_seconds=0.1)
+
+
+def cool_down(chain: Chain, *, minutes: int = 8) -> None:
+    """Until what was replaced is taken down; a removal is two looks, each under a lease that may have to run out."""
+    for _ in range(minutes):
+        chain.tick()
+        chain.vertex.finish_operations()
+
+
+def bring_a_good_model(chain: Chain) -> None:
+    upload(chain, edition=3)
+
+
+def check_the_good_model_was_watched_at_every_share(chain: Chain) -> None:
+    _, second, good = in_order_of_time(chain)
+    assert chain.branch(good, "cloud").state is State.LIVE, chain.branch(good, "cloud").reason
+    assert chain.branch(second, "cloud").state is State.SUPERSEDED
+    passed = chain.branch(good, "cloud").facts["rollout"]["passed"]
+    assert [(step["share"], step["monitoring"]["requests"]) for step in passed] == [(50, 100), (100, 100)]
+    assert min(seconds for _, _, seconds in chain.monitoring.asked) >= SHORTEST_PERIOD
+    cool_down(chain)
+    check_serves(chain, good)
+    chain.check_is_tidy()
+
+
+def bring_a_model_whose_users_see_errors(chain: Chain) -> None:
+    chain.monitoring.otherwise = Served(requests=100, errors=40, p95_seconds=0.1)
+    upload(chain, edition=3)
+
+
+#: What people and bad models make the deployer do.
+RELEASE_STORIES = {
+    "a model that fails behind the endpoint": Story(two_live_runs, bring_a_bad_model, check_the_bad_model_is_gone),
+    "a model that only its users see fail": Story(
+        two_live_runs_and_a_watched_canary, bring_a_model_whose_users_see_errors, check_the_bad_model_is_gone
+    ),
+    "a model that Cloud Monitoring finds good": Story(
+        two_live_runs_and_a_watched_canary, bring_a_good_model, check_the_good_model_was_watched_at_every_share
+    ),
+    "a rollback": Story(two_live_runs, roll_back, check_the_first_run_is_back),
+}
+
+
 @functools.cache
 def prepared(story: Story) -> Chain:
     """The chain before the story begins; not to be touched, only to be continued."""
@@ -112,3 +213,17 @@ def told(story: Story, disturb: Interfere | None = None, *, redeliver: bool = Tr
     story.begin(chain)
     chain.settle(ticks=ENOUGH_TICKS, redeliver=redeliver)
     return chain, last
+
+
+@functools.cache
+def deployers_operations(story: Story) -> range:
+    """The numbers of the operations from which on only the deployer acts on the cloud branch, or of all in a rollback.
+
+    Those before them are the matter of other stories.
+    """
+    chain, _ = told(story)
+    count = len(chain.operations)
+    uploads = "vertex.start_upload" in chain.operations
+    first = chain.operations.index("vertex.find_endpoint") if uploads else 0
+    story.check(chain)
+    return range(first, count)

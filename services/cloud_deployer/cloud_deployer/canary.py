@@ -88,6 +88,11 @@ def rollout_of(branch: Branch) -> Rollout:
     return Rollout.model_validate(branch.facts[FACT])
 
 
+def rollout_in(branch: Branch) -> Rollout | None:
+    """The rollout of a branch, None before one is planned."""
+    return rollout_of(branch) if FACT in branch.facts else None
+
+
 def with_rollout(branch: Branch, rollout: Rollout) -> Branch:
     return branch.with_facts(**{FACT: rollout.model_dump(mode="json")})
 
@@ -280,7 +285,8 @@ class Shifting:
         endpoint = self._vertex.find_endpoint(rollout.endpoint)
         if endpoint is None or rollout.candidate not in {deployed.id for deployed in endpoint.deployed}:
             return self._rolled_back(branch, rollout)
-        rest = traffic.without(endpoint.traffic, rollout.candidate)
+        share = endpoint.traffic.get(rollout.candidate, 0)
+        rest = traffic.without(endpoint.traffic, rollout.candidate) if share else {}
         try:
             return await_operation(
                 branch,
@@ -293,8 +299,7 @@ class Shifting:
             )
         except (OperationFailed, RejectedByGoogle) as exc:
             problem = f"; {rollout.candidate} could not be taken down: {exc}"
-            share = endpoint.traffic.get(rollout.candidate, 0)
-            if not share or not rest:
+            if not rest:
                 return self._rolled_back(branch, rollout, problem)
             note = f"{rollout.breach}{problem}; it still has {share} % of {rollout.endpoint}: move them away by hand"
             return branch.moved(State.FAILED, at=self._clock(), note=note)

@@ -231,6 +231,9 @@ class CloudDeployer:
         """Deploy without traffic, except as the first model of an endpoint, which nobody else could serve for."""
         if canary.FACT not in branch.facts:
             return with_rollout(branch, self._plan(branch, config))
+        if not branch.operation and hygiene.is_removing(self._ledger, branch.dataset):
+            # Again, now that the janitor can read the plan: of the two, one sees the other and gives way.
+            return None
         rollout = rollout_of(branch)
         endpoint = self._endpoint(rollout.endpoint)
         if rollout.candidate in _deployed_ids(endpoint):
@@ -245,7 +248,9 @@ class CloudDeployer:
             model=f"{branch.facts['model']}@{branch.facts['model_version']}",
             run_id=run.run_id,
         )
-        traffic = {deployed.id: 0 for deployed in endpoint.deployed} | {rollout.candidate: 0} | rollout.split(-1)
+        # Without a split the present one stays. One that was decided before minutes of waiting would undo, without
+        # an etag to notice it, what another release or somebody by hand has done since.
+        traffic = {} if rollout.before else {deployed.id: 0 for deployed in endpoint.deployed} | rollout.split(-1)
         return self._await(
             branch,
             start=lambda: self._vertex.start_deploy(rollout.endpoint, deployment, traffic=traffic),
@@ -337,11 +342,11 @@ class CloudDeployer:
                 over = self._clock() + datetime.timedelta(seconds=rollout.cool_down)
                 hygiene.look_at(self._ledger, over)
             return branch.moved(State.LIVE, at=self._clock(), note=f"serves all traffic of {rollout.endpoint}")
-        rest = {key: share for key, share in endpoint.traffic.items() if key != replaced[0]}
         try:
             return self._await(
                 branch,
-                start=lambda: self._vertex.start_undeploy(rollout.endpoint, replaced[0], traffic=rest),
+                # Without a split: refused should it have got traffic since, and nobody's split is overwritten.
+                start=lambda: self._vertex.start_undeploy(rollout.endpoint, replaced[0], traffic={}),
                 there=lambda: replaced[0] not in _deployed_ids(self._endpoint(rollout.endpoint)),
                 what=f"undeploy {replaced[0]}",
             )

@@ -15,7 +15,7 @@ import datetime
 import logging
 from collections.abc import Sequence
 
-from cloud_deployer import hygiene
+from cloud_deployer import canary, hygiene
 from cloud_deployer.handler import model_id_of
 from cloud_deployer.hygiene import Due, Idle, Removal, Report
 from cloud_deployer.idle import Watch
@@ -23,7 +23,7 @@ from cloud_deployer.settings import DeployerSettings
 from cloud_deployer.surplus import Holdings, Surplus, find_surplus
 from dualdeploy import clock as clocks
 from dualdeploy import dataset_config
-from dualdeploy.branches import BranchWorker, branch_under_way
+from dualdeploy.branches import BranchWorker, branch_under_way, branches_under_way
 from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.entrypoint import Outcome, already_done, done
@@ -200,26 +200,33 @@ class Janitor:
             rest = tuple(other for other in following.surplus if other.what != removal.what)
             self._write(following.changed(surplus=rest), report)
             return True
-        try:
-            problem = self._problem(removal) if removal.operation else ""
-            if not removal.operation:
-                operation = self._begin(dataset, removal)
-                begun = removal.at(self._clock(), operation=operation)
-                self._write(report.document.changed(under_way=begun), report)
-                return False
-        except ResourceConflict:
-            # Another operation on it is not through: perhaps ours, begun before its name could be recorded.
-            problem = self._overdue(removal)
-        except ResourceMissing:
-            # Gone between the look and the call, which the next look will see.
-            return False
-        except RejectedByGoogle as exc:
-            problem = str(exc)
+        if not removal.operation and self._is_candidate(dataset, removal):
+            log.warning("%s stays: a release has taken it up", removal.what)
+            self._write(report.document.changed(under_way=None), report)
+            return True
+        problem = self._go_on(report, removal)
         if not problem:
             return False
         log.error("%s stays, and may cost: %s", removal.what, problem)
         self._write(report.document.with_failed(removal.at(self._clock(), problem=problem)), report)
         return True
+
+    def _go_on(self, report: Versioned[Report], removal: Removal) -> str:
+        """Begin the removal, or look at its operation: why it has failed, empty while it may still succeed."""
+        try:
+            if removal.operation:
+                return self._problem(removal)
+            operation = self._begin(report.document.dataset, removal)
+            self._write(report.document.changed(under_way=removal.at(self._clock(), operation=operation)), report)
+        except ResourceConflict:
+            # Another operation on it is not through: perhaps ours, begun before its name could be recorded.
+            return self._overdue(removal)
+        except ResourceMissing:
+            # Gone between the look and the call, which the next look will see.
+            return ""
+        except RejectedByGoogle as exc:
+            return str(exc)
+        return ""
 
     def _tell_live(self, dataset: str, removal: Removal) -> None:
         """Have the record of what is live say so, if that is what was removed; the next release writes it anew."""
@@ -229,6 +236,13 @@ class Janitor:
         if str(live.document.current.facts.get("deployed_model", "")) == removal.id:
             told = {"undeployed_at": clocks.to_text(self._clock()), "undeployed_because": removal.reason}
             self._ledger.write_live(live.document.model_copy(update=told), expect=live.generation)
+
+    def _is_candidate(self, dataset: str, removal: Removal) -> bool:
+        """Whether a release has planned with it since it was judged, by an instance that was frozen for that long."""
+        if removal.kind != "deployed model":
+            return False
+        rollouts = (canary.rollout_in(branch) for branch in branches_under_way(self._ledger, dataset, "cloud"))
+        return any(rollout is not None and rollout.candidate == removal.id for rollout in rollouts)
 
     def _begin(self, dataset: str, removal: Removal) -> str:
         if removal.kind == "deployed model":

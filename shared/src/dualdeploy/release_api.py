@@ -289,6 +289,8 @@ class Releases:
             # The marker first: the clock simply unmarks a branch that is final, and would forget one without a marker.
             self._ledger.mark_active_anew(run_id, self._target)
             self._ledger.write_branch(reopened, expect=versioned.generation)
+            # And once more: to a clock that comes in between, after this lease ran out, the marker looked left over.
+            self._ledger.mark_active(run_id, self._target)
         log.info("%s accepted for %s", ReleaseRequest.of(reopened).describe(), run_id)
         return answer, False
 

@@ -460,7 +460,8 @@ class VertexGateway:
         return str(operation.operation.name)
 
     def start_deploy(self, endpoint_id: str, deployment: Deployment, *, traffic: Mapping[str, int]) -> str:
-        """`traffic` is the split afterwards, by deployed model id; the new one goes by its id as the others do."""
+        """`traffic` is the split afterwards, by deployed model id; the new one goes by its id as the others do. With an
+        empty one the split stays as it is then (DeployModelRequest.traffic_split)."""
         from google.cloud.aiplatform_v1 import types  # noqa: PLC0415
 
         deployed = types.DeployedModel(

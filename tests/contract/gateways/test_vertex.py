@@ -281,6 +281,23 @@ def test_traffic_moves_to_the_new_model_and_the_old_one_is_taken_down(vertex_sid
     assert dict(endpoint.traffic) == {"18": 100}
 
 
+def test_without_a_split_of_their_own_deployments_and_undeployments_leave_the_one_that_is_there(
+    vertex_side: Any, specs: Any
+) -> None:
+    model, vertex = endpoint_of(vertex_side, specs), vertex_side.vertex
+    vertex_side.finish(vertex.start_deploy(specs.unique, specs.deployment("17", model), traffic={"17": 100}))
+
+    vertex_side.finish(vertex.start_deploy(specs.unique, specs.deployment("18", model), traffic={}))
+    endpoint = vertex.find_endpoint(specs.unique)
+    assert sorted(deployed.id for deployed in endpoint.deployed) == ["17", "18"]
+    assert {key: share for key, share in endpoint.traffic.items() if share} == {"17": 100}
+
+    with pytest.raises(RejectedByGoogle):
+        vertex.start_undeploy(specs.unique, "17", traffic={})
+    vertex_side.finish(vertex.start_undeploy(specs.unique, "18", traffic={}))
+    assert dict(vertex.find_endpoint(specs.unique).traffic) == {"17": 100}
+
+
 def two_deployed(side: Any, specs: Any) -> Any:
     """An endpoint with 17, which has all traffic, and 18, which has none."""
     model = endpoint_of(side, specs)

@@ -340,7 +340,7 @@ def test_the_old_model_keeps_all_traffic_until_the_new_one_is_ready(chain: Chain
     assert list(endpoint.traffic.values()) == [100]
     chain.vertex.finish_operations()
     endpoint = chain.vertex.endpoints["flowers"]
-    shares = {deployed.display_name: endpoint.traffic[deployed.id] for deployed in endpoint.deployed}
+    shares = {deployed.display_name: endpoint.traffic.get(deployed.id, 0) for deployed in endpoint.deployed}
     assert shares == {older: 100, newer: 0}
     run_until_through(chain, newer)
     (deployed,) = chain.vertex.endpoints["flowers"].deployed

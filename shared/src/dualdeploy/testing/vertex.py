@@ -271,7 +271,8 @@ class FakeVertex:
             self.deployments[deployment.id] = deployment
             model, _, version = deployment.model.partition("@")
             deployed = DeployedModel(deployment.id, model, version, deployment.display_name)
-            self._split(endpoint_id, dataclasses.replace(endpoint, deployed=(*endpoint.deployed, deployed)), traffic)
+            there = dataclasses.replace(endpoint, deployed=(*endpoint.deployed, deployed))
+            self._split(endpoint_id, there, traffic or endpoint.traffic)
 
         return self.faults.run("start_deploy", started)
 
