@@ -471,15 +471,41 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-#: A thousand times what a configuration needs; what is larger is something else.
+#: A hundred times what a configuration needs; what is larger is something else.
 MAX_BYTES = 256 << 10
+#: Keys and values with every alias written out: ten lines of YAML's aliases can stand for a billion.
+MAX_VALUES = 20_000
 
-#: Nine lines of YAML's aliases can stand for a billion words: as objects they are few, written out they are not.
+#: How much of a wrong value a fault quotes.
 _SHOWN = reprlib.Repr()
 _SHOWN.maxlevel, _SHOWN.maxstring, _SHOWN.maxother = 3, 200, 200
 
 #: What PyYAML's constructors let through: int(), float() and datetime of a text that only looks like one.
 _YAML_FAULTS = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+def _load(text: bytes | str) -> Any:
+    """What the YAML says. Raises one of `_YAML_FAULTS`; before anything is made of a text that is too large inside."""
+    loader = _UniqueKeys(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _written_out(node, {}) > MAX_VALUES:
+            raise ValueError(f"with its aliases written out it has more than {MAX_VALUES} values")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many nodes there are, each counted as often as an alias points at it; infinite for one that holds itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = (part for each in inner for part in (each if isinstance(each, tuple) else (each,)))
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
+    return known[id(node)]
 
 
 # A branch reads its configuration at every step, and a clock at every tick: the same text is looked at once.
@@ -489,7 +515,7 @@ def parse(text: bytes | str, *, source: str) -> DatasetConfig:
     if len(text) > MAX_BYTES:
         raise InvalidDatasetConfig(f"{source} has {len(text)} bytes, a configuration may have {MAX_BYTES}")
     try:
-        document = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506  # a SafeLoader that is stricter still
+        document = _load(text)
     except _YAML_FAULTS as exc:
         raise InvalidDatasetConfig(f"{source} is not YAML: {exc}") from exc
     if not isinstance(document, Mapping):

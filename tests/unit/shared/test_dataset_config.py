@@ -330,3 +330,49 @@ def test_a_schedule_that_cannot_be_used_is_a_fault_of_the_configuration(schedule
     message = faults_of({**SMALLEST, "data": {"retrain_schedule": schedule}})
     assert "data.retrain_schedule" in message
     assert fault in message
+
+
+# Size --------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_far_too_large_to_be_a_configuration_is_not_even_parsed() -> None:
+    padding = "# " + "x" * dataset_config.MAX_BYTES
+    with pytest.raises(InvalidDatasetConfig, match=r"test has \d+ bytes, a configuration may have 262144"):
+        dataset_config.parse(f"dataset: flowers\nlabels: [a, b]\n{padding}\n", source="test")
+
+
+def nested_lists(levels: int) -> str:
+    lines = ["l0: &l0 [lol, lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
+    return "\n".join([*lines, *(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, levels))])
+
+
+def merged_mappings(levels: int) -> str:
+    lines = ["m0: &m0 {a: 1, b: 2}"]
+    return "\n".join([*lines, *(f"m{n}: &m{n} {{<<: [{', '.join([f'*m{n - 1}'] * 10)}]}}" for n in range(1, levels))])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"{nested_lists(10)}\ndata: {{quiet_period: *l9}}", merged_mappings(10), "data: &a [*a]", "data: &a {b: *a}"],
+)
+def test_aliases_that_stand_for_a_billion_values_are_refused_before_they_are_written_out(text: str) -> None:
+    with pytest.raises(InvalidDatasetConfig, match="aliases written out it has more than 20000 values"):
+        dataset_config.parse(f"dataset: flowers\nlabels: [a, b]\n{text}\n", source="test")
+
+
+def test_an_alias_that_saves_a_line_is_welcome() -> None:
+    text = """
+        dataset: flowers
+        labels: [a, b]
+        training: {cloud: &job {machine: n1-standard-4, epochs: 3}, mobile: *job}
+    """
+    training = dataset_config.parse(text, source="test").training
+
+    assert (training.cloud.machine, training.mobile.machine) == ("n1-standard-4", "n1-standard-4")
+    assert (training.cloud.epochs, training.mobile.epochs) == (3, 3)
+
+
+def test_a_fault_quotes_no_more_of_a_value_than_tells_which_it_is() -> None:
+    message = faults_of({**SMALLEST, "data": {"quiet_period": "x" * 10_000}})
+
+    assert len(message) < 500
