@@ -149,15 +149,28 @@ class GcsObjectStore:
                     **self._patience(),
                 ),
             )
-        except GenerationChanged:
-            try:
-                current = self.read(name)
-            except ObjectMissing:
-                raise GenerationChanged(f"{self.uri(name)} expected at {expect} is gone") from None
-            if current.data == data:
-                return current.generation
-            raise
+        except (GenerationChanged, RejectedByGoogle) as refused:
+            # Who may create and not replace (roles/storage.objectCreator) is refused for the lack of
+            # storage.objects.delete where something is already; which Cloud Storage looks at first is not documented.
+            if isinstance(refused, RejectedByGoogle) and expect != ABSENT:
+                raise
+            return self._holding(name, data, refused)
         return Generation(int(blob.generation))
+
+    def _holding(self, name: str, data: bytes, refused: GenerationChanged | RejectedByGoogle) -> Generation:
+        """The generation that holds just these bytes after all; raises what `refused` turns out to mean."""
+        is_about_permission = isinstance(refused, RejectedByGoogle)
+        try:
+            current = self.read(name)
+        except ObjectMissing:
+            if is_about_permission:
+                raise refused from None
+            raise GenerationChanged(f"{self.uri(name)} is gone that was expected: {refused}") from None
+        if current.data == data:
+            return current.generation
+        if is_about_permission:
+            raise GenerationChanged(f"{self.uri(name)} is there already: {refused}") from refused
+        raise refused
 
     def delete(self, name: str, *, expect: Generation) -> None:
         blob = self._blob(name)

@@ -101,6 +101,20 @@ def test_a_lost_response_of_an_overwrite_yields_the_generation_that_was_written(
     cloud_store.put("here", b"newer", expect=written)
 
 
+def test_who_may_create_and_not_replace_is_told_by_a_refusal_that_something_is_there(
+    cloud_store: GcsObjectStore, generation: Generation, cloud_faults: CloudFaults
+) -> None:
+    """Replacing takes storage.objects.delete, which roles/storage.objectCreator lacks."""
+    with cloud_faults.plan({"storage.objects.insert": ["return-403"]}), pytest.raises(GenerationChanged):
+        cloud_store.put("here", b"mine", expect=ABSENT)
+    with cloud_faults.plan({"storage.objects.insert": ["return-403"]}):
+        assert cloud_store.put("here", b"x" * 100, expect=ABSENT) == generation
+    with cloud_faults.plan({"storage.objects.insert": ["return-403"]}), pytest.raises(RejectedByGoogle):
+        cloud_store.put("there", b"mine", expect=ABSENT)
+    with cloud_faults.plan({"storage.objects.insert": ["return-403"]}), pytest.raises(RejectedByGoogle):
+        cloud_store.put("here", b"mine", expect=generation)
+
+
 def test_a_lost_response_does_not_turn_a_loser_into_a_winner(
     cloud_store: GcsObjectStore, generation: Generation, cloud_faults: CloudFaults
 ) -> None:
