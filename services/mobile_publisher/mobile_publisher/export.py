@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,10 +151,7 @@ def _store(
         "manifest.json": (manifest.encode(described), "application/json"),
         "model.tflite": (chosen.tflite, "application/octet-stream"),
     }
-    for name, (content, content_type) in files.items():
-        # What an earlier export of the same bytes wrote stays: its manifest may already be with phones.
-        with contextlib.suppress(GenerationChanged):
-            models.put(f"{folder}/{name}", content, expect=ABSENT, content_type=content_type)
+    _put_new(models, folder, files)
     return Export(
         folder=models.uri(folder),
         sha256=digest,
@@ -164,6 +161,13 @@ def _store(
         quantization=config.publishing.quantization,
         gate_table=models.uri(f"{folder}/{stem}.md"),
     )
+
+
+def _put_new(models: ObjectStore, folder: str, files: Mapping[str, tuple[bytes, str]]) -> None:
+    for name, (content, content_type) in files.items():
+        # What an earlier export of the same bytes wrote stays: its manifest may already be with phones.
+        with contextlib.suppress(GenerationChanged):
+            models.put(f"{folder}/{name}", content, expect=ABSENT, content_type=content_type)
 
 
 def _describe(tflite: bytes, variant: Variant, *, run: Run, config: DatasetConfig, result: TrainingResult) -> bytes:

@@ -80,94 +80,108 @@ class LocalCloud:
         self.services: dict[str, str] = {}
         self._repository = Path(repository).resolve()
         self._time_scale = time_scale
-        state = Path(state_dir).resolve()
+        self._ports = ports
+        self._state = Path(state_dir).resolve()
         with contextlib.ExitStack() as parts:
-            parts.enter_context(_locked(state))
-            self.mint = TokenMint(state / "identity")
-            self.identity = Identity(self.mint, faults=self.faults, port=ports.identity)
-            parts.callback(self.identity.close)
-            self.pubsub = PubSub(faults=self.faults, state_dir=state / "pubsub", mint=self.mint, port=ports.pubsub)
-            parts.callback(self.pubsub.close)
-            self.eventarc = Eventarc(
-                faults=self.faults,
-                state_dir=state / "eventarc",
-                triggers=topology.triggers,
-                services=self.services,
-                publish=self.pubsub.publish,
-                token=lambda trigger, address: self.mint.token(
-                    topology.caller_of(trigger.service), f"http://{address}{trigger.path}"
-                ),
-                dead_letter_topic=self._dead_letter_topic(),
-            )
-            parts.callback(self.eventarc.close)
-            self.storage = Storage(
-                faults=self.faults,
-                state_dir=state / "storage",
-                publish=self.pubsub.publish,
-                on_finalize=self.eventarc.accept,
-                port=ports.storage,
-            )
-            parts.callback(self.storage.close)
-            self.firebase_ml = FirebaseMl(
-                faults=self.faults,
-                state_dir=state / "firebase_ml",
-                storage_address=self.storage.address,
-                port=ports.firebase_ml,
-            )
-            parts.callback(self.firebase_ml.close)
-            self.remote_config = RemoteConfig(
-                faults=self.faults, state_dir=state / "remote_config", port=ports.remote_config
-            )
-            parts.callback(self.remote_config.close)
-            served = Requests()
-            self.monitoring = Monitoring(
-                faults=self.faults, project=topology.project, requests=served, port=ports.monitoring
-            )
-            parts.callback(self.monitoring.close)
-            self.vertex = Vertex(
-                faults=self.faults,
-                state_dir=state / "vertex",
-                project=topology.project,
-                region=topology.region,
-                storage_address=self.storage.address,
-                environment=self._container_environment,
-                images=self._images(),
-                publish_log=self.route_log,
-                on_served=served.note,
-                python=python,
-                port=ports.vertex,
-            )
-            parts.callback(self.vertex.close)
-            self.scheduler = Scheduler(
-                schedules=topology.schedules.values(), publish=self._publish, clock_seconds=clock_seconds
-            )
-            parts.callback(self.scheduler.close)
-            self.control = Control(
-                faults=self.faults,
-                environment=self.environment,
-                services=self.services,
-                register_service=self.register_service,
-                token=self.mint.token,
-                port=ports.control,
-            )
-            parts.callback(self.control.close)
+            # What opens a port or a file is closed again when a later one cannot.
+            parts.enter_context(_locked(self._state))
+            self._build_messages(parts)
+            self._build_storage(parts)
+            self._build_firebase(parts)
+            self._build_vertex(parts, python=python)
+            self._build_controls(parts, clock_seconds=clock_seconds)
             self._parts = parts.pop_all()
+
+    def _build_messages(self, parts: contextlib.ExitStack) -> None:
+        """Whoever brings events to services, and the identity that they are signed with."""
+        self.mint = TokenMint(self._state / "identity")
+        self.identity = Identity(self.mint, faults=self.faults, port=self._ports.identity)
+        parts.callback(self.identity.close)
+        self.pubsub = PubSub(
+            faults=self.faults, state_dir=self._state / "pubsub", mint=self.mint, port=self._ports.pubsub
+        )
+        parts.callback(self.pubsub.close)
+        self.eventarc = Eventarc(
+            faults=self.faults,
+            state_dir=self._state / "eventarc",
+            triggers=self.topology.triggers,
+            services=self.services,
+            publish=self.pubsub.publish,
+            token=lambda trigger, address: self.mint.token(
+                self.topology.caller_of(trigger.service), f"http://{address}{trigger.path}"
+            ),
+            dead_letter_topic=self._dead_letter_topic(),
+        )
+        parts.callback(self.eventarc.close)
+
+    def _build_storage(self, parts: contextlib.ExitStack) -> None:
+        self.storage = Storage(
+            faults=self.faults,
+            state_dir=self._state / "storage",
+            publish=self.pubsub.publish,
+            on_finalize=self.eventarc.accept,
+            port=self._ports.storage,
+        )
+        parts.callback(self.storage.close)
+
+    def _build_firebase(self, parts: contextlib.ExitStack) -> None:
+        self.firebase_ml = FirebaseMl(
+            faults=self.faults,
+            state_dir=self._state / "firebase_ml",
+            storage_address=self.storage.address,
+            port=self._ports.firebase_ml,
+        )
+        parts.callback(self.firebase_ml.close)
+        self.remote_config = RemoteConfig(
+            faults=self.faults, state_dir=self._state / "remote_config", port=self._ports.remote_config
+        )
+        parts.callback(self.remote_config.close)
+
+    def _build_vertex(self, parts: contextlib.ExitStack, *, python: str) -> None:
+        """Vertex AI, and Cloud Monitoring, which counts what its model servers answer."""
+        served = Requests()
+        self.monitoring = Monitoring(
+            faults=self.faults, project=self.topology.project, requests=served, port=self._ports.monitoring
+        )
+        parts.callback(self.monitoring.close)
+        self.vertex = Vertex(
+            faults=self.faults,
+            state_dir=self._state / "vertex",
+            project=self.topology.project,
+            region=self.topology.region,
+            storage_address=self.storage.address,
+            environment=self._container_environment,
+            images=self._images(),
+            publish_log=self.route_log,
+            on_served=served.note,
+            python=python,
+            port=self._ports.vertex,
+        )
+        parts.callback(self.vertex.close)
+
+    def _build_controls(self, parts: contextlib.ExitStack, *, clock_seconds: float) -> None:
+        self.scheduler = Scheduler(
+            schedules=self.topology.schedules.values(), publish=self._publish, clock_seconds=clock_seconds
+        )
+        parts.callback(self.scheduler.close)
+        self.control = Control(
+            faults=self.faults,
+            environment=self.environment,
+            services=self.services,
+            register_service=self.register_service,
+            token=self.mint.token,
+            port=self._ports.control,
+        )
+        parts.callback(self.control.close)
 
     def start(self) -> LocalCloud:
         """Start everything; on return every address answers and every bucket, topic and subscription exists."""
         try:
             self.pubsub.start()
             self._provision()
-            firebase = (self.firebase_ml, self.remote_config, self.monitoring)
-            for part in (
-                self.identity,
-                self.eventarc,
-                self.storage,
-                *firebase,
-                self.vertex,
-                self.scheduler,
-                self.control,
-            ):
+            firebase = (self.firebase_ml, self.remote_config)
+            google = (self.identity, self.eventarc, self.storage, *firebase, self.monitoring, self.vertex)
+            for part in (*google, self.scheduler, self.control):
                 part.start()
         except BaseException:
             self.close()
