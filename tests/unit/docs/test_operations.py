@@ -81,6 +81,23 @@ def test_every_alert_says_what_to_do() -> None:
         assert len(section(f"### {name}")) > 150, name
 
 
+def test_the_times_and_tries_that_alerts_name_are_those_of_terraform_and_the_topology() -> None:
+    tries: dict[bool, set[int]] = {True: set(), False: set()}
+    for each in TOPOLOGY["subscriptions"].values():
+        if "dead_letter_policy" in each:
+            tries[each["topic"] == "clock"].add(each["dead_letter_policy"]["max_delivery_attempts"])
+    monitoring = MONITORING.read_text(encoding="utf-8")
+
+    assert tries == {False: {20}, True: {5}}
+    assert "(20 times, of a tick 5)" in section("### dead letters")
+    assert re.search(r"threshold_value = 1800\n", monitoring)
+    assert "For half an hour" in section("### events wait")
+    assert re.search(r'duration = "600s"', monitoring)
+    assert "No tick for ten minutes" in section("### the clock stands still")
+    assert "for_each = [0.5, 0.9, 1.0]" in monitoring
+    assert "half, nine tenths and all" in section("### the budget")
+
+
 # Queries -----------------------------------------------------------------------------------------------------------
 
 
