@@ -112,7 +112,7 @@ class CloudDeployer:
         if branch.step in self._releasing:
             return self._releasing[branch.step](branch, run)
         if branch.step not in ("restore", "withdraw") and (why := ReleaseRequest.abort_of(branch)):
-            return self._abort(branch, why)
+            return self._abort(branch, run, why)
         if branch.step in self._shifting.steps:
             return self._shift(branch)
         # The configuration as it is now: a redeploy is how a changed gate or machine takes effect.
@@ -148,9 +148,9 @@ class CloudDeployer:
             # Whatever it is, the candidate must not keep its traffic.
             return give_up(branch, f"{type(exc).__name__}: {exc}")
 
-    def _abort(self, branch: Branch, why: str) -> Branch:
+    def _abort(self, branch: Branch, run: Run, why: str) -> Branch:
         if branch.state is State.GATING:
-            self._evaluation.call_off(branch)
+            self._evaluation.call_off(branch, run)
             # Nothing else was begun; a rollout in the facts is that of an earlier release, which may well be serving.
             return branch.moved(State.FAILED, at=self._clock(), note=why)
         if canary.FACT in branch.facts:

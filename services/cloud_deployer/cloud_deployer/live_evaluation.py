@@ -67,6 +67,7 @@ class LiveEvaluation:
         if not self.is_possible:
             return Measured(problem="this service knows no TRAINER_IMAGE to measure it with")
         if measured := self._result(run, live):
+            self._settle(branch, run)
             return measured
         if branch.step != STEP:
             return branch.changed(step=STEP, operation="", operation_since=clocks.to_text(self._clock()))
@@ -74,11 +75,20 @@ class LiveEvaluation:
             return self._find_or_create(branch, run, live, config)
         return self._look(branch, run, live)
 
-    def call_off(self, branch: Branch) -> None:
+    def call_off(self, branch: Branch, run: Run) -> None:
         """Of a branch that is aborted: nobody waits for the job any more."""
-        if branch.step == STEP and branch.operation:
+        if branch.step == STEP:
             with contextlib.suppress(RejectedByGoogle):
-                self._vertex.cancel_custom_job(branch.operation)
+                for job in self._jobs(branch):
+                    self._vertex.cancel_custom_job(job.name)
+            self._settle(branch, run)
+
+    def _jobs(self, branch: Branch) -> list[Job]:
+        """The job of this release, found by its labels while its name is not recorded."""
+        if branch.operation:
+            return [self._vertex.get_custom_job(branch.operation)]
+        labels = {EVALUATION_LABEL: branch.run_id, RELEASE_LABEL: str(branch.release)}
+        return self._vertex.find_custom_jobs(labels)
 
     # Steps -----------------------------------------------------------------------------------------------------
 
@@ -101,12 +111,17 @@ class LiveEvaluation:
             if not jobs:
                 if problem := self._too_expensive(run, config):
                     return Measured(problem=problem)
+                self._reserve(branch, run, config)
                 jobs = [self._create(run, live, config, labels | {DATASET_LABEL: run.dataset})]
         except ServiceUnavailable as exc:
             if self._age(branch) > LIMIT_SECONDS:
+                self._settle(branch, run)
                 return Measured(problem=f"Vertex AI did not take the job for {LIMIT_SECONDS:.0f} s: {exc}")
             raise
+        except spending.OverBudget as exc:
+            return Measured(problem=f"measuring it {exc}")
         except (RejectedByGoogle, UnusableResult) as exc:
+            self._settle(branch, run)
             return Measured(problem=str(exc))
         log.info("%s measures %s on the pictures of %s", jobs[0].name, live.run_id, run.run_id)
         evaluation = {"live": live.run_id, "job": jobs[0].name, "most_usd": self._most_usd(run)}
@@ -162,27 +177,57 @@ class LiveEvaluation:
         try:
             job = self._vertex.get_custom_job(branch.operation)
         except RejectedByGoogle as exc:
-            return Measured(problem=str(exc))
+            return Measured(problem=str(exc))  # what it cost is not known: its reservation stays
         if job.outcome is JobOutcome.UNFINISHED:
             if self._age(branch) <= LIMIT_SECONDS:
                 return None
-            self.call_off(branch)
+            self.call_off(branch, run)
             return Measured(problem=f"{job.name} had no end after {LIMIT_SECONDS:.0f} s")
+        self._settle(branch, run)
         # It may have written its result between the two looks.
         missing = Measured(problem=f"{job.name} {job.outcome} without a result: {job.error or 'no reason given'}")
         return self._result(run, live) or missing
 
     # Money -----------------------------------------------------------------------------------------------------
 
-    def _most_usd(self, run: Run) -> float | None:
-        """What the job can cost at most: the machine is that of the training, whose hourly price is on record."""
+    def _usd_per_hour(self, run: Run) -> float | None:
+        """The machine is that of the training, whose hourly price is on record."""
         try:
             estimate = spending.read_estimate(self._ledger, run.run_id)
         except CannotEverSucceed as exc:
             log.warning("the estimate of %s cannot be read: %s", run.run_id, exc)
             return None
-        price = estimate.targets["cloud"].usd_per_hour if estimate else None
+        return estimate.targets["cloud"].usd_per_hour if estimate else None
+
+    def _most_usd(self, run: Run) -> float | None:
+        """What the job can cost at most."""
+        price = self._usd_per_hour(run)
         return None if price is None else round(price * TIMEOUT_SECONDS / 3600, 4)
+
+    def _reserve(self, branch: Branch, run: Run, config: DatasetConfig) -> None:
+        """Put the job on the account of the month in which this release began. Raises OverBudget."""
+        most = self._most_usd(run) or 0.0
+        job = {_account_key(branch): spending.Entry(estimated_usd=most, reserved_usd=most)}
+        limit = config.budget.max_usd_per_month
+        spending.reserve_jobs(self._ledger, run.dataset, branch.since[:7], job, limit_usd=limit)
+
+    def _settle(self, branch: Branch, run: Run) -> None:
+        """Replace the reservation by what the job cost until now; no more is spent on a job that is called off."""
+        price = self._usd_per_hour(run)
+        if branch.step != STEP or price is None:
+            return
+        try:
+            seconds = sum(self._seconds(job) for job in self._jobs(branch))
+            usd = round(price * seconds / 3600, 6)
+            key = _account_key(branch)
+            spending.settle_job(self._ledger, run.dataset, branch.since[:7], key, actual_usd=usd, seconds=seconds)
+        except CannotEverSucceed as exc:
+            # The reservation stays, which is the most that it can have cost.
+            log.warning("what the evaluation for %s cost is not recorded: %s", run.run_id, exc)
+
+    def _seconds(self, job: Job) -> float:
+        ended = job.ended or self._clock()
+        return max(0.0, (ended - job.started).total_seconds()) if job.started else 0.0
 
     def _too_expensive(self, run: Run, config: DatasetConfig) -> str:
         limit, most = config.budget.max_usd_per_run, self._most_usd(run)
@@ -192,3 +237,8 @@ class LiveEvaluation:
 
     def _age(self, branch: Branch) -> float:
         return (self._clock() - clocks.from_text(branch.operation_since)).total_seconds()
+
+
+def _account_key(branch: Branch) -> str:
+    """One entry for each release: a redeploy may measure again, and pay again."""
+    return f"{branch.run_id}/cloud/live-evaluation-{branch.release}"

@@ -1,6 +1,7 @@
 """What runs may cost and have cost: an estimate beside each run, and one account for each month and data set.
 
     reserve (training_launcher, before any job) ──► settle (job_notifier when a job ended, or whoever calls it off)
+    reserve_jobs ──► settle_job (cloud_deployer, for the job that measures the live model)
 
 The account is changed by compare-and-swap only, so of any number of concurrent launches those that fit are let through
 and no more. A reservation is the most that a job can cost, its hard timeout times its price; settling replaces it by
@@ -77,7 +78,7 @@ class Entry(_Record):
 
 
 class Account(_Record):
-    """The jobs of one data set in one month, by `<run_id>/<target>`."""
+    """The jobs of one data set in one month: trainings by `<run_id>/<target>`, others by names that begin so."""
 
     v: Literal[1] = 1
     dataset: str
@@ -89,7 +90,7 @@ class Account(_Record):
 
 
 class OverBudget(CannotEverSucceed):
-    """The month's budget does not allow this run any more."""
+    """The month's budget does not allow this job any more."""
 
 
 def record_estimate(ledger: Ledger, estimate: Estimate) -> Estimate:
@@ -112,26 +113,37 @@ def read_account(ledger: Ledger, dataset: str, month: str) -> Account:
 
 def reserve(ledger: Ledger, estimate: Estimate, *, limit_usd: float | None) -> None:
     """Put the jobs of a run on the month's account, once. Raises OverBudget when `limit_usd` does not allow it."""
-    fresh = {
+    jobs = {
         f"{estimate.run_id}/{target}": Entry(estimated_usd=each.estimated_usd or 0.0, reserved_usd=each.most_usd or 0.0)
         for target, each in estimate.targets.items()
     }
+    try:
+        reserve_jobs(ledger, estimate.dataset, estimate.month, jobs, limit_usd=limit_usd)
+    except OverBudget as exc:
+        remedy = "raise the limit and send a forced retrain request, or wait for the next month"
+        raise OverBudget(f"the run {exc}: {remedy}") from None
+
+
+def reserve_jobs(
+    ledger: Ledger, dataset: str, month: str, jobs: Mapping[str, Entry], *, limit_usd: float | None
+) -> None:
+    """Put jobs on an account by names of their own, once. Raises OverBudget when `limit_usd` does not allow them."""
+    most = sum(entry.reserved_usd for entry in jobs.values())
     for _ in range(_ATTEMPTS):
-        found = ledger.read_document(_account_name(estimate.dataset, estimate.month), Account)
-        account = found.document if found else Account(dataset=estimate.dataset, month=estimate.month)
-        if fresh.keys() <= account.jobs.keys():
+        found = ledger.read_document(_account_name(dataset, month), Account)
+        account = found.document if found else Account(dataset=dataset, month=month)
+        if jobs.keys() <= account.jobs.keys():
             return
         spent = account.total_usd()
-        if limit_usd is not None and spent + estimate.most_usd > limit_usd:
+        if limit_usd is not None and spent + most > limit_usd:
             raise OverBudget(
-                f"the run may cost {estimate.most_usd:.2f} USD, and {spent:.2f} USD of this month's {limit_usd:.2f} are"
-                f" spent or reserved ({_account_name(estimate.dataset, estimate.month)}): raise the limit"
-                " and send a forced retrain request, or wait for the next month"
+                f"may cost {most:.2f} USD, and {spent:.2f} USD of this month's {limit_usd:.2f} are"
+                f" spent or reserved ({_account_name(dataset, month)})"
             )
-        changed = account.model_copy(update={"jobs": {**account.jobs, **fresh}})
+        changed = account.model_copy(update={"jobs": {**account.jobs, **jobs}})
         if _write(ledger, changed, expect=found.generation if found else ABSENT):
             return
-    raise LedgerContention(f"the account of {estimate.dataset} changes faster than it can be written")
+    raise LedgerContention(f"the account of {dataset} changes faster than it can be written")
 
 
 def settle(ledger: Ledger, run_id: str, target: str, *, seconds: float) -> float | None:
@@ -155,17 +167,25 @@ def _settle(ledger: Ledger, run_id: str, target: str, seconds: float) -> float |
     if estimate is None or price is None:
         return None
     actual = round(price * seconds / 3600, 6)
-    key = f"{run_id}/{target}"
+    settle_job(ledger, estimate.dataset, estimate.month, f"{run_id}/{target}", actual_usd=actual, seconds=seconds)
+    return actual
+
+
+def settle_job(ledger: Ledger, dataset: str, month: str, job: str, *, actual_usd: float, seconds: float) -> None:
+    """Replace the reservation of a job, if there is one, by what it cost; repeating it changes nothing.
+
+    Raises CannotEverSucceed when the account cannot be read, LedgerContention when it changes too often.
+    """
     for _ in range(_ATTEMPTS):
-        found = ledger.read_document(_account_name(estimate.dataset, estimate.month), Account)
-        entry = found.document.jobs.get(key) if found else None
-        if found is None or entry is None or entry.actual_usd == actual:
-            return actual
-        settled = entry.model_copy(update={"actual_usd": actual, "seconds": seconds})
-        changed = found.document.model_copy(update={"jobs": {**found.document.jobs, key: settled}})
+        found = ledger.read_document(_account_name(dataset, month), Account)
+        entry = found.document.jobs.get(job) if found else None
+        if found is None or entry is None or entry.actual_usd == actual_usd:
+            return
+        settled = entry.model_copy(update={"actual_usd": actual_usd, "seconds": seconds})
+        changed = found.document.model_copy(update={"jobs": {**found.document.jobs, job: settled}})
         if _write(ledger, changed, expect=found.generation):
-            return actual
-    raise LedgerContention(f"the account of {estimate.dataset} changes faster than it can be written")
+            return
+    raise LedgerContention(f"the account of {dataset} changes faster than it can be written")
 
 
 def _write(ledger: Ledger, account: Account, *, expect: Generation) -> bool:

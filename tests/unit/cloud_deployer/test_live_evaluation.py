@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 from typing import Any
 
 import pytest
-from chain import DEPLOYER_SETTINGS, Chain
+from chain import DEPLOYER_SETTINGS, LEASE_SECONDS, Chain
 
 from cloud_deployer.handler import CloudDeployer
 from cloud_deployer.live_evaluation import LIMIT_SECONDS, TIMEOUT_SECONDS
+from dualdeploy import spending
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
 from dualdeploy.ledger import Branch, State
 from dualdeploy.object_store import ABSENT
@@ -271,3 +273,78 @@ def test_whoever_forces_a_release_does_not_wait_for_a_job(chain: Chain, command:
     assert evaluations(chain) == known
     (problem,) = [line for line in ended.facts["gate"]["not_judged"] if line.startswith("regression")]
     assert problem.endswith("no job was started to find out, the release is forced")
+
+
+# Money ---------------------------------------------------------------------------------------------------------
+
+
+def entry(chain: Chain) -> spending.Entry:
+    account = spending.read_account(chain.ledger, "flowers", chain.clock().strftime("%Y-%m"))
+    (found,) = [each for key, each in account.jobs.items() if key == f"{newer(chain)}/cloud/live-evaluation-1"]
+    return found
+
+
+def run_for(chain: Chain, seconds: float) -> None:
+    """The job began so long ago."""
+    (name,) = evaluations(chain)
+    started = chain.clock() - datetime.timedelta(seconds=seconds)
+    chain.vertex.jobs[name] = dataclasses.replace(chain.vertex.jobs[name], started=started)
+
+
+def test_the_job_is_on_the_months_account_from_before_it_starts_until_it_is_settled(chain: Chain) -> None:
+    tick(chain)
+    most = branch(chain).facts["live_evaluation"]["most_usd"]
+    assert (entry(chain).reserved_usd, entry(chain).actual_usd) == (most, None)
+    end(chain, accuracy=0.905)
+    (name,) = evaluations(chain)
+    ended = chain.clock()
+    started = ended - datetime.timedelta(seconds=TIMEOUT_SECONDS / 2)
+    chain.vertex.jobs[name] = dataclasses.replace(chain.vertex.jobs[name], started=started, ended=ended)
+    assert finish(chain).state is State.LIVE
+    assert entry(chain).seconds == TIMEOUT_SECONDS / 2
+    assert entry(chain).actual_usd == pytest.approx(most / 2, abs=1e-4)
+
+
+def test_what_the_month_does_not_allow_any_more_is_not_measured(chain: Chain) -> None:
+    spent = spending.read_account(chain.ledger, "flowers", chain.clock().strftime("%Y-%m")).total_usd()
+    chain.configure(budget={"max_usd_per_month": spent + 0.01})
+    tick(chain)
+    assert branch(chain).state is State.REJECTED
+    why = branch(chain).facts["gate"]["not_judged"][0]
+    assert "measuring it may cost" in why
+    assert "spent or reserved (spend/2026-11/flowers.json)" in why
+    assert evaluations(chain) == []
+
+
+@pytest.mark.parametrize("refused", [RejectedByGoogle("no such machine"), ServiceUnavailable("429")])
+def test_a_job_that_never_started_costs_nothing(chain: Chain, refused: Exception) -> None:
+    chain.vertex.faults.plan("create_custom_job", *[Failing(refused)] * 2)
+    tick(chain)
+    tick(chain, LIMIT_SECONDS + 1)
+    assert branch(chain).state is State.REJECTED
+    assert entry(chain).actual_usd == 0
+
+
+@pytest.mark.parametrize("died", [False, True])
+def test_a_job_that_is_called_off_costs_what_it_ran_even_if_its_name_was_never_recorded(
+    chain: Chain, died: bool
+) -> None:
+    if died:
+        chain.vertex.faults.plan("create_custom_job", Failing(ProcessDied(), after=True))
+    tick_or_die(chain)
+    chain.clock.advance(LEASE_SECONDS)
+    chain.handle(chain.post("cloud", "abort", dataset="flowers"))
+    run_for(chain, 600)
+    (name,) = evaluations(chain)
+    end_job = chain.vertex.end_job
+    chain.vertex.end_job = lambda *args, **kwargs: None  # type: ignore[method-assign]  # Vertex AI takes its time
+    tick(chain, 0)
+    chain.vertex.end_job = end_job  # type: ignore[method-assign]
+    assert branch(chain).state is State.FAILED
+    assert chain.vertex.faults.calls["cancel_custom_job"] == 1, name
+    assert entry(chain).seconds == 600
+
+
+def tick_or_die(chain: Chain) -> None:
+    chain.clock.advance(60)
+    chain.handle(chain.clock_deliveries()[2])
