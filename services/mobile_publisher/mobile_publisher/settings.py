@@ -38,13 +38,20 @@ class PublisherSettings(CloudSettings):
         "CONVERSION_TIMEOUT_SECONDS",
         "how long converting to TFLite may take, all variants of a run together",
         default=300.0,
+        minimum=1,
     )
     conversion_memory_mb: int = setting(
-        "CONVERSION_MEMORY_MB", "memory that converting to TFLite may use, in megabytes; 0 for no limit", default=0
+        "CONVERSION_MEMORY_MB",
+        "memory that converting to TFLite may use, in megabytes; 0 for no limit",
+        default=0,
+        minimum=0,
     )
     # An export converts and evaluates in one go, so the branch is held for longer than a step of a deployment.
     lease_seconds: float = setting(
-        "LEASE_SECONDS", "how long one instance may work on a branch before another takes over", default=590.0
+        "LEASE_SECONDS",
+        "how long one instance may work on a branch before another takes over",
+        default=590.0,
+        minimum=1,
     )
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ def main() -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         chosen = settings.load(PredictorSettings, os.environ)
-    except (WrongSettings, ValueError) as exc:
+    except WrongSettings as exc:
         logging.getLogger("predictor").critical("cannot start: %s", exc)
         return 2
     Server(chosen).run()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 
-from dualdeploy.settings import setting
+from dualdeploy.settings import WrongSettings, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +16,7 @@ class PredictorSettings:
     """
 
     storage_uri: str = setting("AIP_STORAGE_URI", "folder that holds saved_model.pb: gs://bucket/… or a local path")
-    port: int = setting("AIP_HTTP_PORT", "port to listen on", default=8080)
+    port: int = setting("AIP_HTTP_PORT", "port to listen on", default=8080, minimum=1)
     health_route: str = setting("AIP_HEALTH_ROUTE", "path that answers 200 once predictions work", default="/health")
     predict_route: str = setting("AIP_PREDICT_ROUTE", "path that takes predictions", default="/predict")
     # Vertex AI reaches the container from outside; on a laptop 127.0.0.1 keeps it there.
@@ -24,25 +24,24 @@ class PredictorSettings:
     project: str = setting("GOOGLE_CLOUD_PROJECT", "ties log lines to traces; on Vertex AI its number", default="")
     project_number: str = setting("AIP_PROJECT_NUMBER", "the same, as Vertex AI sets it", default="")
     model_version: str = setting("MODEL_VERSION", "sent back as X-Model-Version; empty for none", default="")
-    max_instances: int = setting("PREDICTOR_MAX_INSTANCES", "pictures that one request may hold", default=64)
+    max_instances: int = setting("PREDICTOR_MAX_INSTANCES", "pictures that one request may hold", default=64, minimum=1)
     # A dedicated endpoint passes on 10 MB (a shared one 1.5 MB): more can only come from elsewhere.
-    max_request_bytes: int = setting("PREDICTOR_MAX_REQUEST_BYTES", "size of one request", default=10 * 1024 * 1024)
-    max_batch: int = setting("PREDICTOR_MAX_BATCH", "pictures that the model gets at once", default=16)
+    max_request_bytes: int = setting(
+        "PREDICTOR_MAX_REQUEST_BYTES", "size of one request", default=10 * 1024 * 1024, minimum=1
+    )
+    max_batch: int = setting("PREDICTOR_MAX_BATCH", "pictures that the model gets at once", default=16, minimum=1)
     # Only ever waited while another batch runs.
-    max_wait: float = setting("PREDICTOR_MAX_WAIT", "seconds that a batch may wait to fill up", default=0.01)
-    max_queue: int = setting("PREDICTOR_MAX_QUEUE", "pictures that may wait for the model", default=128)
-    max_in_flight: int = setting("PREDICTOR_MAX_IN_FLIGHT", "requests accepted at once; 0: by the cores", default=0)
-    load_timeout: float = setting("PREDICTOR_LOAD_TIMEOUT", "seconds that loading may take", default=900.0)
+    max_wait: float = setting("PREDICTOR_MAX_WAIT", "seconds that a batch may wait to fill up", default=0.01, minimum=0)
+    max_queue: int = setting("PREDICTOR_MAX_QUEUE", "pictures that may wait for the model", default=128, minimum=1)
+    max_in_flight: int = setting(
+        "PREDICTOR_MAX_IN_FLIGHT", "requests accepted at once; 0: by the cores", default=0, minimum=0
+    )
+    load_timeout: float = setting("PREDICTOR_LOAD_TIMEOUT", "seconds that loading may take", default=900.0, minimum=0.1)
 
     def __post_init__(self) -> None:
-        for name in ("max_instances", "max_request_bytes", "max_batch", "max_queue", "load_timeout"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be more than 0, not {getattr(self, name)}")
-        if self.max_wait < 0:
-            raise ValueError(f"max_wait must be 0 or more, not {self.max_wait}")
-        for name in ("health_route", "predict_route"):
-            if not getattr(self, name).startswith("/"):
-                raise ValueError(f"{name} must begin with a slash, not {getattr(self, name)!r}")
+        routes = {"AIP_HEALTH_ROUTE": self.health_route, "AIP_PREDICT_ROUTE": self.predict_route}
+        if wrong := [f"{name}={route!r}" for name, route in routes.items() if not route.startswith("/")]:
+            raise WrongSettings(f"{', '.join(wrong)} must begin with a slash")
 
     @property
     def cores(self) -> int:

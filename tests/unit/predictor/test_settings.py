@@ -39,10 +39,19 @@ def test_every_fault_is_reported_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"), [("PREDICTOR_MAX_BATCH", "0"), ("PREDICTOR_MAX_INSTANCES", "-1"), ("AIP_HEALTH_ROUTE", "h")]
+    ("variable", "value"),
+    [
+        ("PREDICTOR_MAX_BATCH", "0"),
+        ("PREDICTOR_MAX_INSTANCES", "-1"),
+        ("PREDICTOR_MAX_IN_FLIGHT", "-1"),
+        ("PREDICTOR_MAX_WAIT", "-0.1"),
+        ("PREDICTOR_LOAD_TIMEOUT", "0"),
+        ("AIP_HTTP_PORT", "0"),
+        ("AIP_HEALTH_ROUTE", "h"),
+    ],
 )
-def test_values_that_cannot_work_are_refused(variable: str, value: str) -> None:
-    with pytest.raises(ValueError, match="must"):
+def test_values_that_cannot_work_are_refused_by_the_name_of_the_variable(variable: str, value: str) -> None:
+    with pytest.raises(WrongSettings, match=f"{variable}='{value}'.*must"):
         settings.load(PredictorSettings, {"AIP_STORAGE_URI": "/m", variable: value})
 
 
