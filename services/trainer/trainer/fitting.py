@@ -90,6 +90,7 @@ def fit(
     earlier = _taken_over(memory)
     reporter.expect(lesson.steps * (training.epochs - (earlier.epoch if earlier else 0)))
     reached = recipe.train(lesson, plan, earlier)
+    reporter.finish()
     _hand_over(learner, served)
     if reached.epoch < training.epochs:
         log.info("stopped after epoch %d of %d: no better since %d", reached.epoch, training.epochs, reached.best_epoch)
@@ -124,15 +125,10 @@ def _hardware(job: TrainingJob, team: Team) -> tuple[hardware.Policy, bool]:
     devices = hardware.devices()
     policy = hardware.policy(job.training.precision, devices)
     compiled = hardware.compiled(job.training.xla, devices, replicas=team.replicas)
-    log.info(
-        "worker %d of %d, %d of %d replicas; %s%s",
-        team.place.index + 1,
-        team.place.workers,
-        team.local,
-        team.replicas,
-        policy,
-        ", compiled by XLA" if compiled else "",
-    )
+    alone = "learning on one device" if team.replicas == 1 else f"learning on {team.replicas} devices"
+    member = f"worker {team.place.index + 1} of {team.place.workers}, with {team.local} of {team.replicas} devices"
+    who = alone if team.place.workers == 1 else member
+    log.info("%s, in %s%s", who, policy, ", compiled by XLA" if compiled else "")
     return policy, compiled
 
 
@@ -206,7 +202,7 @@ def _listener(job: TrainingJob, memory: Memory, reporter: Reporter, team: Team) 
 
     def after_epoch(report: recipe.EpochReport, reached: Checkpoint) -> None:
         log.info(
-            "epoch %d of %d: loss %.3f, accuracy %.3f, held out %.3f, %.0f pictures/s",
+            "epoch %d of %d: loss %.3f, accuracy %.3f, held-out accuracy %.3f, %.0f pictures/s",
             report.epoch,
             report.epochs,
             report.loss,

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from dualdeploy import logs
 
@@ -27,6 +28,9 @@ class Reporter(Protocol):
     def advance(self) -> None:
         """One step was taken."""
 
+    def finish(self) -> None:
+        """No more steps will be taken, however many were expected."""
+
 
 class Quiet:
     """Not a terminal: the log lines say it all."""
@@ -35,6 +39,9 @@ class Quiet:
         """Nothing to draw."""
 
     def advance(self) -> None:
+        """Nothing to draw."""
+
+    def finish(self) -> None:
         """Nothing to draw."""
 
 
@@ -49,9 +56,24 @@ class Bar:
         self._progress.update(self._task, description="compiling", total=steps)
 
     def advance(self) -> None:
-        self._progress.update(self._task, advance=1)
-        done = self._progress.finished
-        self._progress.update(self._task, description="exporting" if done else "training")
+        self._progress.update(self._task, description="training", advance=1)
+
+    def finish(self) -> None:
+        taken = self._progress.tasks[self._task].completed
+        self._progress.update(self._task, description="exporting", total=taken)
+
+
+def drawn(console: Console) -> Progress:
+    """An empty bar, which goes away with the block."""
+    columns = (TextColumn("{task.description:>10}"), BarColumn(), _Steps(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True)
+
+
+class _Steps(MofNCompleteColumn):
+    """Steps taken of those to take, once that is known."""
+
+    def render(self, task: Task) -> Text:
+        return Text() if task.total is None else super().render(task)
 
 
 @contextlib.contextmanager
@@ -61,9 +83,8 @@ def reporting() -> Iterator[Reporter]:
         _configure_logs()
         yield Quiet()
         return
-    columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=Console(), transient=True) as progress:
+        with drawn(Console()) as progress:
             # Only now: inside the block rich has replaced stdout, and lifts log lines above the bar.
             _configure_logs()
             yield Bar(progress)

@@ -54,6 +54,8 @@ def run(order: Order, where: Place, *, work: Path, reporter: Reporter, departure
     """
     job, patience, clock = order.job, Patience(order.patience), _Stopwatch()
     with logs.bind(run_id=job.run_id, target=job.target):
+        if where.is_chief:
+            artifacts.publish_labels(job, artifacts.places(job), patience)
         with clock.lap("fetch"):
             shards = _fetch(job, where, order.cache or work / "shards", patience)
             weights = _weights(job, work, patience)
@@ -268,7 +270,6 @@ def _export(outcome: _Outcome, staging: artifacts.Staging) -> None:
         pixels_model=staging.pixels_model,
     )
     fitted.network.model.save(staging.keras)
-    staging.write("labels.txt", "".join(f"{label}\n" for label in job.labels).encode())
     staging.write("golden.json", export.golden(staging.model, outcome.data.golden, job.labels))
 
 

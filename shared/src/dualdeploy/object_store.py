@@ -196,7 +196,8 @@ class GcsObjectStore:
             )
 
     def _bucket(self) -> storage.Bucket:
-        return self._client().bucket(self.bucket_name)
+        # The first call builds the client, which asks for credentials.
+        return _call(self.uri(""), self._client).bucket(self.bucket_name)
 
     def _blob(self, name: str) -> storage.Blob:
         return self._bucket().blob(name)
@@ -314,6 +315,8 @@ def _call(name: str, call: Callable[[], Result]) -> Result:
         # The metadata server, which gives out tokens, did not answer.
         google.auth.exceptions.TransportError,
         google.auth.exceptions.RefreshError,
+        # Nor did it when it was asked whether it is there; on a laptop the message says how to log in.
+        google.auth.exceptions.DefaultCredentialsError,
     )
     try:
         return call()

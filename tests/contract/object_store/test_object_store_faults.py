@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from google.auth.exceptions import DefaultCredentialsError
 from google.cloud import storage as google_storage
 
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
@@ -258,6 +259,17 @@ def test_the_lease_works_through_lost_responses(
         assert [summary.name for summary in cloud_store.list("locks/")] == ["locks/flowers/cloud.json"]
 
     assert list(cloud_store.list("locks/")) == []
+
+
+@pytest.mark.parametrize("method", OPERATIONS)
+def test_credentials_that_nobody_gives_are_a_reason_to_retry_later_and_the_message_says_how_to_log_in(
+    method: str,
+) -> None:
+    def client() -> google_storage.Client:
+        raise DefaultCredentialsError("Your default credentials were not found: gcloud auth application-default login")
+
+    with pytest.raises(ServiceUnavailable, match="application-default login"):
+        call(GcsObjectStore(BUCKET, client=client), method, Generation(17))
 
 
 def test_clients_are_built_at_first_use_and_once(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

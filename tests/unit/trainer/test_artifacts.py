@@ -76,3 +76,10 @@ def test_nothing_is_visible_before_it_is_published_and_then_all_of_it(tmp_path: 
 )
 def test_the_exit_code_says_whether_another_attempt_makes_sense(error: Exception | None, code: int) -> None:
     assert failures.exit_code(error) == code
+
+
+def test_a_place_that_cannot_be_written_is_found_out_by_the_first_act(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file where a folder should be")
+    order = job(str(tmp_path / "taken" / "out"))
+    with pytest.raises(failures.UnwritableOutput, match=r"taken/out/labels\.txt cannot be written"):
+        artifacts.publish_labels(order, artifacts.places(order, {}), Patience(0.0))

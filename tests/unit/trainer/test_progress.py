@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 from collections.abc import Iterator
 
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 
 from trainer import progress
 from trainer.__main__ import main
@@ -44,10 +47,32 @@ def test_without_a_terminal_every_line_is_json_and_there_is_no_bar(capsys: pytes
     with progress.reporting() as reporter:
         reporter.expect(3)
         reporter.advance()
+        reporter.finish()
         logging.getLogger("trainer").info("epoch 1 of 3", extra={"epoch": 1})
         logging.getLogger("tensorflow").info("ten kilobytes of input names")
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(line["severity"], line["message"], line["epoch"]) for line in lines] == [("INFO", "epoch 1 of 3", 1)]
+
+
+def shown(progress_bar: Progress) -> str:
+    console = Console(file=io.StringIO(), width=100)
+    console.print(progress_bar.get_renderable())
+    return " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]  # a StringIO
+
+
+def test_in_a_terminal_the_bar_says_what_is_done_and_counts_once_it_knows_how_far() -> None:
+    with progress.drawn(Console(file=io.StringIO())) as drawn:
+        bar = progress.Bar(drawn)
+        assert shown(drawn).startswith("loading")
+        assert "?" not in shown(drawn)
+        bar.expect(4)
+        assert shown(drawn).startswith("compiling")
+        bar.advance()
+        assert shown(drawn).startswith("training")
+        assert "1/4" in shown(drawn)
+        bar.finish()  # early: no better epoch came any more
+        assert shown(drawn).startswith("exporting")
+        assert "1/1" in shown(drawn)
 
 
 def test_a_faulty_call_is_answered_with_64_one_line_and_no_stack_trace(capsys: pytest.CaptureFixture[str]) -> None:
