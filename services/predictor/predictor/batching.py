@@ -81,7 +81,8 @@ class Batcher:
         self._patience = patience
         self._changed = threading.Condition()
         self._waiting: collections.deque[_Place] = collections.deque()
-        self._running = 0
+        #: When each batch that runs began, by its thread.
+        self._running: dict[int, float] = {}
         self._seconds_per_picture = 0.0
         for number in range(parallel):
             threading.Thread(target=self._work, name=f"model-{number}", daemon=True).start()
@@ -90,6 +91,14 @@ class Batcher:
     def waiting(self) -> int:
         """Pictures in the queue."""
         return len(self._waiting)
+
+    @property
+    def stuck_seconds(self) -> float:
+        """How long the model has been at a batch that nobody waits for any more; 0 while it works as it should."""
+        with self._changed:
+            longest = max((time.monotonic() - began for began in self._running.values()), default=0.0)
+        # A request may have waited for a whole batch before its own began.
+        return longest if longest > 2 * self._patience else 0.0
 
     def predict(self, pictures: Sequence[Picture]) -> list[Answer]:
         """Classify the pictures of one request, in order. Raises Overloaded or ModelFailed."""
@@ -123,7 +132,6 @@ class Batcher:
         """The life of one of the `parallel` threads."""
         while True:
             batch = self._next_batch()
-            began = time.monotonic()
             answers: list[Answer] | Exception
             try:
                 answers = given = self._model.predict([place.picture.data for place in batch])
@@ -131,13 +139,13 @@ class Batcher:
                     answers = ModelFailed(f"it gave {len(given)} answers for {len(batch)} pictures")
             except Exception as exc:  # noqa: BLE001 - whatever it is, those who wait must hear of it
                 answers = exc
-            self._deliver(batch, answers, seconds=time.monotonic() - began)
+            self._deliver(batch, answers)
 
     def _next_batch(self) -> list[_Place]:
         with self._changed:
             while (pause := self._pause()) != 0:
                 self._changed.wait(pause)
-            self._running += 1
+            self._running[threading.get_ident()] = time.monotonic()
             batch = [self._waiting.popleft() for _ in range(self._size())]
             if self._waiting:
                 self._changed.notify()  # the thread that slept through their arrival
@@ -147,7 +155,7 @@ class Batcher:
         """Seconds until the next batch may start; None while there is nothing to do."""
         if not self._waiting:
             return None
-        if self._running == 0 or len(self._waiting) >= self._model.sizes[-1]:
+        if not self._running or len(self._waiting) >= self._model.sizes[-1]:
             return 0
         return max(0.0, self._waiting[0].since + self._max_wait - time.monotonic())
 
@@ -161,10 +169,10 @@ class Batcher:
         # A picture more is work for a picture more: what does not fill a warmed batch goes with the next one.
         return max(size for size in self._model.sizes if size <= fit)
 
-    def _deliver(self, batch: Sequence[_Place], answers: list[Answer] | Exception, *, seconds: float) -> None:
+    def _deliver(self, batch: Sequence[_Place], answers: list[Answer] | Exception) -> None:
         with self._changed:
-            self._running -= 1
-            self._seconds_per_picture = seconds / len(batch)
+            began = self._running.pop(threading.get_ident())
+            self._seconds_per_picture = (time.monotonic() - began) / len(batch)
             if isinstance(answers, Exception):
                 for request in {place.request for place in batch}:
                     request.error = answers

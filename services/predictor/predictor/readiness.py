@@ -50,14 +50,16 @@ class Readiness:
     @property
     def healthy(self) -> bool:
         """Whether traffic may come."""
-        return self._batcher is not None and self._all_ready()
+        return self._batcher is not None and not self._batcher.stuck_seconds and self._all_ready()
 
     def describe(self) -> dict[str, Any]:
-        """The body of a health answer: what is waited for, or how long every step of the start took."""
+        """The body of a health answer: what is waited for or wrong, or how long every step of the start took."""
         with self._lock:
             if self._batcher is None:
                 elapsed = round(time.monotonic() - self._started, 3)
                 return {"status": "loading", "reason": self._waiting_for, "elapsed_seconds": elapsed}
+            if seconds := self._batcher.stuck_seconds:
+                return {"status": "stuck", "reason": f"the model has been at one batch for {seconds:.0f} s"}
             if not self._all_ready():
                 return {"status": "loading", "reason": "another process of this server is loading"}
             return {"status": "ready", "start_seconds": round(self._seconds, 3), "steps": self._steps}

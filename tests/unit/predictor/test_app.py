@@ -77,6 +77,25 @@ def test_health_is_503_with_the_reason_until_the_model_is_ready(
     assert after.json["steps"] == {"load": 1.235}
 
 
+def test_health_is_503_while_the_model_does_not_come_back_from_a_batch(
+    client: flask.testing.FlaskClient, readiness: Readiness, model: Any, png: bytes
+) -> None:
+    readiness.ready(batcher(model, patience=0.05))
+    model.gate.clear()
+    assert send(client, b64(png)).status_code == 429
+    deadline = time.monotonic() + 10
+    while (answer := client.get("/v1/health")).status_code == 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert answer.json is not None
+    assert answer.json == {"status": "stuck", "reason": "the model has been at one batch for 0 s"}
+    model.gate.set()
+    while client.get("/v1/health").status_code == 503:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert send(client, b64(png)).status_code == 200
+
+
 def test_predictions_before_that_are_told_to_come_back(client: flask.testing.FlaskClient, png: bytes) -> None:
     answer = send(client, b64(png))
     assert answer.status_code == 503
