@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,3 +115,49 @@ def test_an_exported_file_that_is_gone_is_named(world: World) -> None:
     world.models.delete("v1/model.tflite", expect=world.models.read("v1/model.tflite").generation)
     with pytest.raises(CannotEverSucceed, match=r"gs://models/v1/model\.tflite is gone"):
         world.channel.upload("flowers", facts)
+
+
+# Who may read them ---------------------------------------------------------------------------------------------
+
+RULES = (Path(__file__).parents[3] / "infra" / "firebase" / "storage.rules").read_text(encoding="utf-8")
+METHODS = ("get", "list", "create", "update", "delete")
+GROUPS = {"read": ("get", "list"), "write": ("create", "update", "delete")}
+
+
+def allowed(path: str) -> set[str]:
+    """What anybody may do with an object; what no rule allows is refused, and one rule that allows is enough.
+
+    Only Firebase can evaluate rules: this reads the few forms that ours are made of, and refuses every other.
+    Source: https://firebase.google.com/docs/rules/rules-language
+    """
+    text = re.sub(r"//.*", "", RULES)
+    inner = re.search(r"match /b/\{bucket\}/o \{(.*)\}\s*\}\s*$", text, flags=re.DOTALL)
+    assert inner
+    blocks = re.findall(r"match (/\S+) \{(.*?)\n    \}", inner[1], flags=re.DOTALL)
+    assert blocks
+    found = set()
+    for pattern, body in blocks:
+        if re.fullmatch(_expression(pattern), f"/{path}"):
+            for methods, condition in re.findall(r"allow ([a-z, ]+): if (\w+);", body):
+                assert condition in ("true", "false")
+                names = [each for name in methods.split(", ") for each in GROUPS.get(name, (name,))]
+                assert set(names) <= set(METHODS)
+                found |= set(names) if condition == "true" else set()
+    return found
+
+
+def _expression(pattern: str) -> str:
+    """`{name}` is one part of a path, `{name=**}` the rest of it."""
+    return re.sub(r"\{\w+(=\*\*)?\}", lambda found: ".+" if found[1] else "[^/]+", pattern)
+
+
+def test_phones_may_get_everything_that_is_published_and_nothing_more(world: World) -> None:
+    world.publish("v1")
+    names = world.phones.names()
+    assert len(names) == 3
+    assert {name: allowed(name) for name in names} == {name: {"get"} for name in names}
+
+
+@pytest.mark.parametrize("path", ["models", "models/flowers", "secret", "users/1/photo.jpg", "model/a/latest.json"])
+def test_nobody_gets_anything_else(path: str) -> None:
+    assert allowed(path) == set()

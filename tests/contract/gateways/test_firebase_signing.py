@@ -1,0 +1,98 @@
+"""Signing for Firebase ML as Cloud Run does it: by impersonation of itself through IAM, without any key."""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import google.auth
+import pytest
+from google.auth import credentials, iam
+
+from dualdeploy import firebase
+from dualdeploy.errors import RejectedByGoogle
+
+PUBLISHER = "mobile-publisher@demo-project.iam.gserviceaccount.com"
+
+
+class OfTheMetadataServer(credentials.Credentials):  # type: ignore[misc]  # google.auth is half typed
+    """What Cloud Run gives a service: cannot sign, and learns only by a refresh whose it is."""
+
+    def __init__(self, becomes: str) -> None:
+        super().__init__()
+        self.service_account_email = "default"
+        self._becomes = becomes
+
+    def refresh(self, request: Any) -> None:  # the interface of google.auth
+        self.token = "token-of-the-service"  # noqa: S105  # of nobody
+        self.service_account_email = self._becomes
+
+
+class Iam:
+    """iamcredentials.googleapis.com: signs whatever it is asked to, and remembers it."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, bytes]] = []
+        iam_service = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                payload = base64.b64decode(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["payload"])
+                iam_service.asked.append((self.path, self.headers["Authorization"], payload))
+                answer = json.dumps({"signedBlob": base64.b64encode(b"signed:" + payload).decode()}).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *_arguments: object) -> None:
+                """Quiet."""
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def iam_service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Iam]:
+    service = Iam()
+    monkeypatch.setattr(iam, "_IAM_SIGN_ENDPOINT", f"{service.address}/v1/projects/-/serviceAccounts/{{}}:signBlob")
+    firebase._impersonating_signer.cache_clear()
+    yield service
+    firebase._impersonating_signer.cache_clear()
+    service.close()
+
+
+def on_cloud_run_as(email: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(google.auth, "default", lambda **_: (OfTheMetadataServer(email), "demo-project"))
+
+
+@pytest.mark.parametrize("configured", ["", "signer@demo-project.iam.gserviceaccount.com"])
+def test_a_service_without_a_key_has_iam_sign_as_itself_or_as_the_account_it_is_told(
+    configured: str, iam_service: Iam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_cloud_run_as(PUBLISHER, monkeypatch)
+    signer = firebase._impersonating_signer(configured)
+    # What `generate_signed_url` asks of a credential, for the URL that Firebase fetches the file by.
+    assert isinstance(signer, credentials.Signing)
+    assert signer.signer_email == (configured or PUBLISHER)
+    assert signer.sign_bytes(b"a URL") == b"signed:a URL"
+    path = f"/v1/projects/-/serviceAccounts/{configured or PUBLISHER}:signBlob"
+    assert iam_service.asked == [(path, "Bearer token-of-the-service", b"a URL")]
+
+
+def test_a_machine_that_does_not_know_whose_it_is_is_told_what_to_set(
+    iam_service: Iam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_cloud_run_as("default", monkeypatch)
+    with pytest.raises(RejectedByGoogle, match="set FIREBASE_SIGNER"):
+        firebase._impersonating_signer("")
+    assert iam_service.asked == []
