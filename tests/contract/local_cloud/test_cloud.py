@@ -112,8 +112,10 @@ def test_a_restart_on_the_same_folder_delivers_what_was_waiting(
 
 def test_a_log_entry_of_a_job_reaches_the_sink_s_topic(cloud: LocalCloud, service: object) -> None:
     cloud.register_service("job_notifier", service.address)
-    cloud.route_log({"resource": {"type": "k8s_pod"}, "textPayload": "not ours"})
-    cloud.route_log({"resource": {"type": "ml_job"}, "textPayload": "Job completed successfully."})
+    labels = {"task_name": "service"}
+    cloud.sinks.route({"resource": {"type": "k8s_pod", "labels": labels}, "textPayload": "Job failed."})
+    cloud.sinks.route({"resource": {"type": "ml_job", "labels": labels}, "textPayload": "Epoch 3: accuracy 0.81"})
+    cloud.sinks.route({"resource": {"type": "ml_job", "labels": labels}, "textPayload": "Job completed successfully."})
 
     _, body = service.wait_for("/events/training-job-log")
     assert data_of(body)["textPayload"] == "Job completed successfully."

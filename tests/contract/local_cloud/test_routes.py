@@ -13,7 +13,7 @@ from local_cloud import cloud as clouds
 from local_cloud.api import Api, Operation
 from local_cloud.cloud import LocalCloud
 
-APIS = ("storage", "vertex", "firebase_ml", "remote_config", "control")
+APIS = ("storage", "vertex", "firebase_ml", "remote_config", "deployed", "control")
 
 
 @pytest.fixture(scope="module")

@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import json
 import logging
 import os
+import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from local_cloud import topology as topologies
+from local_cloud.cloud_logging import LogSinks
 from local_cloud.control import Control, UnknownService
+from local_cloud.deployed import Deployed, Project, Revision
 from local_cloud.eventarc import Eventarc
 from local_cloud.faults import Faults
 from local_cloud.firebase_ml import FirebaseMl
+from local_cloud.iam import Iam
 from local_cloud.identity import Identity, TokenMint
 from local_cloud.monitoring import Monitoring
 from local_cloud.monitoring.requests import Requests
@@ -53,6 +56,7 @@ class Ports:
     monitoring: int = 0
     control: int = 0
     identity: int = 0
+    deployed: int = 0
 
 
 class LocalCloud:
@@ -78,6 +82,9 @@ class LocalCloud:
         self.topology = topology
         self.faults = Faults()
         self.services: dict[str, str] = {}
+        #: What a service's process tells of itself, by name; whoever runs the services puts it here.
+        self.revisions: dict[str, Callable[[], Revision]] = {}
+        self.project = Project()
         self._repository = Path(repository).resolve()
         self._time_scale = time_scale
         self._ports = ports
@@ -97,8 +104,13 @@ class LocalCloud:
         self.mint = TokenMint(self._state / "identity")
         self.identity = Identity(self.mint, faults=self.faults, port=self._ports.identity)
         parts.callback(self.identity.close)
+        self.iam = Iam(self.topology, self._repository)
         self.pubsub = PubSub(
-            faults=self.faults, state_dir=self._state / "pubsub", mint=self.mint, port=self._ports.pubsub
+            faults=self.faults,
+            state_dir=self._state / "pubsub",
+            mint=self.mint,
+            policy_of=self.iam.policy,
+            port=self._ports.pubsub,
         )
         parts.callback(self.pubsub.close)
         self.eventarc = Eventarc(
@@ -120,6 +132,7 @@ class LocalCloud:
             state_dir=self._state / "storage",
             publish=self.pubsub.publish,
             on_finalize=self.eventarc.accept,
+            policy_of=self.iam.policy,
             port=self._ports.storage,
         )
         parts.callback(self.storage.close)
@@ -141,9 +154,14 @@ class LocalCloud:
         """Vertex AI, and Cloud Monitoring, which counts what its model servers answer."""
         served = Requests()
         self.monitoring = Monitoring(
-            faults=self.faults, project=self.topology.project, requests=served, port=self._ports.monitoring
+            faults=self.faults,
+            project=self.topology.project,
+            requests=served,
+            waiting=self.pubsub.waiting,
+            port=self._ports.monitoring,
         )
         parts.callback(self.monitoring.close)
+        self.sinks = LogSinks(self.topology.log_sinks.values(), publish=self._publish)
         self.vertex = Vertex(
             faults=self.faults,
             state_dir=self._state / "vertex",
@@ -152,7 +170,7 @@ class LocalCloud:
             storage_address=self.storage.address,
             environment=self._container_environment,
             images=self._images(),
-            publish_log=self.route_log,
+            publish_log=self.sinks.route,
             on_served=served.note,
             python=python,
             port=self._ports.vertex,
@@ -164,8 +182,22 @@ class LocalCloud:
             schedules=self.topology.schedules.values(), publish=self._publish, clock_seconds=clock_seconds
         )
         parts.callback(self.scheduler.close)
+        self.deployed = Deployed(
+            faults=self.faults,
+            topology=self.topology,
+            project=self.project,
+            iam=self.iam,
+            eventarc=self.eventarc,
+            scheduler=self.scheduler,
+            sinks=self.sinks,
+            revision=self._revision,
+            port=self._ports.deployed,
+        )
+        parts.callback(self.deployed.close)
         self.control = Control(
             faults=self.faults,
+            project=self.project,
+            iam=self.iam,
             environment=self.environment,
             services=self.services,
             register_service=self.register_service,
@@ -181,7 +213,7 @@ class LocalCloud:
             self._provision()
             firebase = (self.firebase_ml, self.remote_config)
             google = (self.identity, self.eventarc, self.storage, *firebase, self.monitoring, self.vertex)
-            for part in (*google, self.scheduler, self.control):
+            for part in (*google, self.scheduler, self.deployed, self.control):
                 part.start()
         except BaseException:
             self.close()
@@ -208,6 +240,7 @@ class LocalCloud:
             "MONITORING_EMULATOR_HOST": self.monitoring.address,
             "REMOTE_CONFIG_EMULATOR_HOST": self.remote_config.address,
             "GOOGLE_CERTS_URL": self.identity.certs_url,
+            "GOOGLE_APIS_EMULATOR_HOST": self.deployed.address,
             "LOCAL_CLOUD_ADDRESS": self.control.address,
             "GOOGLE_CLOUD_PROJECT": self.topology.project,
             "GOOGLE_CLOUD_REGION": self.topology.region,
@@ -290,16 +323,23 @@ class LocalCloud:
     def _publish(self, topic: str, data: bytes, attributes: Mapping[str, str]) -> None:
         self.pubsub.publish(self.topology.topic_path(topic), data, attributes)
 
-    def route_log(self, entry: Mapping[str, Any]) -> None:
-        """Cloud Logging's sinks: an entry goes to the topic of every sink whose resource type is its own.
+    def _revision(self, name: str) -> Revision | None:
+        """What runs behind a service; of one that was only registered nothing is known but whether it listens."""
+        if name in self.revisions:
+            return self.revisions[name]()
+        if name not in self.services:
+            return None
+        return Revision(f"http://{self.services[name]}", {}, problem=_silence(self.services[name]))
 
-        Source: https://cloud.google.com/logging/docs/export/pubsub
-        """
-        resource_type = entry.get("resource", {}).get("type")
-        attributes = {"logging.googleapis.com/timestamp": str(entry.get("timestamp", ""))}
-        for sink in self.topology.log_sinks.values():
-            if sink.resource_type == resource_type:
-                self._publish(sink.topic, json.dumps(entry).encode(), attributes)
+
+def _silence(address: str) -> str:
+    """Why an address does not listen; empty when it does."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=1).close()
+    except OSError as exc:
+        return f"nothing listens on {address}: {exc}"
+    return ""
 
 
 def load(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import threading
 from collections.abc import Callable, Mapping
@@ -10,8 +11,10 @@ from typing import Any
 import flask
 
 from local_cloud.api import Api, ApiError
+from local_cloud.deployed.state import Project
 from local_cloud.faults import Faults, UnknownInstruction, UnknownOperation
 from local_cloud.http import HttpServer
+from local_cloud.iam import Grant, Iam
 
 _ADDRESS = re.compile(r"[A-Za-z0-9.-]+:\d{1,5}")
 
@@ -21,7 +24,7 @@ class UnknownService(ValueError):
 
 
 class Control:
-    """Environment, services and faults over HTTP; `stop_requested` is set by POST /shutdown.
+    """Environment, services, faults and the state of the project over HTTP; `stop_requested` is set by POST /shutdown.
 
     `register_service(name, address)` raises UnknownService for a name that the topology does not have;
     `token(email, audience)` is an identity token.
@@ -31,6 +34,8 @@ class Control:
         self,
         *,
         faults: Faults,
+        project: Project,
+        iam: Iam,
         environment: Callable[[], Mapping[str, str]],
         services: Mapping[str, str],
         register_service: Callable[[str, str], None],
@@ -40,6 +45,8 @@ class Control:
         self.api = Api("control", faults=faults)
         self.stop_requested = threading.Event()
         self._faults = faults
+        self._project = project
+        self._iam = iam
         self._environment = environment
         self._services = services
         self._register_service = register_service
@@ -64,6 +71,8 @@ class Control:
         operation("control.faults.get", "GET", "/faults")(self.faults)
         operation("control.faults.add", "POST", "/faults")(self.add_faults)
         operation("control.faults.clear", "DELETE", "/faults")(self.clear_faults)
+        operation("control.project.get", "GET", "/project")(self.project)
+        operation("control.project.change", "PATCH", "/project")(self.change_project)
         operation("control.tokens.create", "POST", "/tokens")(self.create_token)
         operation("control.shutdown", "POST", "/shutdown")(self.shutdown)
 
@@ -99,6 +108,41 @@ class Control:
         self._faults.clear()
         return {"pending": {}}
 
+    def project(self) -> Any:
+        """What has no process here and is only said: APIs that are off, quotas, accounts."""
+        return {
+            "apis_off": sorted(self._project.apis_off),
+            "quotas": self._project.quotas,
+            "runs_as": self._project.runs_as,
+            "accounts": self._iam.accounts,
+        }
+
+    def change_project(self) -> Any:
+        """{"apis_off": ["run.googleapis.com"], "quotas": {metric: 0}, "runs_as": {service: e-mail}}, and besides
+
+        "accounts": {e-mail: true (disabled), false or null (deleted)}, and "grant" and "revoke":
+        [{"resource", "role", "member"}]. Each may be left out.
+        """
+        changes = _json_object()
+        try:
+            changed = _Changes.of(changes)
+        except (TypeError, ValueError, AttributeError) as exc:
+            raise _invalid(f"the project cannot be changed so: {exc}") from exc
+        if changed.apis_off is not None:
+            self._project.apis_off = changed.apis_off
+        self._project.quotas.update(changed.quotas)
+        self._project.runs_as.update(changed.runs_as)
+        for account, is_disabled in changed.accounts.items():
+            if is_disabled is None:
+                self._iam.accounts.pop(account, None)
+            else:
+                self._iam.accounts[account] = is_disabled
+        for grant in changed.revoke:
+            self._iam.revoke(grant.resource, grant.role, grant.member)
+        for grant in changed.grant:
+            self._iam.grant(grant)
+        return self.project()
+
     def create_token(self) -> Any:
         """{"email": …, "audience": "http://…"}: an identity token, as `gcloud auth print-identity-token` prints one."""
         wanted = _json_object()
@@ -110,6 +154,35 @@ class Control:
     def shutdown(self) -> Any:
         self.stop_requested.set()
         return {"status": "stopping"}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Changes:
+    """A request that was understood as a whole, before any of it is done."""
+
+    apis_off: set[str] | None
+    quotas: dict[str, int]
+    runs_as: dict[str, str]
+    accounts: dict[str, bool | None]
+    grant: list[Grant]
+    revoke: list[Grant]
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> _Changes:
+        """Raises ValueError, TypeError or AttributeError for what is not of this form."""
+        if unknown := set(document) - {field.name for field in dataclasses.fields(cls)}:
+            raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
+        apis = document.get("apis_off")
+        return cls(
+            apis_off=None if apis is None else {str(each) for each in list(apis)},
+            quotas={str(key): int(value) for key, value in document.get("quotas", {}).items()},
+            runs_as={str(key): str(value) for key, value in document.get("runs_as", {}).items()},
+            accounts={
+                str(key): None if value is None else bool(value) for key, value in document.get("accounts", {}).items()
+            },
+            grant=[Grant(**each) for each in document.get("grant", [])],
+            revoke=[Grant(**each) for each in document.get("revoke", [])],
+        )
 
 
 def _json_object() -> dict[str, Any]:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from local_cloud import firebase_ml, monitoring, pubsub, remote_config, storage, vertex
+from local_cloud import deployed, firebase_ml, monitoring, pubsub, remote_config, storage, vertex
 from local_cloud.api import Operation
 from local_cloud.cloud import LocalCloud
 from local_cloud.topology import Topology
@@ -69,6 +69,12 @@ def sections(cloud: LocalCloud) -> list[Section]:
             "plain HTTP: no client library of Google's writes app templates",
             cloud.remote_config.api.operations,
             _absent(remote_config),
+        ),
+        Section(
+            "What is deployed (REST)",
+            "plain HTTP, as `make doctor` asks, with GOOGLE_APIS_EMULATOR_HOST",
+            cloud.deployed.api.operations,
+            _absent(deployed),
         ),
         Section(
             "Google's certificates (HTTP)",

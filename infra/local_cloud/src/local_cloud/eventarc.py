@@ -166,6 +166,13 @@ class Eventarc:
             for trigger in triggers
             if trigger.event == FINALIZED
         ]
+        #: Names of triggers that are deleted: what happens meanwhile they never hear of.
+        self.deleted: set[str] = set()
+
+    @property
+    def triggers(self) -> list[Trigger]:
+        """The triggers that there are now."""
+        return [lane.trigger for lane in self._lanes if lane.trigger.name not in self.deleted]
 
     def start(self) -> Eventarc:
         for lane in self._lanes:
@@ -186,7 +193,7 @@ class Eventarc:
         """Take over a finalized object (a `storage#object` resource); returns when it is on disk."""
         headers, body = cloud_event(resource)
         for lane in self._lanes:
-            if lane.trigger.bucket != resource["bucket"]:
+            if lane.trigger.bucket != resource["bucket"] or lane.trigger.name in self.deleted:
                 continue
             delivery = self._journal.add(lane.trigger.name, headers, body)
             if delivery is not None:

@@ -71,6 +71,12 @@ class Faults:
         self._lock = threading.Lock()
         self._queues: dict[str, collections.deque[_Planned]] = {}
         self._operations: dict[str, Set[str]] = {}
+        self._called: collections.Counter[str] = collections.Counter()
+
+    def called(self) -> collections.Counter[str]:
+        """How often each operation was called so far, with or without a fault."""
+        with self._lock:
+            return self._called.copy()
 
     def register(self, operation: str, instructions: Set[str] = CALL) -> None:
         """Declare that `operation` exists and which of INSTRUCTIONS can happen to it.
@@ -114,6 +120,7 @@ class Faults:
     def take(self, operation: str) -> str | None:
         """The next fault planned for `operation`, which counts as having happened, or None."""
         with self._lock:
+            self._called[operation] += 1
             queue = self._queues.get(operation)
             return queue.popleft().instruction if queue else None
 

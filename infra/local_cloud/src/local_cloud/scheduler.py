@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 import json
 import logging
 import threading
@@ -10,6 +12,16 @@ from collections.abc import Callable, Iterable
 from local_cloud.topology import Schedule
 
 logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Job:
+    """A schedule and what became of it: `problem` says why the last attempt failed."""
+
+    schedule: Schedule
+    is_paused: bool = False
+    last_attempt: datetime.datetime | None = None
+    problem: str = ""
 
 
 class Scheduler:
@@ -27,7 +39,8 @@ class Scheduler:
     ) -> None:
         if clock_seconds <= 0:
             raise ValueError(f"clock_seconds={clock_seconds} must be positive")
-        self._schedules = tuple(schedules)
+        #: By the names that Terraform gives them; pausing one is setting `is_paused`.
+        self.jobs = {f"dualdeploy-{schedule.name}": Job(schedule) for schedule in schedules}
         self._publish = publish
         self._clock_seconds = clock_seconds
         self._closing = threading.Event()
@@ -44,8 +57,16 @@ class Scheduler:
 
     def _run(self) -> None:
         while not self._closing.wait(self._clock_seconds):
-            for schedule in self._schedules:
-                try:
-                    self._publish(schedule.topic, json.dumps(schedule.data).encode(), {})
-                except Exception:  # the next beat comes anyway, as with Cloud Scheduler
-                    logger.exception("schedule %s was not published", schedule.name)
+            for job in list(self.jobs.values()):
+                if not job.is_paused:
+                    self._attempt(job)
+
+    def _attempt(self, job: Job) -> None:
+        job.last_attempt = datetime.datetime.now(datetime.UTC)
+        try:
+            self._publish(job.schedule.topic, json.dumps(job.schedule.data).encode(), {})
+        except Exception as exc:  # the next beat comes anyway, as with Cloud Scheduler
+            job.problem = str(exc)
+            logger.exception("schedule %s was not published", job.schedule.name)
+        else:
+            job.problem = ""

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from local_cloud.cloud import LocalCloud
+from local_cloud.deployed import Revision
 from local_cloud.http import LOOPBACK, free_port
 from local_cloud.vertex.processes import Process
 
@@ -52,13 +53,23 @@ class ServiceProcess:
     One that ends before is not: what is wrong with it is as wrong the second time, and its first words say what.
     """
 
-    def __init__(self, name: str, folder: Path, *, environment: Mapping[str, str], log_file: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        environment: Mapping[str, str],
+        log_file: Path,
+        inherited: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
         self.address = f"{LOOPBACK}:{free_port()}"
         self._folder = folder
         # As in Terraform, tokens for the service are made out to its address.
-        own = {"HOST": LOOPBACK, "PORT": self.address.rsplit(":", 1)[1], "PUSH_AUDIENCES": f"http://{self.address}"}
-        self._environment = {**environment, **own}
+        own = {"HOST": LOOPBACK, "PORT": self.address.rsplit(":", 1)[1]}
+        #: What the service was given, without what this machine gives to every process.
+        self.variables = {"PUSH_AUDIENCES": f"http://{self.address}", **environment}
+        self._environment = {**(inherited or {}), **self.variables, **own}
         self._log_file = log_file
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -84,6 +95,12 @@ class ServiceProcess:
             if left <= 0:
                 raise self._did_not_start("is not healthy in time")
             self._closing.wait(0.05)
+
+    def problem(self) -> str:
+        """Why it does not serve at this moment; empty when it does."""
+        if self._closing.is_set() or self._process.exit_code is not None:
+            return f"the container ended with exit code {self._process.exit_code}; {self._process.tail}".rstrip("; ")
+        return "" if self._is_healthy(timeout=1.0) else f"the container does not answer on {self.address}"
 
     def _is_healthy(self, timeout: float) -> bool:
         try:
@@ -155,6 +172,8 @@ class Stack:
         self._log_folder = log_folder
         self._bin = str(Path(python).parent)
         self._start_limit_seconds = start_limit_seconds
+        self._numbers: dict[str, int] = {}
+        self._failed: dict[str, str] = {}
 
     def start(self) -> Stack:
         """Start the cloud, then all services at once; on return every one is healthy and receives its events.
@@ -163,16 +182,66 @@ class Stack:
         """
         self.cloud.start()
         for name, service in self.cloud.topology.services.items():
-            self.services[name] = ServiceProcess(
-                name,
-                self._repository / service.folder,
-                environment=self._service_environment(name),
-                log_file=self._log_folder / f"{name}.log",
-            )
+            self.services[name] = self._process(name, service.folder)
         self._wait_until_healthy()
         for name, process in self.services.items():
-            self.cloud.register_service(name, process.address)
+            self._serve(name, process)
         return self
+
+    def deploy(self, name: str, **variables: str | None) -> None:
+        """A new revision of a service with other variables; None takes one away.
+
+        Raises ServiceDidNotStart when it is not healthy in time; the revision before it then goes on serving, as on
+        Cloud Run.
+        """
+        process = self._process(name, self.cloud.topology.services[name].folder, variables)
+        try:
+            process.wait_until_healthy(time.monotonic() + self._start_limit_seconds)
+        except ServiceDidNotStart as exc:
+            process.close()
+            self._failed[name] = str(exc)
+            raise
+        before = self.services.get(name)
+        self._failed.pop(name, None)
+        self.services[name] = process
+        self._serve(name, process)
+        if before:
+            before.close()
+
+    def delete(self, name: str) -> None:
+        """Take a service away; what is sent to it waits, and its subscriptions go on pointing at it."""
+        self.cloud.services.pop(name, None)
+        self.cloud.revisions.pop(name, None)
+        self.services.pop(name).close()
+
+    def _process(self, name: str, folder: str, variables: Mapping[str, str | None] | None = None) -> ServiceProcess:
+        given = {**self._service_environment(name), **(variables or {})}
+        python_path = [str(self._repository / "shared" / "src"), os.environ.get("PYTHONPATH", "")]
+        inherited = {
+            **os.environ,
+            "PATH": os.pathsep.join([self._bin, os.environ.get("PATH", "")]),
+            "PYTHONPATH": os.pathsep.join(filter(None, python_path)),
+            "PYTHONUNBUFFERED": "1",
+        }
+        return ServiceProcess(
+            name,
+            self._repository / folder,
+            environment={key: value for key, value in given.items() if value is not None},
+            log_file=self._log_folder / f"{name}.log",
+            inherited=inherited,
+        )
+
+    def _serve(self, name: str, process: ServiceProcess) -> None:
+        """Send the service's events to this process, and tell of it."""
+        number = self._numbers[name] = self._numbers.get(name, 0) + 1
+
+        def describe() -> Revision:
+            return Revision(
+                f"http://{process.address}", process.variables, number, process.problem(), self._failed.get(name, "")
+            )
+
+        self.cloud.revisions[name] = describe
+        self.cloud.register_service(name, process.address)
 
     def _wait_until_healthy(self) -> None:
         deadline = time.monotonic() + self._start_limit_seconds
@@ -207,13 +276,8 @@ class Stack:
         """What Terraform sets on a service, for this project."""
         topology = self.cloud.topology
         repository = f"{topology.region}-docker.pkg.dev/{topology.project}/dualdeploy"
-        python_path = [str(self._repository / "shared" / "src"), os.environ.get("PYTHONPATH", "")]
         return {
-            **os.environ,
             **self.cloud.environment(),
-            "PATH": os.pathsep.join([self._bin, os.environ.get("PATH", "")]),
-            "PYTHONPATH": os.pathsep.join(filter(None, python_path)),
-            "PYTHONUNBUFFERED": "1",
             "GIT_REVISION": revision_of(self._repository),
             "PUSH_SERVICE_ACCOUNTS": topology.caller_of(name),
             **{f"{image.upper()}_IMAGE": f"{repository}/{image}:local" for image in topology.images},

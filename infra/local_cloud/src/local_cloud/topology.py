@@ -82,11 +82,11 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class LogSink:
-    """A Cloud Logging sink: entries of `resource_type` go to `topic`."""
+    """A Cloud Logging sink: entries that `filter` lets through go to `topic`."""
 
     name: str
     topic: str
-    resource_type: str
+    filter: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,7 +285,7 @@ def _read(reader: _Reader, file: _Section) -> Topology:
         ),
         log_sinks=file.each(
             "log_sinks",
-            lambda name, each: LogSink(name, each.one_of("topic", topics, "topic"), each.text("resource_type")),
+            lambda name, each: LogSink(name, each.one_of("topic", topics, "topic"), "\n".join(each.texts("filter"))),
         ),
         services=services,
         images=images,

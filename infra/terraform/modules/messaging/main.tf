@@ -86,11 +86,7 @@ resource "google_logging_project_sink" "sink" {
   description            = "Ends of Vertex AI training jobs, for job_notifier"
   destination            = "pubsub.googleapis.com/${google_pubsub_topic.topic[each.value.topic].id}"
   unique_writer_identity = true
-  filter                 = <<-EOT
-    resource.type="${each.value.resource_type}"
-    resource.labels.task_name="service"
-    (textPayload=~"^Job (completed successfully|failed|cancel)" OR jsonPayload.message=~"^Job (completed successfully|failed|cancel)")
-  EOT
+  filter                 = join("\n", each.value.filter)
 }
 
 resource "google_pubsub_topic_iam_member" "sink_publishes" {

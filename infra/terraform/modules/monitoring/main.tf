@@ -250,22 +250,11 @@ resource "google_billing_budget" "month" {
   }
 }
 
-# Ends that Google or Python have announced. No metric tells of them: an alert looks at the calendar, some months before,
-# and so does every plan and apply.
+# Ends that Google or Python have announced, from the topology. No metric tells of them: an alert looks at the calendar,
+# some months before, and so does every plan and apply. Seconds are the same as a Unix time, which Terraform cannot make of
+# it; a test compares the two.
 locals {
-  ends = {
-    firebase_ml_hosting = {
-      warn_from = "2027-03-15T00:00:00Z"
-      # The same as a Unix time, which Terraform cannot make of it; a test compares the two.
-      warn_from_seconds = 1805068800
-      text              = "Firebase ML custom model hosting ends on 15 June 2027: see docs/decisions/2026-11-23-firebase-ml.md."
-    }
-    images_and_runtime = {
-      warn_from         = "2027-07-01T00:00:00Z"
-      warn_from_seconds = 1814400000
-      text              = "Python 3.11 gets no security fixes after October 2027: move the runtime of functions and the base of the images."
-    }
-  }
+  ends = module.topology.ends
 }
 
 resource "google_monitoring_alert_policy" "ends" {

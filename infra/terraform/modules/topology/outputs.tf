@@ -27,3 +27,8 @@ output "services" {
   description = "Event services by name."
   value       = local.topology.services
 }
+
+output "ends" {
+  description = "Announced ends of what everything stands on, by name: when to warn, and what to say."
+  value       = local.topology.ends
+}

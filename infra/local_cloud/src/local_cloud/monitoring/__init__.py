@@ -1,9 +1,10 @@
-"""Cloud Monitoring v3 (gRPC), as far as it tells what was served."""
+"""Cloud Monitoring v3 (gRPC), as far as it tells what was served and what waits."""
 
 from local_cloud.monitoring.service import Monitoring
 
 ABSENT = (
-    "every metric but `prediction_count`, `error_count` and `prediction_latencies` of online prediction",
+    "every metric but three of online prediction (`prediction_count`, `error_count`, `prediction_latencies`)",
+    "every metric but two of subscriptions (`num_undelivered_messages`, `oldest_unacked_message_age`)",
     "writing time series, metric descriptors, alerts, MQL and PromQL",
 )
 

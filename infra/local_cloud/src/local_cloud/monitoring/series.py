@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.api.metric_pb2 import MetricDescriptor
@@ -14,6 +14,7 @@ from local_cloud.api import ApiError
 from local_cloud.monitoring.requests import Request
 
 PREFIX = "aiplatform.googleapis.com/prediction/online/"
+SUBSCRIPTION = "pubsub.googleapis.com/subscription/"
 RESOURCE = "aiplatform.googleapis.com/Endpoint"
 
 _TERM = re.compile(r'\s*(metric|resource)\.(?:(type)|labels?\.(\w+))\s*=\s*"([^"]*)"\s*')
@@ -60,6 +61,27 @@ def series_of(requests: Sequence[Request], terms: dict[str, str], request: Any, 
         if is_wanted and (metric != "error_count" or each.is_error):
             by_model.setdefault((each.endpoint, each.deployed), []).append(each)
     return [_series(metric, key, group, request, project=project) for key, group in sorted(by_model.items()) if group]
+
+
+def waiting_of(
+    waiting: Mapping[str, tuple[int, float]], terms: dict[str, str], request: Any, *, project: str
+) -> list[Any]:
+    """What waits in each subscription now, as the one point of the interval: messages, or seconds of the oldest."""
+    metric = terms["metric.type"].removeprefix(SUBSCRIPTION)
+    if metric not in ("num_undelivered_messages", "oldest_unacked_message_age"):
+        raise ApiError(404, "NOT_FOUND", f"Cannot find metric(s) that match type = {terms['metric.type']!r}.")
+    found = []
+    for name, (count, age) in waiting.items():
+        series = TimeSeries()
+        series.metric.type = terms["metric.type"]
+        series.metric_kind, series.value_type = MetricDescriptor.GAUGE, MetricDescriptor.INT64
+        series.resource.type = "pubsub_subscription"
+        series.resource.labels.update({"project_id": project, "subscription_id": name.rsplit("/", 1)[-1]})
+        point = series.points.add()
+        point.interval.CopyFrom(request.interval)
+        point.value.int64_value = count if metric == "num_undelivered_messages" else int(age)
+        found.append(series)
+    return found
 
 
 def _series(metric: str, key: tuple[str, str], group: Sequence[Request], request: Any, *, project: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
@@ -20,10 +21,20 @@ _THREADS = 8
 class Monitoring:
     """Cloud Monitoring for MONITORING_EMULATOR_HOST. Raises OSError when the port is taken.
 
-    `note` of `requests` is what the Vertex AI of the local cloud calls for each answer of a model server.
+    `note` of `requests` is what the Vertex AI of the local cloud calls for each answer of a model server;
+    `waiting()` is Pub/Sub's unacknowledged messages and the age of the oldest, by subscription.
     """
 
-    def __init__(self, *, faults: Faults, project: str, requests: Requests, port: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        faults: Faults,
+        project: str,
+        requests: Requests,
+        waiting: Callable[[], Mapping[str, tuple[int, float]]] = dict,
+        port: int = 0,
+    ) -> None:
+        self._waiting = waiting
         self._project = project
         self._requests = requests
         self._table = RpcTable(faults=faults, package="google.monitoring.v3", api="monitoring")
@@ -33,8 +44,9 @@ class Monitoring:
             series.ListRequest,
             self._list,
             differs=(
-                "three metrics of online prediction, seen at once; filters are equalities joined by AND; one point for"
-                " the whole interval; order_by and paging are ignored; what was served before a restart is forgotten"
+                "three metrics of online prediction and two of subscriptions, seen at once; filters are equalities"
+                " joined by AND; one point for the whole interval; order_by and paging are ignored; what was served"
+                " before a restart is forgotten"
             ),
         )
         self._threads = concurrent.futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="monitoring-rpc")
@@ -69,6 +81,10 @@ class Monitoring:
         end = _seconds(request.interval.end_time)
         start = _seconds(request.interval.start_time) if request.interval.HasField("start_time") else end - 60
         terms = series.parse_filter(request.filter)
+        if terms["metric.type"].startswith(series.SUBSCRIPTION):
+            answer = series.ListResponse()
+            answer.time_series.extend(series.waiting_of(self._waiting(), terms, request, project=self._project))
+            return answer
         found = series.series_of(self._requests.between(start, end), terms, request, project=self._project)
         answer = series.ListResponse()
         answer.time_series.extend(series.reduced(found, request.aggregation.cross_series_reducer))

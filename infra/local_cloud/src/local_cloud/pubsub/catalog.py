@@ -214,6 +214,14 @@ class Catalog:
     def backlog_sizes(self) -> Mapping[str, int]:
         return {name: len(one.backlog) for name, one in sorted(self._subscriptions.items())}
 
+    @_locked
+    def waiting(self, now: float) -> Mapping[str, tuple[int, float]]:
+        """Unacknowledged messages of each subscription, and the age in seconds of the oldest at `now`."""
+        return {
+            name: (len(one.backlog), max((now - each.message.published_at for each in one.backlog), default=0.0))
+            for name, one in sorted(self._subscriptions.items())
+        }
+
     def _check(self, resource: Any, *, impatient: bool) -> None:
         resources.fill_subscription(resource)
         resources.check_subscription(resource, impatient=impatient)

@@ -45,10 +45,14 @@ class _Status(grpc.Status):  # type: ignore[misc]  # grpc is untyped
 class RpcTable(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc is untyped
     """The methods of one package by path; those that are missing answer UNIMPLEMENTED and say so.
 
-    `api` is what operations are called after: `pubsub.publish`.
+    `api` is what operations are called after: `pubsub.publish`. One that does not refuse leaves what it has not to the
+    tables after it.
     """
 
-    def __init__(self, *, faults: Faults, package: str = "google.pubsub.v1", api: str = "pubsub") -> None:
+    def __init__(
+        self, *, faults: Faults, package: str = "google.pubsub.v1", api: str = "pubsub", refuses: bool = True
+    ) -> None:
+        self._refuses = refuses
         self._package = package
         self._api = api
         self.operations: list[Operation] = []
@@ -80,6 +84,8 @@ class RpcTable(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc is untyped
     def service(self, handler_call_details: Any) -> Any:
         path = handler_call_details.method
         method = self._methods.get(path)
+        if method is None and not self._refuses:
+            return None
         if method is None:
             return grpc.unary_unary_rpc_method_handler(lambda _, context: _refuse(path, context))
         serve = self._serve_stream if method.streaming else self._serve

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import datetime
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from local_cloud.pubsub.broker import Broker
 from local_cloud.pubsub.catalog import Catalog
 from local_cloud.pubsub.clock import SystemClock
 from local_cloud.pubsub.dispatcher import PushDispatcher
+from local_cloud.pubsub.policies import policy_table
 from local_cloud.pubsub.publisher import register_publisher
 from local_cloud.pubsub.resources import DEFAULT_RETENTION, invalid
 from local_cloud.pubsub.rpc import RpcTable
@@ -45,12 +47,19 @@ class PubSub:
 
     `state_dir` keeps topics, subscriptions and unacknowledged messages across restarts and crashes; `workers`
     bounds the push requests under way (each push subscription has at least one); `mint` signs the tokens of pushes;
-    `port` 0 takes a free one.
+    `policy_of(full name)` is the IAM policy of a topic or subscription; `port` 0 takes a free one.
     Raises StoreUnusable when the folder cannot be used, OSError when the port cannot.
     """
 
     def __init__(
-        self, *, faults: Faults, state_dir: Path, mint: TokenMint | None = None, workers: int = 16, port: int = 0
+        self,
+        *,
+        faults: Faults,
+        state_dir: Path,
+        mint: TokenMint | None = None,
+        policy_of: Callable[[str], Mapping[str, Any]] = lambda _resource: {"bindings": []},
+        workers: int = 16,
+        port: int = 0,
     ) -> None:
         self._store = Store(state_dir)
         self._catalog = Catalog(self._store, faults=faults)
@@ -59,8 +68,9 @@ class PubSub:
         self._table = RpcTable(faults=faults)
         register_publisher(self._table, self._broker)
         register_subscriber(self._table, self._broker)
+        self._policies = policy_table(faults, self._catalog, policy_of)
         self._threads = concurrent.futures.ThreadPoolExecutor(_RPC_THREADS, thread_name_prefix="pubsub-rpc")
-        self._server = grpc.server(self._threads, handlers=(self._table,), options=_SERVER_OPTIONS)
+        self._server = grpc.server(self._threads, handlers=(self._policies, self._table), options=_SERVER_OPTIONS)
         try:
             self.port: int = self._server.add_insecure_port(f"{LOOPBACK}:{port}")
         except RuntimeError as exc:
@@ -71,7 +81,7 @@ class PubSub:
     @property
     def operations(self) -> list[Operation]:
         """One row for COVERAGE.md per gRPC method."""
-        return self._table.operations
+        return [*self._table.operations, *self._policies.operations]
 
     def start(self) -> PubSub:
         self._server.start()
@@ -81,6 +91,7 @@ class PubSub:
     def close(self) -> None:
         """Stop; what was not acknowledged is delivered again after the next start on the same folder."""
         self._table.stop()
+        self._policies.stop()
         self._server.stop(grace=0).wait(timeout=5)
         self._dispatcher.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -156,6 +167,10 @@ class PubSub:
     def backlog(self) -> Mapping[str, int]:
         """Unacknowledged messages by subscription name: all zero when everything was handled."""
         return self._broker.backlog_sizes()
+
+    def waiting(self) -> Mapping[str, tuple[int, float]]:
+        """By subscription name: unacknowledged messages, and seconds since the oldest was published (0: none)."""
+        return self._catalog.waiting(time.time())
 
 
 _ENSURED_FIELDS = (

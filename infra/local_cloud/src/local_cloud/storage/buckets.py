@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flask
@@ -22,8 +22,9 @@ _CONFIGS = f"{_BUCKET}/notificationConfigs"
 class Buckets:
     """The routes of storage.buckets.* and storage.notifications.*."""
 
-    def __init__(self, api: Api, state: State) -> None:
+    def __init__(self, api: Api, state: State, policy_of: Callable[[str], Mapping[str, Any]]) -> None:
         self._state = state
+        self._policy_of = policy_of
         kept = "lifecycle, versioning, retention and IAM settings are kept and shown, not applied"
         api.operation("storage.buckets.insert", "POST", "/storage/v1/b", differs=kept)(self.insert)
         api.operation("storage.buckets.list", "GET", "/storage/v1/b", differs="always one page")(self.list)
@@ -31,6 +32,9 @@ class Buckets:
         api.operation("storage.buckets.patch", "PATCH", _BUCKET, differs=kept)(self.patch)
         api.operation("storage.buckets.update", "PUT", _BUCKET, differs=kept)(self.update)
         api.operation("storage.buckets.delete", "DELETE", _BUCKET)(self.delete)
+        api.operation(
+            "storage.buckets.getIamPolicy", "GET", f"{_BUCKET}/iam", differs="policies are shown, not enforced"
+        )(self.get_policy)
         api.operation(
             "storage.buckets.testIamPermissions",
             "GET",
@@ -74,6 +78,14 @@ class Buckets:
     def delete(self, bucket: str) -> Any:
         self._state.delete_bucket(bucket, Preconditions.of_request())
         return flask.Response(status=204)
+
+    def get_policy(self, bucket: str) -> Any:
+        self._state.bucket(bucket)
+        return {
+            "kind": "storage#policy",
+            "resourceId": f"projects/_/buckets/{bucket}",
+            **self._policy_of(f"buckets/{bucket}"),
+        }
 
     def test_permissions(self, bucket: str) -> Any:
         self._state.bucket(bucket)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Storage:
     notifications (topic: `projects/P/topics/T`), `on_finalize(resource)` every finalized object; each topic, and
     `on_finalize`, is called from a background thread of its own, in order, again and again until it returns. A
     notification that Pub/Sub refuses for ever (ApiError NOT_FOUND, INVALID_ARGUMENT) is logged and dropped.
+    `policy_of("buckets/<name>")` is the IAM policy of a bucket.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Storage:
         state_dir: Path | str,
         publish: Publish | None = None,
         on_finalize: OnFinalize | None = None,
+        policy_of: Callable[[str], Mapping[str, Any]] = lambda _resource: {"bindings": []},
         port: int = 0,
     ) -> None:
         events_of = EventsOf(to_topics=publish is not None, to_eventarc=on_finalize is not None)
@@ -58,7 +60,7 @@ class Storage:
         _accept_any_name(self.api)
         self.api.app.register_error_handler(NotModified, _answer_not_modified)
         self.api.app.register_error_handler(RangeNotSatisfiable, self._answer_range)
-        Buckets(self.api, self.state)
+        Buckets(self.api, self.state, policy_of)
         Objects(self.api, self.state)
         Downloads(self.api, self.state)
         Uploads(self.api, self.state)

@@ -1,0 +1,248 @@
+"""The APIs that tell what is deployed, on one address.
+
+Cloud Run, Eventarc, Cloud Scheduler, Cloud Logging, IAM, Resource Manager, Service Usage and Cloud Quotas: their paths do
+not meet, so one server stands for all of their hosts.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flask
+
+from local_cloud.api import Api, ApiError
+from local_cloud.cloud_logging import LogSinks
+from local_cloud.deployed.state import Project, Revision
+from local_cloud.eventarc import Eventarc
+from local_cloud.faults import Faults
+from local_cloud.http import HttpServer
+from local_cloud.iam import PROJECT_NUMBER, Iam
+from local_cloud.scheduler import Scheduler
+from local_cloud.topology import Topology, Trigger
+
+_LOCATION = "/projects/<project>/locations/<location>"
+_SHOWN = "policies are shown, not enforced"
+
+
+class Deployed:
+    """Answers for GOOGLE_APIS_EMULATOR_HOST. `revision(name)` is what runs behind a service, or None."""
+
+    def __init__(
+        self,
+        *,
+        faults: Faults,
+        topology: Topology,
+        project: Project,
+        iam: Iam,
+        eventarc: Eventarc,
+        scheduler: Scheduler,
+        sinks: LogSinks,
+        revision: Callable[[str], Revision | None],
+        port: int = 0,
+    ) -> None:
+        self._topology = topology
+        self._project = project
+        self._iam = iam
+        self._eventarc = eventarc
+        self._scheduler = scheduler
+        self._sinks = sinks
+        self._revision = revision
+        self.api = Api("deployed", faults=faults)
+        self._add_routes()
+        self._server = HttpServer(self.api.app, name="deployed", port=port, threads=8)
+        self.address = self._server.address
+
+    def start(self) -> Deployed:
+        self._server.start()
+        return self
+
+    def close(self) -> None:
+        self._server.close()
+
+    def _add_routes(self) -> None:
+        operation = self.api.operation
+        service = f"/v2{_LOCATION}/services/<service>"
+        operation(
+            "run.services.get",
+            "GET",
+            service,
+            differs="a revision is a process; what no stack started has no variables",
+        )(self.service)
+        operation("run.services.getIamPolicy", "GET", f"{service}:getIamPolicy", differs=_SHOWN)(self.service_policy)
+        operation("eventarc.triggers.get", "GET", f"/v1{_LOCATION}/triggers/<trigger>")(self.trigger)
+        operation(
+            "cloudscheduler.jobs.get", "GET", f"/v1{_LOCATION}/jobs/<job>", differs="its beat is the local cloud's own"
+        )(self.job)
+        operation("logging.sinks.get", "GET", "/v2/projects/<project>/sinks/<sink>")(self.sink)
+        account = "/v1/projects/<project>/serviceAccounts/<account>"
+        operation("iam.serviceAccounts.get", "GET", account)(self.account)
+        operation("iam.serviceAccounts.getIamPolicy", "POST", f"{account}:getIamPolicy", differs=_SHOWN)(
+            self.account_policy
+        )
+        operation("resourcemanager.projects.get", "GET", "/v1/projects/<project>")(self.project)
+        operation(
+            "resourcemanager.projects.getIamPolicy", "POST", "/v1/projects/<project>:getIamPolicy", differs=_SHOWN
+        )(self.project_policy)
+        operation(
+            "serviceusage.services.batchGet",
+            "GET",
+            "/v1/projects/<project>/services:batchGet",
+            differs="every API is on that the control API has not turned off; one that is off answers all the same",
+        )(self.apis)
+        operation(
+            "cloudquotas.quotaInfos.list",
+            "GET",
+            f"/v1{_LOCATION}/services/<service>/quotaInfos",
+            differs="what the control API says; no job is held against it",
+        )(self.quotas)
+
+    def service(self, project: str, location: str, service: str) -> Any:
+        name = self._own(project, location, service)
+        revision = self._revision(name)
+        if revision is None:
+            raise _not_found(f"Resource '{service}' of kind 'SERVICE' in region '{location}'")
+        ready = {"type": "Ready", "state": "CONDITION_SUCCEEDED"}
+        if problem := revision.problem or revision.failed:
+            ready = {"type": "Ready", "state": "CONDITION_FAILED", "message": problem}
+        account = self._project.runs_as.get(name) or f"{service}@{project}.iam.gserviceaccount.com"
+        path = f"projects/{project}/locations/{location}/services/{service}"
+        newest = revision.number + 1 if revision.failed else revision.number
+        return {
+            "name": path,
+            "uri": revision.uri,
+            "urls": [revision.uri],
+            "template": {
+                "serviceAccount": account,
+                "containers": [
+                    {"env": [{"name": key, "value": value} for key, value in sorted(revision.environment.items())]}
+                ],
+            },
+            "latestReadyRevision": f"{path}/revisions/{service}-{revision.number:05d}",
+            "latestCreatedRevision": f"{path}/revisions/{service}-{newest:05d}",
+            "terminalCondition": ready,
+        }
+
+    def service_policy(self, project: str, location: str, service: str) -> Any:
+        self._own(project, location, service)
+        return self._iam.policy(f"projects/{project}/locations/{location}/services/{service}")
+
+    def trigger(self, project: str, location: str, trigger: str) -> Any:
+        for each in self._eventarc.triggers:
+            if each.name == trigger:
+                return self._trigger(project, location, each)
+        raise _not_found(f"Resource 'projects/{project}/locations/{location}/triggers/{trigger}'")
+
+    def _trigger(self, project: str, location: str, trigger: Trigger) -> Any:
+        return {
+            "name": f"projects/{project}/locations/{location}/triggers/{trigger.name}",
+            "eventFilters": [
+                {"attribute": "type", "value": trigger.event},
+                {"attribute": "bucket", "value": trigger.bucket},
+            ],
+            "serviceAccount": self._topology.caller_of(trigger.service),
+            "destination": {
+                "cloudRun": {"service": trigger.service.replace("_", "-"), "region": location, "path": trigger.path}
+            },
+        }
+
+    def job(self, project: str, location: str, job: str) -> Any:
+        found = self._scheduler.jobs.get(job)
+        if found is None:
+            raise _not_found(f"Job 'projects/{project}/locations/{location}/jobs/{job}'")
+        # Cloud Scheduler leaves out a status that is OK.
+        status = {"status": {"code": 13, "message": found.problem}} if found.problem else {}
+        attempted = {"lastAttemptTime": found.last_attempt.isoformat()} if found.last_attempt else {}
+        return {
+            "name": f"projects/{project}/locations/{location}/jobs/{job}",
+            "schedule": found.schedule.cron,
+            "timeZone": "Etc/UTC",
+            "state": "PAUSED" if found.is_paused else "ENABLED",
+            "pubsubTarget": {
+                "topicName": self._topology.topic_path(found.schedule.topic),
+                "data": base64.b64encode(json.dumps(found.schedule.data).encode()).decode(),
+            },
+            **attempted,
+            **status,
+        }
+
+    def sink(self, project: str, sink: str) -> Any:
+        found = self._sinks.find(sink)
+        if found is None:
+            raise _not_found(f"Sink {sink}")
+        return {
+            "name": found.name,
+            "destination": f"pubsub.googleapis.com/projects/{project}/topics/{found.topic}",
+            "filter": found.filter,
+            "disabled": found.is_disabled,
+            "writerIdentity": f"serviceAccount:service-{PROJECT_NUMBER}@gcp-sa-logging.iam.gserviceaccount.com",
+        }
+
+    def account(self, project: str, account: str) -> Any:
+        if account not in self._iam.accounts:
+            raise _not_found(f"Service account projects/{project}/serviceAccounts/{account}")
+        name = f"projects/{project}/serviceAccounts/{account}"
+        return {"name": name, "email": account, "disabled": self._iam.accounts[account]}
+
+    def account_policy(self, project: str, account: str) -> Any:
+        return self._iam.policy(f"projects/{project}/serviceAccounts/{account}")
+
+    def project(self, project: str) -> Any:
+        self._require_project(project)
+        return {"projectId": project, "projectNumber": PROJECT_NUMBER, "lifecycleState": "ACTIVE"}
+
+    def project_policy(self, project: str) -> Any:
+        self._require_project(project)
+        return self._iam.policy(f"projects/{project}")
+
+    def apis(self, project: str) -> Any:
+        self._require_project(project)
+        names = flask.request.args.getlist("names")
+        if len(names) > 30:
+            raise ApiError(400, "INVALID_ARGUMENT", f"{len(names)} names: at most 30 services in one call.")
+        return {"services": [self._api(name) for name in names]}
+
+    def _api(self, name: str) -> Mapping[str, Any]:
+        api = name.rsplit("/", 1)[-1]
+        state = "DISABLED" if api in self._project.apis_off else "ENABLED"
+        return {"name": f"projects/{PROJECT_NUMBER}/services/{api}", "config": {"name": api}, "state": state}
+
+    def quotas(self, project: str, location: str, service: str) -> Any:
+        prefix = f"projects/{project}/locations/{location}/services/{service}/quotaInfos"
+        region = self._topology.region
+        return {
+            "quotaInfos": [
+                {
+                    "name": f"{prefix}/{metric.rsplit('/', 1)[-1]}",
+                    "metric": metric,
+                    "service": service,
+                    "dimensions": ["region"],
+                    "dimensionsInfos": [
+                        {
+                            "dimensions": {"region": region},
+                            "details": {"value": str(limit)},
+                            "applicableLocations": [region],
+                        }
+                    ],
+                }
+                for metric, limit in self._project.quotas.items()
+            ]
+        }
+
+    def _own(self, project: str, location: str, service: str) -> str:
+        """The topology's name of a service; its name on Google Cloud has hyphens."""
+        self._require_project(project)
+        name = service.replace("-", "_")
+        if name not in self._topology.services or location != self._topology.region:
+            raise _not_found(f"Resource '{service}' of kind 'SERVICE' in region '{location}'")
+        return name
+
+    def _require_project(self, project: str) -> None:
+        if project != self._topology.project:
+            raise ApiError(403, "PERMISSION_DENIED", f"Project '{project}' not found or deleted.")
+
+
+def _not_found(what: str) -> ApiError:
+    return ApiError(404, "NOT_FOUND", f"{what} was not found.")

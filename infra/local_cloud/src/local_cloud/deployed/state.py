@@ -1,0 +1,38 @@
+"""What the local cloud cannot have by itself, and what a service tells of its process."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+#: Quotas of Vertex AI in the region by metric, as a new project that asked for them has them.
+_TRAINING = "aiplatform.googleapis.com/custom_model_training"
+
+
+@dataclasses.dataclass(frozen=True)
+class Revision:
+    """What runs behind a service. `problem` is why it is not ready, `failed` why its newest revision is not the one
+    that serves; both are empty when all is well."""
+
+    uri: str
+    environment: Mapping[str, str]
+    number: int = 1
+    problem: str = ""
+    failed: str = ""
+
+
+@dataclasses.dataclass
+class Project:
+    """State of the project that has no process behind it here; the control API changes it.
+
+    `apis_off` are names such as `run.googleapis.com`, `quotas` limits by metric (-1: none), `runs_as` the account
+    that a service runs as where that is not its own, by the name of the service.
+    """
+
+    apis_off: set[str] = dataclasses.field(default_factory=set)
+    quotas: dict[str, int] = dataclasses.field(
+        default_factory=lambda: {
+            f"{_TRAINING}_{kind}nvidia_{card}_gpus": 8 for kind in ("", "preemptible_") for card in ("t4", "l4")
+        }
+    )
+    runs_as: dict[str, str] = dataclasses.field(default_factory=dict)
