@@ -67,6 +67,13 @@ run: $(STAMP) ## One run with its history: ID=… ([PROJECT=…] [JSON=1])
 	@test -n '$(ID)' || { echo "name the run: ID=flowers-0123456789ab; make runs lists them"; exit 1; }
 	@$(LOOK_AT); $(BIN)/python -m dualdeploy.runs '$(ID)' $(if $(PROJECT),--project '$(PROJECT)') $(if $(JSON),--json)
 
+# Its settings say what each service has to be given.
+DOCTOR = PYTHONPATH=infra/deploy:services/training_launcher:services/job_notifier:services/cloud_deployer:services/mobile_publisher
+
+.PHONY: doctor
+doctor: $(STAMP) ## Which part of the chain is broken, and what mends it; changes nothing ([PROJECT=… [REGION=…]] [ALL=1] [JSON=1])
+	@$(LOOK_AT); $(DOCTOR) $(BIN)/python -m doctor $(if $(PROJECT),--project '$(PROJECT)') $(if $(REGION),--region '$(REGION)') $(if $(ALL),--all) $(if $(JSON),--json)
+
 ##@ Work on it
 
 .PHONY: test

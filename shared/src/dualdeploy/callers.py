@@ -171,6 +171,11 @@ class Callers:
         return claims
 
 
+def names_audience(audiences: str, address: str) -> bool:
+    """Whether PUSH_AUDIENCES, separated by commas, has the address of a service (https://host)."""
+    return any(_audience_pattern(each).fullmatch(address) for each in _listed(audiences))
+
+
 def _bearer(headers: Headers) -> str:
     scheme, _, token = headers.get("Authorization", "").partition(" ")
     token = token.strip()

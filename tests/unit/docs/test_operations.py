@@ -53,7 +53,6 @@ def section(heading: str) -> str:
 def alerts() -> Iterator[str]:
     """The names of everything in Terraform that sends mails."""
     document = hcl2.loads(MONITORING.read_text(encoding="utf-8"))
-    (ends,) = [each["ends"] for each in document["locals"] if "ends" in each]
     for resource in document["resource"]:
         ((kind, named),) = resource.items()
         (body,) = [each for name, each in named.items() if not name.startswith("__")]
@@ -66,8 +65,8 @@ def alerts() -> Iterator[str]:
             yield name
             continue
         assert "local.ends" in body["for_each"]
-        for key in ends:
-            yield re.sub(r"\$\{.*\}", str(key).strip('"').replace("_", " "), name)
+        for key in TOPOLOGY["ends"]:
+            yield re.sub(r"\$\{.*\}", key.replace("_", " "), name)
 
 
 def test_every_alert_has_a_heading_and_every_heading_an_alert() -> None:

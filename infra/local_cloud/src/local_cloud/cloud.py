@@ -210,7 +210,7 @@ class LocalCloud:
         """Start everything; on return every address answers and every bucket, topic and subscription exists."""
         try:
             self.pubsub.start()
-            self._provision()
+            self.provision()
             firebase = (self.firebase_ml, self.remote_config)
             google = (self.identity, self.eventarc, self.storage, *firebase, self.monitoring, self.vertex)
             for part in (*google, self.scheduler, self.deployed, self.control):
@@ -262,7 +262,8 @@ class LocalCloud:
 
     # --- what the topology says ------------------------------------------------------------------------------
 
-    def _provision(self) -> None:
+    def provision(self) -> None:
+        """Make what the topology says where it is missing, and put back what can be changed."""
         topology = self.topology
         for topic in topology.topics:
             self.pubsub.ensure_topic(topology.topic_path(topic))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flask
@@ -121,7 +121,7 @@ class Control:
         """{"apis_off": ["run.googleapis.com"], "quotas": {metric: 0}, "runs_as": {service: e-mail}}, and besides
 
         "accounts": {e-mail: true (disabled), false or null (deleted)}, and "grant" and "revoke":
-        [{"resource", "role", "member"}]. Each may be left out.
+        [{"resource", "role", "member", "prefixes"}]. Each may be left out.
         """
         changes = _json_object()
         try:
@@ -180,9 +180,13 @@ class _Changes:
             accounts={
                 str(key): None if value is None else bool(value) for key, value in document.get("accounts", {}).items()
             },
-            grant=[Grant(**each) for each in document.get("grant", [])],
-            revoke=[Grant(**each) for each in document.get("revoke", [])],
+            grant=[_grant(**each) for each in document.get("grant", [])],
+            revoke=[_grant(**each) for each in document.get("revoke", [])],
         )
+
+
+def _grant(resource: str, role: str, member: str, prefixes: Sequence[str] = ()) -> Grant:
+    return Grant(resource, role, member, tuple(prefixes))
 
 
 def _json_object() -> dict[str, Any]:

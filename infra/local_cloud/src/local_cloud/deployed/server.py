@@ -1,7 +1,7 @@
 """The APIs that tell what is deployed, on one address.
 
-Cloud Run, Eventarc, Cloud Scheduler, Cloud Logging, IAM, Resource Manager, Service Usage and Cloud Quotas: their paths do
-not meet, so one server stands for all of their hosts.
+Cloud Run, Eventarc, Cloud Scheduler, Cloud Logging, IAM, Resource Manager, Service Usage and Cloud Quotas: their paths
+do not meet, so one server stands for all of their hosts.
 """
 
 from __future__ import annotations
@@ -216,6 +216,7 @@ class Deployed:
             "quotaInfos": [
                 {
                     "name": f"{prefix}/{metric.rsplit('/', 1)[-1]}",
+                    "quotaId": quota_id(metric),
                     "metric": metric,
                     "service": service,
                     "dimensions": ["region"],
@@ -242,6 +243,12 @@ class Deployed:
     def _require_project(self, project: str) -> None:
         if project != self._topology.project:
             raise ApiError(403, "PERMISSION_DENIED", f"Project '{project}' not found or deleted.")
+
+
+def quota_id(metric: str) -> str:
+    """CustomModelTrainingPreemptibleT4GPUsPerProjectPerRegion of …/custom_model_training_preemptible_nvidia_t4_gpus."""
+    words = metric.rsplit("/", 1)[-1].replace("nvidia_", "").removesuffix("_gpus").split("_")
+    return "".join(word.capitalize() for word in words) + "GPUsPerProjectPerRegion"
 
 
 def _not_found(what: str) -> ApiError:
