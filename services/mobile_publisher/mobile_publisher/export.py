@@ -6,6 +6,7 @@ import base64
 import contextlib
 import dataclasses
 import datetime
+import errno
 import functools
 import hashlib
 import json
@@ -32,6 +33,10 @@ from mobile_publisher.on_device_gate import Figures
 from mobile_publisher.settings import PublisherSettings
 
 log = logging.getLogger(__name__)
+
+
+class NoRoom(CannotEverSucceed):
+    """The model and its variants do not fit into the service's temporary folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,12 +98,12 @@ def export(
     """
     result = read_result(run, models)
     quantization = config.publishing.quantization
-    with tempfile.TemporaryDirectory(prefix="export-") as folder:
-        source = Path(folder, "pixels_model")
+    with _scratch() as folder:
+        source = folder / "pixels_model"
         download_tree(models, _object_name(result.artifacts.pixels_model, models), source)
         conversions = Conversions(
             source=source,
-            folder=Path(folder),
+            folder=folder,
             image_size=result.image_size,
             describe=functools.partial(_describe, run=run, config=config, result=result),
             representative=lambda: _training_pictures(run, data),
@@ -113,6 +118,19 @@ def export(
             raise UnusableResult(f"{result.artifacts.golden} is no golden set: {exc}") from exc
     chosen = candidates.choose(made)
     return _store(chosen, made, run, config, result, models=models, created=clock())
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    try:
+        with tempfile.TemporaryDirectory(prefix="export-") as folder:
+            yield Path(folder)
+    except OSError as exc:
+        if exc.errno != errno.ENOSPC:
+            raise
+        # Not to be tried again every minute, at the price of a conversion each time: it would be full again.
+        where = tempfile.gettempdir()
+        raise NoRoom(f"no room is left in {where}, which on Cloud Run is memory: give the service more") from exc
 
 
 def _store(

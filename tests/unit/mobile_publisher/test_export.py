@@ -223,6 +223,19 @@ def test_a_model_that_is_gone_is_named(world: World) -> None:
         world.export()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file system that is full")
+def test_an_export_that_finds_no_room_fails_and_says_where(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not an error that comes again every minute."""
+    write = Path.write_bytes
+
+    def written_where_nothing_fits(path: Path, data: bytes) -> int:
+        return write(Path("/dev/full") if path.name == "saved_model.pb" else path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", written_where_nothing_fits)
+    with pytest.raises(exports.NoRoom, match=r"no room is left in /.*give the service more"):
+        world.export()
+
+
 def test_a_golden_set_that_is_gone_is_named(world: World) -> None:
     world.remove(f"{ROOT}/golden.json")
     with pytest.raises(UnusableResult, match=r"golden\.json is gone"):
