@@ -18,7 +18,7 @@ import json
 import random
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import flask
 from flask.testing import FlaskClient
@@ -36,6 +36,7 @@ from dualdeploy.entrypoint import Outcome
 from dualdeploy.errors import CannotEverSucceed, LeaseHeld, RetryLater
 from dualdeploy.events import Envelope, ObjectFinalized, RetrainRequested, TrainingJobLogged
 from dualdeploy.ledger import TRANSITIONS, Branch, Ledger, Live, Run, State
+from dualdeploy.monitoring import Monitoring
 from dualdeploy.object_store import ABSENT, Generation
 from dualdeploy.testing import (
     FakeFirebaseMl,
@@ -50,7 +51,7 @@ from dualdeploy.testing import (
 from dualdeploy.testing.callers import cloud_run_callers
 from dualdeploy.testing.failing import ProcessDied
 from dualdeploy.training import TARGETS, TrainingJob
-from dualdeploy.vertex import RUN_LABEL, TARGET_LABEL, JobOutcome
+from dualdeploy.vertex import RUN_LABEL, TARGET_LABEL, JobOutcome, Vertex
 from job_notifier.handler import JobNotifier
 from job_notifier.settings import NotifierSettings
 from mobile_publisher.handler import MobilePublisher
@@ -192,23 +193,7 @@ class Chain:
             settings=NOTIFIER_SETTINGS,
             clock=self.clock,
         )
-        deployer = CloudDeployer(
-            ledger=self.ledger,
-            config=self.config,
-            models=self.models,
-            vertex=self.vertex,
-            monitoring=self.monitoring,
-            settings=DEPLOYER_SETTINGS,
-            clock=self.clock,
-        )
-        self.janitor = janitors.Janitor(
-            ledger=self.ledger,
-            config=self.config,
-            vertex=self.vertex,
-            monitoring=self.monitoring,
-            settings=DEPLOYER_SETTINGS,
-            clock=self.clock,
-        )
+        self.janitor = self.new_janitor()
         publisher = MobilePublisher(
             ledger=self.ledger,
             config=self.config,
@@ -219,10 +204,38 @@ class Chain:
             storage=StorageChannel(models=self.models, bucket=self.phones),
             clock=self.clock,
         )
-        self.workers = {
-            "cloud": self._worker("cloud", deployer.advance, on_end=deployer.on_end),
-            "mobile": self._worker("mobile", publisher.advance),
-        }
+        self.workers = {"mobile": self._worker("mobile", publisher.advance)}
+        self.use_deployer()
+
+    def use_deployer(
+        self,
+        *,
+        settings: DeployerSettings = DEPLOYER_SETTINGS,
+        vertex: Vertex | None = None,
+        monitoring: Monitoring | None = None,
+    ) -> None:
+        """From now on a deployer with these settings, or at another Vertex AI, brings out the cloud model."""
+        deployer = CloudDeployer(
+            ledger=self.ledger,
+            config=self.config,
+            models=self.models,
+            vertex=vertex or self.vertex,
+            monitoring=monitoring or self.monitoring,
+            settings=settings,
+            clock=self.clock,
+        )
+        self.workers["cloud"] = self._worker("cloud", deployer.advance, on_end=deployer.on_end)
+
+    def new_janitor(self, *, settings: DeployerSettings = DEPLOYER_SETTINGS) -> janitors.Janitor:
+        """The janitor of another instance."""
+        return janitors.Janitor(
+            ledger=self.ledger,
+            config=self.config,
+            vertex=self.vertex,
+            monitoring=self.monitoring,
+            settings=settings,
+            clock=self.clock,
+        )
 
     def _new_launcher(self) -> Launcher:
         return Launcher(
@@ -309,6 +322,11 @@ class Chain:
         except ProcessDied:
             self._call.dead = True
             raise
+
+    def die(self) -> NoReturn:
+        """Kill the process that is at work on this thread."""
+        self._call.dead = True
+        raise ProcessDied
 
     def handle(self, delivery: Delivery, *, pause: Callable[[], None] | None = None) -> bool:
         """Let a service handle a delivery; whether it was acknowledged, as Pub/Sub and Eventarc would see it."""

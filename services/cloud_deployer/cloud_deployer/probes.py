@@ -1,6 +1,6 @@
 """What the endpoint answers to the golden pictures, told apart by the deployed model that answered.
 
-The traffic split draws a model for each request; there is no way to address one. So pictures are sent until the new one
+The traffic split draws a model for each request; there is no way to address one. So pictures are sent until enough of
 them were answered by the candidate. Vertex AI names the deployed model in an answer, not in an error: while a candidate
 has traffic, a failure is charged to it, less what failed before it had any.
 """

@@ -12,10 +12,10 @@ import pytest
 from chain import DEPLOYER_SETTINGS, Chain
 
 from cloud_deployer.canary import rollout_of
-from cloud_deployer.handler import CloudDeployer
 from dualdeploy.errors import ServiceUnavailable
-from dualdeploy.ledger import Branch, State
+from dualdeploy.ledger import Branch, State, Versioned
 from dualdeploy.monitoring import MonitoringGateway
+from dualdeploy.object_store import Generation
 from dualdeploy.vertex import Endpoint, VertexGateway
 from local_cloud.faults import Faults
 from local_cloud.monitoring import Monitoring
@@ -34,6 +34,7 @@ class Project:
     def __init__(self, vertex: Vertex, behaviours: Path, requests: Requests) -> None:
         self.behaviours = behaviours
         self.requests = requests
+        self.dies = False
         self.monitoring = Monitoring(faults=Faults(), project=DEPLOYER_SETTINGS.project, requests=requests).start()
         #: Every split that was set after a deployment.
         self.splits: list[dict[str, int]] = []
@@ -49,16 +50,8 @@ class Project:
         self.chain = Chain()
         requests.now = lambda: self.chain.clock().timestamp()
         self.chain.configure(serving=SERVING)
-        deployer = CloudDeployer(
-            ledger=self.chain.ledger,
-            config=self.chain.config,
-            models=self.chain.models,
-            vertex=self.gateway,
-            monitoring=MonitoringGateway(project=settings.project, emulator_host=self.monitoring.address),
-            settings=settings,
-            clock=self.chain.clock,
-        )
-        self.chain.workers["cloud"] = self.chain._worker("cloud", deployer.advance, on_end=deployer.on_end)
+        watched = MonitoringGateway(project=settings.project, emulator_host=self.monitoring.address)
+        self.chain.use_deployer(vertex=self.gateway, monitoring=watched)
 
     def close(self) -> None:
         self.monitoring.close()
@@ -77,14 +70,14 @@ class Project:
         self.chain.drain()
         return run_id
 
-    def bring_out(self, run_id: str, *, users: Callable[[], None] = lambda: None) -> Branch:
+    def bring_out(self, run_id: str, *, users: Callable[[], None] = lambda: None, seconds: float = 40) -> Branch:
         """Let clocks tick until the run's cloud branch has come to its end; `users` send requests at each tick."""
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + seconds
         while not (branch := self.chain.branch(run_id, "cloud")).is_final:
             assert time.monotonic() < deadline, branch
             self.chain.clock.advance(30)
             users()
-            assert self.chain.handle(self.chain.clock_deliveries()[2])
+            assert self.chain.handle(self.chain.clock_deliveries()[2]) or self.dies
             time.sleep(0.05)
         return branch
 
@@ -99,6 +92,23 @@ class Project:
         for _ in range(10):
             with contextlib.suppress(ServiceUnavailable):
                 self.gateway.predict(endpoint, {"b64": base64.b64encode(b"a user's").decode()})
+
+    def die_before_every_record(self) -> set[str]:
+        """From now on the deployer dies, once for each kind of step, after it acted and before it could say so."""
+        self.dies = True
+        died: set[str] = set()
+        write = self.chain.ledger.write_branch
+
+        def die_or_write(branch: Branch, *, expect: Generation) -> Versioned[Branch]:
+            step = f"{branch.state} {branch.step}".rstrip() + (" begun" if branch.operation else "")
+            is_deployers = branch.target == "cloud" and branch.was_trained and branch.state is not State.TRAINED
+            if is_deployers and step not in died:
+                died.add(step)
+                self.chain.die()
+            return write(branch, expect=expect)
+
+        self.chain.ledger.write_branch = die_or_write  # type: ignore[method-assign]
+        return died
 
     def largest_share(self, run_id: str) -> int:
         candidate = rollout_of(self.chain.branch(run_id, "cloud")).candidate
@@ -151,7 +161,7 @@ def test_a_better_model_goes_from_nothing_to_all_traffic_and_the_old_one_is_take
     [
         ("wrong-order", "label_agreement 0 >= 0.9: failed"),
         ("error", "first failure: Vertex AI"),
-        ("slow", "p95_seconds 0.4"),
+        ("slow", "of the traffic: p95_seconds "),
     ],
 )
 def test_a_model_that_fails_only_behind_the_endpoint_is_rolled_back_at_the_first_share(
@@ -168,6 +178,30 @@ def test_a_model_that_fails_only_behind_the_endpoint_is_rolled_back_at_the_first
     assert project.shares() == {older: 100}
     assert project.largest_share(bad) == 30
     assert project.chain.live("cloud").current.run_id == older
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "state", "steps"),
+    [
+        ("good", State.LIVE, {"canary shift", "canary probe", "canary record", "canary undeploy begun", "live"}),
+        ("error", State.ROLLED_BACK, {"canary restore", "canary withdraw", "canary withdraw begun", "rolled_back"}),
+    ],
+)
+def test_a_deployer_that_dies_after_every_step_of_its_own_ends_with_one_model_that_serves(
+    project: Project, behaviour: str, state: State, steps: set[str]
+) -> None:
+    older = project.train(1)
+    assert project.bring_out(older).state is State.LIVE
+    project.chain.clock.advance(3600)
+    died = project.die_before_every_record()
+    newer = project.train(2, behaviour=behaviour)
+    branch = project.bring_out(newer, seconds=90)
+    assert branch.state is state, branch.reason
+    assert died >= steps | {"deploying upload begun", "deploying deploy begun", "canary baseline"}
+    assert project.shares() == {newer if state is State.LIVE else older: 100}
+    assert all(sum(split.values()) == 100 for split in project.splits)
+    if state is State.ROLLED_BACK:
+        assert project.largest_share(newer) == 30
 
 
 def test_a_model_that_fails_for_users_alone_is_caught_by_monitoring(project: Project) -> None:

@@ -12,7 +12,6 @@ from chain import DEPLOYER_SETTINGS, Chain, Interleaving
 from cloud_deployer import hygiene
 from cloud_deployer.handler import model_id_of
 from cloud_deployer.hygiene import Report
-from cloud_deployer.janitor import Janitor
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
 from dualdeploy.ledger import State
 from dualdeploy.testing import Failing
@@ -21,6 +20,7 @@ from dualdeploy.testing.vertex import PARENT
 from dualdeploy.vertex import DATASET_LABEL, DeployedModel, Endpoint, ModelSpec
 
 HOUR = 3600.0
+REPORT_ONLY = dataclasses.replace(DEPLOYER_SETTINGS, hygiene="report")
 FLOWERS_MODEL = f"{PARENT}/models/{model_id_of('flowers')}"
 
 
@@ -163,14 +163,7 @@ def _littered() -> tuple[Chain, list[str]]:
     chain = Chain()
     chain.configure(serving={"canary": {"steps": [100], "answers": 1}, "keep_versions": 2})
     # Nothing is tidied before all of it is there.
-    chain.janitor = Janitor(
-        ledger=chain.ledger,
-        config=chain.config,
-        vertex=chain.vertex,
-        monitoring=chain.monitoring,
-        settings=dataclasses.replace(DEPLOYER_SETTINGS, hygiene="report"),
-        clock=chain.clock,
-    )
+    chain.janitor = chain.new_janitor(settings=REPORT_ONLY)
     runs = [release(chain, edition) for edition in range(1, 7)]
     # Back to an old one: `live` and `previous` are neither of them the newest.
     chain.handle(chain.post("cloud", "rollback", dataset="flowers", to_run=runs[1]))
@@ -244,7 +237,7 @@ def test_a_janitor_that_only_reports_touches_nothing_and_says_what_it_would_do()
     assert (chain.vertex.endpoints, version_runs(chain)) == before
     assert {removal.run_id for removal in report(chain).surplus if removal.run_id} == {runs[0], runs[3]}
     chain.vertex.endpoints["birds"] = birds
-    chain.janitor._settings = dataclasses.replace(DEPLOYER_SETTINGS, hygiene="report")
+    chain.janitor = chain.new_janitor(settings=REPORT_ONLY)
     pass_time(chain, minutes=27 * 60)
     assert "birds" in chain.vertex.endpoints
     assert {removal.id for removal in report(chain, "birds").surplus} == {"81"}
@@ -452,14 +445,7 @@ def test_a_call_that_is_not_answered_is_made_again_at_the_next_tick(call: str) -
 def test_two_janitors_at_once_remove_each_thing_once() -> None:
     for seed in range(12):
         chain, runs = litter()
-        other = Janitor(
-            ledger=chain.ledger,
-            config=chain.config,
-            vertex=chain.vertex,
-            monitoring=chain.monitoring,
-            settings=DEPLOYER_SETTINGS,
-            clock=chain.clock,
-        )
+        other = chain.new_janitor()
         first = chain.clock_deliveries()[2]
         second = dataclasses.replace(first, handle=other.on_clock)
         interleaving = Interleaving(seed)
