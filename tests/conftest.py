@@ -1,5 +1,5 @@
-"""What every test has in common: importable helpers (`chain`, `stories`, `nested`), property tests that judge no clock,
-and more time for the slow ones."""
+"""What every test has in common: importable helpers (`chain`, `stories`, `nested`, `on_phone`), property tests that
+judge no clock, and more time for the slow ones."""
 
 from __future__ import annotations
 

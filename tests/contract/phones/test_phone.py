@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import time
 import types
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import flask
-import numpy as np
+import on_phone
 import pytest
 import requests
 
@@ -68,18 +66,7 @@ class Phone:
         answer.raise_for_status()
         return requests.get(answer.json()["downloadUri"], timeout=10).content
 
-    @staticmethod
-    def classify(model: bytes, colour: tuple[int, int, int]) -> str:
-        from ai_edge_litert.interpreter import Interpreter
-
-        labels = zipfile.ZipFile(io.BytesIO(model)).read("labels.txt").decode().split()
-        interpreter = Interpreter(model_content=model)
-        interpreter.allocate_tensors()
-        (taken,) = interpreter.get_input_details()
-        pixels = np.broadcast_to(np.float32(colour), taken["shape"]).astype(np.float32)
-        interpreter.set_tensor(taken["index"], pixels)
-        interpreter.invoke()
-        return labels[int(np.argmax(interpreter.get_tensor(interpreter.get_output_details()[0]["index"])))]
+    classify = staticmethod(on_phone.classify)
 
 
 class Publisher:

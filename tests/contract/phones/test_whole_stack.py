@@ -13,13 +13,12 @@ import json
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
+import on_phone
 import pytest
 import requests
 from google.auth.credentials import AnonymousCredentials
@@ -132,7 +131,7 @@ class Project:
             manifest = json.loads(self.get(f"models/flowers/{version}/manifest.json"))
             model = self.get(f"models/flowers/{version}/model.tflite")
             assert hashlib.sha256(model).hexdigest() == manifest["sha256"]
-            assert classify(model, (0, 0, 255)) == "blue"
+            assert on_phone.classify(model, (0, 0, 255)) == "blue"
         return seen
 
 
@@ -149,18 +148,6 @@ def shard(edition: int, is_held_out: bool) -> bytes:
         records.append(tfrecord.encode_example({"image": [picture.getvalue()], "class": [label]}))
     tfrecord.write_records(out, records)
     return out.getvalue()
-
-
-def classify(model: bytes, colour: tuple[int, int, int]) -> str:
-    from ai_edge_litert.interpreter import Interpreter
-
-    labels = zipfile.ZipFile(io.BytesIO(model)).read("labels.txt").decode().split()
-    interpreter = Interpreter(model_content=model)
-    interpreter.allocate_tensors()
-    (taken,) = interpreter.get_input_details()
-    interpreter.set_tensor(taken["index"], np.broadcast_to(np.float32(colour), taken["shape"]).astype(np.float32))
-    interpreter.invoke()
-    return labels[int(np.argmax(interpreter.get_tensor(interpreter.get_output_details()[0]["index"])))]
 
 
 def wait_for(look: Callable[[], Any], *, what: str, seconds: float = 180) -> Any:

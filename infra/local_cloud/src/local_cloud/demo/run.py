@@ -115,7 +115,8 @@ def main(repository: Path, *, build: Path, data: Path | None, labels: Sequence[s
         return _run(repository, paths, teller, data=data, labels=labels)
     except EXPECTED as exc:
         console.print(f"\n[bold red]The demo failed[/]: {exc}", highlight=False)
-        console.print(f"Logs of every service: {paths.state / 'logs'}", highlight=False)
+        if (logs := paths.state / "logs").exists():
+            console.print(f"Logs of every service: {logs}", highlight=False)
         return 1
     except KeyboardInterrupt:
         console.print("\nStopped; nothing is left running.")
