@@ -303,10 +303,12 @@ class MobilePublisher:
         facts = {key: branch.facts[key] for key in _live_facts(channels) if key in branch.facts}
         if staging.FACT in branch.facts:
             facts["remote_config"] = key_of(_name(branch))
+        if closed := branch.facts.get("closed_channels"):
+            facts["closed_channels"] = closed
         record_live(self._ledger, branch, run, facts=facts, clock=self._clock)
         note = f"published as {_name(branch)} on {' and '.join(_CHANNEL_NAMES[each] for each in channels)}"
         note += staging.described(branch)
-        note += "".join(f"; without {reason}" for reason in branch.facts.get("closed_channels", ()))
+        note += "".join(f"; without {reason}" for reason in closed or ())
         stays = branch.facts.get("not_brought_back", {})
         note += "".join(f"; not brought back on {part}: {reason}" for part, reason in stays.items())
         served = {key: branch.facts[key] for key in FILE_FACTS if key in branch.facts}

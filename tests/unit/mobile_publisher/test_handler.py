@@ -357,7 +357,10 @@ def test_from_the_day_that_firebase_ml_closes_the_other_channel_goes_on(chain: C
     newer = train_one(chain, edition=2)
     tick(chain)
     assert chain.branch(newer, "mobile").state is State.LIVE
-    assert "firebase-ml: Firebase ML hosts no custom models since 2027-06-15" in chain.branch(newer, "mobile").reason
+    why = "firebase-ml: Firebase ML hosts no custom models since 2027-06-15"
+    assert why in chain.branch(newer, "mobile").reason
+    (closed,) = chain.http("mobile").get("/status/flowers").json["live"]["current"]["facts"]["closed_channels"]
+    assert closed.startswith(why)
     assert pointer(chain)["version"].startswith(newer.removeprefix("flowers-"))
     assert "firebase.update" not in firebase_calls(chain)
 
