@@ -500,6 +500,7 @@ class Chain:
                 "tflite_sha256": digest,
                 "tflite_bytes": 2_000_000,
                 "quantization": asked,
+                "named": config.publishing.name,
                 "variant": self._variant if asked == "auto" else asked,
                 "accuracy": self.mobile_accuracy,
             }

@@ -41,7 +41,10 @@ class NoRoom(CannotEverSucceed):
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """A file in the models bucket and what was measured of it; `folder` and `gate_table` are URIs in that bucket."""
+    """A file in the models bucket and what was measured of it; `folder` and `gate_table` are URIs in that bucket.
+
+    `quantization` and `named` are what the configuration asked for; the name stands in the file and in its manifest.
+    """
 
     folder: str
     sha256: str
@@ -49,6 +52,7 @@ class Export:
     evaluation: Evaluation
     figures: Figures
     quantization: str
+    named: str
     gate_table: str
 
     @property
@@ -64,6 +68,7 @@ class Export:
             "manifest": f"{self.folder}/manifest.json",
             "gate_table": self.gate_table,
             "quantization": self.quantization,
+            "named": self.named,
             "variant": self.variant,
             "accuracy": self.evaluation.accuracy,
             "eval_examples": self.evaluation.examples,
@@ -177,6 +182,7 @@ def _store(
         evaluation=chosen.evaluation,
         figures=chosen.figures,
         quantization=config.publishing.quantization,
+        named=config.publishing.name,
         gate_table=models.uri(f"{folder}/{stem}.md"),
     )
 

@@ -60,9 +60,9 @@ _OF_ONE_RELEASE = ("name", "route", "not_brought_back", "published_manifest", st
 
 #: What `Export.as_facts` tells of a file.
 FILE_FACTS = (
-    *("tflite", "tflite_sha256", "tflite_bytes", "manifest", "gate_table", "quantization", "variant", "accuracy"),
-    *("eval_examples", "invoke_ms_p50", "invoke_ms_p50_two_threads", "peak_memory_mb", "agreement_with_source"),
-    *("float_accuracy", "worst_class_loss", "live_accuracy", "cloud_agreement"),
+    *("tflite", "tflite_sha256", "tflite_bytes", "manifest", "gate_table", "quantization", "named", "variant"),
+    *("accuracy", "eval_examples", "invoke_ms_p50", "invoke_ms_p50_two_threads", "peak_memory_mb"),
+    *("agreement_with_source", "float_accuracy", "worst_class_loss", "live_accuracy", "cloud_agreement"),
 )
 #: Of the file that phones had last, for a rollback: a later release of the run may have made another one since.
 _SERVED = "served"
@@ -166,8 +166,9 @@ class MobilePublisher:
     def _make(self, branch: Branch, run: Run, config: DatasetConfig) -> Branch:
         """Convert and check once for each run: a redeploy sends out the very file that was checked before.
 
-        Another `publishing.quantization` than the file was made with makes another file, unless the release is forced:
-        who forces one, or rolls back to it, means the file that there is. A request that names a variant means that.
+        Another `publishing.quantization` or `name` than the file was made with makes another file, unless the release
+        is forced: who forces one, or rolls back to it, means the file that there is. A request that names a variant
+        means that.
         """
         if ReleaseRequest.of(branch).kind == "rollback":
             branch = branch.with_facts(**branch.facts.get(_SERVED, {}))
@@ -175,10 +176,11 @@ class MobilePublisher:
         if requested:
             publishing = config.publishing.model_copy(update={"quantization": requested})
             config = config.model_copy(update={"publishing": publishing})
-        asked = config.publishing.quantization
+        asked, name = config.publishing.quantization, config.publishing.name
         as_made = branch.forced and not requested
         # A file of a time when there were no manifests is made again: no phone could check it.
-        if "manifest" in branch.facts and (as_made or branch.facts.get("quantization", asked) == asked):
+        is_as_asked = branch.facts.get("quantization", asked) == asked and branch.facts.get("named", name) == name
+        if "manifest" in branch.facts and (as_made or is_as_asked):
             return branch.changed(step="gate")
         return branch.with_facts(**self._export(run, config).as_facts()).changed(step="gate")
 

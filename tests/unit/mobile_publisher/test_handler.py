@@ -392,6 +392,16 @@ def test_another_quantization_makes_another_file_on_a_redeploy_unless_it_is_forc
     assert exports() > before
 
 
+def test_another_name_makes_a_file_that_bears_it_on_a_redeploy(chain: Chain, run_id: str) -> None:
+    tick(chain)
+    chain.configure(publishing={"name": "botany"})
+    chain.handle(chain.redeploy("mobile", run_id=run_id))
+    tick(chain)
+    assert branch(chain).state is State.LIVE
+    assert branch(chain).facts["named"] == "botany"
+    assert "models/botany/latest.json" in chain.phones.names()
+
+
 def test_a_rollback_brings_the_earlier_file_back_on_both_channels_without_converting(chain: Chain, run_id: str) -> None:
     tick(chain)
     first, uri = pointer(chain), the_model(chain).gcs_uri
