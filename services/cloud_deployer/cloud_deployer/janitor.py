@@ -27,7 +27,7 @@ from dualdeploy.branches import BranchWorker, branch_under_way, branches_under_w
 from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.entrypoint import Outcome, already_done, done
-from dualdeploy.errors import LeaseHeld, RejectedByGoogle, RetryLater, UnknownDataset
+from dualdeploy.errors import CannotEverSucceed, LeaseHeld, RejectedByGoogle, RetryLater, UnknownDataset
 from dualdeploy.ledger import Ledger, Versioned, dataset_of
 from dualdeploy.monitoring import Monitoring
 from dualdeploy.object_store import ObjectStore
@@ -72,6 +72,10 @@ class Janitor:
         except RetryLater as exc:
             log.warning("tidying is tried again at the next tick: %s", exc)
             return already_done("tidying waits")
+        except CannotEverSucceed as exc:
+            # A right that is missing, say: no reason to reject the tick, whose releases went well.
+            log.error("nothing is tidied until this is mended: %s", exc)  # noqa: TRY400
+            return already_done("tidying cannot be done")
 
     def _sweep(self, due: Versioned[Due] | None) -> Outcome:
         endpoints = self._vertex.find_endpoints(DATASET_LABEL)

@@ -187,6 +187,10 @@ class Launcher:
         except RetryLater as exc:
             log.warning("the schedules are looked at again at the next tick: %s", exc)
             return []
+        except CannotEverSucceed as exc:
+            # A right that is missing, say: no reason to reject the tick, whose launches went well.
+            log.error("nothing is retrained until this is mended: %s", exc)  # noqa: TRY400
+            return []
 
     def _retrain_due(self, due: Due) -> str:
         """Retrain one data set; empty when there is nothing to say."""

@@ -7,8 +7,9 @@ announced, and everything repeatable after a death between any two lines.
 
 from __future__ import annotations
 
+import datetime
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from dualdeploy import clock as clocks
@@ -28,6 +29,10 @@ DEPLOYMENT_COMPLETED_TOPIC = "deployment-completed"
 
 #: More steps than any branch has: a loop that does not end is a bug, and must not hold an instance for ever.
 MAX_STEPS = 30
+
+#: After so many seconds a handling takes no further step: Cloud Run ends it after 60 (infra/topology.json), its lease
+#: is over after 120, and the last step has to fit too.
+WORK_SECONDS = 30.0
 
 #: Branches in these states are at work on what serves; of one data set and target there is one at a time, but for a
 #: newer run that is judged while an older one's rollout goes on.
@@ -87,10 +92,13 @@ class BranchWorker:
 
     def on_clock(self) -> Outcome:
         """Resume every unfinished branch; one that cannot be resumed now does not keep the others."""
-        outcomes = []
-        for run_id in self._ledger.active(self._target):
+        outcomes, until = [], self._work_until()
+        for run_id in self._in_turn(self._ledger.active(self._target)):
+            if self._clock() >= until:
+                outcomes.append("the others wait for the next tick")
+                break
             try:
-                outcomes.append(f"{run_id}: {self.resume(run_id).message}")
+                outcomes.append(f"{run_id}: {self.resume(run_id, until=until).message}")
             except LeaseHeld:
                 continue
             except RetryLater as exc:
@@ -100,8 +108,19 @@ class BranchWorker:
                 log.exception("%s cannot be resumed", run_id)
         return done("; ".join(outcomes) or "nothing waits")
 
-    def resume(self, run_id: str) -> Outcome:
-        """Take a branch as far as it goes now. Raises LeaseHeld while another instance works for the same data set."""
+    def _in_turn(self, run_ids: Sequence[str]) -> Sequence[str]:
+        """Another one first each minute: where time is short, none is always the last."""
+        first = int(self._clock().timestamp() // 60) % max(len(run_ids), 1)
+        return [*run_ids[first:], *run_ids[:first]]
+
+    def _work_until(self) -> datetime.datetime:
+        return self._clock() + datetime.timedelta(seconds=WORK_SECONDS)
+
+    def resume(self, run_id: str, *, until: datetime.datetime | None = None) -> Outcome:
+        """Take a branch as far as it goes now, and not much longer than `until`.
+
+        Raises LeaseHeld while another instance works for the same data set.
+        """
         branch = self._ledger.read_branch(run_id, self._target).document
         if not branch.was_trained:
             # The launcher and job_notifier own it until then, and a training that failed is theirs to announce.
@@ -110,9 +129,9 @@ class BranchWorker:
             logs.bind(run_id=run_id, target=self._target),
             self._ledger.lease(f"{branch.dataset}/{self._target}", seconds=self._lease_seconds),
         ):
-            return self._work(self._ledger.read_branch(run_id, self._target))
+            return self._work(self._ledger.read_branch(run_id, self._target), until or self._work_until())
 
-    def _work(self, versioned: Versioned[Branch]) -> Outcome:
+    def _work(self, versioned: Versioned[Branch], until: datetime.datetime) -> Outcome:
         run = self._ledger.read_run(versioned.document.run_id)
         for _ in range(MAX_STEPS):
             branch = versioned.document
@@ -124,6 +143,8 @@ class BranchWorker:
             if (following.state, following.step) != (branch.state, branch.step):
                 log.info("%s %s -> %s %s", branch.state, branch.step, following.state, following.step)
             versioned = self._write(versioned, following)
+            if self._clock() >= until:
+                return done(f"worked for {WORK_SECONDS:.0f} s; goes on at the next tick")
         return done(f"took {MAX_STEPS} steps; goes on at the next tick")
 
     def _write(self, versioned: Versioned[Branch], following: Branch) -> Versioned[Branch]:

@@ -375,6 +375,16 @@ def test_what_google_refuses_for_ever_does_not_keep_the_rest() -> None:
     assert {removal.run_id for removal in report(chain).failed} == {runs[0], runs[3]}
 
 
+def test_a_right_that_is_missing_stops_the_tidying_and_no_tick() -> None:
+    chain = Chain()
+    chain.vertex.faults.plan(
+        "find_endpoints", *[Failing(RejectedByGoogle("aiplatform.endpoints.list is missing"))] * 50
+    )
+    run_id = release(chain, 1)
+    assert chain.branch(run_id, "cloud").state is State.LIVE
+    assert chain.rejected == []
+
+
 def test_an_operation_that_never_ends_is_given_up() -> None:
     chain, _ = litter()
     chain.vertex.endpoints.pop("birds")

@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from dualdeploy import branches
-from dualdeploy.branches import MAX_STEPS, BranchWorker, OperationFailed, await_operation, branch_under_way, record_live
+from dualdeploy.branches import (
+    MAX_STEPS,
+    WORK_SECONDS,
+    BranchWorker,
+    OperationFailed,
+    await_operation,
+    branch_under_way,
+    record_live,
+)
 from dualdeploy.errors import (
     CannotEverSucceed,
     EndNotAnnounced,
@@ -18,7 +26,7 @@ from dualdeploy.errors import (
     UnknownRun,
 )
 from dualdeploy.events import TrainingCompleted
-from dualdeploy.ledger import Branch, Ledger, Run, Snapshot, State
+from dualdeploy.ledger import Branch, Ledger, Run, Snapshot, State, dataset_of
 from dualdeploy.object_store import ABSENT
 from dualdeploy.release_api import Releases, Wanted
 from dualdeploy.testing import Failing, FakePublisher, ManualClock, MemoryObjectStore
@@ -62,7 +70,7 @@ class World:
         """A run whose cloud branch went through `states` after `pending`."""
         run = Run(
             run_id=run_id,
-            dataset="flowers",
+            dataset=dataset_of(run_id),
             created_at=f"2026-11-23T12:00:{int(run_id[-1], 16):02d}.000Z",
             reason="test",
             snapshot=Snapshot(bucket="data", prefix="flowers/", shards=()),
@@ -236,7 +244,45 @@ def test_a_branch_that_never_comes_to_an_end_does_not_hold_the_instance_for_ever
     assert outcome.message == f"took {MAX_STEPS} steps; goes on at the next tick"
 
 
+def test_steps_that_take_long_are_not_all_taken_in_one_request(world: World) -> None:
+    """Cloud Run ends a request after a minute, and a lease is not renewed between steps."""
+
+    def slowly(branch: Branch, run: Run) -> Branch:
+        world.clock.advance(5)
+        return branch.changed(attempts=branch.attempts + 1)
+
+    world.advance = slowly
+    began = world.clock()
+    outcome = world.worker.on_training_completed(completed())
+    assert outcome.message == "worked for 30 s; goes on at the next tick"
+    assert (world.clock() - began).total_seconds() == WORK_SECONDS
+    world.worker.on_clock()
+    assert world.branch().attempts == 2 * WORK_SECONDS / 5
+
+
 # The clock -----------------------------------------------------------------------------------------------------
+
+
+def test_one_tick_is_shared_by_all_branches_and_none_is_always_the_last(world: World) -> None:
+    """Of different data sets, each of which would keep a request busy."""
+    names = [f"{dataset}-00000000000a" for dataset in ("birds", "cars", "dogs")]
+    world.ledger.unmark_active(OLDER, "cloud")
+    for name in names:
+        world.open(name, *TRAINED)
+    resumed = []
+
+    def slowly(branch: Branch, run: Run) -> Branch:
+        world.clock.advance(20)
+        resumed.append(branch.dataset)
+        return branch.changed(attempts=branch.attempts + 1)
+
+    world.advance = slowly
+    for _ in names:
+        world.clock.advance(60 - world.clock().second)
+        began = world.clock()
+        world.worker.on_clock()
+        assert (world.clock() - began).total_seconds() == 40
+    assert set(resumed) == {"birds", "cars", "dogs"}
 
 
 @pytest.mark.parametrize("error", [ServiceUnavailable("no answer"), CannotEverSucceed("broken"), KeyError("step")])

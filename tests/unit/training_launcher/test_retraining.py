@@ -8,7 +8,7 @@ import pytest
 from chain import WHOLE, Chain, Interleaving
 
 from dualdeploy.clock import from_text
-from dualdeploy.errors import ServiceUnavailable
+from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
 from dualdeploy.testing import Failing
 from dualdeploy.testing.failing import ProcessDied
 
@@ -205,3 +205,12 @@ def test_a_schedule_is_looked_at_again_at_its_time_and_not_at_every_tick(hour: s
     before = chain.ledger_store.faults.calls["read"]
     tick_at(chain, f"2026-11-26T{hour}:00:00Z" if due else "2026-11-26T05:59:30Z")
     assert (chain.ledger_store.faults.calls["read"] > before) is due
+
+
+def test_a_right_that_is_missing_stops_the_schedules_and_no_tick() -> None:
+    chain = Chain()
+    chain.upload()
+    chain.config.faults.plan("list", *[Failing(RejectedByGoogle("storage.objects.list is missing"))] * 50)
+    chain.settle()
+    chain.check_one_run_is_live()
+    assert chain.rejected == []
