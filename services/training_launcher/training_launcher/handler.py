@@ -19,7 +19,14 @@ from dualdeploy import shards as shard_names
 from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.entrypoint import Outcome, already_done, done, ignored
-from dualdeploy.errors import CannotEverSucceed, LeaseHeld, LedgerContention, RetryLater, UnknownDataset
+from dualdeploy.errors import (
+    CannotEverSucceed,
+    LeaseHeld,
+    LedgerContention,
+    RejectedByGoogle,
+    RetryLater,
+    UnknownDataset,
+)
 from dualdeploy.events import ObjectFinalized, RetrainRequested
 from dualdeploy.ledger import Ledger, Rejected, Run, run_id_of
 from dualdeploy.object_store import ObjectStore
@@ -260,6 +267,9 @@ class Launcher:
             # Said once, not every minute: the name of the record is derived from what it says.
             self._record(dataset, exc)
             message = str(exc)
+            if isinstance(exc, RejectedByGoogle):
+                # A right that is missing says nothing about the data, which is launched as soon as it can be seen.
+                return f"{dataset}: {message}"
         self._ledger.forget_arrivals(dataset, windows, listed_at=listed_at)
         return f"{dataset}: {message}"
 

@@ -186,6 +186,21 @@ def test_the_clock_records_an_incomplete_set_once_and_forgets_the_arrival(chain:
     assert chain.ledger.arrivals() == {}
 
 
+def test_a_batch_that_google_does_not_let_us_see_is_launched_when_the_right_is_given(chain: Chain) -> None:
+    chain.upload("flowers/a.tfrecord", "flowers/eval.tfrecord")
+    chain.drain()
+    refusal = Failing(RejectedByGoogle("storage.objects.list is missing"))
+    chain.data.faults.plan("list", *[refusal] * 3)
+    for _ in range(3):
+        chain.tick()
+    assert chain.run_ids() == []
+    (rejected,) = chain.ledger.rejections()
+    assert "storage.objects.list is missing" in rejected.reason
+    chain.settle()
+    assert len(chain.run_ids()) == 1
+    assert chain.ledger.arrivals() == {}
+
+
 def test_a_data_set_whose_configuration_broke_does_not_keep_the_clock_from_the_others(chain: Chain) -> None:
     chain.configure("animals")
     for delivery in chain.upload("animals/cats.tfrecord", "flowers/roses.tfrecord", "flowers/eval-roses.tfrecord"):
