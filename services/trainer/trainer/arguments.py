@@ -83,7 +83,7 @@ def parse(argv: Sequence[str] | None) -> CommandLine:
         prog="python -m trainer",
         description="Train one image classifier from TFRecord shards.",
         epilog="Either --job, or --data with --labels and --output. Flags override the job description. "
-        "Exit codes: 0 done, 64 do not retry, 75 retry later, 1 bug.",
+        "Exit codes: 0 done, 64 do not retry, 75 retry later (134 on Vertex AI, which then does), 1 bug.",
         allow_abbrev=False,
     )
     parser.add_argument("--target", choices=TARGETS, required=True, help="which of the two models")

@@ -26,6 +26,7 @@ class Departure:
     def __init__(self) -> None:
         self._folders: list[Path] = []
         self._last_acts: list[Callable[[], str]] = []
+        self._listens = False
 
     def remove(self, folder: Path) -> None:
         """Remove this scratch folder on the way out."""
@@ -39,8 +40,9 @@ class Departure:
         """From now on, SIGTERM ends the process with the exit code that asks for another attempt."""
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
-        signal.signal(signal.SIGTERM, lambda *_: None)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        self._listens = True
+        self.keep_listening()
 
         def wait() -> None:
             while os.read(reader, 1)[0] != signal.SIGTERM:
@@ -48,6 +50,11 @@ class Departure:
             os._exit(self.leave())
 
         threading.Thread(target=wait, daemon=True, name="sigterm").start()
+
+    def keep_listening(self) -> None:
+        """Take SIGTERM back from whoever has taken it: TensorFlow does when several workers find each other."""
+        if self._listens:
+            signal.signal(signal.SIGTERM, lambda *_: None)
 
     def leave(self) -> int:
         """Do what is still to be done; returns the exit code."""

@@ -1,11 +1,15 @@
 """Why a training job ends without a result, and the exit code that tells it.
 
-Vertex AI restarts a replica only on infrastructure failures; whether a new attempt makes sense is decided by
-job_notifier and the launcher, which see the exit code. 64 and 75 are those of BSD's sysexits.h, 130 is what a
-shell reports after Ctrl-C.
+64 and 75 are those of BSD's sysexits.h, 130 is what a shell reports after Ctrl-C. Vertex AI takes every code but 0 for
+the end of the job, except those of SIGABRT and SIGSEGV, after which it starts the job again, up to three times: what
+may go better the next time leaves with the first of them there.
+Source: https://cloud.google.com/vertex-ai/docs/training/understanding-training-service#common-errors
 """
 
 from __future__ import annotations
+
+import os
+from collections.abc import Mapping
 
 from dualdeploy.errors import CannotEverSucceed, RetryLater
 
@@ -14,6 +18,7 @@ EXIT_BUG = 1
 EXIT_USER_ERROR = 64
 EXIT_TEMPORARY = 75
 EXIT_STOPPED = 130
+EXIT_TEMPORARY_ON_VERTEX = 134
 
 
 class UnusableJob(CannotEverSucceed):
@@ -48,12 +53,12 @@ class Interrupted(RetryLater):
     """The machine is being taken away (SIGTERM): nothing is wrong with the job."""
 
 
-def exit_code(error: BaseException | None) -> int:
-    """The one place where the outcome of a job becomes an exit code."""
+def exit_code(error: BaseException | None, environ: Mapping[str, str] = os.environ) -> int:
+    """The one place where the outcome of a job becomes an exit code. Vertex AI sets CLOUD_ML_JOB_ID."""
     if error is None:
         return EXIT_DONE
     if isinstance(error, CannotEverSucceed):
         return EXIT_USER_ERROR
     if isinstance(error, RetryLater):
-        return EXIT_TEMPORARY
+        return EXIT_TEMPORARY_ON_VERTEX if environ.get("CLOUD_ML_JOB_ID") else EXIT_TEMPORARY
     return EXIT_BUG

@@ -64,6 +64,7 @@ def run(order: Order, where: Place, *, work: Path, reporter: Reporter, departure
             import keras  # noqa: F401, PLC0415
         with _errors_named(job, where):
             team = _team(where)
+            departure.keep_listening()
             with clock.lap("load"):
                 data = _load(job, where, shards, work)
             memory = _memory(job, artifacts.places(job), patience, departure, where)
@@ -213,8 +214,7 @@ def _memory(job: TrainingJob, where: Artifacts, patience: Patience, departure: D
             return f"the newest checkpoint was not written within {LAST_WRITE:.0f} s, an older one may be in {location}"
         return f"nothing was published as finished, the finished epochs are in {location}"
 
-    if place.is_chief:  # nobody else writes
-        departure.before(finish_writing)
+    departure.before(finish_writing if place.is_chief else lambda: "the chief has written down the finished epochs")
     return Memory(writer, location, where.logs or "", earlier)
 
 

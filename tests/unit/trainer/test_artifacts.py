@@ -61,21 +61,25 @@ def test_nothing_is_visible_before_it_is_published_and_then_all_of_it(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("error", "code"),
+    ("error", "code", "on_vertex"),
     [
-        (None, 0),
-        (failures.UnusableJob("x"), 64),
-        (failures.UnusableData("x"), 64),
-        (failures.UnusableWeights("x"), 64),
-        (failures.OutOfMemory("x"), 64),
-        (RejectedByGoogle("403"), 64),
-        (ServiceUnavailable("503"), 75),
-        (failures.Interrupted(), 75),
-        (KeyError("a bug"), 1),
+        (None, 0, 0),
+        (failures.UnusableJob("x"), 64, 64),
+        (failures.UnusableData("x"), 64, 64),
+        (failures.UnusableWeights("x"), 64, 64),
+        (failures.OutOfMemory("x"), 64, 64),
+        (RejectedByGoogle("403"), 64, 64),
+        (ServiceUnavailable("503"), 75, 134),
+        (failures.Interrupted(), 75, 134),
+        (failures.WorkerLost(), 75, 134),
+        (KeyError("a bug"), 1, 1),
     ],
 )
-def test_the_exit_code_says_whether_another_attempt_makes_sense(error: Exception | None, code: int) -> None:
-    assert failures.exit_code(error) == code
+def test_the_exit_code_says_whether_another_attempt_makes_sense_and_vertex_ai_makes_it(
+    error: Exception | None, code: int, on_vertex: int
+) -> None:
+    assert failures.exit_code(error, {}) == code
+    assert failures.exit_code(error, {"CLOUD_ML_JOB_ID": "123"}) == on_vertex
 
 
 def test_a_place_that_cannot_be_written_is_found_out_by_the_first_act(tmp_path: Path) -> None:

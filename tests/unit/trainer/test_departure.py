@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from trainer.departure import Departure
+
+REPOSITORY = Path(__file__).parents[3]
 
 
 def test_the_last_acts_come_first_then_scratch_is_removed_and_the_code_asks_for_another_attempt(
@@ -35,3 +41,26 @@ def test_an_act_that_fails_does_not_keep_the_process(tmp_path: Path, caplog: pyt
 
 def test_before_training_there_is_nothing_to_keep() -> None:
     assert Departure().conclude() == "nothing was trained yet"
+
+
+def test_a_handler_that_somebody_else_put_there_does_not_keep_the_process() -> None:
+    """TensorFlow takes SIGTERM when workers find each other; a process of its own, because it leaves."""
+    program = """
+import os, signal, time
+from trainer.departure import Departure
+departure = Departure()
+departure.listen()
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+departure.keep_listening()
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(30)
+"""
+    folders = [str(REPOSITORY / "services" / "trainer"), str(REPOSITORY / "shared" / "src")]
+    environment = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": os.pathsep.join(folders)}
+    assert subprocess.run([sys.executable, "-c", program], env=environment, timeout=25, check=False).returncode == 75
+
+
+def test_who_does_not_listen_takes_no_signal() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    Departure().keep_listening()
+    assert signal.getsignal(signal.SIGTERM) is before
