@@ -29,15 +29,19 @@ validate: $(STAMP) ## Check a folder of TFRecords before anything is spent: DATA
 	@PYTHONPATH=services/training_launcher $(BIN)/python -m training_launcher.validate_command DATA='$(DATA)' $(if $(LABELS),--labels '$(LABELS)')
 
 # What `make redeploy` and `make rollback` send, with what was given on the command line.
-REQUEST = {"dataset": "$(DATASET)"$(if $(REASON),$(comma) "reason": "$(REASON)")$(if $(TO_RUN),$(comma) "to_run": "$(TO_RUN)")}
+REQUEST = {"dataset": $(call json,$(DATASET))$(if $(REASON),$(comma) "reason": $(call json,$(REASON)))$(if $(TO_RUN),$(comma) "to_run": $(call json,$(TO_RUN)))}
 comma := ,
+# A reason is a sentence of people, with whatever quotes they use.
+json = "$(subst ",\",$(subst \,\\,$(1)))"
+shell_word = '$(subst ','\'',$(1))'
 # Without URL to both services of `make up`; with URL to that service on Google Cloud, as whoever gcloud is signed in as.
 POST = set -e; test -n '$(DATASET)' || { echo "name the data set: DATASET=flowers"; exit 1; }; \
   if test -n '$(URL)'; then urls='$(URL)'; token=$$(gcloud auth print-identity-token); set -- -H "authorization: Bearer $$token"; \
   else test -e build/local_cloud.env || { echo "nothing is running: make up first, or URL=https://… of a service"; exit 1; }; \
     set -a; . build/local_cloud.env; set +a; urls="$${CLOUD_DEPLOYER_URL:?} $${MOBILE_PUBLISHER_URL:?}"; set --; fi; \
   failed=0; for url in $$urls; do \
-    curl -sS --fail-with-body -X POST "$$url/$(1)" "$$@" -H content-type:application/json -d '$(REQUEST)' || failed=1; \
+    curl -sS --max-time 60 --fail-with-body -X POST "$$url/$(1)" "$$@" -H content-type:application/json \
+      -d $(call shell_word,$(REQUEST)) || failed=1; \
   done; exit $$failed
 
 .PHONY: redeploy

@@ -1,6 +1,6 @@
-"""Thousands of damaged shards: each is accepted or rejected with a reason, quickly and in little memory.
+"""Ten thousand damaged shards: each is accepted or rejected with a reason, quickly and in little memory.
 
-`FUZZED_SHARDS=10000` runs the long version.
+`FUZZED_SHARDS=100000` runs a longer version.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from PIL import Image
 from dualdeploy.tfrecord import encode_example, frame_record, masked_crc32c, write_records
 from training_launcher.validation import MemoryShard, ValidationLimits, validate
 
-SHARDS = int(os.environ.get("FUZZED_SHARDS", "1000"))
+SHARDS = int(os.environ.get("FUZZED_SHARDS", "10000"))
 LABELS = ("daisy", "dandelion", "roses")
 SECONDS_PER_SHARD = 2.0
 MEBIBYTES_MORE = 64
