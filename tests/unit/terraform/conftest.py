@@ -75,6 +75,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
         root = tmp_path_factory.mktemp("repository")
         ignored = shutil.ignore_patterns(".terraform*", "*.tfstate*", "*.tfvars")
         shutil.copytree(REPOSITORY / "infra" / "terraform", root / "infra" / "terraform", ignore=ignored)
+        shutil.copytree(REPOSITORY / "infra" / "firebase", root / "infra" / "firebase")
         shutil.copy(REPOSITORY / "infra" / "topology.json", root / "infra")
         environment = root / "infra" / "terraform" / "environments" / "example"
         # The state is in a bucket, and nobody reaches one here.

@@ -56,7 +56,13 @@ NOT_LOOKED_AT: Mapping[str, str] = {
     "google_project_iam_custom_role": "its grant is looked at; a permission that it lacks is named by Google's error",
 }
 #: APIs that nobody calls while events flow.
-FOR_DEPLOYING = {"artifactregistry.googleapis.com", "billingbudgets.googleapis.com", "cloudbuild.googleapis.com"}
+FOR_DEPLOYING = {
+    "artifactregistry.googleapis.com",
+    "billingbudgets.googleapis.com",
+    "cloudbilling.googleapis.com",
+    "cloudbuild.googleapis.com",
+    "firebaserules.googleapis.com",
+}
 #: A bucket for packages, which functions and images are built of.
 FOR_BUILDING = f"{PROJECT}-dualdeploy-sources"
 

@@ -49,6 +49,22 @@ def test_an_empty_project_can_be_planned(
     assert "Success" in terraform(folder)("validate", "-no-color")
 
 
+def test_a_bucket_that_is_linked_to_firebase_gets_the_rules_for_phones(
+    workplace: Callable[[], Path], terraform: Callable[..., Any], variables: Mapping[str, Any], plan: Any
+) -> None:
+    planned = terraform(workplace()).plan({**variables, "firebase_bucket_linked": True})
+    before = {resource.address for resource in plan.resources}
+    added = {
+        change["type"]: change["change"]["after"]
+        for change in planned["resource_changes"]
+        if change["address"] not in before
+    }
+    assert set(added) == {"google_firebaserules_ruleset", "google_firebaserules_release"}
+    assert added["google_firebaserules_release"]["name"] == f"firebase.storage/{variables['project']}-mobile"
+    rules = (TERRAFORM.parent / "firebase" / "storage.rules").read_text()
+    assert added["google_firebaserules_ruleset"]["source"][0]["files"][0]["content"] == rules
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_without_one_service_the_rest_is_planned_unchanged(
     service: str, workplace: Callable[[], Path], terraform: Callable[..., Any], variables: Mapping[str, Any], plan: Any

@@ -98,7 +98,8 @@ module "mobile_publisher" {
   image     = var.images.mobile_publisher
   operators = var.operators
 
-  firebase_key_secret = var.firebase_key_secret
+  firebase_key_secret    = var.firebase_key_secret
+  firebase_bucket_linked = var.firebase_bucket_linked
 }
 
 module "monitoring" {

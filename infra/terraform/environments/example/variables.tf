@@ -92,3 +92,9 @@ variable "firebase_key_secret" {
   type        = string
   default     = ""
 }
+
+variable "firebase_bucket_linked" {
+  description = "Whether the bucket that phones read is linked to Firebase; its security rules can be released then."
+  type        = bool
+  default     = false
+}

@@ -68,3 +68,31 @@ resource "google_service_account_iam_member" "signs_as_itself" {
   role               = "roles/iam.serviceAccountTokenCreator"
   member             = module.service.service_account.member
 }
+
+# What phones may do with the bucket. Rules bind only a bucket that is linked to Firebase, which the stable provider cannot
+# do: hence after that, by hand, and not before.
+resource "google_firebaserules_ruleset" "phones" {
+  count = var.firebase_bucket_linked ? 1 : 0
+
+  project = var.project
+
+  source {
+    files {
+      name    = "storage.rules"
+      content = file("${path.module}/../../../firebase/storage.rules")
+    }
+  }
+
+  lifecycle {
+    # A ruleset that is released cannot be deleted: the next one is released first.
+    create_before_destroy = true
+  }
+}
+
+resource "google_firebaserules_release" "phones" {
+  count = var.firebase_bucket_linked ? 1 : 0
+
+  project      = var.project
+  name         = "firebase.storage/${var.buckets["firebase_storage"]}"
+  ruleset_name = "projects/${var.project}/rulesets/${google_firebaserules_ruleset.phones[0].name}"
+}

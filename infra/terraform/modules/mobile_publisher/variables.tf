@@ -52,6 +52,12 @@ variable "firebase_key_secret" {
   default     = ""
 }
 
+variable "firebase_bucket_linked" {
+  description = "Whether the bucket that phones read is linked to Firebase; its security rules can be released then."
+  type        = bool
+  default     = false
+}
+
 variable "releasers" {
   description = "IAM members that deploy new versions for a commit on main, from modules/delivery."
   type        = list(string)

@@ -17,6 +17,7 @@ locals {
     "firebase.googleapis.com",
     "firebaseml.googleapis.com",
     "firebaseremoteconfig.googleapis.com",
+    "firebaserules.googleapis.com",
     "iam.googleapis.com",
     "iamcredentials.googleapis.com",
     "logging.googleapis.com",
