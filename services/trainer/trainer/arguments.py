@@ -45,7 +45,7 @@ RECIPE_OVERRIDES: tuple[tuple[str, type, str], ...] = (
     ("weight-decay", float, "of AdamW, on kernels only"),
     ("class-weights", str, "auto or none: whether rare classes count more"),
     ("warm-up", float, "share of a phase in which the learning rate rises"),
-    ("early-stopping", int, "epochs without a lower held-out loss after which training ends; 0: never"),
+    ("early-stopping", int, "epochs of the second half without a lower held-out loss that end it; 0: never"),
     ("head-share", float, "pretrained only: share of the epochs that trains the head alone"),
     ("fine-tuned-share", float, "pretrained only: share of the base that learns after that"),
     ("fine-tuning-rate", float, "pretrained only: its learning rate, as a share of the highest"),

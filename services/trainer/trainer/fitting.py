@@ -32,12 +32,17 @@ WATCHED = 500
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """A trained network in float32, its one traced function, and how training went; `predict` is the chief's alone."""
+    """A trained network in float32, its one traced function, and how training went; `predict` is the chief's alone.
+
+    `pictures` were learned from and `skipped` records were not used, by all workers together.
+    """
 
     network: Network
     predict: Any
     history: tuple[Mapping[str, Any], ...]
     course: Course
+    pictures: int
+    skipped: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,15 +99,17 @@ def fit(
     _hand_over(learner, served)
     if reached.epoch < training.epochs:
         log.info("stopped after epoch %d of %d: no better since %d", reached.epoch, training.epochs, reached.best_epoch)
-    return Fitted(served, predict, reached.history, _course(training, reached, team, policy, compiled=compiled))
+    course = _course(training, reached, team, policy, compiled=compiled)
+    return Fitted(served, predict, reached.history, course, int(everyone.classes.sum()), everyone.skipped)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Everyone:
-    """What all workers have together: pictures of each class, and the pictures of the one that has fewest."""
+    """What all workers have together: pictures of each class, the pictures of the one that has fewest, bad records."""
 
     classes: npt.NDArray[Any]
     fewest: int
+    skipped: int
 
 
 def _everyone(data: DataSet, earlier: Checkpoint | None, team: Team) -> _Everyone:
@@ -118,7 +125,7 @@ def _everyone(data: DataSet, earlier: Checkpoint | None, team: Team) -> _Everyon
     classes = team.total(np.bincount(data.train.labels, minlength=data.classes).tolist())
     if empty := [str(index) for index in np.flatnonzero(classes == 0)]:
         raise UnusableData(f"no picture to learn class {', '.join(empty)} from: add some, or take the label out")
-    return _Everyone(classes, int(pictures.min()))
+    return _Everyone(classes, int(pictures.min()), int(team.total([data.skipped])[0]))
 
 
 def _hardware(job: TrainingJob, team: Team) -> tuple[hardware.Policy, bool]:

@@ -234,8 +234,11 @@ def _refuse_no_number(loss: float, epoch: int, phase: Phase) -> None:
 
 
 def _hopeless(reached: Checkpoint, phase: Phase, recipe: Recipe) -> bool:
-    """Whether training ends early: so many epochs of the last phase brought no lower held-out loss."""
-    since = reached.epoch - max(reached.best_epoch, phase.before)
+    """Whether training ends early: so many epochs in the second half of the last phase brought no lower held-out loss.
+
+    In the first half, where the learning rate is high, the held-out loss jumps about without telling anything.
+    """
+    since = reached.epoch - max(reached.best_epoch, phase.before + phase.epochs // 2)
     return phase.last and 0 < recipe.early_stopping <= since
 
 

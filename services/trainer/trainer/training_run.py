@@ -298,7 +298,7 @@ def _report(outcome: _Outcome, staging: artifacts.Staging) -> None:
         "course": as_mapping(fitted.course),
         "live": as_mapping(outcome.live) if outcome.live else None,
         "bad_records": [dataclasses.asdict(record) for record in outcome.data.bad_records],
-        "skipped_records": outcome.data.skipped,
+        "skipped_records": fitted.skipped,
         "training": as_mapping(job.training),
     }
     staging.write("metrics.json", artifacts.as_json(document))
@@ -327,10 +327,10 @@ def _result(outcome: _Outcome, clock: _Stopwatch, where: Artifacts) -> TrainingR
         live=outcome.live,
         course=outcome.fitted.course,
         data=DataUsed(
-            train_examples=len(data.train),
+            train_examples=outcome.fitted.pictures,
             eval_examples=len(data.held_out),
             split=data.split,
-            skipped_records=data.skipped,
+            skipped_records=outcome.fitted.skipped,
         ),
         seconds=clock.seconds(),
     )

@@ -56,8 +56,8 @@ class FeatureNames(_Document):
 class Recipe(_Document):
     """How the network learns. Shares are of 0..1; docs/training.md says what each does and what was measured.
 
-    `early_stopping` counts epochs without a lower held-out loss (0: never stop); the three about fine-tuning only
-    matter for weights other than none.
+    `early_stopping` counts epochs of the second half without a lower held-out loss (0: never stop); the three about
+    fine-tuning only matter for weights other than none.
     """
 
     augmentation: Literal["auto", "standard", "light", "none"] = "auto"

@@ -240,7 +240,7 @@ def test_the_weights_of_the_best_epoch_are_kept_and_training_stops_when_it_gets_
     network = scratch(pictures)
     settings = {"epochs": 6, "recipe": Recipe(early_stopping=2), "watch": lambda: metrics(next(losses))}
     reports = fit(network, pictures, **settings)
-    assert [report.held_out_loss for report, _ in reports] == [5.0, 3.0, 4.0, 3.5]
+    assert [report.held_out_loss for report, _ in reports] == [5.0, 3.0, 4.0, 3.5, 9.0]
     second, last = reports[1][1], reports[-1][1]
     assert (last.best_epoch, last.best_loss) == (2, 3.0)
     assert not any(changed(list(second.weights), network.model.variables)), "the weights are those of epoch 2"
@@ -249,6 +249,15 @@ def test_the_weights_of_the_best_epoch_are_kept_and_training_stops_when_it_gets_
     again = scratch(pictures)
     assert fit(again, pictures, resume=last, **settings) == []
     assert not any(changed(list(second.weights), again.model.variables))
+
+
+def test_no_epoch_of_the_first_half_ends_the_training(pictures: Any) -> None:
+    """Measured: a held-out loss that jumps about while the learning rate is high ended 60 epochs after 9."""
+    losses = iter([2.0, 9.0, 9.0, 9.0, 1.0, 9.0, 9.0])
+    recipe = Recipe(early_stopping=2)
+    reports = fit(scratch(pictures), pictures, epochs=8, recipe=recipe, watch=lambda: metrics(next(losses)))
+    assert [report.epoch for report, _ in reports] == [1, 2, 3, 4, 5, 6, 7]
+    assert reports[-1][1].best_epoch == 5
 
 
 def test_a_held_out_loss_that_is_no_number_ends_the_training(pictures: Any) -> None:

@@ -179,6 +179,7 @@ def test_pictures_that_only_the_others_have_are_held_out_by_the_chief_all_the_sa
         said = [finished(process) for process in reversed(processes)][::-1]
     both = trained(outputs[0], said[0])
     learned = sum(pictures_to_learn_from(text) for text in said)
+    assert learned == both.result.data.train_examples
     assert learned + both.result.data.eval_examples == 60
     assert both.result.course
     assert both.result.course.precision == "mixed_bfloat16"

@@ -145,7 +145,7 @@ def test_a_job_of_two_replicas_is_learned_by_two_processes_and_has_one_result(
     result = result_of(cloud, run)
     assert result.course is not None
     assert (result.course.workers, result.course.replicas, result.course.epochs_trained) == (2, 2, 2)
-    assert result.metrics.examples == 10
+    assert (result.data.train_examples, result.metrics.examples) == (40, 10)
     pictures = [int(found[1]) for message in said if (found := re.match(r"(\d+) pictures to learn from", message))]
     assert sum(pictures) == 40, "each picture is learned by one of them"
 
