@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pydantic
 
 from dualdeploy import clock as clocks
-from dualdeploy.errors import LedgerContention
+from dualdeploy.errors import CannotEverSucceed, LedgerContention
 from dualdeploy.ledger import Ledger, Versioned
 from dualdeploy.object_store import ABSENT
 
@@ -106,8 +106,12 @@ def read_report(ledger: Ledger, dataset: str) -> Versioned[Report]:
 
 
 def status(ledger: Ledger, dataset: str) -> dict[str, Any]:
-    """For `GET /status`: everything that the janitor found out about the data set."""
-    report = read_report(ledger, dataset).document
+    """For `GET /status`: everything that the janitor found out about the data set; why, if that cannot be read."""
+    try:
+        report = read_report(ledger, dataset).document
+    except CannotEverSucceed as exc:
+        # Said rather than failed on: what serves is in another record, and people ask just when something is wrong.
+        return {"hygiene": {"unreadable": str(exc)}}
     return {"hygiene": report.model_dump(mode="json", exclude={"v", "dataset"})}
 
 

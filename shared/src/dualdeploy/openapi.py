@@ -47,7 +47,10 @@ _STATUS = {
         "at": {"type": "string", "format": "date-time"},
         "hygiene": {
             "type": "object",
-            "description": "of the cloud: what nothing needs any more, what of it is removed, what costs and stays",
+            "description": (
+                "of the cloud: what nothing needs any more, what of it is removed, what costs and stays;"
+                " only `unreadable`, with the reason, when its record cannot be read"
+            ),
         },
     },
 }

@@ -14,6 +14,7 @@ from cloud_deployer.handler import model_id_of
 from cloud_deployer.hygiene import Report
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
 from dualdeploy.ledger import State
+from dualdeploy.object_store import ABSENT
 from dualdeploy.testing import Failing
 from dualdeploy.testing.failing import ProcessDied
 from dualdeploy.testing.vertex import PARENT
@@ -477,3 +478,13 @@ def test_the_status_of_a_data_set_tells_what_was_removed_and_why() -> None:
     assert {removal["run_id"] for removal in told["removed"]} == {runs[0], runs[3], ""}
     assert all(removal["reason"] and removal["since"] for removal in told["removed"])
     assert "hygiene" not in chain.http("mobile").get("/status/flowers").json
+
+
+def test_the_status_tells_what_serves_when_the_report_cannot_be_read() -> None:
+    chain = Chain()
+    run_id = release(chain, 1)
+    chain.ledger_store.put(hygiene.report_name("flowers"), b"{not JSON", expect=ABSENT)
+    response = chain.http("cloud").get("/status/flowers")
+    assert response.status_code == 200
+    assert response.json["live"]["current"]["run_id"] == run_id
+    assert "hygiene/datasets/flowers.json is not a Report" in response.json["hygiene"]["unreadable"]
