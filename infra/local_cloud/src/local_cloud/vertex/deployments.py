@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from local_cloud.vertex import sleep
 from local_cloud.vertex.bodies import whole_number
 from local_cloud.vertex.errors import failed_precondition, invalid_argument
 from local_cloud.vertex.images import Image, command_line, resolve
@@ -35,8 +36,8 @@ class Host:
     project: str
 
 
-def deployable(deployed: Mapping[str, Any], models: Models) -> Document:
-    """The Model version that `deployed` names, if it can be deployed as asked.
+def deployable(deployed: Mapping[str, Any], models: Models, *, may_sleep: bool = False) -> Document:
+    """The Model version that `deployed` names, if it can be deployed as asked; to no replica only if it `may_sleep`.
 
     Raises:
         ApiError: 400 naming what is missing, 404 when there is no such model or version.
@@ -51,7 +52,10 @@ def deployable(deployed: Mapping[str, Any], models: Models) -> Document:
         raise invalid_argument("deployed_model needs dedicated_resources or automatic_resources.")
     if "dedicatedResources" in deployed and not (resources.get("machineSpec") or {}).get("machineType"):
         raise invalid_argument("deployed_model.dedicated_resources.machine_spec.machine_type is required.")
-    _check_replicas(resources)
+    if may_sleep and sleep.sleeps(deployed):
+        sleep.check(resources)
+    else:
+        _check_replicas(resources)
     _check_autoscaling(resources)
     account = deployed.get("serviceAccount", "")
     if account and not _SERVICE_ACCOUNT.fullmatch(account):

@@ -12,13 +12,14 @@ from typing import Any
 import flask
 
 from local_cloud.api import Api, ApiError
-from local_cloud.vertex import deployments, pages, traffic
+from local_cloud.vertex import deployments, pages, sleep, traffic
 from local_cloud.vertex.bodies import camel_case, json_body, update_mask
 from local_cloud.vertex.deployments import Host
 from local_cloud.vertex.errors import aborted, already_exists, failed_precondition, invalid_argument, not_found
 from local_cloud.vertex.filters import id_field, labels_field, text_field
 from local_cloud.vertex.models import Models
 from local_cloud.vertex.names import (
+    BETA_LOCATION_PATH,
     LOCATION_PATH,
     Location,
     check_display_name,
@@ -37,6 +38,8 @@ ENDPOINTS = "endpoints"
 _CREATE = "aiplatform.endpoints.create"
 _DELETE = "aiplatform.endpoints.delete"
 _DEPLOY = "aiplatform.endpoints.deployModel"
+#: The same operation begun through v1beta1: its messages are of that version.
+_DEPLOY_BETA = f"v1beta1.{_DEPLOY}"
 _UNDEPLOY = "aiplatform.endpoints.undeployModel"
 _MUTATE = "aiplatform.endpoints.mutateDeployedModel"
 _CREATABLE = (
@@ -85,6 +88,7 @@ class Endpoints:
         servers: ModelServers,
         host: Host,
         folder: Path,
+        sleepers: sleep.Sleepers,
         server_start_seconds: float,
         address: str,
     ) -> None:
@@ -95,6 +99,7 @@ class Endpoints:
         self._servers = servers
         self._host = host
         self._folder = folder
+        self._sleepers = sleepers
         self._server_start_seconds = server_start_seconds
         self._address = address
         for name, prepare, metadata, response in (
@@ -105,6 +110,8 @@ class Endpoints:
             (_MUTATE, self._prepare_mutate, "MutateDeployedModelOperationMetadata", "MutateDeployedModelResponse"),
         ):
             operations.define(name, Kind(prepare, metadata, response))
+        beta = Kind(self._prepare_deploy, "DeployModelOperationMetadata", "DeployModelResponse", "v1beta1")
+        operations.define(_DEPLOY_BETA, beta)
 
     def register(self, api: Api) -> None:
         path = f"{LOCATION_PATH}/endpoints"
@@ -116,6 +123,10 @@ class Endpoints:
         api.operation(_DELETE, "DELETE", f"{path}/<endpoint>")(self._delete)
         one = "one process whatever the replica counts; one mutation of an endpoint at a time"
         api.operation(_DEPLOY, "POST", f"{path}/<endpoint>:deployModel", differs=one)(self._deploy)
+        beta = f"{one}; a model without a replica answers 429 but keeps its process, and is never undeployed by itself"
+        api.operation(_DEPLOY, "POST", f"{BETA_LOCATION_PATH}/endpoints/<endpoint>:deployModel", differs=beta)(
+            self._deploy_beta
+        )
         api.operation(_UNDEPLOY, "POST", f"{path}/<endpoint>:undeployModel")(self._undeploy)
         api.operation(_MUTATE, "POST", f"{path}/<endpoint>:mutateDeployedModel", differs="recorded only")(self._mutate)
 
@@ -257,17 +268,23 @@ class Endpoints:
 
     # Deploying
 
-    def _deploy(self, project: str, location: str, endpoint: str) -> Document:
+    def _deploy_beta(self, project: str, location: str, endpoint: str) -> Document:
+        return self._deploy(project, location, endpoint, kind=_DEPLOY_BETA)
+
+    def _deploy(self, project: str, location: str, endpoint: str, *, kind: str = _DEPLOY) -> Document:
         name = f"{self._location.check(project, location)}/endpoints/{endpoint}"
         body = json_body()
         deployed = body.get("deployedModel") or {}
+        if kind == _DEPLOY_BETA:
+            deployed = sleep.written_out(deployed)
         given = deployed.get("id")
         if given and not _DEPLOYED_MODEL_ID.fullmatch(given):
             raise invalid_argument(f"deployed_model.id {given!r} is invalid: it must have 1 to 10 digits.")
         with self._records.transaction():
             record = self.existing(name)
             self._refuse_taken(record, given)
-            model = deployments.deployable(deployed, self._models)
+            model = deployments.deployable(deployed, self._models, may_sleep=kind == _DEPLOY_BETA)
+            sleep.refuse_company(record, deployed)
             deployed = {
                 **deployed,
                 "id": given or new_id(),
@@ -277,13 +294,13 @@ class Endpoints:
             }
             arguments = {"name": name, "deployedModel": deployed, "trafficSplit": body.get("trafficSplit")}
             self._split_with(record, arguments)
-            return self._start(_DEPLOY, name, arguments)
+            return self._start(kind, name, arguments)
 
     def _refuse_taken(self, endpoint: Document, deployed_id: str | None) -> None:
         pending = [
             record["arguments"]["deployedModel"]["id"]
             for record in self._operations.pending_on(endpoint["name"])
-            if record["kind"] == _DEPLOY
+            if record["kind"] in (_DEPLOY, _DEPLOY_BETA)
         ]
         if deployed_id in [*pending, *(model["id"] for model in endpoint["deployedModels"])]:
             raise already_exists(f"DeployedModel {deployed_id} already exists on Endpoint {endpoint['name']}.")
@@ -314,6 +331,7 @@ class Endpoints:
             made = {**deployed, "createTime": now()}
             endpoint["deployedModels"].append(made)
             self._write(endpoint)
+            self._sleepers.deployed(key)
             return {"deployedModel": made}
 
         return Work(apply, settle=lambda applied: None if applied else self._servers.stop(key))

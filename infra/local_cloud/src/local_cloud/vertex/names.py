@@ -14,6 +14,7 @@ from local_cloud.vertex.errors import invalid_argument, not_found
 
 #: The prefix of every route; Flask fills in `project` and `location`.
 LOCATION_PATH = "/v1/projects/<project>/locations/<location>"
+BETA_LOCATION_PATH = "/v1beta1/projects/<project>/locations/<location>"
 
 _DURATION = re.compile(r"(\d+(?:\.\d{1,9})?)s")
 _LABEL_LENGTH = 63

@@ -26,7 +26,7 @@ from local_cloud.vertex.errors import invalid_argument, not_found, rpc_status
 from local_cloud.vertex.names import Location, new_id, now, seconds
 from local_cloud.vertex.records import Record, Records
 
-TYPE_PREFIX = "type.googleapis.com/google.cloud.aiplatform.v1."
+TYPE_PREFIX = "type.googleapis.com/google.cloud.aiplatform."
 EMPTY_TYPE = "type.googleapis.com/google.protobuf.Empty"
 
 #: Faults planned for this name end an operation with an error (`return-503`) or delay it (`hang:2`).
@@ -53,15 +53,20 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """One sort of operation: how it is prepared and what its messages are called."""
+    """One sort of operation: how it is prepared, what its messages are called, and the API version they are of."""
 
     prepare: Callable[[Document, threading.Event], Work]
     metadata: str
     response: str
+    version: str = "v1"
+
+    @property
+    def metadata_type(self) -> str:
+        return f"{TYPE_PREFIX}{self.version}.{self.metadata}"
 
     @property
     def response_type(self) -> str:
-        return EMPTY_TYPE if self.response == "Empty" else TYPE_PREFIX + self.response
+        return EMPTY_TYPE if self.response == "Empty" else f"{TYPE_PREFIX}{self.version}.{self.response}"
 
 
 class Operations:
@@ -93,7 +98,7 @@ class Operations:
         operation = {
             "name": name,
             "metadata": {
-                "@type": TYPE_PREFIX + self._kinds[kind].metadata,
+                "@type": self._kinds[kind].metadata_type,
                 "genericMetadata": {"createTime": created, "updateTime": created},
             },
         }

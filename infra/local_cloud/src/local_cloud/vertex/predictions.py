@@ -17,6 +17,7 @@ from local_cloud.vertex.errors import failed_precondition, invalid_argument
 from local_cloud.vertex.models import Models
 from local_cloud.vertex.names import LOCATION_PATH, Location, last_segment, seconds
 from local_cloud.vertex.servers import ModelServer, ModelServers
+from local_cloud.vertex.sleep import Sleepers
 from local_cloud.vertex.traffic import Draw
 
 #: The largest request in megabytes; "1.5 MB or smaller" on a shared endpoint, 10 MB on a dedicated one.
@@ -51,8 +52,10 @@ class Predictions:
         models: Models,
         servers: ModelServers,
         draw: Draw,
+        sleepers: Sleepers,
         on_served: Served,
     ) -> None:
+        self._sleepers = sleepers
         self._on_served = on_served
         self._location = location
         self._endpoints = endpoints
@@ -119,6 +122,7 @@ class Predictions:
     def _forward(
         self, record: Mapping[str, Any], deployed: Mapping[str, Any], content_type: str
     ) -> urllib3.BaseHTTPResponse:
+        self._sleepers.ask(record, deployed)
         server = self._servers.get((record["name"], deployed["id"]))
         address = server.address if server else None
         if server is None or address is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from local_cloud.vertex.operations import Operations
 from local_cloud.vertex.predictions import Predictions, Served, nobody_counts
 from local_cloud.vertex.records import Records
 from local_cloud.vertex.servers import ModelServers
+from local_cloud.vertex.sleep import Sleepers
 from local_cloud.vertex.traffic import Draw
 
 
@@ -42,6 +44,7 @@ class Vertex:
         server_start_seconds: after which a model server that never became healthy fails its deployment.
         seed: makes the draws of the traffic split repeatable.
         on_served: told of each answer of a model server; Cloud Monitoring counts them.
+        idle_clock: seconds by which a model that scales to zero falls asleep; a test need not wait for five minutes.
         stream_output: `publish_log` also receives each line that a job prints, as an unfiltered sink would.
     """
 
@@ -65,6 +68,7 @@ class Vertex:
         seed: int | None = None,
         stream_output: bool = False,
         on_served: Served = nobody_counts,
+        idle_clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._closed = False
         state_dir = Path(state_dir).resolve()
@@ -89,6 +93,7 @@ class Vertex:
             max_running=max_running_jobs,
         )
         models = Models(records=self._records, location=location, operations=self._operations, images=images)
+        sleepers = Sleepers(wake_seconds=operation_seconds, clock=idle_clock)
         self._endpoints = Endpoints(
             records=self._records,
             location=location,
@@ -97,6 +102,7 @@ class Vertex:
             servers=self._servers,
             host=Host(images, python, environment, project),
             folder=state_dir / "endpoints",
+            sleepers=sleepers,
             server_start_seconds=server_start_seconds,
             address=self.address,
         )
@@ -106,6 +112,7 @@ class Vertex:
             models=models,
             servers=self._servers,
             draw=Draw(seed),
+            sleepers=sleepers,
             on_served=on_served,
         )
         # The specific paths (endpoints/ID:predict) before the general ones (endpoints/ID).
