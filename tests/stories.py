@@ -132,10 +132,11 @@ def check_the_first_run_is_back(chain: Chain) -> None:
 
 
 def check_serves(chain: Chain, run_id: str) -> None:
-    assert chain.live("cloud").current.run_id == run_id
-    endpoint = chain.vertex.endpoints["flowers"]
+    live, endpoint = chain.live("cloud"), chain.vertex.endpoints["flowers"]
+    assert live.current.run_id == run_id
     assert [deployed.display_name for deployed in endpoint.deployed] == [run_id]
     assert dict(endpoint.traffic) == {endpoint.deployed[0].id: 100}
+    assert (live.current.facts["deployed_model"], live.undeployed_at) == (endpoint.deployed[0].id, "")
 
 
 def two_live_runs_and_a_watched_canary(chain: Chain) -> None:
@@ -174,6 +175,34 @@ def bring_a_model_whose_users_see_errors(chain: Chain) -> None:
     upload(chain, edition=3)
 
 
+#: A model that is alone on its endpoint: its releases are in place.
+ALONE = {"scale_to_zero": {"idle": "10m", "warm": "5m"}, "canary": {"answers": 1, "bake": 0}}
+SIDE_BY_SIDE = {"canary": {"steps": [50, 100], "bake": 0, "answers": 1}}
+
+
+def two_live_runs_in_place(chain: Chain) -> None:
+    chain.configure(serving=ALONE)
+    two_live_runs(chain)
+
+
+def begin_to_scale_to_zero(chain: Chain) -> None:
+    chain.configure(serving=ALONE)
+    bring_a_good_model(chain)
+
+
+def scale_to_zero_no_more_with_a_bad_model(chain: Chain) -> None:
+    chain.configure(serving=SIDE_BY_SIDE)
+    bring_a_bad_model(chain)
+
+
+def check_the_newest_serves(chain: Chain) -> None:
+    _, second, newest = in_order_of_time(chain)
+    assert chain.branch(newest, "cloud").state is State.LIVE, chain.branch(newest, "cloud").reason
+    assert chain.branch(second, "cloud").state is State.SUPERSEDED
+    check_serves(chain, newest)
+    chain.check_is_tidy()
+
+
 #: What people and bad models make the deployer do.
 RELEASE_STORIES = {
     "a model that fails behind the endpoint": Story(two_live_runs, bring_a_bad_model, check_the_bad_model_is_gone),
@@ -184,6 +213,13 @@ RELEASE_STORIES = {
         two_live_runs_and_a_watched_canary, bring_a_good_model, check_the_good_model_was_watched_at_every_share
     ),
     "a rollback": Story(two_live_runs, roll_back, check_the_first_run_is_back),
+    "a good model in place": Story(two_live_runs_in_place, bring_a_good_model, check_the_newest_serves),
+    "a bad model in place": Story(two_live_runs_in_place, bring_a_bad_model, check_the_bad_model_is_gone),
+    "a rollback in place": Story(two_live_runs_in_place, roll_back, check_the_first_run_is_back),
+    "a first release that scales to zero": Story(two_live_runs, begin_to_scale_to_zero, check_the_newest_serves),
+    "a bad model that was to scale to zero no more": Story(
+        two_live_runs_in_place, scale_to_zero_no_more_with_a_bad_model, check_the_bad_model_is_gone
+    ),
 }
 
 

@@ -22,6 +22,7 @@ SERVICES = (*EVENT_SERVICES, "trainer", "predictor")
 #: What an event that leads to nothing must not pay for (seconds and tens of megabytes each).
 HEAVY = (
     "google.cloud.aiplatform_v1",
+    "google.cloud.aiplatform_v1beta1",
     "google.cloud.pubsub_v1",
     "google.cloud.storage",
     "google.cloud.monitoring_v3",

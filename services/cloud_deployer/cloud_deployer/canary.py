@@ -28,7 +28,7 @@ from dualdeploy.gate import Verdict
 from dualdeploy.ledger import Branch, State
 from dualdeploy.monitoring import SHORTEST_PERIOD, Monitoring, Served
 from dualdeploy.object_store import ObjectMissing, ObjectStore
-from dualdeploy.vertex import Endpoint, ResourceMissing, Vertex
+from dualdeploy.vertex import Deployment, Endpoint, ResourceMissing, Vertex
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +44,28 @@ RESTORE_ATTEMPTS = 3
 #: What is in a branch's facts under "rollout".
 FACT = "rollout"
 
+#: The steps on the way back, which nothing sends back once more; the last two are those of replacing.py.
+WAY_BACK = frozenset({"restore", "withdraw", "clear", "reinstate"})
+
 
 class TrafficMoved(UnusableResult):
     """Somebody changed the split by hand: it is theirs now, and is not taken back behind their back."""
+
+
+class InPlace(pydantic.BaseModel):
+    """A release that takes down what serves before it deploys what shall; `former` is what goes back if it fails.
+
+    `former` has an id of its own, because that of what serves now (`former_id`) was used. Both are empty when nothing
+    of ours served. `leaving` is what is just being undeployed, noted before it begins, and `leaving_by` the operation,
+    once it is known; `returns` counts how often the candidate was in the way on the way back.
+    """
+
+    deployment: Deployment
+    former: Deployment | None = None
+    former_id: str = ""
+    leaving: str = ""
+    leaving_by: str = ""
+    returns: int = 0
 
 
 class Rollout(pydantic.BaseModel):
@@ -67,6 +86,7 @@ class Rollout(pydantic.BaseModel):
     tally: Tally = Tally()
     passed: tuple[Mapping[str, Any], ...] = ()
     breach: str = ""
+    in_place: InPlace | None = None
 
     @property
     def share(self) -> int:
@@ -107,6 +127,18 @@ def give_up(branch: Branch, why: str) -> Branch:
     rollout = rollout_of(branch)
     log.warning("%s goes back: %s", branch.run_id, why)
     return with_rollout(branch, rollout.model_copy(update={"breach": why})).changed(step="restore", attempts=0)
+
+
+def pause(branch: Branch, clock: Clock) -> Branch | None:
+    """Count a look, once a minute at most, however often the clock and events come by."""
+    if branch.operation_since and is_recent(branch, clock):
+        return None
+    return branch.changed(attempts=branch.attempts + 1, operation_since=clocks.to_text(clock()))
+
+
+def is_recent(branch: Branch, clock: Clock) -> bool:
+    """Whether the last look that was counted belongs to this tick of the clock."""
+    return (clock() - clocks.from_text(branch.operation_since)).total_seconds() < 30
 
 
 class Shifting:
@@ -152,15 +184,8 @@ class Shifting:
             if branch.attempts + 1 >= BASELINE_ATTEMPTS:
                 why = f"{rollout.endpoint} answers no probe, even before the new model has traffic: "
                 return give_up(branch, f"{why}{tally.first_failure} (redeploy with canary: false goes on regardless)")
-            return self._pause(branch)
+            return pause(branch, self._clock)
         return to_step(with_rollout(branch, rollout.model_copy(update={"baseline": tally})), "shift")
-
-    def _pause(self, branch: Branch) -> Branch | None:
-        """Count a look, once a minute at most, however often the clock and events come by."""
-        since = clocks.from_text(branch.operation_since) if branch.operation_since else None
-        if since and (self._clock() - since).total_seconds() < 30:
-            return None
-        return branch.changed(attempts=branch.attempts + 1, operation_since=clocks.to_text(self._clock()))
 
     def _shift(self, branch: Branch) -> Branch | None:
         """Give the candidate its next share. Vertex AI changes the split at once: there is no operation."""
@@ -200,7 +225,7 @@ class Shifting:
     def _bake(self, branch: Branch) -> Branch | None:
         """Hold the share and keep asking; a breach at any look ends the rollout."""
         rollout = rollout_of(branch)
-        if rollout.limits.bake > 0 and rollout.before:
+        if rollout.limits.bake > 0 and (rollout.before or rollout.in_place):
             tally = self._asked(branch, rollout, Tally())
             verdict = judge(tally, rollout.limits, before=rollout.baseline)
             if tally.judged >= rollout.limits.answers and not verdict.passed:
@@ -273,7 +298,7 @@ class Shifting:
             except RejectedByGoogle as exc:
                 log.error("%s keeps its traffic for now: %s", rollout.candidate, exc)  # noqa: TRY400
                 if branch.attempts + 1 < RESTORE_ATTEMPTS:
-                    return self._pause(branch)
+                    return pause(branch, self._clock)
                 # Taking it down moves its traffic too.
                 return to_step(branch, "withdraw")
             log.info("traffic of %s is as it was before", rollout.endpoint)
@@ -305,6 +330,10 @@ class Shifting:
             return branch.moved(State.FAILED, at=self._clock(), note=note)
 
     def _rolled_back(self, branch: Branch, rollout: Rollout, more: str = "") -> Branch:
+        if rollout.in_place:
+            return to_step(
+                with_rollout(branch, rollout.model_copy(update={"breach": rollout.breach + more})), "reinstate"
+            )
         return branch.moved(State.ROLLED_BACK, at=self._clock(), note=rollout.breach + more)
 
     # Inside ----------------------------------------------------------------------------------------------------

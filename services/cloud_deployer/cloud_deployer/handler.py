@@ -3,6 +3,8 @@
     gating ─► deploying: upload ─► evaluation ─► endpoint ─► deploy
            ─► canary: … (see canary.py) ─► record ─► aliases ─► undeploy ─► live
 
+Where an endpoint takes one model only, replacing.py has the steps between `endpoint` and `canary`.
+
 Every step first looks whether it is already done, so repeating any of them is harmless. Ids are derived from the run:
 the model is `dualdeploy-<dataset>`, the version carries the run id as its alias, and the deployed model's id
 is a number made of run and release.
@@ -10,6 +12,7 @@ is a number made of run and release.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 import logging
@@ -21,6 +24,7 @@ from cloud_deployer.console_metrics import SCHEMA_URI, classification_metrics
 from cloud_deployer.gating import Gating
 from cloud_deployer.live_evaluation import LiveEvaluation
 from cloud_deployer.model_card import ModelCards
+from cloud_deployer.replacing import Replacing
 from cloud_deployer.settings import DeployerSettings
 from dualdeploy import clock as clocks
 from dualdeploy import dataset_config
@@ -37,8 +41,10 @@ from dualdeploy.vertex import (
     REVISION_LABEL,
     RUN_LABEL,
     SNAPSHOT_LABEL,
+    Deployment,
     Endpoint,
     Evaluation,
+    ModelAsleep,
     ModelSpec,
     ModelVersion,
     ResourceMissing,
@@ -84,6 +90,14 @@ class CloudDeployer:
             operation_limit_seconds=settings.operation_limit_seconds,
             clock=clock,
         )
+        self._replacing = Replacing(
+            ledger=ledger,
+            vertex=vertex,
+            shifting=self._shifting,
+            operation_limit_seconds=settings.operation_limit_seconds,
+            clock=clock,
+        )
+        self._rollout_steps = self._shifting.steps | self._replacing.steps
         self._cards = ModelCards(ledger=ledger, models=models, revision=settings.git_revision)
         self._evaluation = LiveEvaluation(ledger=ledger, models=models, vertex=vertex, settings=settings, clock=clock)
         self._gating = Gating(
@@ -111,9 +125,9 @@ class CloudDeployer:
         """See `dualdeploy.branches.Advance`."""
         if branch.step in self._releasing:
             return self._releasing[branch.step](branch, run)
-        if branch.step not in ("restore", "withdraw") and (why := ReleaseRequest.abort_of(branch)):
+        if branch.step not in canary.WAY_BACK and (why := ReleaseRequest.abort_of(branch)):
             return self._abort(branch, run, why)
-        if branch.step in self._shifting.steps:
+        if branch.step in self._rollout_steps:
             return self._shift(branch)
         # The configuration as it is now: a redeploy is how a changed gate or machine takes effect.
         config = dataset_config.read(self._config, branch.dataset)
@@ -139,11 +153,13 @@ class CloudDeployer:
 
     def _shift(self, branch: Branch) -> Branch | None:
         try:
-            return self._shifting.steps[branch.step](branch)
+            return self._rollout_steps[branch.step](branch)
+        except ModelAsleep as exc:
+            return self._replacing.wait(branch, exc)
         except TrafficMoved:
             raise
         except CannotEverSucceed as exc:
-            if branch.step in ("restore", "withdraw"):
+            if branch.step in canary.WAY_BACK:
                 raise
             # Whatever it is, the candidate must not keep its traffic.
             return give_up(branch, f"{type(exc).__name__}: {exc}")
@@ -230,7 +246,8 @@ class CloudDeployer:
     def _deploy(self, branch: Branch, run: Run, config: DatasetConfig) -> Branch | None:
         """Deploy without traffic, except as the first model of an endpoint, which nobody else could serve for."""
         if canary.FACT not in branch.facts:
-            return with_rollout(branch, self._plan(branch, config))
+            plan = self._plan(branch, config)
+            return to_step(with_rollout(branch, plan), "vacate" if plan.in_place else "deploy")
         if not branch.operation and hygiene.is_removing(self._ledger, branch.dataset):
             # Again, now that the janitor can read the plan: of the two, one sees the other and gives way.
             return None
@@ -242,12 +259,7 @@ class CloudDeployer:
             note = f"deployed as {rollout.candidate}; goes to {shares} % of the traffic"
             first = "baseline" if len(rollout.limits.steps) > 1 else "shift"
             return branch.moved(State.CANARY, at=self._clock(), note=note, step=first)
-        deployment = serving.deployment(
-            config.serving,
-            deployed_id=rollout.candidate,
-            model=f"{branch.facts['model']}@{branch.facts['model_version']}",
-            run_id=run.run_id,
-        )
+        deployment = self._deployment(branch, config, rollout.candidate)
         # Without a split the present one stays. One that was decided before minutes of waiting would undo, without
         # an etag to notice it, what another release or somebody by hand has done since.
         traffic = {} if rollout.before else {deployed.id: 0 for deployed in endpoint.deployed} | rollout.split(-1)
@@ -261,7 +273,12 @@ class CloudDeployer:
     def _plan(self, branch: Branch, config: DatasetConfig) -> Rollout:
         """Fix how this release gets its traffic, and what the traffic was before, while nothing is changed yet."""
         endpoint = self._endpoint(str(branch.facts["endpoint"]).rsplit("/", 1)[-1])
-        candidate = self._warm(branch, endpoint) or deployed_id_of(branch)
+        deployment = self._deployment(branch, config, deployed_id_of(branch))
+        if in_place := self._replacing.plan(branch, endpoint, config.serving, deployment):
+            bake = config.serving.canary.bake if in_place.former and ReleaseRequest.of(branch).canary else 0.0
+            alone = config.serving.canary.model_copy(update={"steps": (100,), "bake": bake, "monitoring": None})
+            return Rollout(endpoint=endpoint.id, candidate=deployment.id, limits=alone, in_place=in_place)
+        candidate = self._warm(branch, endpoint) or deployment.id
         serving = {key: share for key, share in endpoint.traffic.items() if share}
         before = serving if serving.keys() - {candidate} else {}
         limits = config.serving.canary
@@ -275,6 +292,10 @@ class CloudDeployer:
             keep_previous=config.serving.keep_previous,
             cool_down=config.serving.cool_down,
         )
+
+    def _deployment(self, branch: Branch, config: DatasetConfig, deployed_id: str) -> Deployment:
+        model = f"{branch.facts['model']}@{branch.facts['model_version']}"
+        return serving.deployment(config.serving, deployed_id=deployed_id, model=model, run_id=branch.run_id)
 
     def _warm(self, branch: Branch, endpoint: Endpoint) -> str:
         """What a rollback finds still deployed (`cool_down`, `keep_previous`): only its traffic was taken away."""
@@ -293,6 +314,9 @@ class CloudDeployer:
             key: branch.facts[key]
             for key in ("model", "model_version", "endpoint", "endpoint_dns", "deployed_model", "accuracy")
         }
+        if in_place := rollout_of(branch).in_place:
+            # For the release that replaces this one, should it have to bring it back.
+            facts["deployment"] = dataclasses.asdict(in_place.deployment)
         record_live(self._ledger, branch, run, facts=facts, clock=self._clock)
         return to_step(branch, "aliases")
 

@@ -28,8 +28,11 @@ class Watch:
         self._region = region
 
     def look(self, endpoint: Endpoint, live: Live, serving: Serving, *, now: datetime.datetime) -> Idle | None:
-        """Told when nobody asked the live model of `endpoint` for `serving.idle_after`, all of which it was there."""
-        if serving.idle_after is None:
+        """Told when nobody asked the live model of `endpoint` for `serving.idle_after`, all of which it was there.
+
+        What scales to zero costs nothing while nobody asks: there is nothing to tell.
+        """
+        if serving.idle_after is None or serving.scale_to_zero:
             return None
         since = now - datetime.timedelta(seconds=serving.idle_after)
         if clocks.from_text(live.current.since) > since:

@@ -38,6 +38,12 @@ log = logging.getLogger(__name__)
 #: How often everything is looked at, and how long a removal that failed is left alone.
 LOOK_EVERY = datetime.timedelta(hours=1)
 
+#: Source: "Scale To Zero", limitations, in Vertex AI's documentation of autoscaling.
+UNDEPLOYED_BY_GOOGLE = (
+    "it is not deployed any more: Vertex AI undeploys what was scaled to zero for 30 days, unless somebody did it by"
+    " hand; the next release or POST /redeploy brings it back (serving.scale_to_zero)"
+)
+
 
 class Janitor:
     """`on_clock` is cheap while nothing is due: one read."""
@@ -116,6 +122,7 @@ class Janitor:
             return self._clock() + LOOK_EVERY
         report = hygiene.read_report(self._ledger, dataset)
         holdings = self._holdings(report.document, endpoint_ids)
+        self._notice_undeployed(holdings)
         found = find_surplus(holdings)
         seen = self._seen(report.document, holdings, found)
         removal = self._next(seen, holdings.config)
@@ -198,7 +205,8 @@ class Janitor:
         if removal is None:
             return True
         if self._is_gone(dataset, removal):
-            self._tell_live(dataset, removal)
+            if removal.kind == "deployed model":
+                self._tell_live(dataset, removal.id, removal.reason)
             log.warning("removed %s: %s", removal.what, removal.reason)
             following = report.document.with_removed(removal.at(self._clock(), operation=""))
             rest = tuple(other for other in following.surplus if other.what != removal.what)
@@ -232,14 +240,24 @@ class Janitor:
             return str(exc)
         return ""
 
-    def _tell_live(self, dataset: str, removal: Removal) -> None:
-        """Have the record of what is live say so, if that is what was removed; the next release writes it anew."""
+    def _tell_live(self, dataset: str, deployed_id: str, reason: str) -> None:
+        """Have the record of what is live say so, if that is what is gone; the next release writes it anew."""
         live = self._ledger.read_live(dataset, "cloud")
-        if removal.kind != "deployed model" or live is None or live.document.undeployed_at:
+        if live is None or live.document.undeployed_at:
             return
-        if str(live.document.current.facts.get("deployed_model", "")) == removal.id:
-            told = {"undeployed_at": clocks.to_text(self._clock()), "undeployed_because": removal.reason}
+        if str(live.document.current.facts.get("deployed_model", "")) == deployed_id:
+            told = {"undeployed_at": clocks.to_text(self._clock()), "undeployed_because": reason}
             self._ledger.write_live(live.document.model_copy(update=told), expect=live.generation)
+
+    def _notice_undeployed(self, holdings: Holdings) -> None:
+        """What scales to zero is undeployed by Vertex AI itself, which tells nobody."""
+        if holdings.config is None or holdings.live is None or holdings.config.serving.scale_to_zero is None:
+            return
+        facts = holdings.live.current.facts
+        serving, where = str(facts.get("deployed_model", "")), str(facts.get("endpoint", ""))
+        for endpoint in holdings.endpoints:
+            if endpoint.name == where and all(deployed.id != serving for deployed in endpoint.deployed):
+                self._tell_live(holdings.dataset, serving, UNDEPLOYED_BY_GOOGLE)
 
     def _is_candidate(self, dataset: str, removal: Removal) -> bool:
         """Whether a release has planned with it since it was judged, by an instance that was frozen for that long."""

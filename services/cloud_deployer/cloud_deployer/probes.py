@@ -22,7 +22,7 @@ from dualdeploy.dataset_config import Canary, Monitored
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable, UnusableResult
 from dualdeploy.gate import Rule, Verdict
 from dualdeploy.monitoring import Served
-from dualdeploy.vertex import Answer, Endpoint, Vertex
+from dualdeploy.vertex import Answer, Endpoint, ModelAsleep, Vertex
 
 #: Answers may differ between machines in the last digits; of classes that are this close either is right.
 CLOSE = 0.01
@@ -116,7 +116,8 @@ def probe(
 ) -> Tally:
     """Send golden pictures until `wanted` requests tell something about the candidate, or the slice is over.
 
-    An empty `candidate` stands for the models that serve before one has traffic: every answer counts.
+    An empty `candidate` stands for the models that serve before one has traffic: every answer counts. Raises
+    ModelAsleep.
     """
     until = time.monotonic() + SLICE_SECONDS
     limit = max_requests(endpoint.traffic.get(candidate, 100), wanted)
@@ -127,6 +128,9 @@ def probe(
         picture = golden[tally.requests % len(golden)]
         try:
             answer = vertex.predict(endpoint, picture.instance)
+        except ModelAsleep:
+            # This request has woken it: nothing is known about the model before it is up.
+            raise
         except (ServiceUnavailable, RejectedByGoogle) as exc:
             tally = tally.with_failure(str(exc))
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dualdeploy.dataset_config import Serving
 from dualdeploy.errors import RejectedByGoogle
-from dualdeploy.vertex import Deployment, Endpoint, RequestLogging
+from dualdeploy.vertex import Deployment, Endpoint, RequestLogging, ScaleToZero
 
 #: `AutoscalingMetricSpec.metric_name`, by our key: all that v1 of the API has for online prediction.
 METRICS = {
@@ -21,6 +21,7 @@ class OtherKindOfEndpoint(RejectedByGoogle):
 def deployment(serving: Serving, *, deployed_id: str, model: str, run_id: str) -> Deployment:
     """How a version (`…/models/<id>@<version>`) is deployed; named after its run, which is how the janitor knows it."""
     targets = serving.autoscaling.model_dump(exclude_none=True)
+    to_zero = serving.scale_to_zero
     return Deployment(
         id=deployed_id,
         model=model,
@@ -35,6 +36,7 @@ def deployment(serving: Serving, *, deployed_id: str, model: str, run_id: str) -
         service_account=serving.service_account,
         container_log=serving.container_log,
         access_log=serving.access_log,
+        scale_to_zero=ScaleToZero(idle=to_zero.idle, warm=to_zero.warm) if to_zero else None,
     )
 
 

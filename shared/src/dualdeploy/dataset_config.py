@@ -11,7 +11,7 @@ import hashlib
 import math
 import re
 import reprlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -287,15 +287,25 @@ class Canary(_Section):
 
 
 def _at_least_one_replica(value: object) -> object:
-    """Refuse scale-to-zero with its reason, where a bare "at least 1" would look like an arbitrary limit."""
+    """Send who wants no machine while nobody asks to where that is said with its price; a bare limit would look odd."""
     if value == 0 and not isinstance(value, bool):
         raise ValueError(
-            "must be at least 1: scaling to zero (Preview, v1beta1 of the API only) allows one model on an endpoint, so"
-            " neither a canary nor serving.cool_down, serving.keep_previous or a rollback that others are served"
-            " through. It drops the requests that wake it (429), and is undeployed after 30 days without traffic."
-            " For a model that is seldom asked there is serving.idle: undeploy"
+            "must be at least 1. For scaling to zero write serving.scale_to_zero: {idle: 1h} and no min_replicas."
+            " Vertex AI then allows one model on the endpoint, so each release takes the old one down first, without a"
+            " canary. To have it undeployed after days without a request write serving.idle: undeploy"
         )
     return value
+
+
+class ScaleToZero(_Section):
+    """How long Vertex AI waits before it takes the last machine away (Preview, v1beta1 of the API only).
+
+    `idle`: since the last request; `warm`: since the machine came up. Bounds and defaults are those of
+    `DedicatedResources.ScaleToZeroSpec`.
+    """
+
+    idle: Annotated[Duration, Field(ge=300.0, le=28800.0)] = 3600.0
+    warm: Annotated[Duration, Field(ge=300.0, le=28800.0)] = 3600.0
 
 
 class Autoscaling(_Section):
@@ -323,6 +333,7 @@ class Serving(_Section):
     so long a rollback takes seconds, and so long it costs. `keep_versions`: how many of the newest versions the Model
     Registry keeps, besides those that serve or may serve again. `hygiene: report` only tells what it would remove.
     `idle: undeploy` takes down what nobody has asked for `idle_after`; the endpoint and its address stay.
+    With `scale_to_zero` a release takes down what serves before it deploys what shall: what contradicts is refused.
     """
 
     endpoint: Annotated[str, Field(pattern=ENDPOINT_ID)] = ""
@@ -344,6 +355,45 @@ class Serving(_Section):
     hygiene: Literal["remove", "report"] = "remove"
     idle_after: Annotated[Duration, Field(ge=3600.0)] | None = 604800.0
     idle: Literal["report", "undeploy"] = "report"
+    scale_to_zero: ScaleToZero | None = None
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _one_model_alone_has_no_shares(cls, document: Any) -> Any:
+        """What scaling to zero leaves no choice about need not be written; what is written is looked at below."""
+        if not isinstance(document, Mapping) or document.get("scale_to_zero") is None:
+            return document
+        canary = document.get("canary", {})
+        alone = {"steps": (100,), **canary} if isinstance(canary, Mapping) else canary
+        return {"cool_down": 0.0, **document, "canary": alone}
+
+    @pydantic.model_validator(mode="after")
+    def _scaling_to_zero_contradicts_nothing(self) -> Serving:
+        if self.scale_to_zero and (faults := list(self._contradictions())):
+            raise ValueError("scale_to_zero does not go with " + ". Nor with ".join(faults))
+        return self
+
+    def _contradictions(self) -> Iterator[str]:
+        """Source: "Scale To Zero", limitations, in Vertex AI's documentation of autoscaling."""
+        alone = "Vertex AI allows one model on such an endpoint"
+        if not self.dedicated:
+            yield "dedicated: false: Vertex AI refuses it on shared endpoints. Leave dedicated out"
+        if self.canary.steps != (100,):
+            yield f"canary.steps: {alone}, so nothing can share its traffic. Leave canary.steps out"
+        if self.canary.monitoring:
+            yield (
+                "canary.monitoring: the new model has all of the traffic or none, and no traffic would be waited for"
+                " as missing data. Leave canary.monitoring out, probes judge the model"
+            )
+        if self.keep_previous:
+            yield f"keep_previous: 1: {alone}, so none can be kept beside it. Leave keep_previous out"
+        if self.cool_down:
+            yield f"cool_down: {alone}, so what was replaced cannot stay. Leave cool_down out"
+        if self.min_replicas > 1:
+            # A run keeps its configuration with every default written out, so 1 says nothing.
+            yield f"min_replicas: {self.min_replicas}: the least is 0 machines. Leave min_replicas out"
+        if self.idle == "undeploy":
+            yield "idle: undeploy: both say what happens while nobody asks. Leave one of them out"
 
     @pydantic.model_validator(mode="after")
     def _replicas_are_a_range(self) -> Serving:

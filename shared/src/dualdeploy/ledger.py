@@ -228,7 +228,8 @@ class Release(_Record):
 class Live(_Record):
     """What serves now for one target of one data set, and what served before it.
 
-    `undeployed_at` says that it serves no more because nobody asked it; the next release of it or another serves again.
+    `undeployed_at` says that it serves no more, and `undeployed_because` why (mostly that nobody asked it); the next
+    release of it or another serves again.
     """
 
     v: Literal[1] = 1

@@ -33,6 +33,9 @@ REVISION_LABEL = "dualdeploy_revision"
 #: What Vertex AI says when another operation on the same resource is not finished.
 _BUSY = "other operations running"
 
+#: What it answers (429) while a model that was scaled to zero gets its machine.
+_NOT_READY = "not yet ready for inference"
+
 Result = TypeVar("Result")
 
 
@@ -61,6 +64,10 @@ class ResourceConflict(RetryLater):
 
 class ResourceMissing(RejectedByGoogle):
     """404: there is no such resource."""
+
+
+class ModelAsleep(ServiceUnavailable):
+    """429: the model was scaled to zero; this request woke it, and is dropped. Ask again in some minutes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,10 +193,19 @@ class RequestLogging:
 
 
 @dataclasses.dataclass(frozen=True)
+class ScaleToZero:
+    """Seconds without a request (`idle`), and since the machine came up (`warm`), before the last one is taken away."""
+
+    idle: float
+    warm: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Deployment:
     """How a model version is put on an endpoint; `id` is ours (1 to 10 digits), so repeating it does no harm.
 
-    `targets` are per cents by the name of the metric that replicas are added for (`AutoscalingMetricSpec`).
+    `targets` are per cents by the name of the metric that replicas are added for (`AutoscalingMetricSpec`). With
+    `scale_to_zero` it must be alone on a dedicated endpoint, and begins with `min_replicas` machines.
     """
 
     id: str
@@ -205,6 +221,7 @@ class Deployment:
     service_account: str = ""
     container_log: bool = True
     access_log: bool = False
+    scale_to_zero: ScaleToZero | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -462,31 +479,14 @@ class VertexGateway:
     def start_deploy(self, endpoint_id: str, deployment: Deployment, *, traffic: Mapping[str, int]) -> str:
         """`traffic` is the split afterwards, by deployed model id; the new one goes by its id as the others do. With an
         empty one the split stays as it is then (DeployModelRequest.traffic_split)."""
-        from google.cloud.aiplatform_v1 import types  # noqa: PLC0415
-
-        deployed = types.DeployedModel(
-            id=deployment.id,
-            model=deployment.model,
-            display_name=deployment.display_name,
-            service_account=deployment.service_account,
-            disable_container_logging=not deployment.container_log,
-            enable_access_logging=deployment.access_log,
-            dedicated_resources=types.DedicatedResources(
-                machine_spec=_machine(deployment.machine, deployment.accelerator_type, deployment.accelerator_count),
-                min_replica_count=deployment.min_replicas,
-                max_replica_count=deployment.max_replicas,
-                autoscaling_metric_specs=[
-                    types.AutoscalingMetricSpec(metric_name=name, target=target)
-                    for name, target in sorted(deployment.targets.items())
-                ],
-                spot=deployment.spot,
-            ),
-        )
+        client, deployed = self._endpoints, _deployed_model(deployment)
+        if deployment.scale_to_zero:
+            client, deployed = self._beta_endpoints, _to_zero(deployed, deployment.scale_to_zero)
         # DeployModelRequest: "0" stands for the model that this very call deploys.
         split = {"0" if key == deployment.id else key: share for key, share in traffic.items()}
         operation = _call(
             f"deploy {deployment.model} to {endpoint_id}",
-            lambda: self._endpoints.deploy_model(
+            lambda: client.deploy_model(
                 request={
                     "endpoint": self._endpoint_name(endpoint_id),
                     "deployed_model": deployed,
@@ -565,14 +565,28 @@ class VertexGateway:
 
     def operation(self, name: str) -> Operation | None:
         """The operation as it stands, or None when Vertex AI no longer knows it."""
-        client = self._endpoints.transport.operations_client
         try:
-            found = _call(f"get {name}", lambda: client.get_operation(name=name, **self._patience(repeat=True)))
+            found = self._operation(name)
         except ResourceMissing:
             return None
         return Operation(name, bool(found.done), found.error.message if found.error.code else "")
 
     # Inside ----------------------------------------------------------------------------------------------------
+
+    def _operation(self, name: str) -> Any:
+        from google.protobuf import json_format  # noqa: PLC0415
+
+        client = self._endpoints.transport.operations_client
+
+        def get() -> Any:
+            return _call(f"get {name}", lambda: client.get_operation(name=name, **self._patience(repeat=True)))
+
+        try:
+            return get()
+        except json_format.ParseError:
+            # Begun through v1beta1 by another instance: its messages can be read once their package is imported.
+            self._beta_endpoints  # noqa: B018  # for its effect
+            return get()
 
     def _endpoint_name(self, endpoint_id: str) -> str:
         return f"{self._parent}/endpoints/{endpoint_id}"
@@ -603,6 +617,13 @@ class VertexGateway:
     @functools.cached_property
     def _endpoints(self) -> Any:
         from google.cloud.aiplatform_v1.services.endpoint_service import EndpointServiceClient  # noqa: PLC0415
+
+        return EndpointServiceClient(**self._client_arguments())
+
+    @functools.cached_property
+    def _beta_endpoints(self) -> Any:
+        """For what v1 does not have. A second package of its size (a second, 65 MB): only who scales to zero pays."""
+        from google.cloud.aiplatform_v1beta1.services.endpoint_service import EndpointServiceClient  # noqa: PLC0415
 
         return EndpointServiceClient(**self._client_arguments())
 
@@ -666,6 +687,44 @@ def _custom_job(spec: CustomJobSpec) -> Any:
             base_output_directory=types.GcsDestination(output_uri_prefix=spec.output_directory),
         ),
     )
+
+
+def _deployed_model(deployment: Deployment) -> Any:
+    from google.cloud.aiplatform_v1 import types  # noqa: PLC0415
+
+    return types.DeployedModel(
+        id=deployment.id,
+        model=deployment.model,
+        display_name=deployment.display_name,
+        service_account=deployment.service_account,
+        disable_container_logging=not deployment.container_log,
+        enable_access_logging=deployment.access_log,
+        dedicated_resources=types.DedicatedResources(
+            machine_spec=_machine(deployment.machine, deployment.accelerator_type, deployment.accelerator_count),
+            min_replica_count=deployment.min_replicas,
+            max_replica_count=deployment.max_replicas,
+            autoscaling_metric_specs=[
+                types.AutoscalingMetricSpec(metric_name=name, target=target)
+                for name, target in sorted(deployment.targets.items())
+            ],
+            spot=deployment.spot,
+        ),
+    )
+
+
+def _to_zero(usual: Any, to_zero: ScaleToZero) -> Any:
+    """A `DeployedModel` of v1 as one of v1beta1, which has the same fields with the same numbers, and what v1 lacks."""
+    from google.cloud.aiplatform_v1beta1 import types  # noqa: PLC0415
+    from google.protobuf import duration_pb2  # noqa: PLC0415
+
+    deployed = types.DeployedModel.deserialize(type(usual).serialize(usual))
+    resources = deployed.dedicated_resources
+    resources.initial_replica_count, resources.min_replica_count = resources.min_replica_count, 0
+    resources.scale_to_zero_spec = types.DedicatedResources.ScaleToZeroSpec(
+        idle_scaledown_period=duration_pb2.Duration(seconds=int(to_zero.idle)),
+        min_scaleup_period=duration_pb2.Duration(seconds=int(to_zero.warm)),
+    )
+    return deployed
 
 
 def _machine(machine: str, accelerator: str, count: int) -> Any:
@@ -774,6 +833,8 @@ def _call(what: str, call: Callable[[], Result]) -> Result:
     except google_errors.Conflict as exc:
         raise ResourceConflict(f"Vertex AI, {what}: {exc.message}") from exc
     except (google_errors.TooManyRequests, google_errors.RetryError) as exc:
+        if _NOT_READY in exc.message:
+            raise ModelAsleep(f"Vertex AI, {what}: {exc.message}") from exc
         raise ServiceUnavailable(f"Vertex AI, {what}: {exc}") from exc
     except google_errors.ClientError as exc:
         if _BUSY in exc.message:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import subprocess
+import sys
 import urllib.request
 from typing import Any
 
@@ -12,9 +14,18 @@ import pytest
 
 from cloud_deployer.console_metrics import SCHEMA_URI
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
-from dualdeploy.vertex import Evaluation, JobOutcome, RequestLogging, ResourceConflict, ResourceMissing, VertexGateway
+from dualdeploy.vertex import (
+    Evaluation,
+    JobOutcome,
+    RequestLogging,
+    ResourceConflict,
+    ResourceMissing,
+    ScaleToZero,
+    VertexGateway,
+)
+from local_cloud.faults import Faults as CloudFaults
 
-from .conftest import PROJECT, REGION
+from .conftest import PROJECT, REGION, CloudVertexSide
 
 # Jobs ----------------------------------------------------------------------------------------------------------------
 
@@ -184,10 +195,12 @@ def test_an_operation_that_is_not_known_is_none(vertex_side: Any) -> None:
 # Endpoints -----------------------------------------------------------------------------------------------------------
 
 
-def endpoint_of(side: Any, specs: Any) -> Any:
+def endpoint_of(side: Any, specs: Any, *, dedicated: bool = True) -> Any:
     """A new endpoint, and the model version to put on it."""
     labels = {"dualdeploy_dataset": "flowers"}
-    create = side.vertex.start_create_endpoint(specs.unique, display_name=specs.unique, labels=labels)
+    create = side.vertex.start_create_endpoint(
+        specs.unique, display_name=specs.unique, labels=labels, dedicated=dedicated
+    )
     upload = side.vertex.start_upload(specs.model())
     side.finish(create)
     side.finish(upload)
@@ -231,6 +244,99 @@ def test_a_deployed_model_serves_all_traffic_and_is_told_with_its_version(vertex
     assert (deployed.id, deployed.version, deployed.display_name) == ("17", "1", f"{specs.unique}-17")
     assert deployed.model.partition("@")[0] == model.partition("@")[0]
     assert dict(endpoint.traffic) == {"17": 100}
+
+
+def test_a_model_that_scales_to_zero_is_alone_on_its_endpoint(vertex_side: Any, specs: Any) -> None:
+    model, vertex = endpoint_of(vertex_side, specs), vertex_side.vertex
+    to_zero = dataclasses.replace(specs.deployment("17", model), scale_to_zero=ScaleToZero(idle=600, warm=300))
+
+    vertex_side.finish(vertex.start_deploy(specs.unique, to_zero, traffic={"17": 100}))
+
+    endpoint = vertex.find_endpoint(specs.unique)
+    assert dict(endpoint.traffic) == {"17": 100}
+    assert vertex.predict(endpoint, picture("rose")).deployed_id == "17"
+    for other in (specs.deployment("18", model), dataclasses.replace(to_zero, id="19")):
+        with pytest.raises(RejectedByGoogle, match=r"(?i)scale to zero allows one"):
+            vertex.start_deploy(specs.unique, other, traffic={"17": 100, other.id: 0})
+    vertex_side.finish(vertex.start_undeploy(specs.unique, "17", traffic={}))
+    vertex_side.finish(vertex.start_deploy(specs.unique, specs.deployment("18", model), traffic={"18": 100}))
+    with pytest.raises(RejectedByGoogle, match=r"(?i)scale to zero allows one"):
+        vertex.start_deploy(specs.unique, to_zero, traffic={"17": 0, "18": 100})
+
+
+def test_no_model_scales_to_zero_on_a_shared_endpoint(vertex_side: Any, specs: Any) -> None:
+    model, vertex = endpoint_of(vertex_side, specs, dedicated=False), vertex_side.vertex
+    to_zero = dataclasses.replace(specs.deployment("17", model), scale_to_zero=ScaleToZero(idle=600, warm=300))
+
+    with pytest.raises(RejectedByGoogle, match=r"(?i)scale to zero is not supported"):
+        vertex.start_deploy(specs.unique, to_zero, traffic={"17": 100})
+
+
+LOOKS_AT_AN_OPERATION = """
+import sys
+from dualdeploy.vertex import VertexGateway
+project, region, address, operation = sys.argv[1:]
+found = VertexGateway(project=project, region=region, emulator_host=address).operation(operation)
+print(found.done, found.error, "google.cloud.aiplatform_v1beta1" in sys.modules)
+"""
+
+
+def test_another_instance_can_look_at_an_operation_that_was_begun_through_v1beta1(
+    vertex_emulator: Any, specs: Any
+) -> None:
+    gateway = VertexGateway(project=PROJECT, region=REGION, emulator_host=vertex_emulator.address)
+    side = CloudVertexSide(vertex_emulator, CloudFaults())
+    model = endpoint_of(side, specs)
+    to_zero = dataclasses.replace(specs.deployment("17", model), scale_to_zero=ScaleToZero(idle=600, warm=300))
+    operation = gateway.start_deploy(specs.unique, to_zero, traffic={"17": 100})
+    side.finish(operation)
+
+    arguments = [PROJECT, REGION, vertex_emulator.address, operation]
+    done = subprocess.run(
+        [sys.executable, "-c", LOOKS_AT_AN_OPERATION, *arguments], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.split() == ["True", "True"]
+
+
+def test_an_operation_of_v1_is_looked_at_without_the_second_package(vertex_emulator: Any, specs: Any) -> None:
+    side = CloudVertexSide(vertex_emulator, CloudFaults())
+    operation = side.vertex.start_upload(specs.model())
+    side.finish(operation)
+
+    arguments = [PROJECT, REGION, vertex_emulator.address, operation]
+    done = subprocess.run(
+        [sys.executable, "-c", LOOKS_AT_AN_OPERATION, *arguments], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.split() == ["True", "False"]
+
+
+def test_what_vertex_ai_is_asked_for_has_both_periods_and_no_least_replica(vertex_emulator: Any, specs: Any) -> None:
+    side = CloudVertexSide(vertex_emulator, CloudFaults())
+    model = endpoint_of(side, specs)
+    asked = dataclasses.replace(
+        specs.deployment("17", model),
+        max_replicas=3,
+        accelerator_type="NVIDIA_L4",
+        accelerator_count=1,
+        targets={"aiplatform.googleapis.com/prediction/online/cpu/utilization": 70},
+        spot=True,
+        scale_to_zero=ScaleToZero(idle=600, warm=300),
+    )
+    side.finish(side.vertex.start_deploy(specs.unique, asked, traffic={"17": 100}))
+    name = f"projects/{PROJECT}/locations/{REGION}/endpoints/{specs.unique}"
+    with urllib.request.urlopen(f"http://{vertex_emulator.address}/v1/{name}", timeout=30) as answer:
+        resources = json.load(answer)["deployedModels"][0]["dedicatedResources"]
+    assert resources.pop("machineSpec")["acceleratorCount"] == 1
+    assert resources.pop("autoscalingMetricSpecs")[0]["target"] == 70
+    assert resources == {
+        "minReplicaCount": 0,
+        "initialReplicaCount": 1,
+        "maxReplicaCount": 3,
+        "spot": True,
+        "scaleToZeroSpec": {"minScaleupPeriod": "300s", "idleScaledownPeriod": "600s"},
+    }
 
 
 def test_a_deployment_is_made_once_while_it_runs_and_afterwards(vertex_side: Any, specs: Any) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chain import DEPLOYER_SETTINGS, Chain
@@ -16,7 +17,7 @@ from dualdeploy.errors import ServiceUnavailable
 from dualdeploy.ledger import Branch, State, Versioned
 from dualdeploy.monitoring import MonitoringGateway
 from dualdeploy.object_store import Generation
-from dualdeploy.vertex import Endpoint, VertexGateway
+from dualdeploy.vertex import Answer, Endpoint, ModelAsleep, VertexGateway
 from local_cloud.faults import Faults
 from local_cloud.monitoring import Monitoring
 from local_cloud.monitoring.requests import Requests
@@ -28,10 +29,24 @@ TOY = Path(__file__).parent / "toy_predictor"
 SERVING = {"canary": {"steps": [30, 100], "bake": 0, "answers": 3, "latency_slack": 0.15}}
 
 
+#: The same for a model that must be alone on its endpoint.
+ALONE = {"scale_to_zero": {"idle": "10m", "warm": "5m"}, "canary": {"bake": 0, "answers": 3}}
+
+
+class IdleClock:
+    """By which Vertex AI takes the machine away; it stands unless a test moves it."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class Project:
     """A chain whose deployer talks to a Vertex AI that runs model servers."""
 
-    def __init__(self, vertex: Vertex, behaviours: Path, requests: Requests) -> None:
+    def __init__(self, vertex: Vertex, behaviours: Path, requests: Requests, idle_clock: IdleClock) -> None:
+        self.idle_clock = idle_clock
         self.behaviours = behaviours
         self.requests = requests
         self.dies = False
@@ -76,6 +91,7 @@ class Project:
         while not (branch := self.chain.branch(run_id, "cloud")).is_final:
             assert time.monotonic() < deadline, branch
             self.chain.clock.advance(30)
+            self.idle_clock.now += 30
             users()
             assert self.chain.handle(self.chain.clock_deliveries()[2]) or self.dies
             time.sleep(0.05)
@@ -121,7 +137,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
     behaviours.mkdir()
     faults = Faults()
     with Storage(faults=faults, state_dir=tmp_path / "storage") as storage:
-        requests = Requests()
+        requests, idle_clock = Requests(), IdleClock()
         vertex = Vertex(
             faults=faults,
             state_dir=tmp_path / "vertex",
@@ -135,9 +151,10 @@ def project(tmp_path: Path) -> Iterator[Project]:
             grace_seconds=0.5,
             seed=7,
             on_served=requests.note,
+            idle_clock=idle_clock,
         ).start()
         try:
-            project = Project(vertex, behaviours, requests)
+            project = Project(vertex, behaviours, requests, idle_clock)
             yield project
             project.close()
         finally:
@@ -238,3 +255,76 @@ def test_a_model_that_is_stopped_at_the_gate_never_reaches_the_endpoint(project:
     worse = project.train(2, accuracy=0.6)
     assert project.bring_out(worse).state is State.REJECTED
     assert project.shares() == {older: 100}
+
+
+# Alone on the endpoint -----------------------------------------------------------------------------------------
+
+
+def one_live_run(project: Project) -> str:
+    project.chain.configure(serving=ALONE)
+    run_id = project.train(1)
+    branch = project.bring_out(run_id)
+    assert branch.state is State.LIVE, branch.reason
+    project.chain.clock.advance(3600)
+    return run_id
+
+
+def check_record(project: Project, run_id: str) -> None:
+    endpoint, current = project.gateway.find_endpoint("flowers"), project.chain.live("cloud").current
+    assert project.shares() == {run_id: 100}
+    assert (current.run_id, current.facts["deployed_model"]) == (run_id, endpoint.deployed[0].id)
+    assert project.gateway.predict(endpoint, {"b64": base64.b64encode(b"red").decode()}).prediction["label"] == "red"
+
+
+def test_a_model_that_scales_to_zero_is_replaced_in_place(project: Project) -> None:
+    one_live_run(project)
+    newer = project.train(2)
+    branch = project.bring_out(newer)
+    assert branch.state is State.LIVE, branch.reason
+    check_record(project, newer)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "words"),
+    [("wrong-order", "label_agreement 0 >= 0.9: failed"), ("error", "first failure: Vertex AI")],
+)
+def test_a_worse_model_behind_the_endpoint_makes_way_for_the_former_one(
+    project: Project, behaviour: str, words: str
+) -> None:
+    older = one_live_run(project)
+    branch = project.bring_out(project.train(2, behaviour=behaviour))
+    assert branch.state is State.ROLLED_BACK, branch.reason
+    assert words in branch.reason
+    assert f"{older} was deployed again" in branch.reason
+    check_record(project, older)
+
+
+def test_a_release_in_place_that_is_stopped_in_the_middle_brings_the_former_one_back(project: Project) -> None:
+    older = one_live_run(project)
+    newer = project.train(2)
+    while project.chain.branch(newer, "cloud").step != "replace":
+        assert project.chain.handle(project.chain.clock_deliveries()[2])
+    project.chain.handle(project.chain.post("cloud", "abort", dataset="flowers"))
+    branch = project.bring_out(newer)
+    assert branch.state is State.ROLLED_BACK, branch.reason
+    check_record(project, older)
+
+
+def test_a_new_model_that_fell_asleep_before_it_was_asked_is_woken_and_asked_again(project: Project) -> None:
+    one_live_run(project)
+    newer, predict = project.train(2), project.gateway.predict
+    asleep: list[str] = []
+
+    def after_an_hour_without_a_clock(endpoint: Endpoint, instance: Mapping[str, Any]) -> Answer:
+        project.idle_clock.now += 0 if asleep else 3600
+        try:
+            return predict(endpoint, instance)
+        except ModelAsleep as exc:
+            asleep.append(str(exc))
+            raise
+
+    project.gateway.predict = after_an_hour_without_a_clock  # type: ignore[method-assign]
+    branch = project.bring_out(newer)
+    assert branch.state is State.LIVE, branch.reason
+    assert asleep
+    assert rollout_of(branch).tally.failures == 0

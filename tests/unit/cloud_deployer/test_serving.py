@@ -95,7 +95,7 @@ def test_an_endpoint_is_made_shared_if_asked_and_does_not_change_its_kind() -> N
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"min_replicas": 0}, "serving.min_replicas.*scaling to zero .*one model on an endpoint"),
+        ({"min_replicas": 0}, "serving.min_replicas.*write serving.scale_to_zero.*one model on the endpoint"),
         ({"min_replicas": 2}, "max_replicas .1. is less than min_replicas .2."),
         ({"autoscaling": {"cpu": 70}}, "autoscaling has nothing to scale"),
         ({"max_replicas": 3, "autoscaling": {"accelerator": 70}}, "serving.accelerator has none"),
@@ -111,3 +111,73 @@ def test_what_vertex_ai_would_refuse_is_refused_when_it_is_read(options: dict[st
     text = json.dumps(config_document(serving=options))
     with pytest.raises(InvalidDatasetConfig, match=why):
         dataset_config.parse(text, source="flowers.yaml")
+
+
+# Scaling to zero -----------------------------------------------------------------------------------------------
+
+
+def parsed(**serving: Any) -> dataset_config.Serving:
+    document = {"dataset": "flowers", "labels": ["blue", "red"], "serving": serving}
+    return dataset_config.parse(json.dumps(document), source="flowers.yaml").serving
+
+
+def test_scaling_to_zero_needs_nothing_but_its_own_key() -> None:
+    serving = parsed(dedicated=True, scale_to_zero={"idle": "1h"})
+    assert serving.scale_to_zero == dataset_config.ScaleToZero(idle=3600.0, warm=3600.0)
+    assert (serving.canary.steps, serving.cool_down, serving.keep_previous, serving.idle) == ((100,), 0.0, 0, "report")
+
+
+def test_what_does_not_contradict_stays_as_it_was_written() -> None:
+    serving = parsed(
+        scale_to_zero={},
+        canary={"answers": 3, "bake": "1m"},
+        cool_down=0,
+        spot=True,
+        max_replicas=4,
+        autoscaling={"cpu": 70},
+        request_log={"table": "bq://demo.logs.flowers"},
+    )
+    assert (serving.canary.answers, serving.canary.bake, serving.spot) == (3, 60.0, True)
+
+
+def test_a_configuration_that_was_written_out_in_full_means_the_same() -> None:
+    serving = parsed(scale_to_zero={"idle": "10m"})
+    assert dataset_config.Serving.model_validate(serving.model_dump(mode="json")) == serving
+
+
+@pytest.mark.parametrize(
+    ("options", "why", "instead"),
+    [
+        ({"dedicated": False}, "Vertex AI refuses it on shared endpoints", "Leave dedicated out"),
+        ({"canary": {"steps": [5, 100]}}, "nothing can share its traffic", "Leave canary.steps out"),
+        ({"canary": {"monitoring": {}}}, "all of the traffic or none", "Leave canary.monitoring out"),
+        ({"keep_previous": 1}, "none can be kept beside it", "Leave keep_previous out"),
+        ({"cool_down": "1h"}, "what was replaced cannot stay", "Leave cool_down out"),
+        ({"min_replicas": 2, "max_replicas": 3}, "the least is 0 machines", "Leave min_replicas out"),
+        ({"idle": "undeploy"}, "both say what happens while nobody asks", "Leave one of them out"),
+    ],
+    ids=str,
+)
+def test_what_scaling_to_zero_excludes_is_refused_with_the_reason_and_a_way_out(
+    options: dict[str, Any], why: str, instead: str
+) -> None:
+    with pytest.raises(InvalidDatasetConfig) as refused:
+        parsed(scale_to_zero={"idle": "1h"}, **options)
+    message = str(refused.value)
+    assert message.startswith("flowers.yaml: serving: scale_to_zero does not go with ")
+    assert why in message
+    assert instead in message
+    # Each of them is fine without it.
+    parsed(**options)
+
+
+def test_all_contradictions_are_told_together() -> None:
+    with pytest.raises(InvalidDatasetConfig, match=r"dedicated: false.*Nor with keep_previous: 1.*Nor with cool_down"):
+        parsed(scale_to_zero={}, dedicated=False, keep_previous=1, cool_down="5m")
+
+
+@pytest.mark.parametrize("period", ["4m", "9h", "often"])
+@pytest.mark.parametrize("key", ["idle", "warm"])
+def test_periods_that_vertex_ai_does_not_take_are_refused(key: str, period: str) -> None:
+    with pytest.raises(InvalidDatasetConfig, match=f"serving.scale_to_zero.{key}: "):
+        parsed(scale_to_zero={key: period})

@@ -264,6 +264,7 @@ class FakeVertex:
                     raise ResourceConflict(f"deployed model {deployment.id} exists")
                 model, _, number = deployment.model.partition("@")
                 self.find(ModelVersion(model, number, (), ""))
+                self._refuse_company(endpoint, deployment)
                 return self._start("deploy", endpoint_id, work)
 
         def work() -> None:
@@ -330,6 +331,14 @@ class FakeVertex:
         if endpoint_id not in self.endpoints:
             raise ResourceMissing(f"no endpoint {endpoint_id}")
         return self.endpoints[endpoint_id]
+
+    def _refuse_company(self, endpoint: Endpoint, deployment: Deployment) -> None:
+        """As Vertex AI: what scales to zero is alone, on a dedicated endpoint."""
+        if deployment.scale_to_zero and not endpoint.dns:
+            raise RejectedByGoogle(f"shared endpoint {endpoint.id}: scale to zero is not supported")
+        asked = [self.deployments.get(deployed.id) for deployed in endpoint.deployed]
+        if endpoint.deployed and any(each and each.scale_to_zero for each in (deployment, *asked)):
+            raise RejectedByGoogle(f"endpoint {endpoint.id}: scale to zero allows one deployed model")
 
     def _split(self, endpoint_id: str, endpoint: Endpoint, traffic: Mapping[str, int]) -> None:
         """As Vertex AI: shares are of 100, and of models that are there."""
