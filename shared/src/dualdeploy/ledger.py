@@ -262,6 +262,7 @@ class Ledger:
     def __init__(self, store: ObjectStore, *, clock: Clock = clocks.utc_now) -> None:
         self._store = store
         self._clock = clock
+        self._passed_over: set[str] = set()
 
     # Runs ------------------------------------------------------------------------------------------------------
 
@@ -413,8 +414,15 @@ class Ledger:
             self._store.delete(_marker_name(run_id, target), expect=expect)
 
     def active(self, target: str) -> list[str]:
-        """Run ids of the unfinished branches of `target`."""
-        return [summary.name.rsplit("/", 1)[-1] for summary in self._store.list(f"active/{target}/")]
+        """Run ids of the unfinished branches of `target`; what else lies there is passed over, and named once."""
+        folder = f"active/{target}/"
+        names = [summary.name.removeprefix(folder) for summary in self._store.list(folder)]
+        strange = {folder + name for name in names if not dataset_of(name)}
+        for name in sorted(strange - self._passed_over):
+            log.warning("%s is named after no run, and is passed over: delete it", self._store.uri(name))
+        # Listed every minute by every service: once for each instance is enough.
+        self._passed_over |= strange
+        return [name for name in names if dataset_of(name)]
 
     # What serves -----------------------------------------------------------------------------------------------
 

@@ -248,12 +248,24 @@ def test_a_branch_is_written_at_the_generation_it_was_read_at_and_no_other(
 
 
 def test_marking_and_unmarking_can_be_repeated(ledger: Ledger) -> None:
+    run_id = "flowers-0123456789ab"
     for _ in range(2):
-        ledger.mark_active("r", "cloud")
-    assert ledger.active("cloud") == ["r"]
+        ledger.mark_active(run_id, "cloud")
+    assert ledger.active("cloud") == [run_id]
     for _ in range(2):
-        ledger.unmark_active("r", "cloud")
+        ledger.unmark_active(run_id, "cloud")
     assert ledger.active("cloud") == []
+
+
+@pytest.mark.parametrize("name", ["README.txt", "", "flowers-0123456789ab/", "old/flowers-0123456789ab"])
+def test_a_marker_that_is_named_after_no_run_is_named_once_and_holds_nothing_back(
+    name: str, ledger: Ledger, store: MemoryObjectStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger.mark_active("flowers-ba9876543210", "cloud")
+    store.put(f"active/cloud/{name}", b"", expect=ABSENT)
+    for _ in range(3):
+        assert ledger.active("cloud") == ["flowers-ba9876543210"]
+    assert caplog.messages == [f"gs://ledger/active/cloud/{name} is named after no run, and is passed over: delete it"]
 
 
 # What serves, what was refused --------------------------------------------------------------------------------------
