@@ -507,12 +507,19 @@ class DatasetConfig(_Section):
         return filled
 
 
+#: Which of two values holds would depend on who merges: YAML 1.2 has no such key any more.
+_MERGE = "tag:yaml.org,2002:merge"
+
+
 class _UniqueKeys(yaml.SafeLoader):
     """YAML says that keys are unique, PyYAML takes the last: a limit that stands twice must not be a guess."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
+            if key_node.tag == _MERGE:
+                problem = "merge keys (<<) are not read: write the keys out, or give a whole section an alias"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 problem = f"the key {key!r} stands twice"

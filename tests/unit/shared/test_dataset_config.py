@@ -372,6 +372,16 @@ def test_an_alias_that_saves_a_line_is_welcome() -> None:
     assert (training.cloud.epochs, training.mobile.epochs) == (3, 3)
 
 
+def test_a_merge_key_is_refused_with_what_to_write_instead() -> None:
+    text = """
+        dataset: flowers
+        labels: [a, b]
+        training: {cloud: &job {machine: n1-standard-4}, mobile: {<<: *job, epochs: 3}}
+    """
+    with pytest.raises(InvalidDatasetConfig, match=r"(?s)merge keys \(<<\) are not read: write the keys out.*line 4"):
+        dataset_config.parse(text, source="test")
+
+
 def test_a_fault_quotes_no_more_of_a_value_than_tells_which_it_is() -> None:
     message = faults_of({**SMALLEST, "data": {"quiet_period": "x" * 10_000}})
 
