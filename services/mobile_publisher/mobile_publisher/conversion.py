@@ -29,6 +29,8 @@ CONVERTER: tuple[str, ...] = (sys.executable, "-m", "mobile_publisher.convert_ch
 
 _POLL_SECONDS = 0.05
 _TAIL_CHARACTERS = 2000
+#: Where programs, libraries and scratch files are, how text is written, how many threads there may be.
+_IS_NEEDED = re.compile(r"PATH|HOME|TMPDIR|LANG|LC_\w+|LD_LIBRARY_PATH|VIRTUAL_ENV|PYTHON\w*|TF_\w+|OMP_\w+")
 _OUT_OF_MEMORY = re.compile(r"std::bad_alloc|\bMemoryError\b|Cannot allocate memory|RESOURCE_EXHAUSTED")
 
 
@@ -184,10 +186,14 @@ def resident_bytes(pid: int) -> int:
 
 
 def child_environment() -> dict[str, str]:
-    """The service's environment, with this package importable and TensorFlow quiet and off any GPU."""
+    """What Python and TensorFlow need, with this package importable and TensorFlow quiet and off any GPU.
+
+    A child reads a model that came from elsewhere: it is not told the service's settings, nor where a key lies.
+    """
     services = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [services, os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}
+    needed = {name: value for name, value in os.environ.items() if _IS_NEEDED.fullmatch(name)}
+    return {**needed, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}
 
 
 def _checked_size(path: Path, variant: str, log: Path) -> int:

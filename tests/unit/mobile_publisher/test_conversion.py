@@ -48,6 +48,20 @@ def test_the_converter_is_told_the_variant_and_the_model(saved_model: Path, tmp_
     assert (tmp_path / "a").read_bytes() == b"0000TFL3dynamic"
 
 
+def test_the_converter_is_not_told_what_the_service_knows(
+    saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FIREBASE_KEY_FILE", "/secrets/key.json")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/secrets/key.json")
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "2")
+    code = "Path(option['--output']).write_bytes(b'0000TFL3' + repr(dict(os.environ)).encode())"
+    conversion.convert(saved_model, tmp_path / "a", variant="dynamic", converter=program(code))
+    told = (tmp_path / "a").read_text()
+    assert "/secrets/key.json" not in told
+    assert "'TF_NUM_INTRAOP_THREADS': '2'" in told
+    assert "'PATH'" in told
+
+
 def test_a_failed_conversion_says_what_the_converter_said_last(saved_model: Path, tmp_path: Path) -> None:
     code = "sys.exit('op FancyActivation is not supported')"
     with pytest.raises(ConversionFailed, match=r"code 1.*FancyActivation"):
