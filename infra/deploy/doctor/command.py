@@ -57,6 +57,7 @@ def main(
         return USAGE
     google = Google(project, environ=environ, patience=options.patience)
     try:
+        google.sign_in()
         region = options.region or environ.get("GOOGLE_CLOUD_REGION", "") or _deployed_region(google)
     except NotSignedIn as exc:
         _say(console, f"Nobody is signed in to Google Cloud: {exc}")

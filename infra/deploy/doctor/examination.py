@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from doctor.chain import Chain
-from doctor.findings import Finding, Hint, Place, State, in_order, weigh_hints
+from doctor.findings import Finding, Hint, Place, State, in_order, merged, weigh_hints
 from doctor.reads import CouldNotLook, Google, NotSignedIn, NotThere
 
 #: Checks at work at the same time. Each waits for Google most of the time.
@@ -101,4 +101,4 @@ def examine(checks: Sequence[Check], *, limit_seconds: float) -> list[Finding]:
         if number not in ended:
             says = f"there was no end to looking at it within {limit_seconds:g} s"
             found[number] = [check.unseen(says, "ask again later")]
-    return in_order(weigh_hints([finding for each in found for finding in each]))
+    return merged(in_order(weigh_hints([finding for each in found for finding in each])))

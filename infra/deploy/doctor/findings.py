@@ -88,6 +88,18 @@ def _of(hint: Hint, hurt: Finding | None, unseen: Finding | None, others_work: b
     return Finding(Place.HINT, hint, State.OK, "reaches job_notifier")
 
 
+def merged(findings: Iterable[Finding]) -> list[Finding]:
+    """What could not be seen for one and the same reason is said once, with the names of all things."""
+    together: dict[object, list[Finding]] = {}
+    for number, each in enumerate(findings):
+        is_unseen = each.state is State.UNSEEN
+        together.setdefault((each.place, each.says, each.remedy) if is_unseen else number, []).append(each)
+    return [
+        dataclasses.replace(each[0], about=", ".join(dict.fromkeys(one.about for one in each)))
+        for each in together.values()
+    ]
+
+
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
     """By place, as the chain goes; what was found first at a place stays first."""
     order = list(Place)

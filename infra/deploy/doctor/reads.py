@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import google.api_core.exceptions as google_errors
 import google.auth
 import google.auth.credentials
+import google.auth.transport.requests
 import requests
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
 from google.auth.transport.requests import AuthorizedSession
@@ -112,8 +113,10 @@ class Google:
 
     def _refused(self, api: str, what: str, needs: str, code: int, said: str) -> CouldNotLook:
         if "SERVICE_DISABLED" in said or "has not been used in project" in said:
-            enable = f"gcloud services enable {api}.googleapis.com --project={self.project}"
-            return CouldNotLook(f"{api}.googleapis.com is off, so nothing can be asked of it", enable)
+            # Vertex AI is asked in a region, and turned on as a whole.
+            service = "aiplatform.googleapis.com" if api.endswith("-aiplatform") else f"{api}.googleapis.com"
+            enable = f"gcloud services enable {service} --project={self.project}"
+            return CouldNotLook(f"{service} is off, so nothing can be asked of it", enable)
         if code in (401, 403):
             return self._forbidden(what, needs)
         return CouldNotLook(f"{what} and answered {code}: {_message(said)}", "ask again later")
@@ -135,13 +138,25 @@ class Google:
     def _session(self) -> requests.Session:
         """One for each thread: sessions are not made to be shared."""
         if not hasattr(self._local, "session"):
-            is_emulated = "GOOGLE_APIS_EMULATOR_HOST" in self._environ
             self._local.session = (
                 requests.Session()
-                if is_emulated
+                if self._is_emulated
                 else AuthorizedSession(self.credentials, refresh_timeout=self.patience)
             )
         return self._local.session  # type: ignore[no-any-return]
+
+    def sign_in(self) -> None:
+        """See once whether anything can be asked at all, before everything is. Raises NotSignedIn."""
+        if self._is_emulated:
+            return
+        try:
+            self.credentials.refresh(functools.partial(google.auth.transport.requests.Request(), timeout=self.patience))
+        except GoogleAuthError as exc:
+            raise NotSignedIn(f"gcloud auth application-default login   ({exc})") from exc
+
+    @property
+    def _is_emulated(self) -> bool:
+        return bool(self._environ.get("GOOGLE_APIS_EMULATOR_HOST"))
 
     @functools.cached_property
     def credentials(self) -> google.auth.credentials.Credentials:

@@ -116,3 +116,30 @@ def test_a_service_that_was_healthy_is_started_again_behind_the_same_address(sta
     assert stack.services["job_notifier"].address == address
     others = [name for name in NAMES if name != "job_notifier"]
     assert [process_of(stack, name) for name in others] == [before[name] for name in others]
+
+
+#: HEALTHY, but for a revision that is told to break.
+TOUCHY = "import os, sys\nif 'BREAK' in os.environ: sys.exit('BREAK is set')\n" + HEALTHY
+
+
+def test_a_new_revision_replaces_the_old_one_and_one_that_does_not_start_leaves_it(
+    stack_of: Callable[..., Stack],
+) -> None:
+    stack = stack_of(others=TOUCHY, start_limit_seconds=30).start()
+    first = process_of(stack, "job_notifier")
+    stack.deploy("job_notifier", LEDGER_BUCKET="another")
+    second = process_of(stack, "job_notifier")
+    with pytest.raises(ServiceDidNotStart, match="BREAK is set"):
+        stack.deploy("job_notifier", BREAK="1")
+
+    revision = stack.cloud.revisions["job_notifier"]()
+    assert second not in {"", first}
+    assert process_of(stack, "job_notifier") == second
+    assert revision.environment["LEDGER_BUCKET"] == "another"
+    assert revision.number == 2
+    assert revision.problem == ""
+    assert "BREAK is set" in revision.failed
+    assert "PATH" not in revision.environment, "what this machine gives every process is nobody's business"
+
+    stack.delete("job_notifier")
+    assert "job_notifier" not in stack.cloud.services | stack.cloud.revisions

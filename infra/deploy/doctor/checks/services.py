@@ -9,6 +9,7 @@ from typing import Any
 
 from doctor.examination import Check, Look
 from doctor.findings import Finding, Place
+from doctor.reads import NotThere
 from dualdeploy import settings
 from dualdeploy.callers import names_audience
 from dualdeploy.settings import CloudSettings
@@ -38,6 +39,7 @@ def _trigger(look: Look, trigger: Mapping[str, Any]) -> Check:
                 {"service": chain.host(trigger["service"]), "path": trigger["path"], "region": chain.region},
             ),
             *_differs(found, {"serviceAccount": chain.caller(trigger["service"])}),
+            *_without_transport(look, found),
             *(f"Google says of {what}: {each.get('message')}" for what, each in found.get("conditions", {}).items()),
         ]
         if wrong:
@@ -48,6 +50,17 @@ def _trigger(look: Look, trigger: Mapping[str, Any]) -> Check:
     missing = f"{follows}: the trigger {name} is missing. What arrived meanwhile is not announced again"
     check = Check(Place.TRIGGER, name, ask, missing=missing, remedy=chain.deploy)
     return check
+
+
+def _without_transport(look: Look, found: Mapping[str, Any]) -> Iterator[str]:
+    """Eventarc delivers through a subscription of its own, which people take for a leftover."""
+    subscription = found.get("transport", {}).get("pubsub", {}).get("subscription", "")
+    if subscription:
+        try:
+            look.google.subscription(subscription)
+        except NotThere:
+            name = subscription.rsplit("/", 1)[-1]
+            yield f"its subscription {name} was deleted: delete the trigger too, so that it is made anew"
 
 
 def _filters(trigger: Mapping[str, Any]) -> Mapping[str, str]:
