@@ -13,9 +13,6 @@ from doctor.chain import Chain
 from doctor.findings import Finding, Hint, Place, State, in_order, merged, weigh_hints
 from doctor.reads import CouldNotLook, Google, NotSignedIn, NotThere
 
-#: Checks at work at the same time. Each waits for Google most of the time.
-THREADS = 16
-
 
 @dataclasses.dataclass(frozen=True)
 class Look:
@@ -73,23 +70,16 @@ class Check:
 def examine(checks: Sequence[Check], *, limit_seconds: float) -> list[Finding]:
     """Every finding, in the order of the chain. A check that has no end after `limit_seconds` could not look."""
     found: list[list[Finding]] = [[] for _ in checks]
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     done: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def work(number: int) -> None:
+        found[number] = checks[number].run()
+        done.put(number)
+
+    # A thread for each, so that those which hang keep no other from beginning; daemons, so that they do not keep the
+    # command from ending.
     for number in range(len(checks)):
-        waiting.put(number)
-
-    def work() -> None:
-        while True:
-            try:
-                number = waiting.get_nowait()
-            except queue.Empty:
-                return
-            found[number] = checks[number].run()
-            done.put(number)
-
-    # Daemons, because whatever hangs must not keep the command from ending.
-    for _ in range(min(THREADS, len(checks))):
-        threading.Thread(target=work, name="doctor", daemon=True).start()
+        threading.Thread(target=work, args=(number,), name="doctor", daemon=True).start()
     deadline = time.monotonic() + limit_seconds
     ended: set[int] = set()
     while len(ended) < len(checks):

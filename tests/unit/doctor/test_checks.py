@@ -89,6 +89,17 @@ def test_a_service_that_never_was_ready_is_broken_with_cloud_run_s_words(look: L
     assert "Image 'x' not found." in finding.says
 
 
+def test_a_revision_that_is_being_started_has_not_failed(look: Look, google: Any) -> None:
+    google.documents[f"{RUN}/job-notifier"] = {
+        **notifier(),
+        "latestCreatedRevision": f"{RUN[1:]}/job-notifier/revisions/job-notifier-00003-xyz",
+        "terminalCondition": {"type": "Ready", "state": "CONDITION_RECONCILING"},
+    }
+    [finding] = found(services.checks(look), "job_notifier")
+    assert finding.state is State.WARNING
+    assert "job-notifier-00003-xyz is being started" in finding.says
+
+
 @pytest.mark.parametrize("address", ["job-notifier-123.us-central1.run.app", "job-notifier-x7kq2mzuaa-uc.a.run.app"])
 def test_a_subscription_may_use_either_address_of_a_service(look: Look, google: Any, address: str) -> None:
     google.documents[f"{RUN}/job-notifier"] = notifier()

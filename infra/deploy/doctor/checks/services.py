@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,6 +12,9 @@ from doctor.reads import NotThere
 from dualdeploy import settings
 from dualdeploy.callers import names_audience
 from dualdeploy.settings import CloudSettings
+
+#: Cloud Run is at work on a revision; it ends one way or the other.
+_UNDER_WAY = ("CONDITION_PENDING", "CONDITION_RECONCILING")
 
 
 def checks(look: Look) -> Iterator[Check]:
@@ -106,15 +108,18 @@ def _service(look: Look, service: str) -> Check:
         ready = found.get("terminalCondition", {})
         newest, serving = (_revision(found, key) for key in ("latestCreatedRevision", "latestReadyRevision"))
         problems = list(_wrong(look, service, found))
-        if newest != serving and serving:
+        is_ready = ready.get("state") == "CONDITION_SUCCEEDED"
+        if ready.get("state") in _UNDER_WAY:
+            yield check.warning(f"a new revision {newest} is being started: {_said(ready)}", "look again in a minute")
+        elif newest != serving and serving:
             says = f"its newest revision {newest} failed, and {serving} goes on serving: {_said(ready)}"
             yield check.warning(says, f"{logs}   then: {alone}")
-        elif ready.get("state") != "CONDITION_SUCCEEDED":
+        elif not is_ready:
             says = f"it is not ready, so its events wait, and become dead letters in the end: {_said(ready)}"
             yield check.broken(says, f"{logs}   then: {alone}")
         if problems:
             yield check.broken("; ".join(problems), chain.deploy)
-        elif newest == serving and ready.get("state") == "CONDITION_SUCCEEDED":
+        elif newest == serving and is_ready:
             yield check.ok(f"ready, as {serving or newest}")
 
     missing = f"the Cloud Run service {host} is missing: nobody takes the events of {service}, which wait for a week"
@@ -174,4 +179,4 @@ def _settings(service: str) -> type[CloudSettings]:
     for each in vars(module).values():
         if isinstance(each, type) and issubclass(each, CloudSettings) and each is not CloudSettings:
             return each
-    raise TypeError(f"{service}.settings has no CloudSettings; {dataclasses.fields(CloudSettings)} are not enough")
+    raise TypeError(f"{service}.settings has no class of settings")
