@@ -30,7 +30,17 @@ class _Record(pydantic.BaseModel):
 
 
 class Due(_Record):
+    """When to look next. `after` is the data set that a sweep stopped at for want of time, `then` when to look again
+    once it is through."""
+
     at: str
+    after: str = ""
+    then: str = ""
+
+    def no_later_than(self, moment: datetime.datetime) -> Due:
+        """Also of a sweep that goes on in between: it has perhaps looked already."""
+        earliest = {name: min(moment, clocks.from_text(at)) for name in ("at", "then") if (at := getattr(self, name))}
+        return self.model_copy(update={name: clocks.to_text(at) for name, at in earliest.items()})
 
 
 class Removal(_Record):
@@ -129,13 +139,12 @@ def look_at(ledger: Ledger, moment: datetime.datetime) -> None:
     due = ledger.read_document(DUE_NAME, Due)
     if due is None:
         return
-    at = min(moment, clocks.from_text(due.document.at))
-    ledger.write_document(DUE_NAME, Due(at=clocks.to_text(at)), expect=due.generation)
+    ledger.write_document(DUE_NAME, due.document.no_later_than(moment), expect=due.generation)
 
 
-def put_off(ledger: Ledger, moment: datetime.datetime, *, read: Versioned[Due] | None) -> None:
-    """After a sweep: look again at `moment`, unless somebody asked for a look since the sweep began."""
+def put_off(ledger: Ledger, due: Due, *, read: Versioned[Due] | None) -> None:
+    """After a sweep: look again as `due` says, unless somebody asked for a look since the sweep began."""
     try:
-        ledger.write_document(DUE_NAME, Due(at=clocks.to_text(moment)), expect=read.generation if read else ABSENT)
+        ledger.write_document(DUE_NAME, due, expect=read.generation if read else ABSENT)
     except LedgerContention:
         return

@@ -44,6 +44,10 @@ UNDEPLOYED_BY_GOOGLE = (
     " hand; the next release or POST /redeploy brings it back (serving.scale_to_zero)"
 )
 
+#: After so many seconds a sweep looks at no further data set: it comes after the releases, which may take half of the
+#: minute that Cloud Run gives a tick (`branches.WORK_SECONDS`), and the last look has to fit too.
+SWEEP_SECONDS = 10.0
+
 
 class Janitor:
     """`on_clock` is cheap while nothing is due: one read."""
@@ -84,21 +88,32 @@ class Janitor:
             return already_done("tidying cannot be done")
 
     def _sweep(self, due: Versioned[Due] | None) -> Outcome:
+        """Look at every data set, or from the one that the last tick stopped at for want of time."""
+        until = self._clock() + datetime.timedelta(seconds=SWEEP_SECONDS)
+        begun = due.document if due else Due(at="")
+        following = clocks.from_text(begun.then) if begun.then else self._clock() + LOOK_EVERY
         endpoints = self._vertex.find_endpoints(DATASET_LABEL)
+        waiting = [dataset for dataset in self._datasets(endpoints) if dataset > begun.after]
+        for number, dataset in enumerate(waiting):
+            if number and self._clock() >= until:
+                now, then = clocks.to_text(self._clock()), clocks.to_text(following)
+                hygiene.put_off(self._ledger, Due(at=now, after=waiting[number - 1], then=then), read=due)
+                return done(f"looked at {number} data sets; the others wait for the next tick")
+            of_it = [endpoint.id for endpoint in endpoints if endpoint.labels[DATASET_LABEL] == dataset]
+            following = min(following, self._look_safely(dataset, of_it))
+        hygiene.put_off(self._ledger, Due(at=clocks.to_text(following)), read=due)
+        return done(f"looked at {len(waiting)} data sets")
+
+    def _datasets(self, endpoints: Sequence[Endpoint]) -> list[str]:
+        """Every data set that may have something, by name."""
         configured = {
             summary.name.removeprefix("datasets/").removesuffix(".yaml") for summary in self._config.list("datasets/")
         }
         labelled = {endpoint.labels[DATASET_LABEL] for endpoint in endpoints}
-        following = self._clock() + LOOK_EVERY
         # Those with a report too: what is under way there has perhaps just taken away the last endpoint.
         known = configured | labelled | hygiene.reported(self._ledger)
         # Only what can be a data set of ours: a label can be written by anybody.
-        datasets = sorted(name for name in known if dataset_config.DATASET_NAME.fullmatch(name))
-        for dataset in datasets:
-            of_it = [endpoint.id for endpoint in endpoints if endpoint.labels[DATASET_LABEL] == dataset]
-            following = min(following, self._look_safely(dataset, of_it))
-        hygiene.put_off(self._ledger, following, read=due)
-        return done(f"looked at {len(datasets)} data sets")
+        return sorted(name for name in known if dataset_config.DATASET_NAME.fullmatch(name))
 
     def _look_safely(self, dataset: str, endpoint_ids: Sequence[str]) -> datetime.datetime:
         """When to look again; a data set that cannot be looked at must not keep the others from it."""

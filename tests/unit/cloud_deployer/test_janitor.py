@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import functools
 from typing import Any
 
@@ -12,6 +13,7 @@ from chain import DEPLOYER_SETTINGS, Chain, Interleaving
 from cloud_deployer import hygiene
 from cloud_deployer.handler import model_id_of
 from cloud_deployer.hygiene import Report
+from dualdeploy.clock import to_text
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
 from dualdeploy.ledger import State
 from dualdeploy.object_store import ABSENT
@@ -146,7 +148,8 @@ def test_a_release_that_ends_while_a_sweep_is_under_way_is_not_put_off(cooling: 
     read = chain.ledger.read_document(hygiene.DUE_NAME, hygiene.Due)
     hygiene.look_at(chain.ledger, chain.clock())
     before = chain.ledger.read_document(hygiene.DUE_NAME, hygiene.Due).document
-    hygiene.put_off(chain.ledger, chain.clock() + hygiene.datetime.timedelta(hours=1), read=read)
+    in_an_hour = chain.clock() + datetime.timedelta(hours=1)
+    hygiene.put_off(chain.ledger, hygiene.Due(at=to_text(in_an_hour)), read=read)
     assert chain.ledger.read_document(hygiene.DUE_NAME, hygiene.Due).document == before
 
 
@@ -374,6 +377,47 @@ def test_what_google_refuses_for_ever_does_not_keep_the_rest() -> None:
     assert deployed_runs(chain) == [runs[2], "their experiment", runs[4]]
     assert "flowers-old" not in chain.vertex.endpoints
     assert {removal.run_id for removal in report(chain).failed} == {runs[0], runs[3]}
+
+
+@pytest.fixture
+def slow() -> tuple[Chain, list[str]]:
+    """Ten data sets at a Vertex AI that takes four seconds for each of them."""
+    chain = Chain()
+    names = sorted(["flowers", *(f"animals-{number}" for number in range(9))])
+    for name in names:
+        chain.configure(name)
+
+    def take_long(name: str) -> None:
+        if name == "find_model_versions":
+            chain.clock.advance(4)
+
+    chain.vertex.faults.before = take_long
+    return chain, names
+
+
+def looked_at(chain: Chain, names: list[str]) -> list[str]:
+    return [name for name in names if report(chain, name).looked_at]
+
+
+def test_a_sweep_that_takes_long_goes_on_at_the_next_tick_where_it_stopped(slow: tuple[Chain, list[str]]) -> None:
+    chain, names = slow
+    for ticks, looked in [(1, 3), (2, 6), (3, 9), (4, 10)]:
+        began = chain.clock()
+        chain.janitor.on_clock()
+        assert (chain.clock() - began).total_seconds() <= 12
+        assert looked_at(chain, names) == names[:looked], ticks
+    assert chain.janitor.on_clock().message == "nothing to tidy yet"
+
+
+def test_a_look_that_is_due_before_the_sweep_is_through_is_not_forgotten(slow: tuple[Chain, list[str]]) -> None:
+    chain, _ = slow
+    chain.janitor.on_clock()
+    soon = chain.clock() + datetime.timedelta(minutes=5)
+    hygiene.look_at(chain.ledger, soon)
+    for _ in range(3):
+        chain.janitor.on_clock()
+    due = chain.ledger.read_document(hygiene.DUE_NAME, hygiene.Due).document
+    assert due == hygiene.Due(at=to_text(soon))
 
 
 def test_a_right_that_is_missing_stops_the_tidying_and_no_tick() -> None:
