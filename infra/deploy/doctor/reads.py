@@ -27,12 +27,15 @@ from dualdeploy.errors import DualDeployError
 Result = TypeVar("Result")
 
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+#: The right to have one's questions counted on the project, which is another one than the right to ask them.
+_QUOTA_PROJECT = "serviceusage.services.use"
 #: Which role to ask for, by what a permission begins or ends with; the last one is for all others.
 _ROLES: tuple[tuple[str, str], ...] = (
     (".getIamPolicy", "roles/iam.securityReviewer"),
     ("storage.objects.", "roles/storage.objectViewer"),
     ("storage.buckets.", "roles/storage.bucketViewer"),
     ("cloudquotas.", "roles/cloudquotas.viewer"),
+    ("serviceusage.services.use", "roles/serviceusage.serviceUsageConsumer"),
     ("monitoring.", "roles/monitoring.viewer"),
     ("", "roles/viewer"),
 )
@@ -73,7 +76,7 @@ class Google:
 
     def get(self, api: str, path: str, *, needs: str, **parameters: Any) -> Mapping[str, Any]:
         """A JSON document; `needs` is the permission that Google asks for."""
-        return json.loads(self.read(api, path, needs=needs, **parameters))  # type: ignore[no-any-return]
+        return _document(api, self.read(api, path, needs=needs, **parameters))
 
     def read(self, api: str, path: str, *, needs: str, **parameters: Any) -> bytes:
         """The same as bytes."""
@@ -94,7 +97,7 @@ class Google:
         """An IAM policy from an API that wants its question posted, though it changes nothing."""
         body = {"options": {"requestedPolicyVersion": 3}}
         ask = functools.partial(self._request, "POST", api, f"{path}:getIamPolicy", needs, json=body)
-        return json.loads(self._once(("policy", api, path), ask))  # type: ignore[no-any-return]
+        return _document(api, self._once(("policy", api, path), ask))
 
     def _request(self, method: str, api: str, path: str, needs: str, **arguments: Any) -> bytes:
         url = f"{self._base(api)}{path}"
@@ -118,10 +121,12 @@ class Google:
             enable = f"gcloud services enable {service} --project={self.project}"
             return CouldNotLook(f"{service} is off, so nothing can be asked of it", enable)
         if code in (401, 403):
-            return self._forbidden(what, needs)
+            return self._forbidden(what, needs, said)
         return CouldNotLook(f"{what} and answered {code}: {_message(said)}", "ask again later")
 
-    def _forbidden(self, what: str, needs: str) -> CouldNotLook:
+    def _forbidden(self, what: str, needs: str, said: str) -> CouldNotLook:
+        if "USER_PROJECT_DENIED" in said or _QUOTA_PROJECT in said:
+            needs = _QUOTA_PROJECT
         role = next(role for part, role in _ROLES if part in needs)
         grant = f"gcloud projects add-iam-policy-binding {self.project} --member=user:YOU --role={role}"
         return CouldNotLook(f"{what}: you lack {needs}", f"{grant}   (by an owner)")
@@ -215,7 +220,7 @@ class Google:
         except google_errors.DeadlineExceeded as exc:
             raise CouldNotLook(f"{what} and did not answer within {self.patience:g} s", "ask again later") from exc
         except google_errors.Forbidden as exc:
-            raise self._forbidden(what, needs) from exc
+            raise self._forbidden(what, needs, str(exc)) from exc
         except (google_errors.GoogleAPICallError, GoogleAuthError) as exc:
             raise CouldNotLook(f"{what} and failed: {exc}", "ask again later") from exc
 
@@ -256,6 +261,17 @@ class Google:
             except BaseException as exc:  # noqa: BLE001  # whoever waits gets it, and so does who asked
                 answer.set_exception(exc)
         return answer.result()  # type: ignore[no-any-return]
+
+
+def _document(api: str, content: bytes) -> Mapping[str, Any]:
+    """A proxy's sign-in page has status 200 too."""
+    try:
+        document = json.loads(content)
+    except ValueError as exc:
+        raise CouldNotLook(f"what answers for {api} sends no JSON, but {content[:80]!r}", "ask again later") from exc
+    if not isinstance(document, Mapping):
+        raise CouldNotLook(f"what answers for {api} sends no JSON object, but {content[:80]!r}", "ask again later")
+    return document
 
 
 def _listed(value: Any) -> list[Any]:
