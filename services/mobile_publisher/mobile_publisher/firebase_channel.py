@@ -6,20 +6,31 @@ is recorded as it is, and the clock comes back to it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dualdeploy import clock as clocks
 from dualdeploy.branches import OperationFailed
 from dualdeploy.clock import Clock
+from dualdeploy.errors import CannotEverSucceed, SigningRefused
 from dualdeploy.firebase import FirebaseMl, FirebaseModel
 from dualdeploy.ledger import Branch
+
+log = logging.getLogger(__name__)
 
 #: Firebase looks at a new file for seconds; a model locked for longer than this is stuck.
 LOCK_LIMIT_SECONDS = 1800.0
 
+#: A right that was just given counts within minutes: cloud.google.com/iam/docs/access-change-propagation
+SIGNING_LIMIT_SECONDS = 900.0
+
 #: How often one release is handed to Firebase ML before that is a failure.
 MAX_REGISTRATIONS = 3
+
+
+class ChannelClosed(CannotEverSucceed):
+    """The channel cannot be used until somebody mends it; a release goes out on the others."""
 
 
 class FirebaseChannel:
@@ -67,14 +78,30 @@ class FirebaseChannel:
         # Firebase is at it: the next look tells.
         return None, None, False
 
+    def once_allowed(self, branch: Branch, step: Callable[[], Branch | None]) -> Branch | None:
+        """What `step` leads to; while IAM does not let it sign, the branch waits. In the end raises ChannelClosed."""
+        try:
+            return step()
+        except SigningRefused as exc:
+            if self._waited(branch) > SIGNING_LIMIT_SECONDS:
+                raise ChannelClosed(f"firebase-ml: since {branch.operation_since} {exc}") from exc
+            log.warning("%s waits for a right: %s", branch.run_id, exc)
+            return self._since_now(branch)
+
     def wait(self, branch: Branch, model: FirebaseModel) -> Branch | None:
         """What to record while the model is locked: since when, at first. Raises OperationFailed when it is stuck."""
-        if not branch.operation_since:
-            return branch.changed(operation_since=clocks.to_text(self._clock()))
-        age = (self._clock() - clocks.from_text(branch.operation_since)).total_seconds()
-        if age > LOCK_LIMIT_SECONDS:
+        if (age := self._waited(branch)) > LOCK_LIMIT_SECONDS:
             raise OperationFailed(f"Firebase ML model {model.display_name} is locked since {age:.0f} s")
-        return None
+        return self._since_now(branch)
+
+    def _waited(self, branch: Branch) -> float:
+        if not branch.operation_since:
+            return 0.0
+        return (self._clock() - clocks.from_text(branch.operation_since)).total_seconds()
+
+    def _since_now(self, branch: Branch) -> Branch | None:
+        """What to record of a wait: when it began, and then nothing more."""
+        return None if branch.operation_since else branch.changed(operation_since=clocks.to_text(self._clock()))
 
 
 def tags_of(dataset: str, run_id: str, facts: Mapping[str, Any]) -> list[str]:

@@ -30,7 +30,7 @@ from dualdeploy.object_store import ObjectStore
 from dualdeploy.release_request import ReleaseRequest
 from dualdeploy.remote_config import RemoteConfig
 from mobile_publisher import on_device_gate, staging, taking_back
-from mobile_publisher.firebase_channel import FirebaseChannel, tags_of
+from mobile_publisher.firebase_channel import ChannelClosed, FirebaseChannel, tags_of
 from mobile_publisher.on_device_gate import Figures
 from mobile_publisher.settings import PublisherSettings
 from mobile_publisher.staging import Staging
@@ -108,8 +108,8 @@ class MobilePublisher:
             "plan": self._plan,
             "share": _without_run(self._staging.share),
             "bake": self._bake,
-            "register": self._register,
-            "publish": self._publish,
+            "register": self._once_allowed(self._register),
+            "publish": self._once_allowed(self._publish),
             "point": self._point,
             "settle": self._settle,
             "record": self._record,
@@ -152,6 +152,10 @@ class MobilePublisher:
             failed = {**branch.facts.get("not_brought_back", {}), part: str(exc)}
             if failed.keys() != {_BRINGS_OUT[step] for step in branch.facts["route"] if step in _BRINGS_OUT}:
                 return _next(branch.with_facts(not_brought_back=failed), skip=part)
+        elif isinstance(exc, ChannelClosed) and (left := [c for c in branch.facts["channels"] if c != FIREBASE_ML]):
+            log.error("%s goes out without one channel: %s", branch.run_id, exc)
+            closed = [*branch.facts["closed_channels"], str(exc)]
+            return _next(branch.with_facts(channels=left, closed_channels=closed), skip=_BRINGS_OUT[branch.step])
         elif branch.state is State.CANARY or branch.step == "settle":
             return take_back(branch, f"{type(exc).__name__}: {exc}")
         raise exc
@@ -266,6 +270,9 @@ class MobilePublisher:
     def _bake(self, branch: Branch, run: Run) -> Branch | None:
         following = self._staging.bake(branch)
         return following if following is None or following.step else _next(following.changed(step="plan"))
+
+    def _once_allowed(self, step: Step) -> Step:
+        return lambda branch, run: self._firebase.once_allowed(branch, lambda: step(branch, run))
 
     def _register(self, branch: Branch, run: Run) -> Branch | None:
         """Create or update the Firebase model until it holds this file."""

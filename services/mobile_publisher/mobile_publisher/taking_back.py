@@ -92,23 +92,26 @@ class TakingBack:
     def _restore_firebase(self, branch: Branch) -> Branch | None:
         if "firebase-ml" not in branch.facts.get("channels", ()):
             return self._end(branch)
+        try:
+            return self._firebase.once_allowed(branch, lambda: self._update_back(branch))
+        except CannotEverSucceed as exc:
+            return self._end(_stays(branch, f"Firebase ML: {exc}"))
+
+    def _update_back(self, branch: Branch) -> Branch | None:
         name, live = str(branch.facts["name"]), self._live(branch)
         ours = set(tags_of(branch.dataset, branch.run_id, branch.facts))
         wanted = tags_of(branch.dataset, str(live["run_id"]), live) if "firebase_model" in live else []
-        try:
-            # After the first update the model is not ours any more, and yet it has to be seen through.
-            if not branch.attempts:
-                model = self._firebase.find(name)
-                if model and model.locked:
-                    # Perhaps with a file of ours, which it may name only when the operation is over.
-                    return self._firebase.wait(branch, model)
-                if model is None or not ours <= set(model.tags) or ours == set(wanted):
-                    return self._end(branch)
-            if not wanted:
-                raise NothingBefore(f"{name} holds this file and held none before: delete it in the Firebase console")
-            model, following = self._firebase.hold(branch, name, uri=str(live["tflite"]), tags=wanted)
-        except CannotEverSucceed as exc:
-            return self._end(_stays(branch, f"Firebase ML: {exc}"))
+        # After the first update the model is not ours any more, and yet it has to be seen through.
+        if not branch.attempts:
+            model = self._firebase.find(name)
+            if model and model.locked:
+                # Perhaps with a file of ours, which it may name only when the operation is over.
+                return self._firebase.wait(branch, model)
+            if model is None or not ours <= set(model.tags) or ours == set(wanted):
+                return self._end(branch)
+        if not wanted:
+            raise NothingBefore(f"{name} holds this file and held none before: delete it in the Firebase console")
+        model, following = self._firebase.hold(branch, name, uri=str(live["tflite"]), tags=wanted)
         return self._end(branch) if model else following
 
     def _live(self, branch: Branch) -> Mapping[str, Any]:

@@ -19,6 +19,10 @@ class ServiceUnavailable(RetryLater):
     """A Google API answered 408, 429 or 5xx, or did not answer at all."""
 
 
+class SigningRefused(ServiceUnavailable):
+    """IAM does not let this service sign: the right is missing, or was given only minutes ago."""
+
+
 class LeaseHeld(RetryLater):
     """Another instance is working on the same branch and its lease has not run out."""
 

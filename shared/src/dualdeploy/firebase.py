@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
-from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
+from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable, SigningRefused
 
 Result = TypeVar("Result")
 
@@ -253,7 +253,38 @@ def _impersonating_signer(signer: str) -> Any:
             "no service account to sign as: set FIREBASE_SIGNER to this service's account and grant it"
             " roles/iam.serviceAccountTokenCreator on itself"
         )
-    return impersonated_credentials.Credentials(source, target_principal=signer, target_scopes=_SCOPES)
+
+    class Impersonation(impersonated_credentials.Credentials):  # type: ignore[misc]  # google.auth is half typed
+        """Tells a right that is missing from an IAM that does not answer: the library has one error for both."""
+
+        def refresh(self, request: Any) -> None:
+            with _explained(source, signer):
+                super().refresh(request)
+
+        def sign_bytes(self, message: bytes) -> Any:
+            with _explained(source, signer):
+                return super().sign_bytes(message)
+
+    return Impersonation(source, target_principal=signer, target_scopes=_SCOPES)
+
+
+@contextlib.contextmanager
+def _explained(source: Any, signer: str) -> Iterator[None]:
+    """Raise SigningRefused, with the command that mends it, for IAM's PERMISSION_DENIED."""
+    import google.auth.exceptions  # noqa: PLC0415
+
+    try:
+        yield
+    except google.auth.exceptions.GoogleAuthError as exc:
+        # IAM's answer comes as a text of the error; the status in it is one of google.rpc.Code.
+        if "PERMISSION_DENIED" not in str(exc):
+            raise
+        account = getattr(source, "service_account_email", "")
+        member = account if "@" in account else signer
+        raise SigningRefused(
+            f"IAM does not let {member} sign as {signer}: gcloud iam service-accounts add-iam-policy-binding {signer}"
+            f" --member=serviceAccount:{member} --role=roles/iam.serviceAccountTokenCreator ({exc})"
+        ) from exc
 
 
 @functools.cache

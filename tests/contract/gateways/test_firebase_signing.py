@@ -6,15 +6,16 @@ import base64
 import http.server
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import google.auth
+import google.auth.transport.requests
 import pytest
 from google.auth import credentials, iam
 
 from dualdeploy import firebase
-from dualdeploy.errors import RejectedByGoogle
+from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable, SigningRefused
 
 PUBLISHER = "mobile-publisher@demo-project.iam.gserviceaccount.com"
 
@@ -37,14 +38,24 @@ class Iam:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, bytes]] = []
+        #: The status that everything is refused with, if any.
+        self.refuses: tuple[int, str] | None = None
         iam_service = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                payload = base64.b64decode(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["payload"])
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if iam_service.refuses:
+                    code, status = iam_service.refuses
+                    self._answer(code, {"error": {"code": code, "status": status, "message": "Permission denied"}})
+                    return
+                payload = base64.b64decode(request["payload"])
                 iam_service.asked.append((self.path, self.headers["Authorization"], payload))
-                answer = json.dumps({"signedBlob": base64.b64encode(b"signed:" + payload).decode()}).encode()
-                self.send_response(200)
+                self._answer(200, {"signedBlob": base64.b64encode(b"signed:" + payload).decode()})
+
+            def _answer(self, status: int, document: dict[str, Any]) -> None:
+                answer = json.dumps(document).encode()
+                self.send_response(status)
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
                 self.wfile.write(answer)
@@ -64,7 +75,9 @@ class Iam:
 @pytest.fixture
 def iam_service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Iam]:
     service = Iam()
-    monkeypatch.setattr(iam, "_IAM_SIGN_ENDPOINT", f"{service.address}/v1/projects/-/serviceAccounts/{{}}:signBlob")
+    account = f"{service.address}/v1/projects/-/serviceAccounts/{{}}"
+    monkeypatch.setattr(iam, "_IAM_SIGN_ENDPOINT", f"{account}:signBlob")
+    monkeypatch.setattr(iam, "_IAM_ENDPOINT", f"{account}:generateAccessToken")
     firebase._impersonating_signer.cache_clear()
     yield service
     firebase._impersonating_signer.cache_clear()
@@ -96,3 +109,36 @@ def test_a_machine_that_does_not_know_whose_it_is_is_told_what_to_set(
     with pytest.raises(RejectedByGoogle, match="set FIREBASE_SIGNER"):
         firebase._impersonating_signer("")
     assert iam_service.asked == []
+
+
+CALLS: dict[str, Callable[[Any], Any]] = {
+    "a signature": lambda signer: signer.sign_bytes(b"a URL"),
+    "a token": lambda signer: signer.refresh(google.auth.transport.requests.Request()),
+}
+
+
+@pytest.mark.parametrize("wanted", CALLS)
+def test_a_right_that_is_missing_is_told_with_the_command_that_gives_it(
+    wanted: str, iam_service: Iam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_cloud_run_as(PUBLISHER, monkeypatch)
+    iam_service.refuses = (403, "PERMISSION_DENIED")
+    signer = firebase._impersonating_signer("")
+    with pytest.raises(SigningRefused) as caught:
+        firebase._call("create flowers", lambda: CALLS[wanted](signer))
+    assert (
+        f"gcloud iam service-accounts add-iam-policy-binding {PUBLISHER} --member=serviceAccount:{PUBLISHER}"
+        " --role=roles/iam.serviceAccountTokenCreator"
+    ) in str(caught.value)
+
+
+@pytest.mark.parametrize("wanted", CALLS)
+def test_an_iam_that_has_too_much_to_do_is_no_missing_right(
+    wanted: str, iam_service: Iam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_cloud_run_as(PUBLISHER, monkeypatch)
+    iam_service.refuses = (429, "RESOURCE_EXHAUSTED")
+    signer = firebase._impersonating_signer("")
+    with pytest.raises(ServiceUnavailable) as caught:
+        firebase._call("create flowers", lambda: CALLS[wanted](signer))
+    assert not isinstance(caught.value, SigningRefused)

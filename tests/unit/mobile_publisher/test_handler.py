@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from chain import Chain
 
-from dualdeploy.errors import ServiceUnavailable, UnusableResult
+from dualdeploy.errors import ServiceUnavailable, SigningRefused, UnusableResult
 from dualdeploy.firebase import FirebaseModel
 from dualdeploy.ledger import Branch, State
 from dualdeploy.testing import Failing
 from dualdeploy.vertex import RejectedByGoogle
 from mobile_publisher import firebase_channel
-from mobile_publisher.firebase_channel import LOCK_LIMIT_SECONDS, MAX_REGISTRATIONS
+from mobile_publisher.firebase_channel import LOCK_LIMIT_SECONDS, MAX_REGISTRATIONS, SIGNING_LIMIT_SECONDS
 
 
 def train_one(chain: Chain, edition: int = 1) -> str:
@@ -417,3 +417,49 @@ def test_a_rollback_brings_the_earlier_file_back_on_both_channels_without_conver
     assert chain.phones.read(pointer(chain)["model"]).data == f"file of {run_id}".encode()
     assert the_model(chain).gcs_uri == uri
     assert "models.put" not in chain.operations
+
+
+# A right that is missing ---------------------------------------------------------------------------------------
+
+NO_RIGHT = "IAM does not let it sign: gcloud iam service-accounts add-iam-policy-binding …"
+
+
+def refuse_to_sign(chain: Chain, call: str, times: int) -> None:
+    chain.firebase.faults.plan(call, *[Failing(SigningRefused(NO_RIGHT))] * times)
+
+
+@pytest.mark.parametrize("call", ["find", "create"])
+def test_a_right_to_sign_that_comes_in_time_is_waited_for(chain: Chain, call: str) -> None:
+    # Asked twice at the first tick: when it began is recorded in between.
+    refuse_to_sign(chain, call, 6)
+    for _ in range(5):
+        tick(chain)
+        assert branch(chain).state is State.DEPLOYING
+    tick(chain)
+    assert branch(chain).reason == "published as flowers on Firebase ML and Cloud Storage for Firebase"
+
+
+@pytest.mark.parametrize("call", ["find", "create", "publish"])
+def test_without_the_right_to_sign_the_other_channel_goes_on_after_a_while(chain: Chain, call: str) -> None:
+    refuse_to_sign(chain, call, 100)
+    for _ in range(int(SIGNING_LIMIT_SECONDS // 60)):
+        tick(chain)
+    assert branch(chain).state is State.DEPLOYING
+    tick(chain)
+    tick(chain)
+    assert branch(chain).state is State.LIVE
+    assert branch(chain).reason.startswith("published as flowers on Cloud Storage for Firebase; without firebase-ml: ")
+    assert NO_RIGHT in branch(chain).reason
+    facts = chain.live("mobile").current.facts
+    assert "firebase_model" not in facts
+    assert facts["pointer"] == "gs://phones/models/flowers/latest.json"
+
+
+def test_without_the_right_to_sign_a_release_that_has_no_other_channel_fails_with_what_mends_it(chain: Chain) -> None:
+    chain.configure(publishing={"channels": ["firebase-ml"]})
+    refuse_to_sign(chain, "find", 100)
+    for _ in range(17):
+        tick(chain)
+    assert branch(chain).state is State.FAILED
+    assert branch(chain).reason.startswith("ChannelClosed: firebase-ml: since 20")
+    assert NO_RIGHT in branch(chain).reason
