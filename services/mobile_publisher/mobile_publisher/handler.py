@@ -312,6 +312,9 @@ class MobilePublisher:
         facts = {key: branch.facts[key] for key in _live_facts(channels) if key in branch.facts}
         if staging.FACT in branch.facts:
             facts["remote_config"] = key_of(_name(branch))
+        elif "settle" not in branch.facts["route"] and (named := self._live_fact(branch, "remote_config")):
+            # What an earlier release told phones there stands there still; the next one that may changes it.
+            facts["remote_config"] = named
         if closed := branch.facts.get("closed_channels"):
             facts["closed_channels"] = closed
         record_live(self._ledger, branch, run, facts=facts, clock=self._clock)

@@ -161,6 +161,18 @@ def test_a_rollout_that_is_configured_no_more_lets_phones_follow_the_pointer_aga
     assert "remote_config" not in chain.live("mobile").current.facts
 
 
+def test_a_release_without_the_bucket_in_between_does_not_leave_phones_at_the_version_of_before(
+    chain: Chain, first: str
+) -> None:
+    """Remote Config goes on naming the version that the bucket's phones have; a later release has to change it."""
+    chain.configure(publishing={"channels": ["firebase-ml"]})
+    live_run(chain, 2)
+    assert seen(chain) == {version(chain, first)}
+    chain.configure()
+    third = live_run(chain, 3)
+    assert seen(chain) == {pointer(chain)} == {version(chain, third)}
+
+
 def test_a_redeploy_without_canary_is_everybodys_at_once(chain: Chain, second: str) -> None:
     chain.handle(chain.post("mobile", "abort", dataset="flowers"))
     tick(chain)
