@@ -261,7 +261,7 @@ class MobilePublisher:
 
     def _plan(self, branch: Branch, run: Run) -> Branch:
         limits = StagedRollout.model_validate(branch.facts["rollout_limits"])
-        branch = self._staging.plan(branch, limits)
+        branch = self._staging.plan(branch, limits, live=str(self._live_fact(branch, "version") or ""))
         rollout = staging.rollout_of(branch)
         if rollout and rollout.share < 100:
             return staging.begin(branch, rollout, at=self._clock())

@@ -20,6 +20,7 @@ import pydantic
 from dualdeploy import clock as clocks
 from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import StagedRollout
+from dualdeploy.errors import CannotEverSucceed
 from dualdeploy.ledger import Branch, State
 from dualdeploy.release_request import ReleaseRequest
 from dualdeploy.remote_config import RemoteConfig
@@ -51,6 +52,7 @@ class Rollout(pydantic.BaseModel):
     index: int = 0
     shifted_at: str = ""
     passed: tuple[Mapping[str, Any], ...] = ()
+    remark: str = ""
 
     @property
     def share(self) -> int:
@@ -77,10 +79,10 @@ class Staging:
     def parameter(self, branch: Branch) -> VersionParameter:
         return VersionParameter(self._remote_config, str(branch.facts["name"]))
 
-    def plan(self, branch: Branch, limits: StagedRollout) -> Branch:
-        """Fix the shares, and what phones have now, while nothing is changed yet."""
-        latest = self._storage.latest(str(branch.facts["name"])) if self._storage else None
-        old, version = str((latest or {}).get("version", "")), str(branch.facts["published_manifest"]["version"])
+    def plan(self, branch: Branch, limits: StagedRollout, *, live: str) -> Branch:
+        """Fix the shares, and what phones have now, while nothing is changed yet; `live` is the version on record."""
+        version = str(branch.facts["published_manifest"]["version"])
+        old, remark = self._everybodys(branch, live)
         at_once = old in ("", version) or not ReleaseRequest.of(branch).canary
         rollout = Rollout(
             version=version,
@@ -90,8 +92,24 @@ class Staging:
             seed=branch.run_id.removeprefix(f"{branch.dataset}-"),
             steps=(100,) if at_once else limits.steps,
             bake=limits.bake,
+            remark=remark,
         )
         return _with(branch, rollout)
+
+    def _everybodys(self, branch: Branch, live: str) -> tuple[str, str]:
+        """The version that phones have, and what is amiss: a pointer that names none is pointed at what is live."""
+        name = str(branch.facts["name"])
+        latest = self._storage.latest(name) if self._storage else None
+        if self._storage is None or latest is None or latest.get("version"):
+            return str((latest or {}).get("version", "")), ""
+        broken = f"{self._storage.uri(name)} named no version"
+        try:
+            self._storage.point_back(name, live)
+        except CannotEverSucceed as exc:
+            log.error("%s, and none that phones have is known: %s", broken, exc)  # noqa: TRY400  # said in full
+            return "", f"; {broken}, and none is known: everybody's at once"
+        log.error("%s, and was pointed at %s again, which is live", broken, live)
+        return live, f"; {broken}, and was pointed at {live} again, which is live"
 
     def share(self, branch: Branch) -> Branch:
         """Let the next share of installations have the version."""
@@ -131,15 +149,16 @@ class Staging:
 def begin(branch: Branch, rollout: Rollout, *, at: datetime.datetime) -> Branch:
     """The branch at the first share of its rollout."""
     shares = ", ".join(map(str, rollout.steps))
-    note = f"{rollout.version} goes to {shares} % of the installations, {rollout.bake:g} s apart"
+    note = f"{rollout.version} goes to {shares} % of the installations, {rollout.bake:g} s apart{rollout.remark}"
     return branch.moved(State.CANARY, at=at, note=note, step="share")
 
 
 def described(branch: Branch) -> str:
-    """For the history: when each share began."""
+    """For the history: when each share began, and what was amiss before."""
     rollout = rollout_of(branch)
-    passed = rollout.passed if rollout else ()
-    return "".join(f"; {each['share']} % from {each['at']}" for each in passed)
+    if rollout is None:
+        return ""
+    return "".join(f"; {each['share']} % from {each['at']}" for each in rollout.passed) + rollout.remark
 
 
 def _planned(branch: Branch) -> Rollout:

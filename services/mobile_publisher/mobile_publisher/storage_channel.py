@@ -82,7 +82,7 @@ class StorageChannel:
             return None
 
     def latest(self, name: str) -> Mapping[str, Any] | None:
-        """The pointer as it is now."""
+        """The pointer as it is now; None when there is none, empty when what lies there is none."""
         return self._read_pointer(name)[0]
 
     def point(self, name: str, manifest: Mapping[str, Any]) -> None:
@@ -140,7 +140,7 @@ class StorageChannel:
         except ValueError:
             pointer = None
         # Whatever stands there, a pointer or somebody's accident, is replaced under its generation.
-        return (pointer if isinstance(pointer, dict) else None), stored.generation
+        return (pointer if isinstance(pointer, dict) else {}), stored.generation
 
     def _exported(self, uri: str) -> bytes:
         path = uri.removeprefix(self._models.uri(""))

@@ -12,6 +12,7 @@ from chain import PUBLISHER_SETTINGS, Chain
 from dualdeploy.branches import BranchWorker
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
 from dualdeploy.ledger import Branch, State
+from dualdeploy.object_store import ABSENT
 from dualdeploy.testing import Failing
 from mobile_publisher.handler import MobilePublisher
 
@@ -171,6 +172,36 @@ def test_a_release_without_the_bucket_in_between_does_not_leave_phones_at_the_ve
     chain.configure()
     third = live_run(chain, 3)
     assert seen(chain) == {pointer(chain)} == {version(chain, third)}
+
+
+@pytest.mark.parametrize("garbage", [b"{", b"[]", b"{}", b'{"version": ""}'])
+def test_a_pointer_that_names_no_version_is_pointed_at_what_is_live_and_the_rollout_is_staged(
+    chain: Chain, first: str, garbage: bytes
+) -> None:
+    old = version(chain, first)
+    overwrite_pointer(chain, garbage)
+    second = train(chain, 2)
+    tick(chain)
+    assert (mobile(chain, second).state, pointer(chain)) == (State.CANARY, old)
+    remark = f"gs://phones/models/flowers/latest.json named no version, and was pointed at {old} again, which is live"
+    assert mobile(chain, second).reason.endswith(f"3600 s apart; {remark}")
+    for _ in range(3):
+        tick(chain, 3600)
+    assert seen(chain) == {pointer(chain)} == {version(chain, second)}
+    assert mobile(chain, second).reason.endswith(remark)
+
+
+def test_a_pointer_that_names_no_version_where_none_is_known_is_said_to_be_replaced_at_once(chain: Chain) -> None:
+    overwrite_pointer(chain, b"{")
+    run_id = live_run(chain)
+    assert pointer(chain) == version(chain, run_id)
+    assert "latest.json named no version, and none is known: everybody's at once" in mobile(chain, run_id).reason
+
+
+def overwrite_pointer(chain: Chain, data: bytes) -> None:
+    name = "models/flowers/latest.json"
+    current = next((found.generation for found in chain.phones.list(name)), ABSENT)
+    chain.phones.put(name, data, expect=current)
 
 
 def test_a_redeploy_without_canary_is_everybodys_at_once(chain: Chain, second: str) -> None:
