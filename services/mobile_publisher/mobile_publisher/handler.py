@@ -23,7 +23,7 @@ from dualdeploy import dataset_config
 from dualdeploy.branches import branches_under_way, record_live
 from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import DatasetConfig, StagedRollout
-from dualdeploy.errors import CannotEverSucceed
+from dualdeploy.errors import CannotEverSucceed, InvalidDatasetConfig, UnknownDataset
 from dualdeploy.firebase import FirebaseMl
 from dualdeploy.ledger import Branch, Ledger, Run, State
 from dualdeploy.object_store import ObjectStore
@@ -74,6 +74,10 @@ Step = Callable[[Branch, Run], Branch | None]
 
 class NoOpenChannel(CannotEverSucceed):
     """None of the configured channels can be used; the message says why for each."""
+
+
+class NameTaken(CannotEverSucceed):
+    """Another data set is published under the name: phones would get now its model, now this one's."""
 
 
 class MobilePublisher:
@@ -199,6 +203,7 @@ class MobilePublisher:
             raise NoOpenChannel("; ".join(closed))
         if self._overtakes(branch):
             return None
+        self._refuse_if_taken(config)
         for reason in closed:
             log.warning("%s goes out without one channel: %s", branch.run_id, reason)
         # Decided once for a release: what changes half-way holds for the next one.
@@ -221,6 +226,31 @@ class MobilePublisher:
                 log.info("%s takes the place of %s in its rollout", branch.run_id, rival.run_id)
             return True
         return False
+
+    def _refuse_if_taken(self, config: DatasetConfig) -> None:
+        """Raise NameTaken if another data set is live under the name of this one, and configured to go on so.
+
+        One that has no configuration any more, or another name by now, leaves its name to whoever takes it up.
+        """
+        name = config.publishing.name
+        for live in self._ledger.everything_live("mobile"):
+            facts = live.current.facts
+            places = {facts.get("firebase_name"), facts.get("pointer")}
+            ours = {name, self._storage.uri(name)} if self._storage else {name}
+            if live.dataset != config.dataset and places & ours and self._goes_on_as(name, live.dataset):
+                raise NameTaken(
+                    f"publishing.name {name!r} of {config.dataset} is that of {live.dataset} too, whose"
+                    f" {live.current.run_id} is live under it: give one of the two another name, then redeploy"
+                )
+
+    def _goes_on_as(self, name: str, dataset: str) -> bool:
+        try:
+            return dataset_config.read(self._config, dataset).publishing.name == name
+        except UnknownDataset:
+            return False
+        except InvalidDatasetConfig:
+            # Somebody is about to mend it, and what phones have under the name is still its model.
+            return True
 
     def _route(self, branch: Branch, config: DatasetConfig, channels: Sequence[str]) -> list[str]:
         """The steps of this release, from the first after the gate."""

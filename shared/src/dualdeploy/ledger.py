@@ -432,6 +432,21 @@ class Ledger:
         except ObjectMissing:
             return None
 
+    def everything_live(self, target: str) -> Iterator[Live]:
+        """What serves for `target` of every data set. Lists and reads them all: for releases, not for events."""
+        for summary in self._store.list("live/"):
+            _, dataset, name = summary.name.split("/", 2)
+            if name != f"{target}.json":
+                continue
+            try:
+                found = self.read_live(dataset, target)
+            except CannotEverSucceed as exc:
+                # Another data set's record must not stand in the way.
+                log.warning("%s is passed over: %s", self._store.uri(summary.name), exc)
+                continue
+            if found:
+                yield found.document
+
     def write_live(self, live: Live, *, expect: Generation) -> None:
         """Raises LedgerContention when the record is no longer at `expect`."""
         name = f"live/{live.dataset}/{live.target}.json"

@@ -13,19 +13,21 @@ from chain import Chain
 from dualdeploy.errors import ServiceUnavailable, SigningRefused, UnusableResult
 from dualdeploy.firebase import FirebaseModel
 from dualdeploy.ledger import Branch, State
+from dualdeploy.object_store import ABSENT
 from dualdeploy.testing import Failing
 from dualdeploy.vertex import RejectedByGoogle
 from mobile_publisher import firebase_channel
 from mobile_publisher.firebase_channel import LOCK_LIMIT_SECONDS, MAX_REGISTRATIONS, SIGNING_LIMIT_SECONDS
 
 
-def train_one(chain: Chain, edition: int = 1) -> str:
-    known = set(chain.run_ids())
-    chain.upload("flowers/train-00000-of-00001.tfrecord", "flowers/eval-00000-of-00001.tfrecord", edition=edition)
+def train_one(chain: Chain, edition: int = 1, *, dataset: str = "flowers") -> str:
+    known = set(chain.run_ids(dataset))
+    shards = [f"{dataset}/train-00000-of-00001.tfrecord", f"{dataset}/eval-00000-of-00001.tfrecord"]
+    chain.upload(*shards, edition=edition)
     chain.drain()
     for _ in range(3):
         chain.tick()
-    (run_id,) = set(chain.run_ids()) - known
+    (run_id,) = set(chain.run_ids(dataset)) - known
     (job,) = chain.jobs_of(run_id, "mobile")
     chain.train(job, hints=False)
     chain.handle(chain.log_hint(job))
@@ -463,3 +465,44 @@ def test_without_the_right_to_sign_a_release_that_has_no_other_channel_fails_wit
     assert branch(chain).state is State.FAILED
     assert branch(chain).reason.startswith("ChannelClosed: firebase-ml: since 20")
     assert NO_RIGHT in branch(chain).reason
+
+
+# A name that two data sets have --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [["firebase-ml"], ["firebase-storage"], ["firebase-ml", "firebase-storage"]])
+def test_a_name_under_which_another_data_set_is_live_is_refused(chain: Chain, run_id: str, channels: list[str]) -> None:
+    chain.configure(publishing={"channels": channels})
+    tick(chain)
+    before = {name: chain.phones.read(name).data for name in chain.phones.names()}, dict(chain.firebase.models)
+    chain.configure("tulips", publishing={"name": "flowers"})
+    other = train_one(chain, dataset="tulips")
+    tick(chain)
+    assert chain.branch(other, "mobile").state is State.FAILED
+    assert chain.branch(other, "mobile").reason == (
+        f"NameTaken: publishing.name 'flowers' of tulips is that of flowers too, whose {run_id} is live under it:"
+        " give one of the two another name, then redeploy"
+    )
+    after = {name: chain.phones.read(name).data for name in chain.phones.names()}, dict(chain.firebase.models)
+    assert after == before
+
+
+@pytest.mark.parametrize("given_up_by", ["another name", "no configuration"])
+def test_a_name_that_a_data_set_gave_up_can_be_taken(chain: Chain, given_up_by: str) -> None:
+    tick(chain)
+    chain.configure("tulips", publishing={"name": "flowers"})
+    if given_up_by == "another name":
+        chain.configure(publishing={"name": "old-flowers"})
+    else:
+        (found,) = chain.config.list("datasets/flowers.yaml")
+        chain.config.delete(found.name, expect=found.generation)
+    other = train_one(chain, dataset="tulips")
+    tick(chain)
+    assert chain.branch(other, "mobile").state is State.LIVE, chain.branch(other, "mobile").reason
+    assert f"run-{other.removeprefix('tulips-')}" in the_model(chain).tags
+
+
+def test_what_cannot_be_read_of_another_data_set_keeps_no_release(chain: Chain) -> None:
+    chain.ledger_store.put("live/tulips/mobile.json", b"{", expect=ABSENT)
+    tick(chain)
+    assert branch(chain).state is State.LIVE
