@@ -10,7 +10,7 @@ import pytest
 from chain import PUBLISHER_SETTINGS, Chain
 
 from dualdeploy.branches import BranchWorker
-from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
+from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable, SigningRefused
 from dualdeploy.ledger import Branch, State
 from dualdeploy.object_store import ABSENT
 from dualdeploy.testing import Failing
@@ -498,6 +498,20 @@ def test_an_abort_waits_for_a_file_that_firebase_ml_is_still_taking_in(chain: Ch
         tick(chain)
     assert mobile(chain, second).state is State.ROLLED_BACK
     assert firebase_holds(chain, first)
+
+
+def test_an_abort_does_not_wait_for_ever_for_a_right_to_sign(chain: Chain, first: str, second: str) -> None:
+    refused = SigningRefused("IAM does not let it sign: gcloud iam …")
+    chain.firebase.faults.plan("find", *[Failing(refused)] * 50)
+    chain.handle(chain.post("mobile", "abort", dataset="flowers"))
+    for _ in range(15):
+        tick(chain)
+    assert not mobile(chain, second).is_final
+    for _ in range(2):
+        tick(chain)
+    assert mobile(chain, second).state is State.ROLLED_BACK
+    assert "not taken back: Firebase ML: firebase-ml: since " in mobile(chain, second).reason
+    assert mobile(chain, second).reason.endswith(str(refused))
 
 
 def test_a_pointer_that_cannot_be_reached_any_more_is_said_to_stay(chain: Chain, first: str, second: str) -> None:
