@@ -366,20 +366,26 @@ class CloudDeployer:
                 over = self._clock() + datetime.timedelta(seconds=rollout.cool_down)
                 hygiene.look_at(self._ledger, over)
             return branch.moved(State.LIVE, at=self._clock(), note=f"serves all traffic of {rollout.endpoint}")
+        going = str(branch.facts.get("undeploying", ""))
+        if branch.operation and going not in replaced:
+            # That one is gone: the next has an operation, and attempts, of its own.
+            return branch.changed(operation="", operation_since="", attempts=0)
+        if not branch.operation:
+            going = replaced[0]
         try:
             return self._await(
-                branch,
+                branch.with_facts(undeploying=going),
                 # Without a split: refused should it have got traffic since, and nobody's split is overwritten.
-                start=lambda: self._vertex.start_undeploy(rollout.endpoint, replaced[0], traffic={}),
-                there=lambda: replaced[0] not in _deployed_ids(self._endpoint(rollout.endpoint)),
-                what=f"undeploy {replaced[0]}",
+                start=lambda: self._vertex.start_undeploy(rollout.endpoint, going, traffic={}),
+                there=lambda: going not in _deployed_ids(self._endpoint(rollout.endpoint)),
+                what=f"undeploy {going}",
             )
         except (OperationFailed, RejectedByGoogle) as exc:
-            if replaced[0] not in _deployed_ids(self._endpoint(rollout.endpoint)):
-                return branch.changed(operation="", operation_since="")
+            if going not in _deployed_ids(self._endpoint(rollout.endpoint)):
+                return branch.changed(operation="", operation_since="", attempts=0)
             # The release is out: whatever is wrong with what it replaced, calling it failed would be a lie.
-            log.error("%s stays deployed without traffic, and costs: %s", replaced[0], exc)  # noqa: TRY400
-            note = f"serves all traffic of {rollout.endpoint}; {replaced[0]} could not be taken down: {exc}"
+            log.error("%s stays deployed without traffic, and costs: %s", going, exc)  # noqa: TRY400
+            note = f"serves all traffic of {rollout.endpoint}; {going} could not be taken down: {exc}"
             return branch.moved(State.LIVE, at=self._clock(), note=note)
 
     def _kept_warm(self, branch: Branch, rollout: Rollout) -> str:

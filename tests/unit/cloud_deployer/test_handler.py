@@ -367,6 +367,17 @@ def test_models_that_are_not_ours_stay_on_the_endpoint(chain: Chain) -> None:
     assert names == {newer, "somebody's experiment"}
 
 
+def test_however_many_models_were_replaced_all_are_taken_down(chain: Chain) -> None:
+    _older, newer = two_releases(chain)
+    endpoint = chain.vertex.endpoints["flowers"]
+    (serves,) = endpoint.deployed
+    left_behind = tuple(dataclasses.replace(serves, id=str(number)) for number in range(1, 8))
+    chain.vertex.endpoints["flowers"] = dataclasses.replace(endpoint, deployed=(*endpoint.deployed, *left_behind))
+    through = run_until_through(chain, newer)
+    assert (through.state, through.reason) == (State.LIVE, "serves all traffic of flowers")
+    assert [deployed.display_name for deployed in chain.vertex.endpoints["flowers"].deployed] == [newer]
+
+
 @pytest.mark.parametrize("how", ["the operation fails", "the start is refused"])
 def test_an_old_model_that_cannot_be_taken_down_does_not_make_a_release_a_failure(chain: Chain, how: str) -> None:
     _older, newer = two_releases(chain)
