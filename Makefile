@@ -52,15 +52,16 @@ redeploy: ## Bring a recorded run out again on both sides, without training: DAT
 rollback: ## Back to what was live before, on both sides: DATASET=flowers [TO_RUN=…] [REASON='…'] [URL=…]
 	@$(call POST,rollback)
 
+# What looks at a project looks at the running local cloud when no PROJECT is named.
+LOOK_AT = test -n '$(PROJECT)' || ! test -e build/local_cloud.env || { set -a; . build/local_cloud.env; set +a; }
+
 .PHONY: replay
-replay: $(STAMP) ## List the dead letters; ID='…' or ALL=1 sends them again (first: set -a; source build/local_cloud.env)
-	@$(BIN)/python -m dualdeploy.replay $(if $(PROJECT),--project '$(PROJECT)') $(if $(ALL),--all) $(ID)
+replay: $(STAMP) ## List the dead letters; ID='…' or ALL=1 sends them again ([PROJECT=…])
+	@$(LOOK_AT); $(BIN)/python -m dualdeploy.replay $(if $(PROJECT),--project '$(PROJECT)') $(if $(ALL),--all) $(ID)
 
 .PHONY: firebase-migrate
 firebase-migrate: $(STAMP) ## Copy the models that Firebase ML hosts to the bucket that phones read: PROJECT=… [BUCKET=…]
-	@PYTHONPATH=services/mobile_publisher $(BIN)/python -m mobile_publisher.migrate $(if $(PROJECT),--project '$(PROJECT)') $(if $(BUCKET),--bucket '$(BUCKET)')
-# What looks at a project looks at the running local cloud when no PROJECT is named.
-LOOK_AT = test -n '$(PROJECT)' || ! test -e build/local_cloud.env || { set -a; . build/local_cloud.env; set +a; }
+	@$(LOOK_AT); PYTHONPATH=services/mobile_publisher $(BIN)/python -m mobile_publisher.migrate $(if $(PROJECT),--project '$(PROJECT)') $(if $(BUCKET),--bucket '$(BUCKET)')
 
 .PHONY: runs
 runs: $(STAMP) ## Runs, newest first: states, costs, what they wait for ([PROJECT=…] [DATASET=…] [JSON=1])
@@ -188,4 +189,4 @@ clean: ## Stop what runs and remove what was built, but not .venv
 
 .PHONY: help
 help: ## This text
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  \033[36m%-15s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  \033[36m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
