@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -78,6 +79,21 @@ def redeploy_both(chain: Chain) -> None:
 
 def in_order_of_time(chain: Chain) -> list[str]:
     return sorted(chain.run_ids(), key=lambda run_id: chain.ledger.read_run(run_id).created_at)
+
+
+def commands_at_once(chain: Chain, seed: int, *, abort: bool) -> list[Delivery]:
+    """A rollback, a redeploy of either of two runs, and perhaps an abort, in an order that the seed decides."""
+    draw = random.Random(seed)
+    older, newer = in_order_of_time(chain)
+    asked = [
+        chain.post("cloud", "rollback", dataset="flowers", key=f"a{seed}"),
+        chain.post("cloud", "redeploy", run_id=newer, key=f"b{seed}"),
+        chain.post("cloud", "redeploy", run_id=older, force=True, canary=False),
+    ]
+    if abort:
+        asked.append(chain.post("cloud", "abort", dataset="flowers"))
+    draw.shuffle(asked)
+    return asked
 
 
 STORIES = {

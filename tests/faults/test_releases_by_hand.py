@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import functools
 import itertools
-import random
 
 import pytest
-from chain import Chain, Delivery, Interleaving
+from chain import Chain, Interleaving
 from stories import (
     RELEASE_STORIES,
     check_serves,
+    commands_at_once,
     cool_down,
     deployers_operations,
-    in_order_of_time,
     told,
     two_live_runs,
     upload,
@@ -63,20 +62,6 @@ def _two_live_runs(cool_down: str) -> Chain:
     return chain
 
 
-def commands(chain: Chain, seed: int) -> list[Delivery]:
-    draw = random.Random(seed)
-    older, newer = in_order_of_time(chain)
-    asked = [
-        chain.post("cloud", "rollback", dataset="flowers", key=f"a{seed}"),
-        chain.post("cloud", "redeploy", run_id=newer, key=f"b{seed}"),
-        chain.post("cloud", "redeploy", run_id=older, force=True, canary=False),
-    ]
-    if seed % 4 == 0:
-        asked.append(chain.post("cloud", "abort", dataset="flowers"))
-    draw.shuffle(asked)
-    return asked
-
-
 def check_the_endpoint(chain: Chain) -> None:
     """At any moment: traffic sums to 100, and nobody without a deployment has any."""
     for _, split in chain.vertex.splits:
@@ -93,7 +78,7 @@ def test_two_runs_a_redeploy_and_a_rollback_at_once_leave_one_model_that_serves_
 ) -> None:
     for seed in range(block * 25, block * 25 + 25):
         chain, interleaving = _two_live_runs(kept).continued(), Interleaving(seed)
-        asked = commands(chain, seed)
+        asked = commands_at_once(chain, seed, abort=seed % 4 == 0)
         upload(chain, edition=3)
         for turn in itertools.count():
             assert turn < 60, f"seed {seed} never comes to rest: {chain.active()}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import random
 from typing import Any
 
 import pytest
@@ -17,8 +16,8 @@ from stories import (
     RELEASE_STORIES,
     Story,
     check_serves,
+    commands_at_once,
     deployers_operations,
-    in_order_of_time,
     told,
     two_live_runs_in_place,
     upload,
@@ -141,25 +140,11 @@ def _two_live_runs() -> Chain:
     return chain
 
 
-def commands(chain: Chain, seed: int) -> list[Delivery]:
-    draw = random.Random(seed)
-    older, newer = in_order_of_time(chain)
-    asked = [
-        chain.post("cloud", "rollback", dataset="flowers", key=f"a{seed}"),
-        chain.post("cloud", "redeploy", run_id=newer, key=f"b{seed}"),
-        chain.post("cloud", "redeploy", run_id=older, force=True, canary=False),
-    ]
-    if seed % 2 == 0:
-        asked.append(chain.post("cloud", "abort", dataset="flowers"))
-    draw.shuffle(asked)
-    return asked
-
-
 @pytest.mark.parametrize("block", range(2))
 def test_two_runs_a_redeploy_and_a_rollback_at_once_leave_one_model_that_serves_and_is_recorded(block: int) -> None:
     for seed in range(block * 25, block * 25 + 25):
         chain, interleaving = _two_live_runs().continued(), Interleaving(seed)
-        asked = commands(chain, seed)
+        asked = commands_at_once(chain, seed, abort=seed % 2 == 0)
         upload(chain, edition=3)
         for turn in itertools.count():
             assert turn < 60, f"seed {seed} never comes to rest: {chain.active()}"

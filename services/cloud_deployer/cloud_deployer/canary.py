@@ -174,7 +174,7 @@ class Shifting:
         rollout = rollout_of(branch)
         if not rollout.before:
             return to_step(branch, "shift")
-        endpoint = self._endpoint(rollout)
+        endpoint = self.endpoint(rollout.endpoint)
         self._check_split(endpoint, rollout, allowed=[rollout.split(-1)])
         tally = probe(
             self._vertex, endpoint, self.golden(branch), candidate="", tally=Tally(), wanted=rollout.limits.answers
@@ -190,7 +190,7 @@ class Shifting:
     def _shift(self, branch: Branch) -> Branch | None:
         """Give the candidate its next share. Vertex AI changes the split at once: there is no operation."""
         rollout = rollout_of(branch)
-        endpoint = self._endpoint(rollout)
+        endpoint = self.endpoint(rollout.endpoint)
         wanted = rollout.split(rollout.index)
         # Without any split nobody is served: giving it back takes nothing from anybody.
         allowed = [rollout.split(rollout.index - 1), wanted, *([] if rollout.before else [{}])]
@@ -273,7 +273,7 @@ class Shifting:
         return to_step(with_rollout(branch, rollout.model_copy(update={"index": rollout.index + 1})), "shift")
 
     def _asked(self, branch: Branch, rollout: Rollout, tally: Tally) -> Tally:
-        endpoint = self._endpoint(rollout)
+        endpoint = self.endpoint(rollout.endpoint)
         self._check_split(endpoint, rollout, allowed=[rollout.split(rollout.index)])
         golden = self.golden(branch)
         candidate, wanted = rollout.candidate, rollout.limits.answers
@@ -308,7 +308,7 @@ class Shifting:
         """Take the candidate down. It must not keep the branch from its end: the janitor finds what stays."""
         rollout = rollout_of(branch)
         endpoint = self._vertex.find_endpoint(rollout.endpoint)
-        if endpoint is None or rollout.candidate not in {deployed.id for deployed in endpoint.deployed}:
+        if endpoint is None or rollout.candidate not in endpoint.deployed_ids:
             return self._rolled_back(branch, rollout)
         share = endpoint.traffic.get(rollout.candidate, 0)
         rest = traffic.without(endpoint.traffic, rollout.candidate) if share else {}
@@ -317,7 +317,7 @@ class Shifting:
                 branch,
                 look=self.look,
                 start=lambda: self._vertex.start_undeploy(rollout.endpoint, rollout.candidate, traffic=rest),
-                there=lambda: all(found.id != rollout.candidate for found in self._endpoint(rollout).deployed),
+                there=lambda: rollout.candidate not in self.endpoint(rollout.endpoint).deployed_ids,
                 clock=self._clock,
                 limit_seconds=self._limit_seconds,
                 what=f"undeploy {rollout.candidate}",
@@ -364,10 +364,11 @@ class Shifting:
         shifted: datetime.datetime = clocks.from_text(rollout.shifted_at)
         return (self._clock() - shifted).total_seconds()
 
-    def _endpoint(self, rollout: Rollout) -> Endpoint:
-        endpoint = self._vertex.find_endpoint(rollout.endpoint)
+    def endpoint(self, endpoint_id: str) -> Endpoint:
+        """The endpoint as it is now. Raises ResourceMissing."""
+        endpoint = self._vertex.find_endpoint(endpoint_id)
         if endpoint is None:
-            raise ResourceMissing(f"endpoint {rollout.endpoint} was deleted during the deployment")
+            raise ResourceMissing(f"endpoint {endpoint_id} was deleted during the deployment")
         return endpoint
 
     def _check_split(self, endpoint: Endpoint, rollout: Rollout, *, allowed: list[dict[str, int]]) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 
@@ -252,8 +251,8 @@ class CloudDeployer:
             # Again, now that the janitor can read the plan: of the two, one sees the other and gives way.
             return None
         rollout = rollout_of(branch)
-        endpoint = self._endpoint(rollout.endpoint)
-        if rollout.candidate in _deployed_ids(endpoint):
+        endpoint = self._shifting.endpoint(rollout.endpoint)
+        if rollout.candidate in endpoint.deployed_ids:
             branch = branch.with_facts(deployed_model=rollout.candidate)
             shares = ", ".join(map(str, rollout.limits.steps))
             note = f"deployed as {rollout.candidate}; goes to {shares} % of the traffic"
@@ -266,13 +265,13 @@ class CloudDeployer:
         return self._await(
             branch,
             start=lambda: self._vertex.start_deploy(rollout.endpoint, deployment, traffic=traffic),
-            there=lambda: rollout.candidate in _deployed_ids(self._endpoint(rollout.endpoint)),
+            there=lambda: rollout.candidate in self._shifting.endpoint(rollout.endpoint).deployed_ids,
             what=f"deploy to {rollout.endpoint}",
         )
 
     def _plan(self, branch: Branch, config: DatasetConfig) -> Rollout:
         """Fix how this release gets its traffic, and what the traffic was before, while nothing is changed yet."""
-        endpoint = self._endpoint(str(branch.facts["endpoint"]).rsplit("/", 1)[-1])
+        endpoint = self._shifting.endpoint(str(branch.facts["endpoint"]).rsplit("/", 1)[-1])
         deployment = self._deployment(branch, config, deployed_id_of(branch))
         if in_place := self._replacing.plan(branch, endpoint, config.serving, deployment):
             bake = config.serving.canary.bake if in_place.former and ReleaseRequest.of(branch).canary else 0.0
@@ -354,7 +353,7 @@ class CloudDeployer:
         What was replaced just now stays for its cool-down, or for good; then it is the janitor's.
         """
         rollout = rollout_of(branch)
-        endpoint = self._endpoint(rollout.endpoint)
+        endpoint = self._shifting.endpoint(rollout.endpoint)
         keep = {rollout.candidate, self._kept_warm(branch, rollout)}
         replaced = [
             deployed.id
@@ -377,11 +376,11 @@ class CloudDeployer:
                 branch.with_facts(undeploying=going),
                 # Without a split: refused should it have got traffic since, and nobody's split is overwritten.
                 start=lambda: self._vertex.start_undeploy(rollout.endpoint, going, traffic={}),
-                there=lambda: going not in _deployed_ids(self._endpoint(rollout.endpoint)),
+                there=lambda: going not in self._shifting.endpoint(rollout.endpoint).deployed_ids,
                 what=f"undeploy {going}",
             )
         except (OperationFailed, RejectedByGoogle) as exc:
-            if going not in _deployed_ids(self._endpoint(rollout.endpoint)):
+            if going not in self._shifting.endpoint(rollout.endpoint).deployed_ids:
                 return branch.changed(operation="", operation_since="", attempts=0)
             # The release is out: whatever is wrong with what it replaced, calling it failed would be a lie.
             log.error("%s stays deployed without traffic, and costs: %s", going, exc)  # noqa: TRY400
@@ -395,12 +394,6 @@ class CloudDeployer:
         return str(previous.facts.get("deployed_model", "")) if previous and is_kept else ""
 
     # Inside ----------------------------------------------------------------------------------------------------
-
-    def _endpoint(self, endpoint_id: str) -> Endpoint:
-        endpoint = self._vertex.find_endpoint(endpoint_id)
-        if endpoint is None:
-            raise ResourceMissing(f"endpoint {endpoint_id} was deleted during the deployment")
-        return endpoint
 
     def _await(
         self, branch: Branch, *, start: Callable[[], str], there: Callable[[], bool], what: str
@@ -416,16 +409,11 @@ class CloudDeployer:
         )
 
 
-def _deployed_ids(endpoint: Endpoint) -> set[str]:
-    return {deployed.id for deployed in endpoint.deployed}
-
-
 def model_id_of(dataset: str) -> str:
     """One Model Registry entry for each data set; every run is a version of it."""
     return f"dualdeploy-{dataset}"
 
 
 def deployed_id_of(branch: Branch) -> str:
-    """A number of at most ten digits (Vertex AI's limit) made of run and release."""
-    digest = hashlib.sha256(f"{branch.run_id}/{branch.release}".encode()).digest()
-    return str(int.from_bytes(digest[:8], "big") % 9_000_000_000 + 1_000_000_000)
+    """The id of what a release deploys, made of run and release."""
+    return serving.deployed_id(f"{branch.run_id}/{branch.release}")

@@ -14,13 +14,12 @@ rollout: the plan is in the branch, each step first looks, and an operation's na
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 from typing import Any
 
 import pydantic
 
-from cloud_deployer import canary, hygiene, traffic
+from cloud_deployer import canary, hygiene, serving, traffic
 from cloud_deployer.canary import InPlace, Rollout, give_up, rollout_of, to_step, with_rollout
 from dualdeploy import clock as clocks
 from dualdeploy.branches import OperationFailed, await_operation
@@ -28,7 +27,7 @@ from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import Serving
 from dualdeploy.errors import RejectedByGoogle
 from dualdeploy.ledger import Branch, Ledger, Live, State, dataset_of
-from dualdeploy.vertex import DeployedModel, Deployment, Endpoint, ModelAsleep, ResourceMissing, Vertex
+from dualdeploy.vertex import DeployedModel, Deployment, Endpoint, ModelAsleep, Vertex
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +110,7 @@ class Replacing:
         if not branch.operation and hygiene.is_removing(self._ledger, branch.dataset):
             # As when a model is deployed beside another: of the janitor and a release, one gives way.
             return None
-        endpoint = self._endpoint(rollout)
+        endpoint = self._shifting.endpoint(rollout.endpoint)
         ours = [one.id for one in _ours(endpoint, branch, place.deployment) if one.id != rollout.candidate]
         rest = sorted(ours, key=lambda key: endpoint.traffic.get(key, 0))
         if not rest:
@@ -124,7 +123,7 @@ class Replacing:
     def _replace(self, branch: Branch) -> Branch | None:
         """Deploy the candidate with all of the traffic: there is nobody to share it with."""
         rollout, place = _planned(branch)
-        if rollout.candidate in _ids(self._endpoint(rollout)):
+        if rollout.candidate in self._shifting.endpoint(rollout.endpoint).deployed_ids:
             branch = branch.with_facts(deployed_model=rollout.candidate)
             note = f"deployed as {rollout.candidate}, in place of what served"
             return branch.moved(State.CANARY, at=self._clock(), note=note, step="shift")
@@ -138,7 +137,7 @@ class Replacing:
         endpoint = self._vertex.find_endpoint(rollout.endpoint)
         if endpoint is None:
             return self._nothing_serves(branch, rollout, f"endpoint {rollout.endpoint} was deleted")
-        there, former = _ids(endpoint), place.former
+        there, former = endpoint.deployed_ids, place.former
         if rollout.candidate in there:
             return self._send_away(branch, rollout, place)
         if former is None:
@@ -177,9 +176,9 @@ class Replacing:
     def _clear(self, branch: Branch) -> Branch | None:
         """Whether an undeployment was begun is not known, because its instance died: it is brought to an end."""
         rollout, place = _planned(branch)
-        endpoint = self._endpoint(rollout)
+        endpoint = self._shifting.endpoint(rollout.endpoint)
         settled = to_step(_with(branch, leaving="", leaving_by=""), "reinstate")
-        if place.leaving not in _ids(endpoint):
+        if place.leaving not in endpoint.deployed_ids:
             return settled
         try:
             return self._undeploy(branch, endpoint, place.leaving)
@@ -232,7 +231,7 @@ class Replacing:
             branch,
             look=self._shifting.look,
             start=lambda: self._vertex.start_deploy(rollout.endpoint, deployment, traffic={deployment.id: 100}),
-            there=lambda: deployment.id in _ids(self._endpoint(rollout)),
+            there=lambda: deployment.id in self._shifting.endpoint(rollout.endpoint).deployed_ids,
             clock=self._clock,
             limit_seconds=self._limit_seconds,
             what=f"deploy {deployment.display_name} to {rollout.endpoint}",
@@ -245,18 +244,12 @@ class Replacing:
             branch,
             look=self._shifting.look,
             start=lambda: self._vertex.start_undeploy(endpoint.id, leaving, traffic=rest),
-            there=lambda: leaving not in _ids(self._endpoint(rollout_of(branch))),
+            there=lambda: leaving not in self._shifting.endpoint(endpoint.id).deployed_ids,
             clock=self._clock,
             limit_seconds=self._limit_seconds,
             what=f"undeploy {leaving}",
         )
         return _with(following, leaving_by=following.operation) if following and following.operation else following
-
-    def _endpoint(self, rollout: Rollout) -> Endpoint:
-        endpoint = self._vertex.find_endpoint(rollout.endpoint)
-        if endpoint is None:
-            raise ResourceMissing(f"endpoint {rollout.endpoint} was deleted during the deployment")
-        return endpoint
 
 
 def _planned(branch: Branch) -> tuple[Rollout, InPlace]:
@@ -269,10 +262,6 @@ def _planned(branch: Branch) -> tuple[Rollout, InPlace]:
 def _with(branch: Branch, **changes: object) -> Branch:
     rollout, place = _planned(branch)
     return with_rollout(branch, rollout.model_copy(update={"in_place": place.model_copy(update=changes)}))
-
-
-def _ids(endpoint: Endpoint) -> set[str]:
-    return {deployed.id for deployed in endpoint.deployed}
 
 
 def _ours(endpoint: Endpoint, branch: Branch, deployment: Deployment) -> list[DeployedModel]:
@@ -292,5 +281,4 @@ def _model_id(name: str) -> str:
 
 def _former_id(branch: Branch) -> str:
     """As `handler.deployed_id_of`, of another text: what goes back is deployed by this release, not by its own."""
-    digest = hashlib.sha256(f"{branch.run_id}/{branch.release}/former".encode()).digest()
-    return str(int.from_bytes(digest[:8], "big") % 9_000_000_000 + 1_000_000_000)
+    return serving.deployed_id(f"{branch.run_id}/{branch.release}/former")

@@ -174,6 +174,10 @@ class Endpoint:
     def id(self) -> str:
         return self.name.rsplit("/", 1)[-1]
 
+    @property
+    def deployed_ids(self) -> set[str]:
+        return {deployed.id for deployed in self.deployed}
+
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
