@@ -36,7 +36,7 @@ class JpegDecoder:
         def every(pictures: tf.Tensor) -> tf.Tensor:
             return tf.map_fn(one, pictures, fn_output_signature=specification)
 
-        self._every = tf.function(every).get_concrete_function(tf.TensorSpec([None], tf.string))
+        self._every = tf.function(every, autograph=False).get_concrete_function(tf.TensorSpec([None], tf.string))
 
     def __call__(self, pictures: Sequence[bytes]) -> npt.NDArray[np.uint8] | None:
         """All pictures, or None when one of them is no JPEG that can be decoded."""

@@ -266,28 +266,29 @@ def test_pictures_kept_in_memory_are_those_that_would_be_in_the_file(shard: Any,
 def test_a_decoder_takes_the_pictures_to_learn_from_and_what_it_cannot_take_is_decoded_alone(
     shard: Any, load: Any
 ) -> None:
+    whole = 2 * examples.TOGETHER
     asked: list[int] = []
 
     def decoders(side: int) -> examples.Decode:
         def decode(pictures: Any) -> Any:
             asked.append(len(pictures))
-            if jpeg(39) in pictures:
+            if jpeg(whole + 7) in pictures:
                 return None
             return np.full((len(pictures), side, side, 3), 7, np.uint8)
 
         return decode
 
-    records = [*both_classes(40), encode_example({"image": b"no picture", "class": 0})]
+    records = [*both_classes(whole + 8), encode_example({"image": b"no picture", "class": 0})]
     data = load(
         [shard("train.tfrecord", records)],
         [shard("eval.tfrecord", both_classes(2))],
         decoders=decoders,
         max_bad_records=0.1,
     )
-    assert sorted(asked) == [9, 16, 16]
-    assert (data.train.pixels[:32] == 7).all()
-    assert np.abs(data.train.pixels[32:, 0, 0, 0].astype(int) - np.arange(32, 40)).max() <= 1
-    assert [(bad.shard, bad.index) for bad in data.bad_records] == [("gs://data/train.tfrecord", 40)]
+    assert sorted(asked) == [9, examples.TOGETHER, examples.TOGETHER]
+    assert (data.train.pixels[:whole] == 7).all()
+    assert np.abs(data.train.pixels[whole:, 0, 0, 0].astype(int) - np.arange(whole, whole + 8)).max() <= 1
+    assert [(bad.shard, bad.index) for bad in data.bad_records] == [("gs://data/train.tfrecord", whole + 8)]
 
 
 @pytest.mark.parametrize("named", [True, False])
