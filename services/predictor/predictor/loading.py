@@ -10,14 +10,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from predictor import accelerators, artifact
+from predictor import accelerators, artifact, threads
 from predictor.batching import Batcher
-from predictor.model import ImageModel, tensorflow
+from predictor.model import ImageModel, graph, tensorflow
 from predictor.readiness import Readiness
 from predictor.settings import PredictorSettings
-
-#: While one batch is in the network, the next is decoded. A small batch keeps only one core busy, two keep two.
-PARALLEL_BATCHES = 2
 
 _log = logging.getLogger("predictor")
 
@@ -70,13 +67,17 @@ def load(settings: PredictorSettings, readiness: Readiness) -> Batcher:
         with _Step(readiness, "fetch", f"fetching {settings.storage_uri}"):
             folder = artifact.fetch(settings.storage_uri, Path(scratch))
         with _Step(readiness, "load", "loading the model into TensorFlow"):
+            sharing = threads.choose(graph(folder), cores=settings.cores)
+            if sharing.operation is not None:
+                tensorflow().config.threading.set_intra_op_parallelism_threads(sharing.operation)
             model = ImageModel(folder, largest_batch=settings.max_batch)
         # Asset files are read by now; on some platforms the folder is memory.
     with _Step(readiness, "warm", "warming the model"):
         model.warm_up()
+    _log.info("%s", sharing)
     return Batcher(
         model,
-        parallel=min(settings.cores, PARALLEL_BATCHES),
+        parallel=sharing.batches,
         max_waiting=settings.max_queue,
         max_wait=settings.max_wait,
     )

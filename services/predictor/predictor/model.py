@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from predictor import accelerators
 from predictor.answers import Answer, Fault, Prediction
 
@@ -43,6 +45,17 @@ def gpus(tf: Any) -> Sequence[Any]:
             "build the image with tensorflow[and-cuda]"
         )
     return usable
+
+
+def graph(folder: Path) -> Any:
+    """The GraphDef in `saved_model.pb`, read before TensorFlow runs anything. Raises UnusableModel."""
+    tensorflow()
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel  # noqa: PLC0415 - as above
+
+    try:
+        return SavedModel.FromString((folder / "saved_model.pb").read_bytes()).meta_graphs[0].graph_def
+    except (OSError, IndexError, DecodeError) as exc:
+        raise UnusableModel(f"saved_model.pb is no SavedModel: {exc}") from exc
 
 
 class ImageModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import mmap
 import os
+import select
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from predictor.settings import PredictorSettings
 
 #: gunicorn's own code for a worker that could not start: the server ends with it instead of trying for ever.
 EXIT_CANNOT_SERVE = Arbiter.WORKER_BOOT_ERROR
+
+#: Seconds that a thread stays with a connection that it has answered.
+_LINGER = 0.1
 
 #: Seconds for requests in progress after SIGTERM.
 _GRACE = 30
@@ -104,6 +108,23 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     gunicorn's own worker takes nobody in any more, but leaves the port open while it answers: clients then wait for
     up to the time of grace, only to be cut off.
     """
+
+    def handle(self, conn: Any) -> Any:
+        """In a thread of the pool: answer a request, and the next ones of this connection if they follow soon.
+
+        gunicorn's own worker gives the connection back to its main thread after each, which wakes another for the next.
+        """
+        while (kept := super().handle(conn)) is True and self._asks_again(conn):
+            pass
+        return kept
+
+    def _asks_again(self, conn: Any) -> bool:
+        # Only while there is a thread for every connection: nobody else waits for this one.
+        if not self.alive or self.nr_conns > self.cfg.threads or conn.parser.unreader.buf.getvalue():
+            return False
+        poll = select.poll()
+        poll.register(conn.sock, select.POLLIN)
+        return bool(poll.poll(_LINGER * 1000))
 
     def set_accept_enabled(self, enabled: bool) -> None:
         super().set_accept_enabled(enabled)

@@ -30,8 +30,10 @@ class PredictorSettings:
         "PREDICTOR_MAX_REQUEST_BYTES", "size of one request", default=10 * 1024 * 1024, minimum=1
     )
     max_batch: int = setting("PREDICTOR_MAX_BATCH", "pictures that the model gets at once", default=16, minimum=1)
-    # Only ever waited while another batch runs.
-    max_wait: float = setting("PREDICTOR_MAX_WAIT", "seconds that a batch may wait to fill up", default=0.01, minimum=0)
+    # Only ever waited while another batch runs. Long enough for the next requests of clients who were just answered.
+    max_wait: float = setting(
+        "PREDICTOR_MAX_WAIT", "seconds that a batch may wait to fill up", default=0.003, minimum=0
+    )
     max_queue: int = setting("PREDICTOR_MAX_QUEUE", "pictures that may wait for the model", default=128, minimum=1)
     max_in_flight: int = setting(
         "PREDICTOR_MAX_IN_FLIGHT", "requests accepted at once; 0: by the cores", default=0, minimum=0

@@ -13,8 +13,9 @@ from typing import Any
 
 from pictures import picture
 
+from predictor import threads
 from predictor.answers import Prediction
-from predictor.model import ImageModel
+from predictor.model import ImageModel, graph
 
 
 class WatchedModel(ImageModel):
@@ -34,6 +35,7 @@ def main(folder: Path) -> None:
     model = WatchedModel(folder, largest_batch=8)
     model.warm_up()
     said: dict[str, Any] = {"sizes": model.sizes, "pads": model.pads, "warmed": model.batches}
+    said["multiply_adds"] = list(threads.multiply_adds(graph(folder)))
     good = [picture(colour) for colour in ("red", "lime", "blue", "lime", "red")]
     cut = picture("red", "JPEG", size=200)[:-400]
     for name, images in {"five": good, "broken": [*good, cut, picture("blue"), picture("lime")]}.items():

@@ -153,6 +153,25 @@ def test_in_the_middle_of_a_rush_every_request_is_answered_or_refused_and_none_i
     assert told.count("200") > 24, "it was no rush"
 
 
+def test_more_kept_connections_than_threads_are_answered_alike(start: Callable[..., Any], models: Path) -> None:
+    # Three threads for six clients who ask again at once: none may hold a thread while another waits.
+    running = start(str(models / "good"), PREDICTOR_MAX_IN_FLIGHT="1")
+    running.wait_until_ready()
+    until = time.monotonic() + 3
+
+    def ask_again_and_again(_: int) -> int:
+        answers = 0
+        with requests.Session() as session:
+            while time.monotonic() < until:
+                assert session.get(running.base + running.health_route, timeout=10).status_code == 200
+                answers += 1
+        return answers
+
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        answers = sorted(pool.map(ask_again_and_again, range(6)))
+    assert answers[0] > sum(answers) / len(answers) / 4, answers
+
+
 @pytest.mark.parametrize(
     ("model", "says"),
     [("absent", "no saved_model.pb"), ("no_labels", "no signature ['labels']"), ("nan", "NaN or infinity")],
