@@ -2,9 +2,10 @@
 
 Throughput: 16 clients with one picture each, over kept-alive connections with prepared requests, against a loop that
 calls the SavedModel with 16 pictures. Latency: one client alone, its requests in turns with bare calls for one picture.
-Bare calls run in a process of their own that has TensorFlow, the pictures in memory, and nothing else to do. Each round
-measures both, one after the other; the row is the round with the median ratio. Clients share the cores with the server,
-and so do as little as they can.
+Bare calls run in a process of their own that has TensorFlow, the pictures in memory, and nothing else to do; it leaves
+TensorFlow's threads at their default, while how many the server uses is part of the server (predictor.threads). Each
+round measures both, one after the other; a row is the round with the median ratio of its own, p99 is of all rounds.
+Clients share the cores with the server, and so do as little as they can.
 
     python -m benchmarks.predictor [--rounds 5] [--seconds 8] [--networks densenet121,mobilenet_v3_small]
 """
@@ -115,7 +116,7 @@ def _report(network: str, rounds: Sequence[Round], served: Served, options: argp
     alone = _middle(rounds, lambda one: statistics.median(one.single) / statistics.median(one.bare_single))
     slow = _percentile_99([seconds for one in rounds for seconds in one.served.durations])
     bare_slow = _percentile_99([seconds for one in rounds for seconds in one.bare.durations])
-    loop = f"bare calls for {CLIENTS} pictures in a loop"
+    loop = f"bare calls for {CLIENTS} pictures in a loop, TensorFlow's default threads"
 
     def row(name: str, value: float, *, baseline: float | None, goal: float | None = None, what: str) -> Row:
         against = None if baseline is None else round(baseline, 1)
@@ -265,7 +266,7 @@ class Served:
 
 
 class Client:
-    """A kept-alive connection and a request that is sent on it again and again: http.client costs ten times as much."""
+    """A kept-alive connection and a request sent on it again and again: http.client costs five times as much."""
 
     def __init__(self, port: int, picture: bytes) -> None:
         body = json.dumps({"instances": [{"b64": base64.b64encode(picture).decode()}]}).encode()

@@ -1,6 +1,6 @@
 """Between the threads of requests and the model: pictures of concurrent requests go through the model together.
 
-nothing runs            a batch starts at once with what is waiting: a lone request never waits
+nothing runs            batches start at once with what is waiting, in all free places: a lone request never waits
 a batch runs            the next gathers until it is full or its oldest picture waited `max_wait`, then runs beside it
 all places are taken    it gathers on; above `max_waiting` pictures, requests are turned away
 """
@@ -51,6 +51,8 @@ class _Request:
     def __init__(self, count: int) -> None:
         self.answers: list[Answer | None] = [None] * count
         self.missing = count
+        #: Some of its pictures are in the model already.
+        self.begun = False
         self.error: Exception | None = None
         self.done = threading.Event()
 
@@ -76,6 +78,7 @@ class Batcher:
         self, model: Model, *, parallel: int, max_waiting: int, max_wait: float, patience: float = 30.0
     ) -> None:
         self._model = model
+        self._parallel = parallel
         self._max_waiting = max_waiting
         self._max_wait = max_wait
         self._patience = patience
@@ -145,8 +148,10 @@ class Batcher:
         with self._changed:
             while (pause := self._pause()) != 0:
                 self._changed.wait(pause)
-            self._running[threading.get_ident()] = time.monotonic()
             batch = [self._waiting.popleft() for _ in range(self._size())]
+            self._running[threading.get_ident()] = time.monotonic()
+            for place in batch:
+                place.request.begun = True
             if self._waiting:
                 self._changed.notify()  # the thread that slept through their arrival
             return batch
@@ -155,7 +160,7 @@ class Batcher:
         """Seconds until the next batch may start; None while there is nothing to do."""
         if not self._waiting:
             return None
-        if not self._running or len(self._waiting) >= self._model.sizes[-1]:
+        if not self._running or self._waiting[0].request.begun or len(self._waiting) >= self._model.sizes[-1]:
             return 0
         return max(0.0, self._waiting[0].since + self._max_wait - time.monotonic())
 
@@ -166,8 +171,10 @@ class Batcher:
         fit = min(max(fit, 1), self._model.sizes[-1])
         if self._model.pads:
             return fit
-        # A picture more is work for a picture more: what does not fill a warmed batch goes with the next one.
-        return max(size for size in self._model.sizes if size <= fit)
+        # A picture more is work for a picture more: all free places share what waits, and what does not fill a warmed
+        # batch goes with the next one.
+        share = math.ceil(len(self._waiting) / (self._parallel - len(self._running)))
+        return max(size for size in self._model.sizes if size <= min(fit, share))
 
     def _deliver(self, batch: Sequence[_Place], answers: list[Answer] | Exception) -> None:
         with self._changed:

@@ -67,9 +67,11 @@ def load(settings: PredictorSettings, readiness: Readiness) -> Batcher:
         with _Step(readiness, "fetch", f"fetching {settings.storage_uri}"):
             folder = artifact.fetch(settings.storage_uri, Path(scratch))
         with _Step(readiness, "load", "loading the model into TensorFlow"):
-            sharing = threads.choose(graph(folder), cores=settings.cores)
-            if sharing.operation is not None:
-                tensorflow().config.threading.set_intra_op_parallelism_threads(sharing.operation)
+            config = tensorflow().config
+            on_gpu = bool(config.list_physical_devices("GPU"))
+            sharing = threads.choose(graph(folder), cores=settings.cores, on_gpu=on_gpu)
+            if sharing.threads is not None:
+                config.threading.set_intra_op_parallelism_threads(sharing.threads)
             model = ImageModel(folder, largest_batch=settings.max_batch)
         # Asset files are read by now; on some platforms the folder is memory.
     with _Step(readiness, "warm", "warming the model"):

@@ -53,9 +53,12 @@ def graph(folder: Path) -> Any:
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel  # noqa: PLC0415 - as above
 
     try:
-        return SavedModel.FromString((folder / "saved_model.pb").read_bytes()).meta_graphs[0].graph_def
-    except (OSError, IndexError, DecodeError) as exc:
-        raise UnusableModel(f"saved_model.pb is no SavedModel: {exc}") from exc
+        meta_graphs = SavedModel.FromString((folder / "saved_model.pb").read_bytes()).meta_graphs
+    except (OSError, DecodeError) as exc:
+        raise UnusableModel(f"saved_model.pb cannot be read as a SavedModel: {exc}") from exc
+    if not meta_graphs:
+        raise UnusableModel("saved_model.pb holds no graph")
+    return meta_graphs[0].graph_def
 
 
 class ImageModel:

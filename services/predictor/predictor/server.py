@@ -25,8 +25,8 @@ from predictor.settings import PredictorSettings
 #: gunicorn's own code for a worker that could not start: the server ends with it instead of trying for ever.
 EXIT_CANNOT_SERVE = Arbiter.WORKER_BOOT_ERROR
 
-#: Seconds that a thread stays with a connection that it has answered.
-_LINGER = 0.1
+#: Seconds that a thread stays with a connection that it has answered: for a client who asks again at once.
+_LINGER = 0.01
 
 #: Seconds for requests in progress after SIGTERM.
 _GRACE = 30
@@ -64,7 +64,7 @@ class Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunico
             "workers": len(self._served),
             "worker_class": Worker,
             "threads": self._settings.threads,
-            "worker_connections": 1000,
+            "worker_connections": 1000 + self._settings.threads,  # beside those in a thread: kept open, asking nothing
             # Longer than any load balancer keeps its connections: whoever closes first must not be us.
             "keepalive": 620,
             "graceful_timeout": _GRACE,
@@ -119,12 +119,19 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         return kept
 
     def _asks_again(self, conn: Any) -> bool:
-        # Only while there is a thread for every connection: nobody else waits for this one.
-        if not self.alive or self.nr_conns > self.cfg.threads or conn.parser.unreader.buf.getvalue():
+        # Only while every connection has a thread and two are left, for whoever comes meanwhile.
+        if not self.alive or self.nr_conns > self.cfg.threads - 2 or conn.parser.unreader.buf.getvalue():
             return False
         poll = select.poll()
         poll.register(conn.sock, select.POLLIN)
         return bool(poll.poll(_LINGER * 1000))
+
+    def is_parent_alive(self) -> bool:
+        """Ends this worker when nobody supervises it any more, whoever still asks."""
+        supervised: bool = super().is_parent_alive()
+        if not supervised:
+            self.alive = False
+        return supervised
 
     def set_accept_enabled(self, enabled: bool) -> None:
         super().set_accept_enabled(enabled)

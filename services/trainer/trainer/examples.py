@@ -42,7 +42,7 @@ GOLDEN_PER_CLASS = 5
 GOLDEN_BYTES = 500_000
 
 #: Records that are decoded together: enough that a call costs little beside them (32 instead of 16 is 8 % faster, 64
-#: another 3 %), and few enough that what all cores have in hand, five groups on two, stays small beside the data set.
+#: another 3 %). A machine has two such groups a core in hand, and one more.
 TOGETHER = 32
 
 #: Decodes JPEGs to uint8 [pictures, side, side, 3]; None when it cannot take one of them.

@@ -13,9 +13,11 @@ from typing import Any
 
 from pictures import picture
 
-from predictor import threads
+from predictor import loading, threads
 from predictor.answers import Prediction
-from predictor.model import ImageModel, graph
+from predictor.model import ImageModel, graph, tensorflow
+from predictor.readiness import Readiness
+from predictor.settings import PredictorSettings
 
 
 class WatchedModel(ImageModel):
@@ -32,10 +34,12 @@ class WatchedModel(ImageModel):
 
 def main(folder: Path) -> None:
     """Warm up, then ask for five good pictures, and for eight of which one is broken."""
+    loading.load(PredictorSettings(storage_uri=str(folder)), Readiness())
     model = WatchedModel(folder, largest_batch=8)
     model.warm_up()
     said: dict[str, Any] = {"sizes": model.sizes, "pads": model.pads, "warmed": model.batches}
     said["multiply_adds"] = list(threads.multiply_adds(graph(folder)))
+    said["threads"] = tensorflow().config.threading.get_intra_op_parallelism_threads()
     good = [picture(colour) for colour in ("red", "lime", "blue", "lime", "red")]
     cut = picture("red", "JPEG", size=200)[:-400]
     for name, images in {"five": good, "broken": [*good, cut, picture("blue"), picture("lime")]}.items():

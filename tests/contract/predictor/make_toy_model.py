@@ -1,7 +1,7 @@
-"""Writes tiny SavedModels with the trainer's signatures: `good`, `nan` and `no_labels`, below the given folder.
+"""Writes tiny SavedModels with the trainer's signatures below the given folder, and files that are none.
 
-Run as a program, because TensorFlow must not enter the process of the tests. The good one names the colour that
-a picture has most of.
+`good` names the colour that a picture has most of; `nan`, `no_labels`, `garbage` and `empty` cannot be served.
+Run as a program, because TensorFlow must not enter the process of the tests.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _decode(data: tf.Tensor) -> tf.Tensor:
 
 
 def main(folder: Path) -> None:
-    """Write the three models."""
+    """Write all of them."""
     good = ToyClassifier(8 * np.eye(3))
     signatures = {"serving_default": good.serve, "labels": good.labels}
     tf.saved_model.save(good, str(folder / "good"), signatures=signatures)
@@ -56,6 +56,9 @@ def main(folder: Path) -> None:
     broken = ToyClassifier(np.nan * np.eye(3))
     signatures = {"serving_default": broken.serve, "labels": broken.labels}
     tf.saved_model.save(broken, str(folder / "nan"), signatures=signatures)
+    for name, content in {"garbage": b"no protobuf", "empty": b""}.items():
+        (folder / name).mkdir()
+        (folder / name / "saved_model.pb").write_bytes(content)
 
 
 if __name__ == "__main__":

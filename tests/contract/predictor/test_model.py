@@ -44,6 +44,7 @@ def test_a_broken_picture_is_found_by_halving(said: Any) -> None:
     assert said["broken"]["batches"] == [8, 4, 4, 2, 1, 1, 2]
 
 
-def test_the_work_of_a_network_is_read_from_what_was_saved(said: Any) -> None:
+def test_the_work_of_a_network_is_read_from_what_was_saved_and_tensorflow_told(said: Any) -> None:
     # The toy multiplies the mean of three colours with a matrix of 3 x 3, and does nothing else of that kind.
     assert set(said["multiply_adds"]) == {9}
+    assert said["threads"] == 1

@@ -174,7 +174,13 @@ def test_more_kept_connections_than_threads_are_answered_alike(start: Callable[.
 
 @pytest.mark.parametrize(
     ("model", "says"),
-    [("absent", "no saved_model.pb"), ("no_labels", "no signature ['labels']"), ("nan", "NaN or infinity")],
+    [
+        ("absent", "no saved_model.pb"),
+        ("no_labels", "no signature ['labels']"),
+        ("nan", "NaN or infinity"),
+        ("garbage", "cannot be read as a SavedModel"),
+        ("empty", "holds no graph"),
+    ],
 )
 def test_a_model_that_cannot_be_served_ends_the_process_with_the_reason(
     start: Callable[..., Any], models: Path, model: str, says: str
@@ -208,6 +214,23 @@ def test_a_worker_that_is_killed_while_serving_is_replaced(start: Callable[..., 
     _until_health_is(running, 503)
     running.wait_until_ready()
     assert running.predict(json={"instances": [b64(picture("lime"))]}).status_code == 200
+
+
+def test_a_worker_that_nobody_supervises_ends_however_often_it_is_asked(
+    start: Callable[..., Any], models: Path
+) -> None:
+    running = start(str(models / "good"))
+    running.wait_until_ready()
+    running.process.kill()
+
+    def ask_for(seconds: float) -> None:
+        until = time.monotonic() + seconds
+        with requests.Session() as session:
+            while time.monotonic() < until:
+                session.get(running.base + running.health_route, timeout=10)
+
+    with pytest.raises(requests.ConnectionError, match="refused"):
+        ask_for(20)
 
 
 def _kill_worker(running: Any, expected: int = 1) -> None:

@@ -125,6 +125,30 @@ def test_batches_have_the_sizes_that_were_warmed_and_the_rest_goes_with_the_next
     assert model.batches == [4, 2, 1]
 
 
+@pytest.mark.parametrize(("count", "batches"), [(2, [1, 1]), (4, [2, 2]), (7, [4, 2, 1]), (8, [4, 4])])
+def test_a_lone_request_of_several_pictures_is_shared_by_all_free_places_at_once(
+    batcher: Any, pool: Any, model: Any, count: int, batches: list[int]
+) -> None:
+    sent = [b"JPEG", b"\x89PNG", b"\x89PNG", b"JPEG", b"\x89PNG", b"JPEG", b"JPEG", b"\x89PNG"][:count]
+    # With a wait of a minute and a patience of ten seconds, only what starts at once is answered.
+    model.gate.clear()
+    answer = pool.submit(batcher(parallel=2, patience=10).predict, pictures(*sent))
+    until(lambda: model.running == 2)
+    model.gate.set()
+    assert labels(answer.result(10)) == ["jpeg" if each == b"JPEG" else "png" for each in sent]
+    assert model.batches == batches
+
+
+def test_a_place_that_is_taken_gets_no_share(batcher: Any, pool: Any, model: Any, png: bytes) -> None:
+    waiting = batcher(parallel=2)
+    first = hold(model, waiting, pool, png)
+    second = pool.submit(waiting.predict, pictures(*[png] * 4))
+    until(lambda: model.running == 2)
+    model.gate.set()
+    assert [len(each.result(10)) for each in (first, second)] == [1, 4]
+    assert model.batches == [1, 4]
+
+
 def test_a_model_that_pads_gets_all_that_wait_up_to_its_largest_batch(batcher: Any, model: Any, png: bytes) -> None:
     model.pads = True
     assert len(batcher().predict(pictures(*[png] * 7))) == 7

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import pytest
 
 from dualdeploy import settings
 from dualdeploy.settings import WrongSettings
-from predictor.settings import PredictorSettings
+from predictor.settings import PredictorSettings, quota
 
 
 def test_vertex_ais_names_are_read_and_the_rest_has_defaults() -> None:
@@ -58,3 +61,10 @@ def test_values_that_cannot_work_are_refused_by_the_name_of_the_variable(variabl
 def test_two_threads_are_always_left_for_health_checks() -> None:
     read = settings.load(PredictorSettings, {"AIP_STORAGE_URI": "/m", "PREDICTOR_MAX_IN_FLIGHT": "5"})
     assert read.threads == read.in_flight + 2 == 7
+
+
+@pytest.mark.parametrize(("written", "cores"), [("150000 100000", 1.5), ("max 100000", math.inf), ("", math.inf)])
+def test_a_container_has_as_many_cores_as_it_has_time_on(written: str, cores: float, tmp_path: Path) -> None:
+    (tmp_path / "cpu.max").write_text(written)
+    assert quota(tmp_path) == cores
+    assert quota(tmp_path / "not there") == math.inf
