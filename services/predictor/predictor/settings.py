@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 from pathlib import Path
@@ -48,7 +49,7 @@ class PredictorSettings:
         if wrong := [f"{name}={route!r}" for name, route in routes.items() if not route.startswith("/")]:
             raise WrongSettings(f"{', '.join(wrong)} must begin with a slash")
 
-    @property
+    @functools.cached_property
     def cores(self) -> int:
         """Cores that this process may use: the machine's, or as many as its container has time on."""
         here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
