@@ -8,11 +8,12 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from chain import Chain, Delivery, Interfere
+from chain import Chain, Delivery, Interfere, When
 
 from dualdeploy.errors import ServiceUnavailable
 from dualdeploy.ledger import State
 from dualdeploy.monitoring import SHORTEST_PERIOD, Served
+from dualdeploy.testing.failing import ProcessDied
 from dualdeploy.testing.vertex import label_in_picture
 from dualdeploy.vertex import Answer, DeployedModel
 
@@ -27,6 +28,27 @@ class Story:
     prepare: Callable[[Chain], None]
     begin: Callable[[Chain], None]
     check: Callable[[Chain], None]
+
+
+class Once:
+    """Does something at one operation, once."""
+
+    def __init__(self, number: int, act: Callable[[str], None], when: When = "before") -> None:
+        self.number, self.act, self.when = number, act, when
+        self.operation = ""
+
+    def __call__(self, number: int, name: str, when: When) -> None:
+        if not self.operation and (number, when) == (self.number, self.when):
+            self.operation = name
+            self.act(name)
+
+
+def kill(_name: str) -> None:
+    raise ProcessDied
+
+
+def fail(name: str) -> None:
+    raise ServiceUnavailable(f"{name} got no answer")
 
 
 def upload(chain: Chain, edition: int = 1) -> None:

@@ -5,26 +5,10 @@ from __future__ import annotations
 import functools
 
 import pytest
-from chain import When
-from stories import STORIES, told
-
-from dualdeploy.errors import ServiceUnavailable
+from stories import STORIES, Once, fail, told
 
 
-class FailOnce:
-    """Google does not answer one call; `operation` is its name when it happened."""
-
-    def __init__(self, number: int, when: When) -> None:
-        self.number, self.when = number, when
-        self.operation = ""
-
-    def __call__(self, number: int, name: str, when: When) -> None:
-        if not self.operation and (number, when) == (self.number, self.when):
-            self.operation = name
-            raise ServiceUnavailable(f"{name} got no answer")
-
-
-def what_is_wrong(name: str, failure: FailOnce) -> str:
+def what_is_wrong(name: str, failure: Once) -> str:
     """Empty when the chain recovered from this failure."""
     chain, _ = told(STORIES[name], failure)
     try:
@@ -45,12 +29,12 @@ def undisturbed(name: str) -> tuple[int, list[int]]:
 @pytest.mark.parametrize("name", STORIES)
 def test_a_call_that_fails_once_delays_a_run_and_harms_nothing(name: str) -> None:
     count, _ = undisturbed(name)
-    failures = [what_is_wrong(name, FailOnce(number, "before")) for number in range(count)]
+    failures = [what_is_wrong(name, Once(number, fail)) for number in range(count)]
     assert [failure for failure in failures if failure] == []
 
 
 @pytest.mark.parametrize("name", STORIES)
 def test_a_lost_answer_delays_a_run_and_does_nothing_twice(name: str) -> None:
     _, answered = undisturbed(name)
-    failures = [what_is_wrong(name, FailOnce(number, "after")) for number in answered]
+    failures = [what_is_wrong(name, Once(number, fail, "after")) for number in answered]
     assert [failure for failure in failures if failure] == []

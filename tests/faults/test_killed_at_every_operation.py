@@ -6,22 +6,7 @@ import functools
 
 import pytest
 from chain import When
-from stories import STORIES, told
-
-from dualdeploy.testing.failing import ProcessDied
-
-
-class KillAt:
-    """Kills the process at one operation, once; `operation` is its name when it happened."""
-
-    def __init__(self, number: int, when: When) -> None:
-        self.number, self.when = number, when
-        self.operation = ""
-
-    def __call__(self, number: int, name: str, when: When) -> None:
-        if not self.operation and (number, when) == (self.number, self.when):
-            self.operation = name
-            raise ProcessDied
+from stories import STORIES, Once, kill, told
 
 
 @functools.cache
@@ -33,26 +18,26 @@ def deaths_of(name: str) -> list[tuple[int, When]]:
     return [(number, "before") for number in range(count)] + [(number, "after") for number in sorted(last)]
 
 
-def what_is_wrong(name: str, kill: KillAt, *, redeliver: bool) -> str:
+def what_is_wrong(name: str, death: Once, *, redeliver: bool) -> str:
     """Empty when the chain recovered from this death."""
-    chain, _ = told(STORIES[name], kill, redeliver=redeliver)
+    chain, _ = told(STORIES[name], death, redeliver=redeliver)
     try:
-        assert kill.operation, "the planned death never happened"
+        assert death.operation, "the planned death never happened"
         STORIES[name].check(chain)
     except AssertionError as exc:
-        return f"killed {kill.when} operation {kill.number} ({kill.operation}): {exc}"
+        return f"killed {death.when} operation {death.number} ({death.operation}): {exc}"
     return ""
 
 
 @pytest.mark.parametrize("name", STORIES)
 def test_a_process_killed_at_any_operation_costs_no_second_job_and_loses_no_release(name: str) -> None:
-    failures = [what_is_wrong(name, KillAt(*death), redeliver=True) for death in deaths_of(name)]
+    failures = [what_is_wrong(name, Once(number, kill, when), redeliver=True) for number, when in deaths_of(name)]
     assert [failure for failure in failures if failure] == []
 
 
 @pytest.mark.parametrize("name", ["a first run", "a run whose cloud training fails"])
 def test_the_clock_alone_brings_a_run_to_its_end_when_the_killed_event_never_comes_again(name: str) -> None:
-    failures = [what_is_wrong(name, KillAt(*death), redeliver=False) for death in deaths_of(name)]
+    failures = [what_is_wrong(name, Once(number, kill, when), redeliver=False) for number, when in deaths_of(name)]
     assert [failure for failure in failures if failure] == []
 
 

@@ -9,42 +9,30 @@ import pytest
 from chain import Chain, Interleaving
 from stories import (
     RELEASE_STORIES,
+    Once,
     check_serves,
     commands_at_once,
     cool_down,
     deployers_operations,
+    kill,
     told,
     two_live_runs,
     upload,
 )
 
 from dualdeploy.ledger import State
-from dualdeploy.testing.failing import ProcessDied
 
 ENDS = {State.LIVE, State.ROLLED_BACK, State.SUPERSEDED, State.FAILED}
-
-
-class KillAt:
-    """Kills the process at one operation, once."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.happened = False
-
-    def __call__(self, number: int, name: str, when: str) -> None:
-        if number == self.number and not self.happened:
-            self.happened = True
-            raise ProcessDied
 
 
 @pytest.mark.parametrize("name", RELEASE_STORIES)
 def test_a_process_killed_at_any_operation_ends_as_it_should(name: str) -> None:
     failures = []
     for number in deployers_operations(RELEASE_STORIES[name]):
-        kill = KillAt(number)
-        chain, _ = told(RELEASE_STORIES[name], kill)
+        death = Once(number, kill)
+        chain, _ = told(RELEASE_STORIES[name], death)
         try:
-            assert kill.happened
+            assert death.operation
             RELEASE_STORIES[name].check(chain)
         except AssertionError as exc:
             failures.append(f"killed at {number} ({chain.operations[number]}): {exc}")

@@ -11,33 +11,20 @@ import itertools
 from typing import Any
 
 import pytest
-from chain import Chain, Delivery, Interleaving, When
+from chain import Chain, Delivery, Interleaving
 from stories import (
     RELEASE_STORIES,
+    Once,
     Story,
     check_serves,
     commands_at_once,
     deployers_operations,
+    fail,
+    kill,
     told,
     two_live_runs_in_place,
     upload,
 )
-
-from dualdeploy.errors import ServiceUnavailable
-from dualdeploy.testing.failing import ProcessDied
-
-
-class KillAt:
-    """Kills the process at one operation, once."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.happened = False
-
-    def __call__(self, number: int, name: str, when: str) -> None:
-        if number == self.number and not self.happened:
-            self.happened = True
-            raise ProcessDied
 
 
 @pytest.mark.parametrize("name", ["a good model in place", "a bad model in place", "a rollback in place"])
@@ -47,27 +34,14 @@ def test_a_process_killed_at_any_change_and_a_release_stopped_by_people_leave_on
 ) -> None:
     failures = []
     for number in changes(name):
-        chain, kill = killed_and_aborted(name, number, answer_is_lost=answer_is_lost)
+        chain, death = killed_and_aborted(name, number, answer_is_lost=answer_is_lost)
         try:
-            assert kill.happened
+            assert death.operation
             check_serves(chain, chain.live("cloud").current.run_id)
             chain.check_is_tidy()
         except AssertionError as exc:
             failures.append(f"killed at {number} ({chain.operations[number]}): {exc}")
     assert failures == []
-
-
-class FailOnce:
-    """Google does not answer one call, before or after it did its work."""
-
-    def __init__(self, number: int, when: When) -> None:
-        self.number, self.when = number, when
-        self.happened = False
-
-    def __call__(self, number: int, name: str, when: When) -> None:
-        if not self.happened and (number, when) == (self.number, self.when):
-            self.happened = True
-            raise ServiceUnavailable(f"{name} got no answer")
 
 
 @pytest.mark.parametrize("name", ["a good model in place", "a bad model in place"])
@@ -77,10 +51,10 @@ def test_a_call_that_fails_once_or_whose_answer_is_lost_delays_a_release_and_har
     failures = []
     for number in deployers_operations(story):
         for when in ("before", "after") if number in took else ("before",):
-            failure = FailOnce(number, when)
+            failure = Once(number, fail, when)
             chain, _ = told(story, failure)
             try:
-                assert failure.happened
+                assert failure.operation
                 story.check(chain)
             except AssertionError as exc:
                 failures.append(f"failed {when} operation {number} ({chain.operations[number]}): {exc}")
@@ -100,14 +74,10 @@ def changes(name: str) -> list[int]:
     ]
 
 
-def killed_and_aborted(name: str, number: int, *, answer_is_lost: bool) -> tuple[Chain, KillAt]:
+def killed_and_aborted(name: str, number: int, *, answer_is_lost: bool) -> tuple[Chain, Once]:
     """The abort is the next thing that the deployer hears, as soon as the dead instance's lease is over."""
     chains: list[Chain] = []
-    kill = KillAt(number)
-
-    def disturb(which: int, kind: str, when: Any) -> None:
-        if when == ("after" if answer_is_lost else "before"):
-            kill(which, kind, when)
+    death = Once(number, kill, "after" if answer_is_lost else "before")
 
     def begin(chain: Chain) -> None:
         chains.append(chain)
@@ -115,9 +85,9 @@ def killed_and_aborted(name: str, number: int, *, answer_is_lost: bool) -> tuple
         handle = chain.handle
 
         def handle_and_abort(delivery: Delivery, **arguments: Any) -> bool:
-            had_happened = kill.happened
+            had_happened = death.operation
             acknowledged = handle(delivery, **arguments)
-            if kill.happened and not had_happened:
+            if death.operation and not had_happened:
                 chain.clock.advance(120)
                 handle(chain.post("cloud", "abort", dataset="flowers"))
                 # Heard of before the operation is through that the dead instance has begun.
@@ -126,8 +96,8 @@ def killed_and_aborted(name: str, number: int, *, answer_is_lost: bool) -> tuple
 
         chain.handle = handle_and_abort  # type: ignore[method-assign]
 
-    told(Story(RELEASE_STORIES[name].prepare, begin, lambda _: None), disturb)
-    return chains[0], kill
+    told(Story(RELEASE_STORIES[name].prepare, begin, lambda _: None), death)
+    return chains[0], death
 
 
 # Everything at once --------------------------------------------------------------------------------------------

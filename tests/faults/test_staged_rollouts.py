@@ -9,14 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from chain import Chain, Delivery, When
-from stories import Story, in_order_of_time, told, upload
+from chain import Chain, Delivery
+from stories import Once, Story, fail, in_order_of_time, kill, told, upload
 
 from dualdeploy.entrypoint import Outcome
-from dualdeploy.errors import LeaseHeld, ServiceUnavailable
+from dualdeploy.errors import LeaseHeld
 from dualdeploy.ledger import State
 from dualdeploy.remote_config import TemplateChanged
-from dualdeploy.testing.failing import ProcessDied
 
 KEY = "dualdeploy_flowers_version"
 TEAMS_OWN = {"defaultValue": {"value": "theirs"}}
@@ -165,19 +164,6 @@ STORIES = {
 }
 
 
-class Once:
-    """Does something at one operation, once."""
-
-    def __init__(self, number: int, act: Callable[[str], None], when: When = "before") -> None:
-        self.number, self.act, self.when = number, act, when
-        self.operation = ""
-
-    def __call__(self, number: int, name: str, when: When) -> None:
-        if not self.operation and (number, when) == (self.number, self.when):
-            self.operation = name
-            self.act(name)
-
-
 @functools.cache
 def undisturbed(name: str) -> tuple[list[str], list[int]]:
     """The operations of a story, and which of them have an answer that can be lost."""
@@ -192,14 +178,6 @@ def publishers_own(name: str) -> list[int]:
     began = max((number for number, kind in enumerate(operations) if kind.startswith("vertex.")), default=0)
     to_phones = ("remote_config.", "phones.", "firebase.")
     return [number for number, operation in enumerate(operations) if number >= began or operation.startswith(to_phones)]
-
-
-def kill(_name: str) -> None:
-    raise ProcessDied
-
-
-def fail(name: str) -> None:
-    raise ServiceUnavailable(f"{name} got no answer")
 
 
 def conflict(name: str) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from chain import LABELS, Chain
+from releases import go_through, shares, tick, train_one
 
 from cloud_deployer import canary
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
-from dualdeploy.ledger import Branch, State
+from dualdeploy.ledger import State
 from dualdeploy.testing import Failing
 from dualdeploy.testing.vertex import label_in_picture
 from dualdeploy.vertex import Answer, DeployedModel
@@ -36,19 +37,6 @@ def chain() -> Chain:
     return chain
 
 
-def train_one(chain: Chain, edition: int = 1) -> str:
-    known = set(chain.run_ids())
-    chain.upload("flowers/train-00000-of-00001.tfrecord", "flowers/eval-00000-of-00001.tfrecord", edition=edition)
-    chain.drain()
-    for _ in range(3):
-        chain.tick()
-    (run_id,) = set(chain.run_ids()) - known
-    (job,) = chain.jobs_of(run_id, "cloud")
-    chain.train(job, hints=False)
-    chain.handle(chain.log_hint(job))
-    return run_id
-
-
 @pytest.fixture
 def older(chain: Chain) -> str:
     return chain.live("cloud").current.run_id
@@ -60,20 +48,6 @@ def newer(chain: Chain, older: str) -> str:
     return run_id
 
 
-def tick(chain: Chain, seconds: float = 60) -> None:
-    chain.clock.advance(seconds)
-    assert chain.handle(chain.clock_deliveries()[2])
-
-
-def go_through(chain: Chain, run_id: str, *, ticks: int = 60) -> Branch:
-    for _ in range(ticks):
-        tick(chain)
-        chain.vertex.finish_operations()
-        if chain.branch(run_id, "cloud").is_final:
-            return chain.branch(run_id, "cloud")
-    raise AssertionError(chain.branch(run_id, "cloud"))
-
-
 def go_to_share(chain: Chain, run_id: str, share: int) -> None:
     for _ in range(60):
         if shares(chain).get(run_id) == share:
@@ -82,11 +56,6 @@ def go_to_share(chain: Chain, run_id: str, share: int) -> None:
         if shares(chain).get(run_id) != share:
             chain.vertex.finish_operations()
     raise AssertionError(chain.branch(run_id, "cloud"))
-
-
-def shares(chain: Chain) -> dict[str, int]:
-    endpoint = chain.vertex.endpoints["flowers"]
-    return {deployed.display_name: endpoint.traffic.get(deployed.id, 0) for deployed in endpoint.deployed}
 
 
 def bad_model(run_id: str, serve: Serve) -> Serve:

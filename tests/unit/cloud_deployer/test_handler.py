@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 from chain import DEPLOYER_SETTINGS, Chain
+from releases import tick
 
 from cloud_deployer.handler import deployed_id_of, model_id_of
 from dualdeploy.errors import ServiceUnavailable
@@ -44,12 +45,6 @@ def run_id(chain: Chain) -> str:
 def branch(chain: Chain) -> Branch:
     (run_id,) = chain.run_ids()
     return chain.branch(run_id, "cloud")
-
-
-def tick(chain: Chain, seconds: float = 60) -> str:
-    chain.clock.advance(seconds)
-    assert chain.handle(chain.clock_deliveries()[2])
-    return chain.outcomes[-1][2]
 
 
 def go_on(chain: Chain, *, until: State, ticks: int = 12) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from chain import Chain
+from releases import go_through, shares, tick, train_one
 
 from cloud_deployer import canary, hygiene, replacing
 from cloud_deployer.handler import model_id_of
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
-from dualdeploy.ledger import Branch, State
+from dualdeploy.ledger import State
 from dualdeploy.testing import Failing
 from dualdeploy.testing.vertex import label_in_picture
 from dualdeploy.vertex import Answer, DeployedModel, ModelAsleep, ScaleToZero
@@ -36,39 +37,11 @@ def older(chain: Chain) -> str:
     return chain.live("cloud").current.run_id
 
 
-def trained(chain: Chain, edition: int) -> str:
-    """A run that begins to go out with the next tick."""
-    known = set(chain.run_ids())
-    chain.upload(edition=edition)
-    chain.drain()
-    for _ in range(3):
-        chain.tick()
-    (run_id,) = set(chain.run_ids()) - known
-    (job,) = chain.jobs_of(run_id, "cloud")
-    chain.train(job, hints=False)
-    chain.handle(chain.log_hint(job))
-    return run_id
-
-
 def released(chain: Chain, edition: int = 1) -> str:
-    run_id = trained(chain, edition)
+    run_id = train_one(chain, edition)
     go_through(chain, run_id)
     chain.clock.advance(3600)
     return run_id
-
-
-def tick(chain: Chain) -> None:
-    chain.clock.advance(60)
-    assert chain.handle(chain.clock_deliveries()[2])
-
-
-def go_through(chain: Chain, run_id: str, *, ticks: int = 60) -> Branch:
-    for _ in range(ticks):
-        tick(chain)
-        chain.vertex.finish_operations()
-        if chain.branch(run_id, "cloud").is_final:
-            return chain.branch(run_id, "cloud")
-    raise AssertionError(chain.branch(run_id, "cloud"))
 
 
 def go_to(chain: Chain, run_id: str, step: str) -> None:
@@ -78,11 +51,6 @@ def go_to(chain: Chain, run_id: str, step: str) -> None:
             return
         chain.vertex.finish_operations()
     raise AssertionError(chain.branch(run_id, "cloud"))
-
-
-def deployed(chain: Chain) -> dict[str, int]:
-    endpoint = chain.vertex.endpoints["flowers"]
-    return {one.display_name: endpoint.traffic.get(one.id, 0) for one in endpoint.deployed}
 
 
 def check_record(chain: Chain, run_id: str) -> None:
@@ -111,16 +79,16 @@ def test_the_periods_reach_vertex_ai_and_the_first_release_goes_out_at_once(chai
     assert deployment.scale_to_zero == ScaleToZero(idle=600.0, warm=300.0)
     assert (deployment.min_replicas, deployment.max_replicas) == (1, 1)
     assert chain.branch(older, "cloud").state is State.LIVE
-    assert deployed(chain) == {older: 100}
+    assert shares(chain) == {older: 100}
 
 
 def test_what_serves_is_taken_down_before_the_new_model_is_deployed_with_all_traffic(chain: Chain, older: str) -> None:
-    newer = trained(chain, edition=2)
+    newer = train_one(chain, edition=2)
     go_to(chain, newer, "replace")
-    assert deployed(chain) == {}
+    assert shares(chain) == {}
     branch = go_through(chain, newer)
     assert branch.state is State.LIVE, branch.reason
-    assert deployed(chain) == {newer: 100}
+    assert shares(chain) == {newer: 100}
     check_record(chain, newer)
     assert chain.branch(older, "cloud").state is State.SUPERSEDED
     assert [step["share"] for step in canary.rollout_of(branch).passed] == [100]
@@ -128,13 +96,13 @@ def test_what_serves_is_taken_down_before_the_new_model_is_deployed_with_all_tra
 
 def test_a_bake_time_goes_on_asking_and_brings_the_former_model_back(chain: Chain, older: str) -> None:
     chain.configure(serving={**ALONE, "canary": {"bake": "30m", "answers": 2}})
-    newer = trained(chain, edition=2)
+    newer = train_one(chain, edition=2)
     go_to(chain, newer, "bake")
-    assert deployed(chain) == {newer: 100}
+    assert shares(chain) == {newer: 100}
     chain.vertex.serve = fails(newer)
     branch = go_through(chain, newer)
     assert branch.state is State.ROLLED_BACK
-    assert deployed(chain) == {older: 100}
+    assert shares(chain) == {older: 100}
     check_record(chain, older)
 
 
@@ -145,13 +113,13 @@ def test_a_redeploy_and_a_rollback_replace_what_serves_too(chain: Chain, older: 
     before = chain.live("cloud").current.facts["deployed_model"]
     chain.handle(chain.post("cloud", command, dataset="flowers"))
     assert go_through(chain, expected).state is State.LIVE
-    assert deployed(chain) == {expected: 100}
+    assert shares(chain) == {expected: 100}
     check_record(chain, expected)
     assert chain.live("cloud").current.facts["deployed_model"] != before
 
 
 def test_a_model_that_wakes_up_is_asked_again_and_not_blamed(chain: Chain) -> None:
-    newer = trained(chain, edition=2)
+    newer = train_one(chain, edition=2)
     chain.vertex.faults.plan("predict", *[Failing(ASLEEP)] * 5)
     branch = go_through(chain, newer)
     assert branch.state is State.LIVE, branch.reason
@@ -160,7 +128,7 @@ def test_a_model_that_wakes_up_is_asked_again_and_not_blamed(chain: Chain) -> No
 
 
 def test_a_model_that_never_wakes_up_makes_way_for_the_former_one(chain: Chain, older: str) -> None:
-    newer = trained(chain, edition=2)
+    newer = train_one(chain, edition=2)
     chain.vertex.faults.plan("predict", *[Failing(ASLEEP)] * 3 * replacing.WAKE_ATTEMPTS)
     began = chain.clock()
     branch = go_through(chain, newer)
@@ -177,22 +145,22 @@ def test_the_option_can_be_taken_up_and_given_up_again_each_with_one_release_in_
     chain = Chain()
     chain.configure(serving={**SIDE_BY_SIDE, "cool_down": "1h"})
     for edition in (1, 2):
-        last = trained(chain, edition)
+        last = train_one(chain, edition)
         go_through(chain, last)
-    assert len(deployed(chain)) == 2
+    assert len(shares(chain)) == 2
     for edition, serving, is_in_place in ((3, ALONE, True), (4, SIDE_BY_SIDE, True), (5, SIDE_BY_SIDE, False)):
         chain.configure(serving=serving)
         run_id = released(chain, edition)
         branch = chain.branch(run_id, "cloud")
         assert branch.state is State.LIVE, branch.reason
         assert (canary.rollout_of(branch).in_place is not None) is is_in_place
-        assert deployed(chain) == {run_id: 100}
+        assert shares(chain) == {run_id: 100}
         check_record(chain, run_id)
 
 
 def test_a_model_goes_back_as_it_was_deployed_whatever_is_configured_now(chain: Chain, older: str) -> None:
     chain.configure(serving={**SIDE_BY_SIDE, "machine": "n1-standard-16"})
-    newer = trained(chain, edition=2)
+    newer = train_one(chain, edition=2)
     chain.vertex.serve = fails(newer)
     assert go_through(chain, newer).state is State.ROLLED_BACK
     check_record(chain, older)
@@ -207,23 +175,23 @@ def test_a_model_of_somebody_else_stops_the_release_before_anything_is_taken_dow
     endpoint = chain.vertex.endpoints["flowers"]
     stranger = DeployedModel("72", f"projects/p/locations/l/models/not-{model_id_of('flowers')}", "1", name)
     chain.vertex.endpoints["flowers"] = dataclasses.replace(endpoint, deployed=(*endpoint.deployed, stranger))
-    branch = go_through(chain, trained(chain, edition=2))
+    branch = go_through(chain, train_one(chain, edition=2))
     assert branch.state is State.FAILED
     assert "a model that is not ours (72)" in branch.reason
-    assert deployed(chain) == {older: 100, name: 0}
+    assert shares(chain) == {older: 100, name: 0}
 
 
 # Back ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_model_that_fails_behind_the_endpoint_makes_way_for_the_former_one(chain: Chain, older: str) -> None:
-    newer = trained(chain, edition=2)
+    newer = train_one(chain, edition=2)
     chain.vertex.serve = fails(newer)
     branch = go_through(chain, newer)
     assert branch.state is State.ROLLED_BACK
     assert branch.reason.startswith("at 100 % of the traffic: error_rate 1 <= 0.1: failed")
     assert f"; {older} was deployed again, as " in branch.reason
-    assert deployed(chain) == {older: 100}
+    assert shares(chain) == {older: 100}
     check_record(chain, older)
     # And it can be replaced from there.
     chain.vertex.serve = label_in_picture
@@ -236,7 +204,7 @@ def test_a_release_that_is_stopped_in_the_middle_brings_the_former_model_back(
     chain: Chain, older: str, step: str
 ) -> None:
     chain.configure(serving={**ALONE, "canary": {"bake": "30m", "answers": 2}})
-    newer = trained(chain, edition=2)
+    newer = train_one(chain, edition=2)
     if step == "probe":
         chain.vertex.faults.plan("predict", *[Failing(ASLEEP)] * 3)
     go_to(chain, newer, step)
@@ -244,13 +212,13 @@ def test_a_release_that_is_stopped_in_the_middle_brings_the_former_model_back(
     branch = go_through(chain, newer)
     assert branch.state is State.ROLLED_BACK
     assert branch.reason.startswith("aborted: second thoughts; ")
-    assert deployed(chain) == {older: 100}
+    assert shares(chain) == {older: 100}
     check_record(chain, older)
 
 
 def test_a_deployment_that_fails_brings_the_former_model_back(chain: Chain, older: str) -> None:
     chain.vertex.fail_operation("deploy", "Model server never became ready")
-    branch = go_through(chain, trained(chain, edition=2))
+    branch = go_through(chain, train_one(chain, edition=2))
     assert branch.state is State.ROLLED_BACK
     assert "Model server never became ready" in branch.reason
     check_record(chain, older)
@@ -259,7 +227,7 @@ def test_a_deployment_that_fails_brings_the_former_model_back(chain: Chain, olde
 def test_an_undeployment_that_google_refuses_leaves_the_former_model_alone(chain: Chain, older: str) -> None:
     before = chain.live("cloud")
     chain.vertex.faults.plan("start_undeploy", *[Failing(RejectedByGoogle("permission was taken away"))] * 2)
-    branch = go_through(chain, trained(chain, edition=2))
+    branch = go_through(chain, train_one(chain, edition=2))
     assert branch.state is State.ROLLED_BACK
     assert branch.reason == "RejectedByGoogle: permission was taken away; nothing was replaced yet"
     assert chain.live("cloud") == before
@@ -269,16 +237,16 @@ def test_an_undeployment_that_google_refuses_leaves_the_former_model_alone(chain
 def test_a_first_model_that_fails_leaves_an_empty_endpoint() -> None:
     chain = Chain()
     chain.configure(serving=ALONE)
-    run_id = trained(chain, edition=1)
+    run_id = train_one(chain, edition=1)
     chain.vertex.serve = fails(run_id)
     branch = go_through(chain, run_id)
-    assert (branch.state, deployed(chain), chain.live("cloud")) == (State.ROLLED_BACK, {}, None)
+    assert (branch.state, shares(chain), chain.live("cloud")) == (State.ROLLED_BACK, {}, None)
 
 
 def test_a_machine_that_is_missing_for_the_former_model_is_asked_for_again(chain: Chain, older: str) -> None:
     for _ in range(replacing.REINSTATE_ATTEMPTS):
         chain.vertex.fail_operation("deploy", "the zone has no n1-standard-4")
-    branch = go_through(chain, trained(chain, edition=2))
+    branch = go_through(chain, train_one(chain, edition=2))
     assert branch.state is State.ROLLED_BACK
     check_record(chain, older)
 
@@ -286,7 +254,7 @@ def test_a_machine_that_is_missing_for_the_former_model_is_asked_for_again(chain
 def test_when_the_former_model_cannot_come_back_every_record_says_that_nothing_serves(chain: Chain, older: str) -> None:
     for _ in range(replacing.REINSTATE_ATTEMPTS + 1):
         chain.vertex.fail_operation("deploy", "the zone has no n1-standard-4")
-    branch = go_through(chain, trained(chain, edition=2))
+    branch = go_through(chain, train_one(chain, edition=2))
     assert branch.state is State.FAILED
     assert f"; {older} does not serve: it could not be deployed again: " in branch.reason
     live = chain.http("cloud").get("/status/flowers").json["live"]
@@ -298,7 +266,7 @@ def test_when_the_former_model_cannot_come_back_every_record_says_that_nothing_s
 
 
 def test_a_new_model_that_cannot_be_taken_down_is_told_as_what_serves(chain: Chain, older: str) -> None:
-    newer = trained(chain, edition=2)
+    newer = train_one(chain, edition=2)
     go_to(chain, newer, "replace")
     chain.vertex.serve = fails(newer)
     chain.vertex.faults.plan("start_undeploy", *[Failing(RejectedByGoogle("permission was taken away"))] * 9)
@@ -310,7 +278,7 @@ def test_a_new_model_that_cannot_be_taken_down_is_told_as_what_serves(chain: Cha
 
 
 def test_an_endpoint_that_is_deleted_on_the_way_back_ends_the_release(chain: Chain, older: str) -> None:
-    newer = trained(chain, edition=2)
+    newer = train_one(chain, edition=2)
     go_to(chain, newer, "replace")
     chain.vertex.finish_operations()
     chain.vertex.serve = fails(newer)
@@ -329,7 +297,7 @@ def test_nobody_is_told_of_a_cost_that_there_is_not(chain: Chain, older: str) ->
     for _ in range(5 * 60):
         tick(chain)
     assert hygiene.read_report(chain.ledger, "flowers").document.idle is None
-    assert deployed(chain) == {older: 100}
+    assert shares(chain) == {older: 100}
 
 
 @pytest.mark.parametrize("command", ["redeploy", "release"])
@@ -346,6 +314,6 @@ def test_what_vertex_ai_undeployed_after_thirty_days_is_told_and_comes_back(
     assert "flowers" in chain.vertex.endpoints
     if command == "redeploy":
         chain.handle(chain.post("cloud", command, dataset="flowers"))
-    expected = older if command == "redeploy" else trained(chain, edition=2)
+    expected = older if command == "redeploy" else train_one(chain, edition=2)
     assert go_through(chain, expected).state is State.LIVE
     check_record(chain, expected)

@@ -1,0 +1,45 @@
+"""Takes one run of a chain to the cloud's gate, and one release from there on, tick by tick."""
+
+from __future__ import annotations
+
+from chain import Chain
+from stories import upload
+
+from dualdeploy.ledger import Branch
+
+
+def train_one(chain: Chain, edition: int = 1) -> str:
+    """A run that begins to go out with the next tick."""
+    known = set(chain.run_ids())
+    upload(chain, edition)
+    chain.drain()
+    for _ in range(3):
+        chain.tick()
+    (run_id,) = set(chain.run_ids()) - known
+    (job,) = chain.jobs_of(run_id, "cloud")
+    chain.train(job, hints=False)
+    chain.handle(chain.log_hint(job))
+    return run_id
+
+
+def tick(chain: Chain, seconds: float = 60) -> str:
+    """Time passes for cloud_deployer alone; what it says came of it."""
+    chain.clock.advance(seconds)
+    assert chain.handle(chain.clock_deliveries()[2])
+    return chain.outcomes[-1][2]
+
+
+def go_through(chain: Chain, run_id: str, *, ticks: int = 60) -> Branch:
+    """The branch at its end."""
+    for _ in range(ticks):
+        tick(chain)
+        chain.vertex.finish_operations()
+        if chain.branch(run_id, "cloud").is_final:
+            return chain.branch(run_id, "cloud")
+    raise AssertionError(chain.branch(run_id, "cloud"))
+
+
+def shares(chain: Chain) -> dict[str, int]:
+    """Percent of the traffic, by the run of what is deployed."""
+    endpoint = chain.vertex.endpoints["flowers"]
+    return {deployed.display_name: endpoint.traffic.get(deployed.id, 0) for deployed in endpoint.deployed}
