@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flask
@@ -18,15 +18,25 @@ class ApiError(Exception):
     """What an operation answers instead of a result; the API's envelope turns it into a body.
 
     `status` is Google's canonical name (`NOT_FOUND`, `FAILED_PRECONDITION`), `reason` the JSON APIs' own
-    word for it (`notFound`, `conditionNotMet`) where the API has one.
+    word for it (`notFound`, `conditionNotMet`) where the API has one. `details` are the messages that google.rpc.Status
+    carries besides, each with its `@type`.
     """
 
-    def __init__(self, code: int, status: str, message: str, *, reason: str = "") -> None:
+    def __init__(
+        self,
+        code: int,
+        status: str,
+        message: str,
+        *,
+        reason: str = "",
+        details: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.status = status
         self.message = message
         self.reason = reason
+        self.details = details
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +71,8 @@ STATUS_BY_CODE = {
 
 def google_error(error: ApiError) -> tuple[Mapping[str, Any], int]:
     """The envelope of Google's gRPC-backed REST APIs (Vertex AI, Firebase ML). Source: AIP-193."""
-    body = {"error": {"code": error.code, "message": error.message, "status": error.status}}
+    details = {"details": list(error.details)} if error.details else {}
+    body = {"error": {"code": error.code, "message": error.message, "status": error.status, **details}}
     return body, error.code
 
 
@@ -123,7 +134,11 @@ class Api:
 
     def _answer_http(self, error: HTTPException) -> flask.Response:
         code = error.code or 500
-        return self._answer(ApiError(code, STATUS_BY_CODE.get(code, "UNKNOWN"), str(error.description)))
+        message = str(error.description)
+        if code in {404, 405}:
+            request = flask.request
+            message = f"The local cloud has no {request.method} {request.path}: COVERAGE.md lists what it has."
+        return self._answer(ApiError(code, STATUS_BY_CODE.get(code, "UNKNOWN"), message))
 
 
 def _reset() -> Any:
