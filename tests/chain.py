@@ -32,12 +32,12 @@ from dualdeploy import events, release_api, tfrecord, training
 from dualdeploy.branches import BranchWorker
 from dualdeploy.clock import to_text
 from dualdeploy.dataset_config import DatasetConfig, object_name
-from dualdeploy.entrypoint import Outcome
 from dualdeploy.errors import CannotEverSucceed, LeaseHeld, RetryLater
 from dualdeploy.events import Envelope, ObjectFinalized, RetrainRequested, TrainingJobLogged
 from dualdeploy.ledger import TRANSITIONS, Branch, Ledger, Live, Run, State
 from dualdeploy.monitoring import Monitoring
 from dualdeploy.object_store import ABSENT, Generation
+from dualdeploy.outcome import Outcome
 from dualdeploy.testing import (
     FakeFirebaseMl,
     FakeMonitoring,

@@ -12,9 +12,9 @@ import pytest
 from chain import Chain, Delivery
 from stories import Once, Story, fail, in_order_of_time, kill, told, upload
 
-from dualdeploy.entrypoint import Outcome
 from dualdeploy.errors import LeaseHeld
 from dualdeploy.ledger import State
+from dualdeploy.outcome import Outcome
 from dualdeploy.remote_config import TemplateChanged
 
 KEY = "dualdeploy_flowers_version"

@@ -14,11 +14,11 @@ import logging
 from dualdeploy import clock as clocks
 from dualdeploy import logs, spending, training
 from dualdeploy.clock import Clock
-from dualdeploy.entrypoint import Outcome, already_done, done, ignored
 from dualdeploy.errors import LedgerContention, NotConfirmedYet, RetryLater, UnknownRun, UnusableResult
 from dualdeploy.events import ObjectFinalized, TrainingCompleted, TrainingJobLogged, encode
 from dualdeploy.ledger import CALLED_OFF, Branch, Ledger, State, Versioned
 from dualdeploy.object_store import ObjectMissing, ObjectStore
+from dualdeploy.outcome import Outcome, already_done, done, ignored
 from dualdeploy.pubsub import Publisher
 from dualdeploy.training import TARGETS, TrainingResult
 from dualdeploy.vertex import RUN_LABEL, TARGET_LABEL, Job, JobOutcome, ResourceMissing, Vertex

@@ -18,7 +18,6 @@ from dualdeploy import dataset_config
 from dualdeploy import shards as shard_names
 from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import DatasetConfig
-from dualdeploy.entrypoint import Outcome, already_done, done, ignored
 from dualdeploy.errors import (
     CannotEverSucceed,
     LeaseHeld,
@@ -30,6 +29,7 @@ from dualdeploy.errors import (
 from dualdeploy.events import ObjectFinalized, RetrainRequested
 from dualdeploy.ledger import Ledger, Rejected, Run, run_id_of
 from dualdeploy.object_store import ObjectStore
+from dualdeploy.outcome import Outcome, already_done, done, ignored
 from dualdeploy.shards import NumberedShard
 from dualdeploy.vertex import Vertex
 from training_launcher import intake, snapshots

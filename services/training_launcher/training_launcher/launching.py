@@ -17,10 +17,10 @@ from dualdeploy import clock as clocks
 from dualdeploy import logs, prices, spending, training
 from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import DatasetConfig
-from dualdeploy.entrypoint import Outcome, already_done, done
 from dualdeploy.errors import CannotEverSucceed, LeaseHeld, RejectedByGoogle, RetryLater, ServiceUnavailable, UnknownRun
 from dualdeploy.ledger import Branch, Ledger, Run, State, Versioned
 from dualdeploy.object_store import ABSENT, GenerationChanged, ObjectStore
+from dualdeploy.outcome import Outcome, already_done, done
 from dualdeploy.spending import Estimate
 from dualdeploy.training import TARGETS, Target
 from dualdeploy.vertex import Job, Vertex

@@ -15,11 +15,11 @@ from typing import Protocol
 from dualdeploy import clock as clocks
 from dualdeploy import logs
 from dualdeploy.clock import Clock
-from dualdeploy.entrypoint import Outcome, already_done, done
 from dualdeploy.errors import CannotEverSucceed, LeaseHeld, LedgerContention, RetryLater
 from dualdeploy.events import DeploymentCompleted, TrainingCompleted, encode
 from dualdeploy.ledger import Branch, Ledger, Live, Release, Run, State, Versioned, dataset_of
 from dualdeploy.object_store import ABSENT
+from dualdeploy.outcome import Outcome, already_done, done
 from dualdeploy.pubsub import Publisher
 from dualdeploy.release_request import ReleaseRequest
 

@@ -15,7 +15,6 @@ import dataclasses
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import flask
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -27,6 +26,7 @@ from dualdeploy.clock import Clock
 from dualdeploy.errors import CannotEverSucceed, MalformedEvent, RetryLater
 from dualdeploy.events import Envelope, unwrap
 from dualdeploy.ledger import Ledger, Rejected
+from dualdeploy.outcome import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -35,26 +35,6 @@ MAX_BODY_BYTES = 16 << 20
 
 #: Eventarc may be pointed at `/`; then the CloudEvent's type says which event it is.
 _NAMES_BY_TYPE = {"google.cloud.storage.object.v1.finalized": "object-finalized"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What handling an event came to; `message` is for the log."""
-
-    kind: Literal["done", "already_done", "ignored"]
-    message: str
-
-
-def done(message: str) -> Outcome:
-    return Outcome("done", message)
-
-
-def already_done(message: str) -> Outcome:
-    return Outcome("already_done", message)
-
-
-def ignored(message: str) -> Outcome:
-    return Outcome("ignored", message)
 
 
 Handler = Callable[[Envelope], Outcome]

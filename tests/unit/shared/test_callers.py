@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 from google.auth import crypt, jwt
 
-from dualdeploy import entrypoint
+from dualdeploy import outcome
 from dualdeploy.callers import CallerRefused, Callers
 from dualdeploy.certificates import Certificates
 from dualdeploy.entrypoint import Receiver
@@ -290,7 +290,7 @@ def test_a_certificate_of_another_kind_of_key_is_no_crash(callers: Callers, issu
 
 
 def receive(callers: Callers, headers: dict[str, str], seen: list[Any]) -> flask.Response:
-    handlers = {"clock": lambda envelope: seen.append(envelope) or entrypoint.done("done")}
+    handlers = {"clock": lambda envelope: seen.append(envelope) or outcome.done("done")}
     store = MemoryObjectStore()
     receiver = Receiver("tester", handlers, ledger=Ledger(store), project="demo", callers=callers)
     body = {"message": {"messageId": "1"}}

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from werkzeug.test import Client
 
 from dualdeploy import entrypoint, errors
-from dualdeploy.entrypoint import MAX_BODY_BYTES, Receiver, already_done, done, ignored
+from dualdeploy.entrypoint import MAX_BODY_BYTES, Receiver
 from dualdeploy.errors import CannotEverSucceed, RetryLater
 from dualdeploy.events import Envelope
 from dualdeploy.ledger import Ledger
 from dualdeploy.object_store import ObjectMissing
+from dualdeploy.outcome import Outcome, already_done, done, ignored
 from dualdeploy.testing import Failing, ManualClock, MemoryObjectStore
 from dualdeploy.testing.callers import cloud_run_callers, from_sender
 from dualdeploy.testing.failing import ProcessDied
@@ -31,7 +32,7 @@ class Handler:
         self.answer: Any = done("did it")
         self.seen: list[Envelope] = []
 
-    def __call__(self, envelope: Envelope) -> entrypoint.Outcome:
+    def __call__(self, envelope: Envelope) -> Outcome:
         self.seen.append(envelope)
         if isinstance(self.answer, BaseException):
             raise self.answer

@@ -18,7 +18,7 @@ COMPOSE = """
 import json, sys
 from dualdeploy.testing import callers
 from dualdeploy import (branches, clock, dataset_config, entrypoint, errors, events, firebase, gate, ledger, logs,
-                        object_store, pubsub, release_api, settings, shards, training, vertex)
+                        object_store, outcome, pubsub, release_api, settings, shards, training, vertex)
 
 store = object_store.GcsObjectStore("ledger")
 book = ledger.Ledger(store)
@@ -26,7 +26,7 @@ vertex.VertexGateway(project="demo", region="us-central1")
 vertex.VertexGateway(project="demo", region="us-central1", emulator_host="127.0.0.1:1")
 firebase.FirebaseMlGateway(project="demo")
 pubsub.PubSubPublisher("demo")
-receiver = entrypoint.Receiver("tester", {"clock": lambda _: entrypoint.ignored("x")}, ledger=book, project="demo",
+receiver = entrypoint.Receiver("tester", {"clock": lambda _: outcome.ignored("x")}, ledger=book, project="demo",
                                callers=callers.cloud_run_callers())
 
 import flask
