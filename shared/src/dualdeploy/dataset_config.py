@@ -11,14 +11,13 @@ import hashlib
 import math
 import re
 import reprlib
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
-import yaml
 from pydantic import Field
 
-from dualdeploy import cron
+from dualdeploy import cron, yaml_document
 from dualdeploy.errors import InvalidDatasetConfig, UnknownDataset
 from dualdeploy.object_store import ObjectMissing, ObjectStore
 
@@ -38,6 +37,7 @@ SERVICE_ACCOUNT = r"^[a-z0-9-]+@[a-z0-9.-]+\.gserviceaccount\.com$"
 ENDPOINT_ID = r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$"
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_CLOCK = re.compile(r"(\d{1,3}):(\d{2})")
 _LAST_FOLDERS = re.compile(r"last: [1-9]\d{0,2}", re.ASCII)
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -46,7 +46,11 @@ def parse_duration(value: object) -> float:
     """Seconds of `2m`, `90s`, `1h`, `1d` or a bare number of seconds. Raises ValueError with an example."""
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
         return float(value)
-    match = _DURATION.fullmatch(str(value).strip())
+    text = str(value).strip()
+    match = _DURATION.fullmatch(text)
+    if clock := _CLOCK.fullmatch(text):
+        count = int(clock[1]) * 60 + int(clock[2])
+        raise ValueError(f"may be hours or minutes: write {count}m or {count}s")
     if not match:
         raise ValueError("must be a duration such as 90s, 2m, 1h or 1d")
     return float(match[1]) * _UNIT_SECONDS[match[2]]
@@ -507,74 +511,29 @@ class DatasetConfig(_Section):
         return filled
 
 
-#: Which of two values holds would depend on who merges: YAML 1.2 has no such key any more.
-_MERGE = "tag:yaml.org,2002:merge"
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML says that keys are unique, PyYAML takes the last: a limit that stands twice must not be a guess."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Hashable] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == _MERGE:
-                problem = "merge keys (<<) are not read: write the keys out, or give a whole section an alias"
-                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                problem = f"the key {key!r} stands twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 #: A hundred times what a configuration needs; what is larger is something else.
 MAX_BYTES = 256 << 10
-#: Keys and values with every alias written out: ten lines of YAML's aliases can stand for a billion.
-MAX_VALUES = 20_000
 
 #: How much of a wrong value a fault quotes.
 _SHOWN = reprlib.Repr()
 _SHOWN.maxlevel, _SHOWN.maxstring, _SHOWN.maxother = 3, 200, 200
 
-#: What PyYAML's constructors let through: int(), float() and datetime of a text that only looks like one.
-_YAML_FAULTS = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
-
-def _load(text: bytes | str) -> Any:
-    """What the YAML says. Raises one of `_YAML_FAULTS`; before anything is made of a text that is too large inside."""
-    loader = _UniqueKeys(text)
+def load(text: bytes | str, *, source: str) -> Any:
+    """What a YAML document says, each scalar as its field means it. Raises InvalidDatasetConfig."""
+    if len(text) > MAX_BYTES:
+        raise InvalidDatasetConfig(f"{source} has {len(text)} bytes, a configuration may have {MAX_BYTES}")
     try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        if _written_out(node, {}) > MAX_VALUES:
-            raise ValueError(f"with its aliases written out it has more than {MAX_VALUES} values")
-        return loader.construct_document(node)
-    finally:
-        loader.dispose()
-
-
-def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
-    """How many nodes there are, each counted as often as an alias points at it; infinite for one that holds itself."""
-    if id(node) not in known:
-        known[id(node)] = math.inf
-        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
-        parts = (part for each in inner for part in (each if isinstance(each, tuple) else (each,)))
-        known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
-    return known[id(node)]
+        return yaml_document.as_meant(yaml_document.load(text), DatasetConfig)
+    except yaml_document.FAULTS as exc:
+        raise InvalidDatasetConfig(f"{source} is not YAML: {exc}") from exc
 
 
 # A branch reads its configuration at every step, and a clock at every tick: the same text is looked at once.
 @functools.lru_cache(maxsize=64)
 def parse(text: bytes | str, *, source: str) -> DatasetConfig:
     """Check a YAML document. Raises InvalidDatasetConfig that lists every fault as `path: what is wrong`."""
-    if len(text) > MAX_BYTES:
-        raise InvalidDatasetConfig(f"{source} has {len(text)} bytes, a configuration may have {MAX_BYTES}")
-    try:
-        document = _load(text)
-    except _YAML_FAULTS as exc:
-        raise InvalidDatasetConfig(f"{source} is not YAML: {exc}") from exc
+    document = load(text, source=source)
     if not isinstance(document, Mapping):
         raise InvalidDatasetConfig(f"{source} must be a mapping that begins with `dataset: <name>`")
     try:

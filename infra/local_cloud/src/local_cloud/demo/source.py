@@ -9,9 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from dualdeploy import shards, tfrecord
+from dualdeploy import dataset_config, shards, tfrecord
 from local_cloud.demo import flowers
 
 #: Not the seed that the training settings were chosen on, so that the accuracy shown is not their best case.
@@ -87,8 +85,8 @@ def folder(path: Path, *, labels: Sequence[str] = ()) -> DataSource:
 
 
 def _demo_config() -> dict[str, Any]:
-    text = Path(__file__).with_name("flowers.yaml").read_text(encoding="utf-8")
-    config: dict[str, Any] = yaml.safe_load(text)
+    file = Path(__file__).with_name("flowers.yaml")
+    config: dict[str, Any] = dataset_config.load(file.read_bytes(), source=file.name)
     return config
 
 
