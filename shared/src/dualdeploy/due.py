@@ -1,0 +1,148 @@
+"""What a service has to look at, and when: empty-handed markers in the ledger, named after the minute that they are due.
+
+    due/<service>/<minute>/<kind>/<key>
+
+A tick lists them up to now and publishes one `advance` for each (`ticks`); nothing else is listed, so what is not due
+costs nothing. Whoever handles one takes it first::
+
+    due at 12:00 ─► taken at 12:00, moved to 12:03 ─┬─► finished: removed
+                                                    ├─► to be looked at again: moved to that minute
+                                                    └─► its process died: due again at 12:03
+
+Taking counts in the marker how often its work was begun, so that what kills every process that touches it comes to an
+end. A marker is a reminder and not a lock: two instances may take two markers of one key, and what they do then is
+decided by the documents.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import uuid
+
+from dualdeploy.ledger import Document, Ledger, UnreadableDocument
+from dualdeploy.ledger.ledger import encode
+from dualdeploy.object_store import ABSENT, Generation, GenerationChanged
+
+_MINUTE = "%Y-%m-%dT%H%M"
+
+
+class Marker(Document):
+    """`begun` counts how often the work was begun and never ended, `failures` how often it failed, `why` the last time.
+
+    `taker` is who is at work on it, empty for one that waits.
+    """
+
+    begun: int = 0
+    failures: int = 0
+    why: str = ""
+    taker: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A marker's place: `minute` as in its name, `key` is `<kind>/<what>`."""
+
+    minute: str
+    key: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Taken:
+    """A marker that this instance is at work on: where it stands now, and at which generation."""
+
+    entry: Entry
+    marker: Marker
+    generation: Generation
+
+
+class Due:
+    """The markers of one service."""
+
+    def __init__(self, service: str, ledger: Ledger) -> None:
+        self.service = service
+        self._ledger = ledger
+
+    def put(self, key: str, at: datetime.datetime | None = None, *, service: str = "") -> None:
+        """Have `key` looked at in the minute of `at`, or now; by another service if one is named.
+
+        Whoever creates a document puts a marker a few minutes ahead before it, for the case that it dies, and one of
+        now after it: a marker that was there already may be taken before the document is written.
+        """
+        entry = Entry(minute_of(at or self._ledger.clock()), key)
+        with contextlib.suppress(GenerationChanged):
+            self._ledger.store.put(self._name(entry, service), encode(Marker()), expect=ABSENT)
+
+    def entries(self) -> list[Entry]:
+        """What is due by now, the oldest first; one listing."""
+        prefix = f"due/{self.service}/"
+        end = prefix + minute_of(self._ledger.clock() + datetime.timedelta(minutes=1))
+        found = (summary.name.removeprefix(prefix) for summary in self._ledger.store.list(prefix, end=end))
+        return [Entry(minute, key) for minute, _, key in (name.partition("/") for name in found) if key]
+
+    def all_keys(self) -> list[str]:
+        """What is due now or later: for people and tests."""
+        prefix = f"due/{self.service}/"
+        return sorted({name.removeprefix(prefix).partition("/")[2] for name in self._ledger.names(prefix)})
+
+    def take(self, entry: Entry, *, seconds: float) -> Taken | None:
+        """Be at work on a marker for `seconds`, after which it is due again. None when it is gone, or being worked on."""
+        found = self._read(entry)
+        if found is None:
+            return None
+        marker, generation = found
+        until = self._ledger.clock() + datetime.timedelta(seconds=seconds + 60)
+        moved = Entry(minute_of(until), entry.key)
+        mine = marker.changed(begun=marker.begun + 1, taker=uuid.uuid4().hex)
+        if moved == entry:
+            expect = generation
+        else:
+            there = self._read(moved)
+            if there and there[0].taker:
+                return None
+            expect = there[1] if there else ABSENT
+        try:
+            taken = Taken(moved, mine, self._ledger.store.put(self._name(moved), encode(mine), expect=expect))
+        except GenerationChanged:
+            return None
+        if moved != entry:
+            self._ledger.remove(self._name(entry), expect=generation)
+        return taken
+
+    def finish(self, taken: Taken) -> None:
+        """There is nothing left to do."""
+        self._ledger.remove(self._name(taken.entry), expect=taken.generation)
+
+    def put_back(self, taken: Taken, at: datetime.datetime, *, failed: str = "") -> None:
+        """Look again at `at`. `failed`: why the work was to no avail this time, which is counted."""
+        failures = taken.marker.failures + 1 if failed else 0
+        marker = Marker(failures=failures, why=failed)
+        entry = Entry(minute_of(at), taken.entry.key)
+        same = entry == taken.entry
+        try:
+            self._ledger.store.put(self._name(entry), encode(marker), expect=taken.generation if same else ABSENT)
+        except GenerationChanged:
+            # There is a reminder for that minute already.
+            if same:
+                return
+        if not same:
+            self._ledger.remove(self._name(taken.entry), expect=taken.generation)
+
+    def _read(self, entry: Entry) -> tuple[Marker, Generation] | None:
+        name = self._name(entry)
+        try:
+            found = self._ledger.find(name, Marker)
+        except UnreadableDocument:
+            # It reminds of its key all the same.
+            generation = next((each.generation for each in self._ledger.store.list(name) if each.name == name), None)
+            return (Marker(), generation) if generation else None
+        return (found.document, found.generation) if found else None
+
+    def _name(self, entry: Entry, service: str = "") -> str:
+        return f"due/{service or self.service}/{entry.minute}/{entry.key}"
+
+
+def minute_of(moment: datetime.datetime) -> str:
+    """`2026-11-28T0315`, in UTC: sorts by time."""
+    return moment.astimezone(datetime.UTC).strftime(_MINUTE)

@@ -1,0 +1,51 @@
+"""Every run as a folder of small JSON objects, changed by compare-and-swap only; `names` lists them all."""
+
+from dualdeploy.ledger.documents import (
+    Asked,
+    Claim,
+    Document,
+    Ended,
+    Holdup,
+    Launch,
+    Moment,
+    Rejected,
+    Release,
+    Request,
+    Run,
+    Served,
+    Serving,
+    Shard,
+    Snapshot,
+    Turn,
+)
+from dualdeploy.ledger.leases import lease
+from dualdeploy.ledger.ledger import Ledger, UnreadableDocument, Versioned
+from dualdeploy.ledger.names import dataset_of, run_id_of
+from dualdeploy.ledger.states import IllegalTransition, State
+
+__all__ = [
+    "Asked",
+    "Claim",
+    "Document",
+    "Ended",
+    "Holdup",
+    "IllegalTransition",
+    "Launch",
+    "Ledger",
+    "Moment",
+    "Rejected",
+    "Release",
+    "Request",
+    "Run",
+    "Served",
+    "Serving",
+    "Shard",
+    "Snapshot",
+    "State",
+    "Turn",
+    "UnreadableDocument",
+    "Versioned",
+    "dataset_of",
+    "lease",
+    "run_id_of",
+]

@@ -1,0 +1,324 @@
+"""The documents of the ledger, each with one writer (see `names`).
+
+They outlive the code that writes them: fields that this version does not know are kept and written back, states and
+steps that it does not know are texts like any other. What cannot be understood at all is refused by name
+(`UnreadableDocument`).
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+import pydantic
+
+from dualdeploy import clock as clocks
+from dualdeploy.ledger.states import RELEASE_ENDS, RELEASE_MOVES, TRAINING_ENDS, TRAINING_MOVES, State, check_move
+
+
+#: A state; one that a newer version added is a text like any other.
+AnyState = Annotated[State | str, pydantic.Field(union_mode="left_to_right")]
+
+
+class Document(pydantic.BaseModel):
+    """Frozen. What a newer version wrote survives being read and written by this one."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="allow")
+
+    def changed(self, **changes: Any) -> Self:
+        """This document with other fields, checked."""
+        unknown = self.__pydantic_extra__ or {}
+        return type(self).model_validate({**self.__dict__, **unknown, **changes})
+
+
+class Shard(Document):
+    """One version of one object; `size` in bytes, `crc32c` base64 as Cloud Storage gives it."""
+
+    name: str
+    generation: int
+    size: int
+    crc32c: str
+
+
+class Snapshot(Document):
+    """The data of one run: these versions of these shards, of `bucket`, and nothing that came later."""
+
+    bucket: str
+    prefix: str
+    shards: tuple[Shard, ...]
+
+    def digest(self) -> str:
+        """SHA-256 over names, sizes and checksums, in hex. Not over generations: the same bytes uploaded again are
+        the same data."""
+        lines = sorted(f"{shard.name}\0{shard.size}\0{shard.crc32c}\n" for shard in self.shards)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+class Run(Document):
+    """One snapshot, trained twice. `claim` tells which writer created the object; `config` is the data set's
+    configuration as it was then."""
+
+    v: int = 1
+    run_id: str
+    dataset: str
+    created_at: str
+    reason: str
+    snapshot: Snapshot
+    config: Mapping[str, Any]
+    claim: str
+
+
+class Moment(Document):
+    """One line of a history."""
+
+    at: str
+    state: AnyState
+    note: str = ""
+
+
+class Holdup(Document):
+    """Something that passes by itself: what it is, since when it is waited for, and until when at most."""
+
+    what: str
+    since: str
+    until: str = ""
+
+
+class _Moving(Document):
+    """What a training and a release have in common: a state with its history."""
+
+    state: AnyState
+    since: str
+    reason: str = ""
+    history: tuple[Moment, ...] = ()
+
+    def _moved(self, state: State, *, at: datetime.datetime, note: str, changes: Mapping[str, Any]) -> Self:
+        moment = Moment(at=clocks.to_text(at), state=state, note=note)
+        return self.changed(state=state, since=moment.at, reason=note, history=(*self.history, moment), **dict(changes))
+
+
+class Launch(_Moving):
+    """The training of one target of a run, as training_launcher knows it.
+
+    `attempt` counts the jobs that Vertex AI took for it, `job` is the present one, `jobs` are those before it.
+    `unanswered` says that a creation ended without an answer, so that a job may exist that nobody named yet.
+    `asked` counts refusals for lack of quota or capacity, `retry_at` is when Vertex AI is asked again. `called_off` is
+    why newer data takes its place, written before the job is cancelled.
+    """
+
+    v: int = 1
+    run_id: str
+    dataset: str
+    target: str
+    attempt: int = 0
+    job: str = ""
+    jobs: tuple[str, ...] = ()
+    unanswered: bool = False
+    asked: int = 0
+    holdup: Holdup | None = None
+    retry_at: str = ""
+    called_off: str = ""
+    estimated_usd: float | None = None
+
+    def moved(self, state: State, *, at: datetime.datetime, note: str = "", **changes: Any) -> Self:
+        """This training in `state`; raises IllegalTransition for a move that the table does not have."""
+        check_move(f"{self.run_id}/{self.target}", self.state, state, TRAINING_MOVES)
+        return self._moved(state, at=at, note=note, changes={"holdup": None, "retry_at": "", **changes})
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in TRAINING_ENDS
+
+
+class Ended(Document):
+    """How one attempt of a training ended: created once by job_notifier, then only `announced` and `job` change.
+
+    `outcome` is `succeeded`, `failed`, `cancelled` or `no_capacity` (Vertex AI took the job and could not place it).
+    """
+
+    v: int = 1
+    run_id: str
+    dataset: str
+    target: str
+    attempt: int
+    at: str
+    outcome: str
+    reason: str = ""
+    job: str = ""
+    announced: bool = False
+    seconds: float = 0.0
+    cost_usd: float | None = None
+    accuracy: float | None = None
+    eval_examples: int | None = None
+    result: str = ""
+
+
+class Request(Document):
+    """Why a release began. `by` is who called, empty when the caller's identity was not verified.
+
+    `kind` is `training`, `redeploy`, `rollback` or `retire`; `id` tells one request from another. `quantization` is the
+    variant of the file that was asked for, empty for the one that the configuration names.
+    """
+
+    kind: str = "training"
+    id: str = ""
+    by: str = ""
+    reason: str = ""
+    forced: bool = False
+    canary: bool = True
+    quantization: str = ""
+
+    def describe(self) -> str:
+        """`rollback by jo@example.com: the reason`, for the history."""
+        return sentence(self.kind, self.by, self.reason)
+
+    @property
+    def is_of_a_person(self) -> bool:
+        return self.kind != "training"
+
+
+class Asked(Document):
+    """Someone asked for something: an abort, a hold."""
+
+    at: str
+    by: str = ""
+    reason: str = ""
+
+
+class Release(_Moving):
+    """One release of one trained model: written by the service of its target only, and never reopened.
+
+    `n` counts the releases of a run, `route` and `step` say where it is (`dualdeploy.release.route`), `operation` is the
+    long-running operation that the step waits for, `attempts` counts what the step tried. `config` is the data set's
+    configuration as it was when the release began: what the release does is fixed then. `going_back` says why it is
+    taken back, `back_ends` in which state that ends.
+    """
+
+    v: int = 1
+    run_id: str
+    dataset: str
+    target: str
+    n: int
+    run_created_at: str
+    request: Request = Request()
+    config: Mapping[str, Any] = {}
+    route: str = ""
+    step: str = ""
+    operation: str = ""
+    operation_since: str = ""
+    attempts: int = 0
+    holdup: Holdup | None = None
+    look_at: str = ""
+    abort: Asked | None = None
+    going_back: str = ""
+    back_ends: str = ""
+    announced: bool = False
+
+    def moved(self, state: State, *, at: datetime.datetime, note: str = "", **changes: Any) -> Self:
+        """This release in `state`; raises IllegalTransition for a move that the table does not have."""
+        check_move(f"{self.run_id}/{self.target} release {self.n}", self.state, state, RELEASE_MOVES)
+        return self._moved(state, at=at, note=note, changes={"holdup": None, "look_at": "", **changes})
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in RELEASE_ENDS
+
+    @property
+    def forced(self) -> bool:
+        """Whether it goes out whatever its gate says: someone said so, or rolls back to what has served before."""
+        return self.request.forced or self.request.kind == "rollback"
+
+    @property
+    def is_aborted(self) -> str:
+        """The sentence of an abort, or nothing."""
+        return sentence("aborted", self.abort.by, self.abort.reason) if self.abort else ""
+
+    @property
+    def name(self) -> str:
+        """`flowers-0123456789ab/cloud release 2`, for messages."""
+        return f"{self.run_id}/{self.target} release {self.n}"
+
+
+class Served(Document):
+    """What was, or is, given to users: one release of one run. The services add what their users need to know.
+
+    `taken_back` says why it is not what a rollback goes to by itself.
+    """
+
+    run_id: str
+    run_created_at: str
+    release: int = 1
+    since: str
+    taken_back: str = ""
+
+
+class Turn(Document):
+    """A release that is under way, or waits for that: which one, since when, and how old its data is."""
+
+    run_id: str
+    release: int
+    run_created_at: str
+    since: str
+    kind: str = "training"
+    forced: bool = False
+
+    def is_of(self, release: Release) -> bool:
+        return (self.run_id, self.release) == (release.run_id, release.n)
+
+
+class Serving(Document):
+    """What serves for one target of one data set, what served before it, and what is under way: one object, so that
+    whatever changes one of them sees the others.
+
+    `under_way` is the claim of one release (or of the cleanup, `removing`) on what serves; `waiting` are those that
+    want it next. `hold` keeps releases of trainings away. `undeployed_at` says that it serves no more, and
+    `undeployed_because` why; the next release serves again. `retired_at` says that the data set was taken down.
+    """
+
+    v: int = 1
+    dataset: str
+    target: str
+    current: Served | None = None
+    previous: Served | None = None
+    under_way: Turn | None = None
+    removing: str = ""
+    waiting: tuple[Turn, ...] = ()
+    hold: Asked | None = None
+    undeployed_at: str = ""
+    undeployed_because: str = ""
+    retired_at: str = ""
+
+
+class Claim(Document):
+    """Which data set holds what only one can hold: an endpoint, a publishing name.
+
+    `unconfigured_since` is when someone who wants it first saw that the holder has no configuration any more;
+    `formerly` are the data sets that held it before.
+    """
+
+    v: int = 1
+    dataset: str
+    since: str
+    unconfigured_since: str = ""
+    formerly: tuple[str, ...] = ()
+
+
+class Lease(Document):
+    holder: str
+    until: str
+
+
+class Rejected(Document):
+    """What can never succeed; `event` says which, `reason` why and what to do."""
+
+    at: str
+    service: str
+    kind: str
+    reason: str
+    event: Mapping[str, Any] = {}
+
+
+def sentence(what: str, by: str, reason: str) -> str:
+    return what + (f" by {by}" if by else "") + (f": {reason}" if reason else "")

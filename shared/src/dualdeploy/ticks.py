@@ -1,0 +1,205 @@
+"""A tick is fan-out: it lists what is due and publishes one `advance` for each. Each `advance` is handled alone.
+
+    Cloud Scheduler ─► tick ─► list due/<service>/ up to now ─► publish `advance` × n
+                                                                     │ each by itself, in parallel, always acknowledged
+                                                                     ▼
+                                                   take the marker ─► work ─► finished | look again at …
+
+With k request slots and s seconds a look, each of n due markers is looked at within n·s/k seconds and one tick; one that
+hangs or fails delays no other. An `advance` is always acknowledged, because a refusal would slow down the whole
+subscription: what is to be done again is in the marker, and the next tick publishes it again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from dualdeploy import clock as clocks
+from dualdeploy import logs
+from dualdeploy.due import Due, Entry, Taken, minute_of
+from dualdeploy.errors import CannotEverSucceed, LeaseHeld, MalformedEvent, RetryLater
+from dualdeploy.events import Envelope
+from dualdeploy.ledger import Ledger, Rejected
+from dualdeploy.outcome import Outcome, already_done, done, ignored
+from dualdeploy.pubsub import Publisher
+
+log = logging.getLogger(__name__)
+
+ADVANCE_TOPIC = "advance"
+
+#: An `advance` that is older is dropped: a later tick has published it again.
+LATEST_SECONDS = 120.0
+
+#: Work that was begun so often without ever ending (its process died each time), or failed so often for a reason that
+#: is not known to pass, is given up.
+MOST_BEGUN = 10
+
+#: After a failure the next look is 1, 2, 4, … minutes later.
+_LONGEST_WAIT_MINUTES = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Next:
+    """What is left to do: nothing, or another look at `at`. `message` is for the log."""
+
+    message: str
+    at: datetime.datetime | None = None
+
+
+class Work(Protocol):
+    """One kind of work; `what` is the key without its kind, for example `flowers-0123456789ab/1`."""
+
+    def advance(self, what: str) -> Next:
+        """Do what can be done now. Raises RetryLater (looked at again) or CannotEverSucceed (recorded, given up)."""
+
+    def give_up(self, what: str, why: str) -> None:
+        """Bring it to an end that people see: it was begun ten times, and its process died or failed each time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Advance:
+    """The message: look at this marker."""
+
+    entry: Entry
+    at: datetime.datetime
+
+
+def parse_advance(envelope: Envelope) -> Advance:
+    """Raises MalformedEvent."""
+    document = envelope.json()
+    minute, key, at = (document.get(name) for name in ("minute", "key", "at"))
+    if not (isinstance(minute, str) and isinstance(key, str) and isinstance(at, str)):
+        raise MalformedEvent("an advance has minute, key and at, which are texts")
+    try:
+        return Advance(Entry(minute, key), clocks.from_text(at))
+    except ValueError as exc:
+        raise MalformedEvent(f"at is not a time: {exc}") from exc
+
+
+class Ticks:
+    """The tick and the `advance` messages of one service; `works` are its kinds of work.
+
+    `hourly` are keys that every full hour makes due.
+    """
+
+    def __init__(
+        self,
+        works: Mapping[str, Work],
+        *,
+        due: Due,
+        ledger: Ledger,
+        publisher: Publisher,
+        lease_seconds: float,
+        hourly: Iterable[str] = (),
+    ) -> None:
+        self._works = works
+        self._due = due
+        self._ledger = ledger
+        self._publisher = publisher
+        self._lease_seconds = lease_seconds
+        self._hourly = tuple(hourly)
+
+    def on_tick(self) -> Outcome:
+        """Publish one `advance` for each marker that is due."""
+        now = self._ledger.clock()
+        if now.minute == 0:
+            for key in self._hourly:
+                self._due.put(key, now)
+        entries = self._due.entries()
+        attributes = {"service": self._due.service}
+        self._publisher.publish_all(ADVANCE_TOPIC, [(self._message(entry, now), attributes) for entry in entries])
+        return done(f"{len(entries)} due")
+
+    def on_advance(self, event: Advance) -> Outcome:
+        """Take one marker and do its work. Never raises what would have it delivered again."""
+        if (self._ledger.clock() - event.at).total_seconds() > LATEST_SECONDS:
+            return already_done(f"{event.entry.key} is left to a later tick")
+        return self._handle(event.entry)
+
+    def now(self, key: str) -> Outcome:
+        """Do the work of `key` within the event that asks for it; if this instance dies, a tick goes on."""
+        entry = Entry(minute_of(self._ledger.clock()), key)
+        self._due.put(key)
+        return self._handle(entry)
+
+    def _message(self, entry: Entry, now: datetime.datetime) -> bytes:
+        message = {"v": 1, "minute": entry.minute, "key": entry.key, "at": clocks.to_text(now)}
+        return json.dumps(message, sort_keys=True).encode()
+
+    def _handle(self, entry: Entry) -> Outcome:
+        kind, _, what = entry.key.partition("/")
+        work = self._works.get(kind)
+        if work is None:
+            # Perhaps of a newer version, which goes on with it as soon as it serves again.
+            return ignored(f"{entry.key} is of a kind that this version does not know")
+        with logs.bind(due=entry.key):
+            taken = self._due.take(entry, seconds=self._lease_seconds)
+            if taken is None:
+                return already_done(f"{entry.key} is being looked at, or done")
+            if taken.marker.begun > MOST_BEGUN or taken.marker.failures >= MOST_BEGUN:
+                return self._give_up(work, what, taken)
+            return self._work(work, what, taken)
+
+    def _work(self, work: Work, what: str, taken: Taken) -> Outcome:
+        key = taken.entry.key
+        try:
+            following = work.advance(what)
+        except LeaseHeld as exc:
+            self._due.put_back(taken, self._in_minutes(1))
+            return already_done(f"{key} waits: {exc}")
+        except RetryLater as exc:
+            # Bounded by whoever knows for how long it makes sense: the work itself.
+            log.warning("%s is looked at again: %s", key, exc)
+            self._due.put_back(taken, self._in_minutes(1))
+            return done(f"{key} later: {exc}")
+        except CannotEverSucceed as exc:
+            self._record(key, exc)
+            self._due.finish(taken)
+            return done(f"{key} can never succeed: {exc}")
+        except Exception as exc:
+            # A bug that one of them meets must delay no other.
+            log.exception("%s failed", key)
+            wait = min(2**taken.marker.failures, _LONGEST_WAIT_MINUTES)
+            self._due.put_back(taken, self._in_minutes(wait), failed=f"{type(exc).__name__}: {exc}"[:500])
+            return done(f"{key} failed and is looked at again in {wait} minutes: {exc}")
+        if following.at is None:
+            self._due.finish(taken)
+        else:
+            self._due.put_back(taken, max(following.at, self._in_minutes(1)))
+        return done(f"{key}: {following.message}")
+
+    def _give_up(self, work: Work, what: str, taken: Taken) -> Outcome:
+        marker = taken.marker
+        why = marker.why or "its process died each time"
+        sentence = f"given up after {MOST_BEGUN} attempts: {why}"
+        log.error("%s is %s", taken.entry.key, sentence)
+        try:
+            work.give_up(what, sentence)
+        except RetryLater as exc:
+            self._due.put_back(taken, self._in_minutes(1), failed=why)
+            return done(f"{taken.entry.key} is given up later: {exc}")
+        except Exception as exc:  # whatever it is, the marker must come to an end
+            log.exception("%s cannot be given up in good order", taken.entry.key)
+            self._record(taken.entry.key, CannotEverSucceed(f"{sentence}; {exc}"))
+        self._due.finish(taken)
+        return done(f"{taken.entry.key} is {sentence}")
+
+    def _record(self, key: str, exc: CannotEverSucceed) -> None:
+        reason = f"{type(exc).__name__}: {exc}"
+        log.error("%s can never succeed: %s", key, reason)
+        rejected = Rejected(
+            at=clocks.to_text(self._ledger.clock()),
+            service=self._due.service,
+            kind="advance",
+            reason=reason,
+            event={"key": key},
+        )
+        self._ledger.record_rejected(rejected, event_id=f"{key} {reason}")
+
+    def _in_minutes(self, minutes: float) -> datetime.datetime:
+        return self._ledger.clock() + datetime.timedelta(minutes=minutes)
