@@ -579,3 +579,15 @@ def read(store: ObjectStore, dataset: str) -> DatasetConfig:
     if config.dataset != dataset:
         raise InvalidDatasetConfig(f"{store.uri(name)}: dataset: is {config.dataset!r}, must be {dataset!r}")
     return config
+
+
+def stored(document: Mapping[str, Any]) -> DatasetConfig:
+    """The configuration that a ledger document carries, whichever version of the services wrote it.
+
+    Keys that this version does not know are passed over. Raises InvalidDatasetConfig when a value cannot be understood.
+    """
+    try:
+        return DatasetConfig.model_validate(document, extra="ignore")
+    except pydantic.ValidationError as exc:
+        faults = "; ".join(_fault(error) for error in exc.errors())
+        raise InvalidDatasetConfig(f"the recorded configuration was written by another version: {faults}") from exc

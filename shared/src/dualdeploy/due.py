@@ -1,4 +1,4 @@
-"""What a service has to look at, and when: empty-handed markers in the ledger, named after the minute that they are due.
+"""What a service has to look at, and when: markers in the ledger, named after the minute in which they are due.
 
     due/<service>/<minute>/<kind>/<key>
 
@@ -87,7 +87,7 @@ class Due:
         return sorted({name.removeprefix(prefix).partition("/")[2] for name in self._ledger.names(prefix)})
 
     def take(self, entry: Entry, *, seconds: float) -> Taken | None:
-        """Be at work on a marker for `seconds`, after which it is due again. None when it is gone, or being worked on."""
+        """Be at work on a marker for `seconds`, after which it is due again. None when it is gone, or worked on."""
         found = self._read(entry)
         if found is None:
             return None

@@ -89,8 +89,9 @@ class ObjectStore(Protocol):
     def delete(self, name: str, *, expect: Generation) -> None:
         """Delete if the object is at `expect`; an absent object is fine. Raises GenerationChanged."""
 
-    def list(self, prefix: str) -> Iterator[ObjectSummary]:
-        """The objects whose names begin with `prefix`, in the order of their names; pages are fetched as needed."""
+    def list(self, prefix: str, *, end: str = "") -> Iterator[ObjectSummary]:
+        """The objects whose names begin with `prefix` and come before `end`, if that is given, in the order of their
+        names; pages are fetched as needed."""
 
 
 class GcsObjectStore:
@@ -179,11 +180,12 @@ class GcsObjectStore:
         except ObjectMissing:
             return
 
-    def list(self, prefix: str) -> Iterator[ObjectSummary]:
+    def list(self, prefix: str, *, end: str = "") -> Iterator[ObjectSummary]:
         pages = _call(
             prefix,
             lambda: self._bucket().list_blobs(
                 prefix=prefix,
+                end_offset=end or None,
                 fields="items(name,generation,size,crc32c,updated),nextPageToken",
                 **self._patience(),
             ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
@@ -21,6 +21,10 @@ class Publisher(Protocol):
 
     def publish(self, topic: str, data: bytes, attributes: Mapping[str, str]) -> str:
         """Returns the message id. Raises ServiceUnavailable or RejectedByGoogle."""
+
+    def publish_all(self, topic: str, messages: Sequence[tuple[bytes, Mapping[str, str]]]) -> None:
+        """Send many messages (data, attributes) and wait until all are accepted; raises as `publish` does, and then
+        some of them may have been."""
 
 
 class PubSubPublisher:

@@ -45,10 +45,14 @@ _LONGEST_WAIT_MINUTES = 30
 
 @dataclasses.dataclass(frozen=True)
 class Next:
-    """What is left to do: nothing, or another look at `at`. `message` is for the log."""
+    """What is left to do: nothing, or another look at `at`. `message` is for the log.
+
+    `in_vain`: there was nothing to look at, which is counted like a failure and comes to an end.
+    """
 
     message: str
     at: datetime.datetime | None = None
+    in_vain: bool = False
 
 
 class Work(Protocol):
@@ -121,6 +125,12 @@ class Ticks:
             return already_done(f"{event.entry.key} is left to a later tick")
         return self._handle(event.entry)
 
+    def nudge(self, key: str) -> None:
+        """Ask for a look at `key` now, by whichever instance is free. Raises RetryLater; the next tick does the same."""
+        now = self._ledger.clock()
+        message = self._message(Entry(minute_of(now), key), now)
+        self._publisher.publish(ADVANCE_TOPIC, message, {"service": self._due.service})
+
     def now(self, key: str) -> Outcome:
         """Do the work of `key` within the event that asks for it; if this instance dies, a tick goes on."""
         entry = Entry(minute_of(self._ledger.clock()), key)
@@ -170,7 +180,8 @@ class Ticks:
         if following.at is None:
             self._due.finish(taken)
         else:
-            self._due.put_back(taken, max(following.at, self._in_minutes(1)))
+            failed = following.message if following.in_vain else ""
+            self._due.put_back(taken, max(following.at, self._in_minutes(1)), failed=failed)
         return done(f"{key}: {following.message}")
 
     def _give_up(self, work: Work, what: str, taken: Taken) -> Outcome:

@@ -17,7 +17,6 @@ import pydantic
 from dualdeploy import clock as clocks
 from dualdeploy.ledger.states import RELEASE_ENDS, RELEASE_MOVES, TRAINING_ENDS, TRAINING_MOVES, State, check_move
 
-
 #: A state; one that a newer version added is a text like any other.
 AnyState = Annotated[State | str, pydantic.Field(union_mode="left_to_right")]
 
@@ -79,9 +78,13 @@ class Moment(Document):
 
 
 class Holdup(Document):
-    """Something that passes by itself: what it is, since when it is waited for, and until when at most."""
+    """What is waited for, since when, and until when at most (empty: for as long as it takes).
+
+    `kind` tells one wait from another that follows it: each has its own limit.
+    """
 
     what: str
+    kind: str = ""
     since: str
     until: str = ""
 
@@ -187,10 +190,18 @@ class Asked(Document):
     reason: str = ""
 
 
+class PlannedStep(Document):
+    """One step of a release's route, as people read it."""
+
+    name: str
+    says: str
+
+
 class Release(_Moving):
     """One release of one trained model: written by the service of its target only, and never reopened.
 
-    `n` counts the releases of a run, `route` and `step` say where it is (`dualdeploy.release.route`), `operation` is the
+    `n` counts the releases of a run, `route` and `step` say where it is (`dualdeploy.release.route`), `steps` are those
+    of its route; `operation` is the
     long-running operation that the step waits for, `attempts` counts what the step tried. `config` is the data set's
     configuration as it was when the release began: what the release does is fixed then. `going_back` says why it is
     taken back, `back_ends` in which state that ends.
@@ -205,6 +216,7 @@ class Release(_Moving):
     request: Request = Request()
     config: Mapping[str, Any] = {}
     route: str = ""
+    steps: tuple[PlannedStep, ...] = ()
     step: str = ""
     operation: str = ""
     operation_since: str = ""
@@ -255,17 +267,27 @@ class Served(Document):
 
 
 class Turn(Document):
-    """A release that is under way, or waits for that: which one, since when, and how old its data is."""
+    """A release that is under way, or waits for that: which one, since when, and how old its data is.
+
+    `ready`: all that it still waits for is its turn. `way_back` is what its service needs to take it back although the document of the release cannot be read; `abort`
+    is then where an abort is noted.
+    """
 
     run_id: str
     release: int
     run_created_at: str
     since: str
     kind: str = "training"
-    forced: bool = False
+    ready: bool = False
+    way_back: Mapping[str, Any] = {}
+    abort: Asked | None = None
 
-    def is_of(self, release: Release) -> bool:
-        return (self.run_id, self.release) == (release.run_id, release.n)
+    def is_of(self, run_id: str, n: int) -> bool:
+        return (self.run_id, self.release) == (run_id, n)
+
+    @property
+    def name(self) -> str:
+        return self.run_id if self.release == 1 else f"{self.run_id} release {self.release}"
 
 
 class Serving(Document):
@@ -289,6 +311,23 @@ class Serving(Document):
     undeployed_at: str = ""
     undeployed_because: str = ""
     retired_at: str = ""
+
+
+class Intent(Document):
+    """What a request sets out to do, written before its effect: a repetition finds it and does the same, or nothing.
+
+    `digest` is of what was asked. A release is named by `run_id` and `n`; `run` is a whole run to be claimed.
+    """
+
+    v: int = 1
+    kind: str
+    at: str
+    digest: str = ""
+    dataset: str = ""
+    target: str = ""
+    run_id: str = ""
+    n: int = 0
+    run: Run | None = None
 
 
 class Claim(Document):

@@ -118,10 +118,9 @@ class Ledger:
             return kind.model_validate_json(data)
         except pydantic.ValidationError as exc:
             first = exc.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise UnreadableDocument(
-                f"{self.store.uri(name)} cannot be read as a {kind.__name__}: {where + ': ' if where else ''}{first['msg']}"
-            ) from exc
+            where = "".join(f"{part}: " for part in first["loc"])
+            what = f"{self.store.uri(name)} cannot be read as a {kind.__name__}"
+            raise UnreadableDocument(f"{what}: {where}{first['msg']}") from exc
 
     # Runs and trainings ----------------------------------------------------------------------------------------
 

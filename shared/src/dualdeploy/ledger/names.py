@@ -7,7 +7,7 @@ runs/<run>/validation.json, estimate.json    training_launcher: verdict on the d
 runs/<run>/<target>/launch.json              training_launcher: the training of one target
 runs/<run>/<target>/ended-<attempt>.json     job_notifier: how one attempt of the training ended
 runs/<run>/<target>/release-<n>.json         cloud_deployer or mobile_publisher: one release of the trained model
-serving/<target>/<dataset>.json              cloud_deployer or mobile_publisher: what serves, what is under way, who waits
+serving/<target>/<dataset>.json              the same two: what serves, what is under way, who waits
 data/<dataset>.json                          training_launcher: the newest run, what arrived, the schedule
 claims/endpoints/<id>.json                   cloud_deployer: which data set holds an endpoint
 claims/names/<name>.json                     mobile_publisher: which data set holds a publishing name

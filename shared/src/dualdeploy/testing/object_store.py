@@ -80,10 +80,11 @@ class MemoryObjectStore:
 
         self.faults.run("delete", deleted)
 
-    def list(self, prefix: str) -> Iterator[ObjectSummary]:
+    def list(self, prefix: str, *, end: str = "") -> Iterator[ObjectSummary]:
         def listed() -> Iterator[ObjectSummary]:
             with self._lock:
-                return iter([self._entries[name].summary for name in sorted(self._entries) if name.startswith(prefix)])
+                names = sorted(name for name in self._entries if name.startswith(prefix) and (not end or name < end))
+                return iter([self._entries[name].summary for name in names])
 
         return self.faults.run("list", listed)
 

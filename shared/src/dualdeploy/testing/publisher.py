@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dualdeploy.testing.failing import Faults
@@ -36,3 +36,7 @@ class FakePublisher:
                 return str(len(self.sent))
 
         return self.faults.run("publish", accepted)
+
+    def publish_all(self, topic: str, messages: Sequence[tuple[bytes, Mapping[str, str]]]) -> None:
+        for data, attributes in messages:
+            self.publish(topic, data, attributes)
