@@ -1,12 +1,12 @@
 """A tick is fan-out: it lists what is due and publishes one `advance` for each. Each `advance` is handled alone.
 
-    Cloud Scheduler ─► tick ─► list due/<service>/ up to now ─► publish `advance` × n
+    Cloud Scheduler ─► tick ─► list due/<service>/ up to now ─► publish n `advance`
                                                                      │ each by itself, in parallel, always acknowledged
                                                                      ▼
                                                    take the marker ─► work ─► finished | look again at …
 
-With k request slots and s seconds a look, each of n due markers is looked at within n·s/k seconds and one tick; one that
-hangs or fails delays no other. An `advance` is always acknowledged, because a refusal would slow down the whole
+With k request slots and s seconds a look, each of n due markers is looked at within n·s/k seconds and one tick; one
+that hangs or fails delays no other. An `advance` is always acknowledged, because a refusal would slow down the whole
 subscription: what is to be done again is in the marker, and the next tick publishes it again.
 """
 
@@ -126,7 +126,7 @@ class Ticks:
         return self._handle(event.entry)
 
     def nudge(self, key: str) -> None:
-        """Ask for a look at `key` now, by whichever instance is free. Raises RetryLater; the next tick does the same."""
+        """Ask for a look at `key` now, by whichever instance is free. The next tick does the same."""
         now = self._ledger.clock()
         message = self._message(Entry(minute_of(now), key), now)
         self._publisher.publish(ADVANCE_TOPIC, message, {"service": self._due.service})

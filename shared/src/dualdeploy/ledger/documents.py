@@ -269,8 +269,8 @@ class Served(Document):
 class Turn(Document):
     """A release that is under way, or waits for that: which one, since when, and how old its data is.
 
-    `ready`: all that it still waits for is its turn. `way_back` is what its service needs to take it back although the document of the release cannot be read; `abort`
-    is then where an abort is noted.
+    `ready`: all that it still waits for is its turn. `way_back` is what its service needs to take it back although the
+    document of the release cannot be read; `abort` is then where an abort is noted.
     """
 
     run_id: str

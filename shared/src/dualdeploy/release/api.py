@@ -2,8 +2,8 @@
 
 `POST /redeploy` brings a recorded run out again without training, `/rollback` the one that served before, `/abort`
 stops what is under way, `/hold` keeps newer runs away, `/resume` ends that, `/retire` takes a data set down.
-`GET /status/<dataset>` tells what serves, `/runs/<run_id>` how a run fared, `/openapi.json` describes all of it. Who may
-call is Cloud Run's business (IAM); who did is in the history.
+`GET /status/<dataset>` tells what serves, `/runs/<run_id>` how a run fared, `/openapi.json` describes all of it.
+Who may call is Cloud Run's business (IAM); who did is in the history.
 """
 
 from __future__ import annotations

@@ -252,10 +252,8 @@ class Commands(Generic[AnyRelease, AnyServing]):
 
     def _run_to_retire(self, wanted: Wanted) -> Run:
         serving = self._serving(wanted.dataset)
-        if serving and serving.current:
-            run = self._run(serving.current.run_id)
-        else:
-            run = self._newest_trained(wanted.dataset)
+        current = serving.current if serving else None
+        run = self._run(current.run_id) if current else self._newest_trained(wanted.dataset)
         self._refuse_while_under_way(wanted.dataset, serving, run)
         return run
 

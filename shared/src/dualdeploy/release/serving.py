@@ -1,4 +1,4 @@
-"""Who may change what serves: the decisions about the one object that says what serves, what is under way and who waits.
+"""Who may change what serves: decisions about the one object that says what serves, what is under way and who waits.
 
     waiting ─► under way ─► live
        │           └─► taken back, failed: what served before serves on
@@ -57,15 +57,19 @@ def admission(serving: Serving, release: Release) -> Admission:
         return Admission()
     if newer := newer_live(serving, release):
         return Admission(superseded_by=newer)
+    return Admission(waits_for=_in_the_way(serving, release))
+
+
+def _in_the_way(serving: Serving, release: Release) -> str:
     if not release.request.is_of_a_person and (hold := holds(serving, release.run_created_at)):
-        return Admission(waits_for=hold)
+        return hold
     if serving.removing:
-        return Admission(waits_for=f"the cleanup, which removes {serving.removing}")
+        return f"the cleanup, which removes {serving.removing}"
     if serving.under_way:
-        return Admission(waits_for=f"{serving.under_way.name}, under way since {serving.under_way.since}")
+        return f"{serving.under_way.name}, under way since {serving.under_way.since}"
     if not release.request.is_of_a_person and (ahead := newer_waiting(serving, release)):
-        return Admission(waits_for=f"{ahead.name}, which is newer")
-    return Admission()
+        return f"{ahead.name}, which is newer"
+    return ""
 
 
 def newer_live(serving: Serving, release: Release) -> str:

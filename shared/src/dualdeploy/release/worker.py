@@ -1,4 +1,4 @@
-"""Takes releases along their routes: one look at one release in one `advance`, resumable after a death between any two lines.
+"""Takes releases along their routes: one release in one `advance`, resumable after a death between any two lines.
 
     training-completed ─► release 1 ─┐
     POST /redeploy, … ─► release n ──┴─► begin ─► [step ─► step ─► …] ─► end ─► give up the turn ─► announce
@@ -212,17 +212,7 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
         try:
             if release.is_aborted and not release.going_back and not is_out:
                 return self._stopped(release, release.is_aborted)
-            if not release.route:
-                return self._begin(release)
-            if route is None or step is None:
-                return self._unknown_step(release)
-            if step.name == CLAIM:
-                return self._claim(release)
-            if route.is_claimed_at(step.name) and (turn := self._checked_claim(release, step)):
-                return turn
-            if step.take is None:
-                raise RuntimeError(f"{step.name} has no function")
-            return step.take(release, self._of.world)
+            return self._take(release, route, step) if release.route else self._begin(release)
         except (LeaseHeld, LedgerContention):
             raise
         except RetryLater as exc:
@@ -232,6 +222,18 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
         except CannotEverSucceed as exc:
             log.error("%s at %s: %s", release.name, release.step or "its beginning", exc)  # noqa: TRY400
             return self._of.failed(release, step, exc)
+
+    def _take(self, release: AnyRelease, route: Route | None, step: Step | None) -> Turn[AnyRelease]:
+        """Take one step of the route."""
+        if route is None or step is None:
+            return self._unknown_step(release)
+        if step.name == CLAIM:
+            return self._claim(release)
+        if route.is_claimed_at(step.name) and (turn := self._checked_claim(release, step)):
+            return turn
+        if step.take is None:
+            raise RuntimeError(f"{step.name} has no function")
+        return step.take(release, self._of.world)
 
     # Beginning -------------------------------------------------------------------------------------------------
 
@@ -344,7 +346,7 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
         release, now = turn.release, self._ledger.clock()
         if isinstance(turn, End):
             return release.moved(turn.state, at=now, note=turn.note, step="", operation="", operation_since="")
-        if isinstance(turn, Stay):
+        if isinstance(turn, Stay | Wait):
             return release.changed(holdup=None, look_at="")
         if isinstance(turn, Back):
             log.warning("%s goes back: %s", release.name, turn.why)
