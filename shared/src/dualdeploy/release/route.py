@@ -135,7 +135,8 @@ class Route:
         self._places: Mapping[str, int] = {step.name: place for place, step in enumerate(self.steps)}
         if len(self._places) != len(self.steps):
             raise ValueError(f"route {name!r} has two steps of one name")
-        for before, after in itertools.pairwise(self.steps):
+        loops = ((part.steps[-1], part.steps[0]) for part in parts if isinstance(part, Loop))
+        for before, after in (*itertools.pairwise(self.steps), *loops):
             if before.state != after.state and after.state not in RELEASE_MOVES[before.state]:
                 raise ValueError(f"route {name!r}: {after.name} is {after.state}, which cannot follow {before.state}")
 
