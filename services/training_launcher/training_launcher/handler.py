@@ -139,7 +139,7 @@ class Launcher:
         self._intake.remember_listing(dataset, listing)
         if listing is None:
             return done(f"{name} noted; the clock looks whether its batch is complete")
-        if not shard_names.is_whole(listing.names):
+        if not shard_names.is_whole(listing.names, prefix=config.data.prefix, rule=config.data.split):
             return done(f"{name} noted; its batch is not complete")
         if self._replaces_known_data(listing, dataset):
             return done(f"{name} noted; {dataset} was trained before, so the quiet period completes this batch")
@@ -278,7 +278,8 @@ class Launcher:
         if not listing.newest or listing.quiet_for() >= config.data.quiet_period:
             return "the quiet period is over"
         # Of a data set that was trained before, it is this very run, or may be a mixture (see `_replaces_known_data`).
-        if shard_names.is_whole(listing.names) and not self._ledger.run_ids(config.dataset):
+        whole = shard_names.is_whole(listing.names, prefix=config.data.prefix, rule=config.data.split)
+        if whole and not self._ledger.run_ids(config.dataset):
             return WHOLE_SETS
         return ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,8 +14,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from dualdeploy import dataset_config
+from dualdeploy.contracts.split import BY_NAMES, SplitRule, divide
 from dualdeploy.errors import InvalidDatasetConfig
-from dualdeploy.shards import describe_missing, is_held_out, is_shard, missing_from_sets
+from dualdeploy.shards import describe_missing, is_shard, missing_from_sets
 from training_launcher.shard_source import FileShard
 from training_launcher.validation import ValidationLimits, validate
 from training_launcher.validation_report import Spread, Verdict
@@ -37,9 +39,9 @@ def main(arguments: Sequence[str] | None = None, *, console: Console | None = No
     except SystemExit as exc:  # argparse has printed help (0) or what is wrong (2)
         return int(exc.code or 0)
     try:
-        labels, features = _labels_and_features(options)
+        expected = _expected(options)
         shards = find_shards(Path(options.data.removeprefix("DATA=")))
-        verdict = _validate(shards, labels, features, options, console)
+        verdict = _validate(shards, expected, options, console)
         if options.json:
             Path(options.json).write_bytes(verdict.to_json())
     except (UsageError, OSError) as exc:
@@ -85,27 +87,37 @@ def _positive(text: str) -> int:
     return value
 
 
-def _labels_and_features(options: argparse.Namespace) -> tuple[Sequence[str] | None, Mapping[str, str]]:
-    """Take labels and features from the configuration; what the command line says counts more."""
+@dataclasses.dataclass(frozen=True)
+class _Expected:
+    """What the records should hold: class names (None: not known), names of the features, and the rule of the split."""
+
+    labels: Sequence[str] | None
+    features: Mapping[str, str]
+    rule: SplitRule
+
+
+def _expected(options: argparse.Namespace) -> _Expected:
+    """Take labels, features and the split from the configuration; what the command line says counts more."""
     labels: Sequence[str] | None = None
-    image, label = "image", "class"
+    image, label, rule = "image", "class", BY_NAMES
     if options.config:
         try:
             config = dataset_config.parse(Path(options.config).read_bytes(), source=options.config)
         except InvalidDatasetConfig as exc:
             raise UsageError(str(exc)) from exc
         labels, image, label = config.labels, config.data.features.image, config.data.features.label
+        rule = config.data.split
     if options.labels:
         labels = [name.strip() for name in options.labels.split(",") if name.strip()]
         if len(set(labels)) != len(labels) or not labels:
             raise UsageError(f"--labels {options.labels}: give each class name once, separated by commas")
-    return labels, {"image": options.image_feature or image, "label": options.label_feature or label}
+    features = {"image": options.image_feature or image, "label": options.label_feature or label}
+    return _Expected(labels, features, rule)
 
 
 def _validate(
     shards: Sequence[FileShard],
-    labels: Sequence[str] | None,
-    features: Mapping[str, str],
+    expected: _Expected,
     options: argparse.Namespace,
     console: Console,
 ) -> Verdict:
@@ -121,9 +133,9 @@ def _validate(
 
         return validate(
             shards,
-            labels=labels,
-            features=features,
-            eval_shards=[shard.name for shard in shards if is_held_out(shard.name)],
+            labels=expected.labels,
+            features=expected.features,
+            split=divide((shard.name for shard in shards), rule=expected.rule),
             limits=limits,
             progress=progress,
         )

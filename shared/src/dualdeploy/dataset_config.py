@@ -18,6 +18,7 @@ import pydantic
 from pydantic import Field
 
 from dualdeploy import cron, yaml_document
+from dualdeploy.contracts.split import BY_NAMES, SplitRule
 from dualdeploy.errors import InvalidDatasetConfig, UnknownDataset
 from dualdeploy.object_store import ObjectMissing, ObjectStore
 
@@ -123,6 +124,7 @@ class Data(_Section):
     prefix: str = ""
     snapshot: SnapshotRule = "all"
     quiet_period: Duration = 120.0
+    split: SplitRule = BY_NAMES
     features: Features = Features()
     on_new_data: Literal["queue", "supersede"] = "queue"
     retrain_schedule: RetrainSchedule | None = None

@@ -1,4 +1,4 @@
-"""Which objects are TFRecord shards, which of them are held out for evaluation, and when a set is whole."""
+"""Which objects are TFRecord shards, and when a set of them is whole."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 
+from dualdeploy.contracts import split
+from dualdeploy.contracts.split import BY_NAMES, SplitRule
+
 #: TFRecord file names in the wild: `train-00003-of-00016.tfrecord`, `.tfrecords`, `.tfrec` (the public flowers data
 #: set: `flowers00-230.tfrec`), each perhaps with `.gz`; TensorFlow Datasets write `flowers.tfrecord-00000-of-00004`.
 _SHARD = re.compile(r"\.(tfrecords?|tfrec)(-\d+-of-\d+)?(\.gz)?$", re.IGNORECASE)
 #: Only the base name counts: a folder may be called `batch-1-of-2`.
 _NUMBERED = re.compile(r"^(?P<stem>(.*/)?[^/]*?)-(?P<index>\d{1,6})-of-(?P<count>\d{1,6})(?P<rest>[^/]*)$")
-
-#: Shards whose base name begins so, or has this as a word, hold out examples for evaluation.
-_HELD_OUT = re.compile(r"(^|[^a-z])(eval|evaluation|val|valid|validation|test)([^a-z]|$)", re.IGNORECASE)
 
 #: An empty object of this name says "the batch is complete" (Hadoop, Spark and Beam write it last).
 SUCCESS_MARKER = "_SUCCESS"
@@ -39,12 +39,6 @@ def is_success_marker(name: str) -> bool:
 
 def base_name(name: str) -> str:
     return name.rsplit("/", 1)[-1]
-
-
-def is_held_out(name: str) -> bool:
-    """Whether the examples of shard `name` are for evaluation only."""
-    stem = _SHARD.sub("", base_name(name))
-    return _HELD_OUT.search(stem) is not None
 
 
 def numbered(name: str) -> NumberedShard | None:
@@ -81,7 +75,7 @@ def describe_missing(missing: Mapping[str, list[int]]) -> str:
     return "; ".join(parts)
 
 
-def is_whole(names: Iterable[str]) -> bool:
+def is_whole(names: Iterable[str], *, prefix: str = "", rule: SplitRule = BY_NAMES) -> bool:
     """Whether the names alone prove that a batch is complete.
 
     Every shard belongs to a numbered set, every set is whole, and both kinds (training and held out) are there.
@@ -90,5 +84,5 @@ def is_whole(names: Iterable[str]) -> bool:
     shard_names = list(names)
     if not shard_names or any(numbered(name) is None for name in shard_names):
         return False
-    kinds = {is_held_out(name) for name in shard_names}
-    return kinds == {True, False} and not missing_from_sets(shard_names)
+    found = split.divide(shard_names, prefix=prefix, rule=rule)
+    return bool(found.train and found.eval) and not found.faults and not missing_from_sets(shard_names)

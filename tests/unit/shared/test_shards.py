@@ -58,42 +58,6 @@ def test_only_an_object_called_success_is_the_marker(name: str, marker: bool) ->
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "flowers/eval-00000-of-00002.tfrecord",
-        "flowers/val.tfrecord",
-        "flowers/VALIDATION-00000-of-00001.tfrecords",
-        "flowers/flowers_test.tfrec.gz",
-        "flowers/my-valid-set.tfrecord",
-        "flowers/evaluation.tfrecord",
-        "flowers/test2.tfrecord",
-        "flowers/v1.test.tfrecord",
-        "tf_flowers/3.0.1/tf_flowers-test.tfrecord-00000-of-00001",
-    ],
-)
-def test_shards_that_are_called_test_or_the_like_are_held_out(name: str) -> None:
-    assert shards.is_held_out(name)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "flowers/train-00000-of-00002.tfrecord",
-        "flowers/latest.tfrecord",
-        "flowers/contest-entries.tfrecord",
-        "flowers/evaluate.tfrecord",
-        "flowers/retrieval.tfrecord",
-        "flowers/validity.tfrecord",
-        "flowers/intervals.tfrecord",
-        "test/train.tfrecord",  # a folder decides nothing
-        "flowers00-230.tfrec",
-    ],
-)
-def test_words_that_only_contain_test_or_val_are_for_training(name: str) -> None:
-    assert not shards.is_held_out(name)
-
-
-@pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("f/train-00003-of-00016.tfrecord", shards.NumberedShard("f/train-of-00016.tfrecord", 3, 16)),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dualdeploy import dataset_config, shards, tfrecord
+from dualdeploy.contracts import split
 from local_cloud.demo import flowers
 
 #: Not the seed that the training settings were chosen on, so that the accuracy shown is not their best case.
@@ -71,7 +72,8 @@ def folder(path: Path, *, labels: Sequence[str] = ()) -> DataSource:
     files = sorted(file for file in path.iterdir() if file.is_file() and shards.is_shard(file.name))
     if not files:
         raise UnusableFolder(f"{path} holds no TFRecord shards (*.tfrecord, *.tfrec, also with .gz)")
-    held_out = [file for file in files if shards.is_held_out(file.name)] or files
+    divided = split.divide(file.name for file in files)
+    held_out = [file for file in files if file.name in divided.eval] or files
     unseen_by_class, classes = _look_through(held_out)
     if not classes:
         raise UnusableFolder(f"{path}: no record has the features image (bytes) and class (int64)")
