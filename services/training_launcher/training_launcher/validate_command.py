@@ -16,7 +16,8 @@ from rich.table import Table
 from dualdeploy import dataset_config
 from dualdeploy.contracts.split import BY_NAMES, SplitRule, divide
 from dualdeploy.errors import InvalidDatasetConfig
-from dualdeploy.shards import describe_missing, is_shard, missing_from_sets
+from dualdeploy.shard_folder import ShardFolder, look_into
+from dualdeploy.shards import ShardNames
 from training_launcher.shard_source import FileShard
 from training_launcher.validation import ValidationLimits, validate
 from training_launcher.validation_report import Spread, Verdict
@@ -40,29 +41,33 @@ def main(arguments: Sequence[str] | None = None, *, console: Console | None = No
         return int(exc.code or 0)
     try:
         expected = _expected(options)
-        shards = find_shards(Path(options.data.removeprefix("DATA=")))
+        data = Path(options.data.removeprefix("DATA="))
+        found = find_shards(data, expected.names)
+        shards = [FileShard(name, path) for name, path in found.files.items()]
         verdict = _validate(shards, expected, options, console)
         if options.json:
             Path(options.json).write_bytes(verdict.to_json())
     except (UsageError, OSError) as exc:
         console.print(f"[bold red]cannot validate:[/] {_plain(str(exc))}", highlight=False)
         return USAGE
-    _print_report(verdict, [shard.name for shard in shards], console)
-    return ACCEPTED if verdict.accepted else REJECTED
+    # Who names one shard asks about that shard, not about its set.
+    fault, note = ("", found.fault) if data.is_file() else (found.fault, "")
+    _print_report(verdict, fault, (*verdict.notes, found.passed_over.sentence(), note), console)
+    return ACCEPTED if verdict.accepted and not fault else REJECTED
 
 
-def find_shards(data: Path) -> list[FileShard]:
+def find_shards(data: Path, rule: ShardNames) -> ShardFolder:
     """Return the shards in a folder and the folders in it, or the one file; raises `UsageError`."""
     if data.is_file():
-        return [FileShard(data.name, data)]
+        return ShardFolder({data.name: data})
     if str(data).startswith("gs:"):
         raise UsageError("DATA is a bucket: validation runs there by itself on upload; here, give a local folder")
     if not data.is_dir():
         raise UsageError(f"{data} does not exist: set DATA to the folder that holds the TFRecord shards")
-    paths = sorted(path for path in data.rglob("*") if path.is_file() and is_shard(path.name))
-    if not paths:
-        raise UsageError(f"{data} holds no shards: their names end in .tfrecord, .tfrecords or .tfrec, perhaps .gz")
-    return [FileShard(path.relative_to(data).as_posix(), path) for path in paths]
+    found = look_into(data, rule)
+    if not found.files:
+        raise UsageError(f"{data} holds no shards: {found.fault}")
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,30 +94,31 @@ def _positive(text: str) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Expected:
-    """What the records should hold: class names (None: not known), names of the features, and the rule of the split."""
+    """What the folder should hold: class names (None: not known), features, a rule of the split and one of names."""
 
     labels: Sequence[str] | None
     features: Mapping[str, str]
     rule: SplitRule
+    names: ShardNames
 
 
 def _expected(options: argparse.Namespace) -> _Expected:
     """Take labels, features and the split from the configuration; what the command line says counts more."""
     labels: Sequence[str] | None = None
-    image, label, rule = "image", "class", BY_NAMES
+    image, label, rule, names = "image", "class", BY_NAMES, ShardNames()
     if options.config:
         try:
             config = dataset_config.parse(Path(options.config).read_bytes(), source=options.config)
         except InvalidDatasetConfig as exc:
             raise UsageError(str(exc)) from exc
         labels, image, label = config.labels, config.data.features.image, config.data.features.label
-        rule = config.data.split
+        rule, names = config.data.split, config.data.shard_names
     if options.labels:
         labels = [name.strip() for name in options.labels.split(",") if name.strip()]
         if len(set(labels)) != len(labels) or not labels:
             raise UsageError(f"--labels {options.labels}: give each class name once, separated by commas")
     features = {"image": options.image_feature or image, "label": options.label_feature or label}
-    return _Expected(labels, features, rule)
+    return _Expected(labels, features, rule, names)
 
 
 def _validate(
@@ -141,7 +147,8 @@ def _validate(
         )
 
 
-def _print_report(verdict: Verdict, names: Sequence[str], console: Console) -> None:
+def _print_report(verdict: Verdict, fault: str, notes: Sequence[str], console: Console) -> None:
+    """Print the verdict; `fault` is why the data is refused although every record may be sound."""
     console.print(_shard_table(verdict))
     if verdict.classes:
         console.print(_class_table(verdict))
@@ -152,14 +159,13 @@ def _print_report(verdict: Verdict, names: Sequence[str], console: Console) -> N
         f"{covered.images_compared:,} compared for copies",
         highlight=False,
     )
-    notes = [*verdict.notes]
-    if missing := describe_missing(missing_from_sets(names)):
-        notes.append(f"Numbered shards are missing: {missing}.")
-    for note in notes:
+    for note in filter(None, notes):
         console.print(f"[cyan]note[/]     {_plain(note)}", highlight=False)
     _print_findings(verdict, console)
-    word = "[bold green]accepted[/]" if verdict.accepted else "[bold red]rejected[/]"
-    console.print(f"{word} {_plain(verdict.reason().removeprefix('accepted: '))}", highlight=False)
+    accepted = verdict.accepted and not fault
+    word = "[bold green]accepted[/]" if accepted else "[bold red]rejected[/]"
+    reason = fault if verdict.accepted and fault else verdict.reason().removeprefix("accepted: ")
+    console.print(f"{word} {_plain(reason)}", highlight=False)
 
 
 def _print_findings(verdict: Verdict, console: Console) -> None:

@@ -44,6 +44,9 @@ INBOX_WINDOW_SECONDS = 10
 INBOX_GRACE_SECONDS = 30
 
 
+#: How far `refused_lately` looks back.
+REFUSED_LATELY_DAYS = 7
+
 #: See `run_id_of`; a data set's name may itself end in what looks like the rest.
 _RUN_ID = re.compile(r"(?P<dataset>[a-z][a-z0-9-]*)-[0-9a-f]{12}(-r[1-9][0-9]*)?")
 
@@ -254,6 +257,17 @@ class Rejected(_Record):
     kind: str
     reason: str
     event: Mapping[str, Any] = Field(default_factory=dict)
+
+    @property
+    def dataset(self) -> str:
+        """The data set that it is about, as far as the event says; the first folder of an object's name."""
+        said = [self.event]
+        with contextlib.suppress(ValueError):
+            said.append(json.loads(str(self.event.get("data", ""))))
+        for each in said:
+            if isinstance(each, Mapping) and (name := each.get("dataset") or each.get("name")):
+                return str(name).partition("/")[0]
+        return ""
 
 
 class Ledger:
@@ -538,6 +552,19 @@ class Ledger:
         name = f"rejected/{rejected.at[:10]}/{digest}.json"
         self.write_once(name, _encode(rejected))
         return name
+
+    def refused_lately(self, dataset: str = "", *, most: int = 10) -> list[Rejected]:
+        """What was rejected in the last days, newest first; of one data set if named. Lists: for people."""
+        today = self._clock().date()
+        days = [today - datetime.timedelta(days=back) for back in range(REFUSED_LATELY_DAYS)]
+        found: list[Rejected] = []
+        for day in days:
+            names = [summary.name for summary in self._store.list(f"rejected/{day.isoformat()}/")]
+            of_day = [self._read(name, Rejected).document for name in names]
+            found += [each for each in of_day if not dataset or each.dataset == dataset]
+            if len(found) >= most:
+                break
+        return sorted(found, key=lambda each: each.at, reverse=True)[:most]
 
     def rejections(self) -> list[Rejected]:
         """Every recorded rejection, in the order of days. Lists: for people."""

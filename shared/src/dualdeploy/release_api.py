@@ -449,13 +449,15 @@ def _status(ledger: Ledger, dataset: str, target: str, *, clock: Clock) -> dict[
         raise Refusal(404, f"{dataset!r} is no data set's name")
     live = ledger.read_live(dataset, target)
     active = [run_id for run_id in ledger.active(target) if dataset_of(run_id) == dataset]
-    if live is None and not active and not ledger.run_ids(dataset):
+    refused = ledger.refused_lately(dataset)
+    if live is None and not active and not refused and not ledger.run_ids(dataset):
         raise Refusal(404, f"nothing is known of a data set {dataset!r}")
     return {
         "dataset": dataset,
         "target": target,
         "live": live.document.model_dump(mode="json") if live else None,
         "under_way": [_unfinished(ledger, run_id, target) for run_id in active],
+        "refused": [{"at": each.at, "kind": each.kind, "reason": each.reason} for each in refused],
         "at": clocks.to_text(clock()),
     }
 
