@@ -50,7 +50,7 @@ def create_app() -> flask.Flask:
     callers = Callers.of(read)
     handlers = {
         "training-completed": lambda e: worker.on_training_completed(events.parse_training_completed(e)),
-        "clock": lambda _: janitors.tick(worker, janitor),
+        "tick": lambda _: janitors.tick(worker, janitor),
     }
     receiver = Receiver("cloud_deployer", handlers, ledger=ledger, project=read.project, callers=callers)
     app = flask.Flask("cloud_deployer")

@@ -33,7 +33,7 @@ def compose() -> Receiver:
     handlers = {
         "training-result": lambda e: notifier.on_training_result(events.parse_object_finalized(e)),
         "training-job-log": lambda e: notifier.on_training_job_log(events.parse_training_job_logged(e)),
-        "clock": lambda _: notifier.on_clock(),
+        "tick": lambda _: notifier.on_clock(),
     }
     return Receiver("job_notifier", handlers, ledger=ledger, project=read.project, callers=Callers.of(read))
 

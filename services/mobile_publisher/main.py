@@ -43,7 +43,7 @@ def create_app() -> flask.Flask:
     callers = Callers.of(read)
     handlers = {
         "training-completed": lambda e: worker.on_training_completed(events.parse_training_completed(e)),
-        "clock": lambda _: worker.on_clock(),
+        "tick": lambda _: worker.on_clock(),
     }
     receiver = Receiver("mobile_publisher", handlers, ledger=ledger, project=read.project, callers=callers)
     app = flask.Flask("mobile_publisher")

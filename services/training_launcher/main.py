@@ -35,7 +35,7 @@ def compose() -> Receiver:
         "retrain-requested": lambda e: launcher.on_retrain_requested(
             events.parse_retrain_requested(e), event_id=e.event_id
         ),
-        "clock": lambda _: launcher.on_clock(),
+        "tick": lambda _: launcher.on_clock(),
     }
     return Receiver("training_launcher", handlers, ledger=ledger, project=read.project, callers=Callers.of(read))
 

@@ -36,7 +36,7 @@ CASES: Mapping[str, Case] = {
         (
             ("/events/object-finalized", "storage_finalized_binary.json", "UnknownDataset"),
             ("/events/retrain-requested", "pubsub_push_retrain_requested_unknown_key.json", "MalformedEvent"),
-            ("/events/clock", "pubsub_push_clock.json", ""),
+            ("/events/tick", "pubsub_push_tick.json", ""),
         ),
     ),
     "job_notifier": Case(
@@ -45,7 +45,7 @@ CASES: Mapping[str, Case] = {
             ("/events/training-result", "pubsub_push_training_result.json", "UnknownRun"),
             # Asks Vertex AI, which knows no such job: an entry about somebody else's.
             ("/events/training-job-log", "pubsub_push_training_job_text.json", ""),
-            ("/events/clock", "pubsub_push_clock.json", ""),
+            ("/events/tick", "pubsub_push_tick.json", ""),
         ),
     ),
     "cloud_deployer": Case(
@@ -54,14 +54,14 @@ CASES: Mapping[str, Case] = {
             # Of the other target: the subscription's filter is a saving, not a safeguard.
             ("/events/training-completed", "pubsub_push_training_completed.json", ""),
             ("/events/training-completed", "pubsub_push_not_json.json", "MalformedEvent"),
-            ("/events/clock", "pubsub_push_clock.json", ""),
+            ("/events/tick", "pubsub_push_tick.json", ""),
         ),
     ),
     "mobile_publisher": Case(
         "PublisherSettings",
         (
             ("/events/training-completed", "pubsub_push_training_completed.json", "UnknownRun"),
-            ("/events/clock", "pubsub_push_clock.json", ""),
+            ("/events/tick", "pubsub_push_tick.json", ""),
         ),
     ),
 }

@@ -143,7 +143,7 @@ def test_a_body_that_says_nothing_sensible_is_a_422(
 
 
 def test_whoever_may_not_send_events_may_not_send_large_ones_either(client: Callable[[str], Any]) -> None:
-    answer = client("job_notifier").post("/events/clock", data=b"x" * (MAX_BODY_BYTES + 1))
+    answer = client("job_notifier").post("/events/tick", data=b"x" * (MAX_BODY_BYTES + 1))
 
     assert answer.status_code == 401
 
@@ -189,14 +189,14 @@ def test_an_accepted_token_is_not_in_what_is_recorded_of_a_rejected_event_nor_in
     def fail(_: entrypoint.Envelope) -> entrypoint.Outcome:
         raise RuntimeError("a bug")
 
-    receiver = Receiver("tester", {"clock": fail}, ledger=Ledger(store), project="demo", callers=cloud_run_callers())
+    receiver = Receiver("tester", {"tick": fail}, ledger=Ledger(store), project="demo", callers=cloud_run_callers())
     app = flask.Flask("tester")
     app.add_url_rule("/events/<name>", "event", lambda name: receiver(flask.request), methods=["POST"])
     headers = from_sender()
     token = headers["Authorization"].removeprefix("Bearer ")
 
-    rejected = app.test_client().post("/events/clock", data=b"no envelope", headers=headers)
-    failed = app.test_client().post("/events/clock", json={"message": {"messageId": "1"}}, headers=headers)
+    rejected = app.test_client().post("/events/tick", data=b"no envelope", headers=headers)
+    failed = app.test_client().post("/events/tick", json={"message": {"messageId": "1"}}, headers=headers)
 
     assert (rejected.status_code, failed.status_code) == (204, 500)
     kept = [store.read(summary.name).data.decode() for summary in store.list("")]

@@ -16,7 +16,7 @@ import pytest
 
 from cloud_deployer.settings import DeployerSettings
 from dualdeploy import events
-from dualdeploy.branches import DEPLOYMENT_COMPLETED_TOPIC
+from dualdeploy.release.worker import DEPLOYMENT_COMPLETED_TOPIC
 from dualdeploy.settings import variables
 from dualdeploy.testing.callers import CALLER_ENVIRONMENT, from_sender
 from job_notifier.handler import TRAINING_COMPLETED_TOPIC
@@ -100,10 +100,14 @@ def test_every_push_subscription_retries_and_gives_up_to_a_topic_that_is_read(na
     subscription = PUSHES[name]
     retry = subscription["retry_policy"]
     assert 0 < retry["minimum_backoff_seconds"] <= retry["maximum_backoff_seconds"] <= 600
-    dead_letters = subscription["dead_letter_policy"]
-    # Pub/Sub takes 5 to 100.
-    assert 5 <= dead_letters["max_delivery_attempts"] <= 100
-    assert dead_letters["topic"] in {pull["topic"] for pull in PULLS.values()}
+    if subscription["topic"] == "advance":
+        # Always acknowledged, and published again by the next tick: a dead letter would bring back what is over.
+        assert "dead_letter_policy" not in subscription
+        assert subscription["message_retention_seconds"] == 600
+    else:
+        # Pub/Sub takes 5 to 100.
+        assert 5 <= subscription["dead_letter_policy"]["max_delivery_attempts"] <= 100
+        assert subscription["dead_letter_policy"]["topic"] in {pull["topic"] for pull in PULLS.values()}
     # Pub/Sub takes 10 to 600.
     assert 10 <= subscription["ack_deadline_seconds"] <= 600
 
@@ -154,8 +158,9 @@ def test_results_are_notified_by_the_prefix_that_they_are_written_under() -> Non
     assert result_name("flowers-0123456789ab", "cloud").startswith(prefix)
 
 
-def test_every_event_service_hears_the_clock() -> None:
-    assert {s["service"] for s in PUSHES.values() if s["topic"] == "clock"} == set(SERVICES)
+@pytest.mark.parametrize("topic", ["tick", "advance"])
+def test_every_event_service_hears_each_tick_and_what_it_is_to_advance(topic: str) -> None:
+    assert {s["service"] for s in PUSHES.values() if s["topic"] == topic} == set(SERVICES)
 
 
 # Services ------------------------------------------------------------------------------------------------------

@@ -113,7 +113,7 @@ class Chain:
             return Hint.RESULT
         if any(each["topic"] == topic for each in self.topology["log_sinks"].values()):
             return Hint.LOG
-        return Hint.CLOCK if topic == self.topology["schedules"]["clock"]["topic"] else None
+        return Hint.CLOCK if topic == self.topology["schedules"]["tick"]["topic"] else None
 
     def hint_of_subscription(self, name: str) -> Hint | None:
         """The completion hint that runs through a subscription."""

@@ -5,19 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
-import google_crc32c
-
-from dualdeploy import shards as shard_names
 from dualdeploy import tfrecord
+from dualdeploy.contracts import split
+from dualdeploy.contracts.split import Split
 from dualdeploy.errors import UnusableResult
 from dualdeploy.ledger import Run, Shard
 from dualdeploy.object_store import ObjectMissing, ObjectStore
 from dualdeploy.shard_versions import open_shard
 from dualdeploy.tfrecord import CorruptRecords
 from dualdeploy.training import FeatureNames
-
-#: Without named evaluation shards one picture in five is held out, by its own bytes: the trainer's very rule.
-HELD_OUT_ONE_IN = 5
 
 
 def examples(run: Run, store: ObjectStore) -> Iterator[tuple[bytes, int]]:
@@ -27,29 +23,33 @@ def examples(run: Run, store: ObjectStore) -> Iterator[tuple[bytes, int]]:
     the trainer skips (damaged, no picture, no label, a label out of range) are skipped here too. Raises UnusableResult
     when a shard was replaced or deleted since the run: another picture set would prove nothing.
     """
-    named = [shard for shard in run.snapshot.shards if shard_names.is_held_out(shard.name)]
-    wanted = is_held_out if not named else _any
-    for shard in named or run.snapshot.shards:
+    divided = _split(run)
+    wanted = _any if divided.eval else split.is_held_out
+    for shard in _shards(run, divided.eval or divided.train):
         yield from _read(run, shard, store, wanted)
 
 
 def training_examples(run: Run, store: ObjectStore, *, about: int) -> Iterator[tuple[bytes, int]]:
     """About `about` pairs that the run was trained with, as many of every shard; raises as `examples` does."""
-    named = [shard for shard in run.snapshot.shards if shard_names.is_held_out(shard.name)]
-    shards: Sequence[Shard] = [shard for shard in run.snapshot.shards if shard not in named]
-    of_each = -(-about // max(1, len(shards)))
-    for shard in shards:
-        pairs = _read(run, shard, store, _any if named else _is_trained_on)
+    divided = _split(run)
+    of_each = -(-about // max(1, len(divided.train)))
+    for shard in _shards(run, divided.train):
+        pairs = _read(run, shard, store, _any if divided.eval else _is_trained_on)
         yield from itertools.islice(pairs, of_each)
 
 
-def is_held_out(image: bytes) -> bool:
-    """Whether a picture is held out when no evaluation shards were named."""
-    return int(google_crc32c.value(image)) % HELD_OUT_ONE_IN == 0
+def _split(run: Run) -> Split:
+    names = (shard.name for shard in run.snapshot.shards)
+    return split.divide(names, prefix=run.snapshot.prefix, rule=split.rule_of(run.config))
+
+
+def _shards(run: Run, names: Sequence[str]) -> list[Shard]:
+    wanted = frozenset(names)
+    return [shard for shard in run.snapshot.shards if shard.name in wanted]
 
 
 def _is_trained_on(image: bytes) -> bool:
-    return not is_held_out(image)
+    return not split.is_held_out(image)
 
 
 def _any(_image: bytes) -> bool:

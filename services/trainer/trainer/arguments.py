@@ -12,7 +12,8 @@ from typing import Any
 
 import pydantic
 
-from dualdeploy.shards import is_held_out, is_shard
+from dualdeploy.contracts import split
+from dualdeploy.shards import is_shard
 from dualdeploy.training import TARGETS, TrainingJob, TrainingParameters
 from trainer.failures import UnusableJob
 
@@ -88,7 +89,7 @@ def parse(argv: Sequence[str] | None) -> CommandLine:
     )
     parser.add_argument("--target", choices=TARGETS, required=True, help="which of the two models")
     parser.add_argument("--job", default="", help="job description: gs://…, /gcs/… or a path")
-    parser.add_argument("--data", type=Path, help="folder of shards; eval|val|valid|validation|test-* are held out")
+    parser.add_argument("--data", type=Path, help="folder of shards, split by folders or names (train, val, test, …)")
     parser.add_argument("--labels", default="", help="names of the classes by index, comma-separated")
     parser.add_argument("--output", default="", help="folder for the artifacts: gs://…, /gcs/… or a path")
     parser.add_argument("--dataset", default="", help="name in the result (default: the folder's name)")
@@ -162,16 +163,15 @@ def _shards_in(folder: Path, faults: list[str]) -> dict[str, Any]:
     if not folder.is_dir():
         faults.append(f"--data {folder} is not a folder")
         return {}
-    found = sorted(path for path in folder.iterdir() if path.is_file() and is_shard(path.name))
-    train = [{"uri": str(path)} for path in found if not is_held_out(path.name)]
-    if not train:
-        faults.append(
-            f"--data {folder} has no training shard: {len(found)} files end in .tfrecord, .tfrecords or .tfrec, "
-            "all of them held out by name"
-            if found
-            else f"--data {folder} has no file that ends in .tfrecord, .tfrecords or .tfrec (perhaps with .gz)"
-        )
-    return {"train": train, "eval": [{"uri": str(path)} for path in found if is_held_out(path.name)]}
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and is_shard(path.name))
+    if not found:
+        faults.append(f"--data {folder} has no file that ends in .tfrecord, .tfrecords or .tfrec (perhaps with .gz)")
+    divided = split.divide(path.relative_to(folder).as_posix() for path in found)
+    faults.extend(f"--data {folder}: {fault.message}: {fault.remedy}" for fault in divided.faults)
+    return {
+        "train": [{"uri": str(folder / name)} for name in divided.train],
+        "eval": [{"uri": str(folder / name)} for name in divided.eval],
+    }
 
 
 def _identifier(name: str) -> str:

@@ -21,14 +21,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from dualdeploy.contracts import split
 from dualdeploy.images import UnreadableImage, decode_rgb, resize_bilinear
 from dualdeploy.tfrecord import CorruptRecords, Feature, parse_example, read_records
 from dualdeploy.training import Augmentation, FeatureNames
 from trainer.failures import UnusableData
-
-#: Without named evaluation shards one picture in five is held out, chosen by its own bytes: the choice survives
-#: reshuffled shards and more data, and two copies of a picture are never on both sides.
-HELD_OUT_ONE_IN = 5
 
 #: Training pictures are kept this much larger than the network's input, so that a crop can be taken at random.
 CROP_MARGIN = 8
@@ -187,11 +184,6 @@ def load(
     return data
 
 
-def is_held_out(data: bytes) -> bool:
-    """Whether a picture is held out when no evaluation shards were named."""
-    return int(google_crc32c.value(data)) % HELD_OUT_ONE_IN == 0
-
-
 def training_side(image_size: int, augmentation: Augmentation) -> int:
     """Side in pixels at which training pictures are kept."""
     if augmentation == "none" or (augmentation == "standard" and image_size >= DETAILED):
@@ -284,7 +276,7 @@ class _Reader:
             return BadRecord(record.shard.name, record.index, exc.problem)
         except _Unusable as exc:
             return BadRecord(record.shard.name, record.index, str(exc))
-        held_out = is_held_out(data) if self.split_by_hash else evaluation
+        held_out = split.is_held_out(data) if self.split_by_hash else evaluation
         return _Picture(record, data, label, held_out) if wanted.includes(held_out=held_out) else None
 
     def _decoded_alone(self, picture: _Picture) -> _Prepared | BadRecord:
@@ -430,7 +422,7 @@ class _Kept:
         if len(chosen) > GOLDEN_PER_CLASS:
             heapq.heappop(chosen)
 
-    def finish(self, split: Literal["named", "hash"]) -> DataSet:
+    def finish(self, how: Literal["named", "hash"]) -> DataSet:
         golden = [
             GoldenPicture(data, label)
             for label, chosen in enumerate(self._golden)
@@ -438,7 +430,7 @@ class _Kept:
         ]
         train, held_out = self._files[False].finish(), self._files[True].finish()
         encoded = self._encoded.finish() if self._encoded else None
-        return DataSet(train, held_out, encoded, golden, tuple(self.bad), self.skipped, split, len(self._golden))
+        return DataSet(train, held_out, encoded, golden, tuple(self.bad), self.skipped, how, len(self._golden))
 
 
 class _ScratchFile:

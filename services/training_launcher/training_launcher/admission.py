@@ -6,7 +6,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, BinaryIO
 
-from dualdeploy import shards as shard_names
+from dualdeploy.contracts import split
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.errors import ServiceUnavailable
 from dualdeploy.ledger import Ledger, Run, Shard
@@ -79,6 +79,8 @@ def _validate(run: Run, data: ObjectStore) -> Verdict:
         [StoredShard(shard, data) for shard in run.snapshot.shards],
         labels=config.labels,
         features={"image": config.data.features.image, "label": config.data.features.label},
-        eval_shards=[shard.name for shard in run.snapshot.shards if shard_names.is_held_out(shard.name)],
+        split=split.divide(
+            (shard.name for shard in run.snapshot.shards), prefix=run.snapshot.prefix, rule=config.data.split
+        ),
         limits=ValidationLimits(max_bytes=config.validation.max_bytes, max_bad_records=tolerated),
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dualdeploy.contracts.split import Split
 from training_launcher.fingerprints import Copies, Place, Repeated
 from training_launcher.split_totals import SplitTotals
 from training_launcher.validation_limits import ValidationLimits
@@ -27,6 +28,13 @@ class DatasetChecks:
     shard_names: Sequence[str]
     limits: ValidationLimits
     findings: Findings
+
+    def check_names(self, split: Split) -> None:
+        """What the shards' names say of the split must be clear, and what they may have meant to say is told."""
+        for fault in split.faults:
+            self._add("error", "split_unclear", fault.message, fault.remedy)
+        for doubt in split.doubts:
+            self._add("warning", "split_not_recognised", doubt.message, doubt.remedy)
 
     def check_splits(self) -> None:
         """Both splits need examples."""

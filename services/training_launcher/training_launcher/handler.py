@@ -30,7 +30,7 @@ from dualdeploy.events import ObjectFinalized, RetrainRequested
 from dualdeploy.ledger import Ledger, Rejected, Run, run_id_of
 from dualdeploy.object_store import ObjectStore
 from dualdeploy.outcome import Outcome, already_done, done, ignored
-from dualdeploy.shards import NumberedShard
+from dualdeploy.shards import Kind, NumberedShard, PassedOver, ShardNames
 from dualdeploy.vertex import Vertex
 from training_launcher import intake, snapshots
 from training_launcher.intake import Intake
@@ -53,7 +53,7 @@ class IncompleteSet(CannotEverSucceed):
 
 
 class NoShards(CannotEverSucceed):
-    """Training was asked for, but the data set has no shards."""
+    """Objects arrived, or training was asked for, but what there is, is not a shard of the data set."""
 
 
 class Launcher:
@@ -84,29 +84,58 @@ class Launcher:
     # What happens ----------------------------------------------------------------------------------------------
 
     def on_object_finalized(self, event: ObjectFinalized) -> Outcome:
-        """A shard or a `_SUCCESS` marker may complete a batch; every other object is none of our business."""
-        marker = shard_names.is_success_marker(event.name)
-        if event.bucket != self._settings.data_bucket or not (marker or shard_names.is_shard(event.name)):
-            return ignored(f"{event.name} is neither a shard nor a marker")
+        """A shard or a `_SUCCESS` marker may complete a batch; what else arrives is looked at by the clock."""
+        if event.bucket != self._settings.data_bucket or shard_names.is_never_data(event.name):
+            return ignored(f"{event.name} is not in a data set")
         dataset, folder, _ = event.name.partition("/")
-        if not folder:
-            raise UnknownDataset(
-                f"{event.name} lies in no folder: put shards under gs://{event.bucket}/<dataset>/, and the data set's"
-                f" configuration at {self._config.uri(dataset_config.object_name('<dataset>'))}"
-            )
         if run_id := self._intake.run_with(dataset, event.name, event.generation):
             return already_done(f"nothing new: {run_id} is this very data")
-        config = self._intake.config_of(dataset)
+        try:
+            config = self._config_for(event.name, dataset if folder else "")
+        except UnknownDataset as exc:
+            return self._unknown_dataset(event.name, dataset, exc)
         if not event.name.startswith(config.data.prefix):
-            return ignored(f"{event.name} is not under {config.data.prefix}")
+            return self._outside(event.name, config)
         # Before the listing: whoever forgets this arrival has listed the shards after it.
         self._intake.note_arrival(dataset)
-        if marker:
-            return self._complete_by_marker(event.name, dataset)
-        shard = shard_names.numbered(event.name)
+        return self._arrived(event.name, config)
+
+    def _arrived(self, name: str, config: DatasetConfig) -> Outcome:
+        kind = config.data.shard_names.kind(name)
+        if kind is Kind.MARKER:
+            return self._complete_by_marker(name, config.dataset)
+        if kind is not Kind.SHARD:
+            return done(f"{name} noted; it is not a shard by its name, and the clock says what becomes of it")
+        shard = shard_names.numbered(name)
         if shard is None:
-            return done(f"{event.name} noted; the quiet period or {shard_names.SUCCESS_MARKER} completes its batch")
-        return self._complete_by_numbers(event.name, shard, config)
+            return done(f"{name} noted; the quiet period or {shard_names.SUCCESS_MARKER} completes its batch")
+        return self._complete_by_numbers(name, shard, config)
+
+    def _config_for(self, name: str, dataset: str) -> DatasetConfig:
+        """The configuration that decides about the object `name`; raises UnknownDataset when it lies in no folder."""
+        if dataset:
+            return self._intake.config_of(dataset)
+        raise UnknownDataset(
+            f"{name} lies in no folder: put shards under {self._data.uri('<dataset>/')}, and the data set's"
+            f" configuration at {self._config.uri(dataset_config.object_name('<dataset>'))}"
+        )
+
+    def _unknown_dataset(self, name: str, dataset: str, exc: UnknownDataset) -> Outcome:
+        """Refuse data that belongs to no data set; what may be meant as data is told once a day."""
+        kind = ShardNames(f"{dataset}/").kind(name)
+        if kind in (Kind.SHARD, Kind.MARKER):
+            raise exc
+        if kind is Kind.UNKNOWN:
+            self._record(dataset, exc, kind="upload")
+        return ignored(str(exc))
+
+    def _outside(self, name: str, config: DatasetConfig) -> Outcome:
+        """Say once a day that data arrives where no run looks for it."""
+        folder = name.rpartition("/")[0]
+        message = f"{self._data.uri(folder)}/ is not under data.prefix, {self._data.uri(config.data.prefix)}"
+        if config.data.shard_names.kind(name) is Kind.SHARD:
+            self._record(config.dataset, NoShards(f"shards arrive outside of the data set: {message}"), kind="upload")
+        return ignored(f"{name} is passed over: {message}")
 
     def on_retrain_requested(self, event: RetrainRequested, *, event_id: str) -> Outcome:
         """Train on what is there now: unchanged data only with `force`, and then once for each message."""
@@ -139,7 +168,7 @@ class Launcher:
         self._intake.remember_listing(dataset, listing)
         if listing is None:
             return done(f"{name} noted; the clock looks whether its batch is complete")
-        if not shard_names.is_whole(listing.names):
+        if not shard_names.is_whole(listing.names, prefix=config.data.prefix, rule=config.data.split):
             return done(f"{name} noted; its batch is not complete")
         if self._replaces_known_data(listing, dataset):
             return done(f"{name} noted; {dataset} was trained before, so the quiet period completes this batch")
@@ -170,6 +199,9 @@ class Launcher:
         _refuse_incomplete(listing)
         run = self._run(config, listing, reason=reason, claim=uuid.uuid4().hex)
         claimed, created = self._ledger.claim(run)
+        passed_over = listing.passed_over.sentence()
+        if passed_over and passed_over not in claimed.reason:
+            self._record(config.dataset, NoShards(f"nothing new for {claimed.run_id}: {passed_over}"))
         return self._launch(claimed, created=created)
 
     def _launch(self, run: Run, *, created: bool) -> Outcome:
@@ -181,11 +213,17 @@ class Launcher:
         config = dataset_config.read(self._config, dataset)
         listing = self._list(config)
         if not listing.snapshot.shards:
-            raise NoShards(f"data set {dataset!r} has no shards under {self._data.uri(config.data.prefix)}")
+            raise self._no_shards(config, listing)
         if not force:
             return self._launch_complete(config, listing, reason=reason)
         _refuse_incomplete(listing)
         return self._launch_forced(config, listing, reason=reason, token=token)
+
+    def _no_shards(self, config: DatasetConfig, listing: Listing) -> NoShards:
+        place = self._data.uri(config.data.prefix)
+        return NoShards(
+            f"data set {config.dataset!r} has no shards under {place}: {listing.passed_over.why_no_shards()}"
+        )
 
     def _retrain_in_time(self) -> list[str]:
         """What the schedules of all data sets lead to."""
@@ -233,7 +271,7 @@ class Launcher:
             run_id=run_id_of(config.dataset, listing.snapshot, repeat=repeat),
             dataset=config.dataset,
             created_at=clocks.to_text(self._clock()),
-            reason=reason,
+            reason="; ".join(filter(None, (reason, listing.passed_over.sentence()))),
             snapshot=listing.snapshot,
             config=config.model_dump(mode="json"),
             claim=claim,
@@ -262,6 +300,8 @@ class Launcher:
             reason = self._why_complete(config, listing)
             if not reason:
                 return ""
+            if listing.passed_over != PassedOver() and not listing.snapshot.shards:
+                raise self._no_shards(config, listing)
             message = self._launch_complete(config, listing, reason=reason).message
         except CannotEverSucceed as exc:
             # Said once, not every minute: the name of the record is derived from what it says.
@@ -278,7 +318,8 @@ class Launcher:
         if not listing.newest or listing.quiet_for() >= config.data.quiet_period:
             return "the quiet period is over"
         # Of a data set that was trained before, it is this very run, or may be a mixture (see `_replaces_known_data`).
-        if shard_names.is_whole(listing.names) and not self._ledger.run_ids(config.dataset):
+        whole = shard_names.is_whole(listing.names, prefix=config.data.prefix, rule=config.data.split)
+        if whole and not self._ledger.run_ids(config.dataset):
             return WHOLE_SETS
         return ""
 
@@ -295,11 +336,8 @@ class Launcher:
 
 
 def _refuse_incomplete(listing: Listing) -> None:
-    if missing := shard_names.missing_from_sets(listing.names):
-        raise IncompleteSet(
-            f"the data is not complete: {shard_names.describe_missing(missing)};"
-            " upload what is missing, or remove the rest of the set"
-        )
+    if fault := shard_names.why_incomplete(listing.names):
+        raise IncompleteSet(fault)
 
 
 def _why_not_listed(shard: NumberedShard) -> str:

@@ -89,7 +89,9 @@ class Intake:
                 return True
             if listed.missing is None:
                 return age >= LARGE_SECONDS
-            if age >= LISTING_SECONDS or shard.set_name not in listed.missing:
+            # A set that is counted from 1 need not have been known as such: what the listing called missing is wrong.
+            counts_from_1 = shard.index == shard.count
+            if age >= LISTING_SECONDS or shard.set_name not in listed.missing or counts_from_1:
                 return True
             missing = listed.missing[shard.set_name]
             if shard.index not in missing:

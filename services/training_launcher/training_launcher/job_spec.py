@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dualdeploy import shards as shard_names
+from collections.abc import Iterable
+
 from dualdeploy import training
+from dualdeploy.contracts import split
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.ledger import Run, Shard
 from dualdeploy.training import (
@@ -25,8 +27,9 @@ def training_job(run: Run, target: Target, *, models_bucket: str, live: LiveMode
     """The document that the trainer reads: exactly the snapshot's shards, where to write, and whom to compare with."""
     config = DatasetConfig.model_validate(run.config)
     parameters = config.training.of(target)
-    held_out = [shard for shard in run.snapshot.shards if shard_names.is_held_out(shard.name)]
-    for_training = [shard for shard in run.snapshot.shards if not shard_names.is_held_out(shard.name)]
+    divided = split.divide(
+        (shard.name for shard in run.snapshot.shards), prefix=run.snapshot.prefix, rule=config.data.split
+    )
     return TrainingJob(
         run_id=run.run_id,
         dataset=run.dataset,
@@ -34,8 +37,8 @@ def training_job(run: Run, target: Target, *, models_bucket: str, live: LiveMode
         labels=config.labels,
         features=FeatureNames(image=config.data.features.image, label=config.data.features.label),
         shards=ShardSplit(
-            train=tuple(_reference(run.snapshot.bucket, shard) for shard in for_training),
-            eval=tuple(_reference(run.snapshot.bucket, shard) for shard in held_out),
+            train=_references(run, divided.train),
+            eval=_references(run, divided.eval),
         ),
         training=TrainingParameters(
             architecture=parameters.architecture,
@@ -89,6 +92,11 @@ def custom_job(run: Run, target: Target, settings: LauncherSettings, *, timeout:
 
 def job_labels(run: Run, target: str) -> dict[str, str]:
     return {RUN_LABEL: run.run_id, TARGET_LABEL: target, DATASET_LABEL: run.dataset}
+
+
+def _references(run: Run, names: Iterable[str]) -> tuple[ShardReference, ...]:
+    shards = {shard.name: shard for shard in run.snapshot.shards}
+    return tuple(_reference(run.snapshot.bucket, shards[name]) for name in names)
 
 
 def _reference(bucket: str, shard: Shard) -> ShardReference:

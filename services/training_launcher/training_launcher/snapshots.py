@@ -13,24 +13,30 @@ from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.ledger import Shard, Snapshot
 from dualdeploy.object_store import ObjectStore, ObjectSummary
+from dualdeploy.shards import Kind, PassedOver
 
 _NUMBER = re.compile(r"([0-9]+)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """The shards of a data set as one listing saw them; `listed_at` is when the listing began."""
+    """The shards of a data set as one listing saw them; `listed_at` is when the listing began.
+
+    `newest` is when the last object came that is data, may be meant as data, or is of a writer that is at work; where
+    there is none of these, when any came.
+    """
 
     snapshot: Snapshot
     listed_at: datetime.datetime
     newest: datetime.datetime | None
+    passed_over: PassedOver
 
     @property
     def names(self) -> list[str]:
         return [shard.name for shard in self.snapshot.shards]
 
     def quiet_for(self) -> float:
-        """Seconds between the newest shard and the listing."""
+        """Seconds between the newest object and the listing."""
         return (self.listed_at - self.newest).total_seconds() if self.newest else 0.0
 
 
@@ -59,13 +65,19 @@ def natural_order(name: str) -> tuple[tuple[str | int, ...], str]:
 def _listing(
     summaries: Iterable[ObjectSummary], config: DatasetConfig, *, bucket: str, listed_at: datetime.datetime
 ) -> Listing:
-    found = _chosen([summary for summary in summaries if shard_names.is_shard(summary.name)], config)
+    rule, every = config.data.shard_names, list(summaries)
+    by_kind: dict[Kind, list[ObjectSummary]] = {kind: [] for kind in Kind}
+    for summary in every:
+        by_kind[rule.kind(summary.name)].append(summary)
+    found = _chosen(by_kind[Kind.SHARD], config)
     shards = tuple(
         Shard(name=summary.name, generation=summary.generation, size=summary.size, crc32c=summary.crc32c)
         for summary in found
     )
-    newest = max((summary.updated for summary in found), default=None)
-    return Listing(Snapshot(bucket=bucket, prefix=config.data.prefix, shards=shards), listed_at, newest)
+    at_work = [each for each in by_kind[Kind.HIDDEN] if shard_names.is_of_a_writer_at_work(each.name)]
+    newest = max((each.updated for each in (*found, *by_kind[Kind.UNKNOWN], *at_work) or every), default=None)
+    passed_over = shard_names.pass_over((summary.name for summary in every), rule)
+    return Listing(Snapshot(bucket=bucket, prefix=config.data.prefix, shards=shards), listed_at, newest, passed_over)
 
 
 def _chosen(found: list[ObjectSummary], config: DatasetConfig) -> list[ObjectSummary]:

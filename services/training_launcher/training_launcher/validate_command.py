@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,8 +14,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from dualdeploy import dataset_config
+from dualdeploy.contracts.split import BY_NAMES, SplitRule, divide
 from dualdeploy.errors import InvalidDatasetConfig
-from dualdeploy.shards import describe_missing, is_held_out, is_shard, missing_from_sets
+from dualdeploy.shard_folder import ShardFolder, look_into
+from dualdeploy.shards import ShardNames
 from training_launcher.shard_source import FileShard
 from training_launcher.validation import ValidationLimits, validate
 from training_launcher.validation_report import Spread, Verdict
@@ -37,30 +40,34 @@ def main(arguments: Sequence[str] | None = None, *, console: Console | None = No
     except SystemExit as exc:  # argparse has printed help (0) or what is wrong (2)
         return int(exc.code or 0)
     try:
-        labels, features = _labels_and_features(options)
-        shards = find_shards(Path(options.data.removeprefix("DATA=")))
-        verdict = _validate(shards, labels, features, options, console)
+        expected = _expected(options)
+        data = Path(options.data.removeprefix("DATA="))
+        found = find_shards(data, expected.names)
+        shards = [FileShard(name, path) for name, path in found.files.items()]
+        verdict = _validate(shards, expected, options, console)
         if options.json:
             Path(options.json).write_bytes(verdict.to_json())
     except (UsageError, OSError) as exc:
         console.print(f"[bold red]cannot validate:[/] {_plain(str(exc))}", highlight=False)
         return USAGE
-    _print_report(verdict, [shard.name for shard in shards], console)
-    return ACCEPTED if verdict.accepted else REJECTED
+    # Who names one shard asks about that shard, not about its set.
+    fault, note = ("", found.fault) if data.is_file() else (found.fault, "")
+    _print_report(verdict, fault, (*verdict.notes, found.passed_over.sentence(), note), console)
+    return ACCEPTED if verdict.accepted and not fault else REJECTED
 
 
-def find_shards(data: Path) -> list[FileShard]:
+def find_shards(data: Path, rule: ShardNames) -> ShardFolder:
     """Return the shards in a folder and the folders in it, or the one file; raises `UsageError`."""
     if data.is_file():
-        return [FileShard(data.name, data)]
+        return ShardFolder({data.name: data})
     if str(data).startswith("gs:"):
         raise UsageError("DATA is a bucket: validation runs there by itself on upload; here, give a local folder")
     if not data.is_dir():
         raise UsageError(f"{data} does not exist: set DATA to the folder that holds the TFRecord shards")
-    paths = sorted(path for path in data.rglob("*") if path.is_file() and is_shard(path.name))
-    if not paths:
-        raise UsageError(f"{data} holds no shards: their names end in .tfrecord, .tfrecords or .tfrec, perhaps .gz")
-    return [FileShard(path.relative_to(data).as_posix(), path) for path in paths]
+    found = look_into(data, rule)
+    if not found.files:
+        raise UsageError(f"{data} holds no shards: {found.fault}")
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,27 +92,38 @@ def _positive(text: str) -> int:
     return value
 
 
-def _labels_and_features(options: argparse.Namespace) -> tuple[Sequence[str] | None, Mapping[str, str]]:
-    """Take labels and features from the configuration; what the command line says counts more."""
+@dataclasses.dataclass(frozen=True)
+class _Expected:
+    """What the folder should hold: class names (None: not known), features, a rule of the split and one of names."""
+
+    labels: Sequence[str] | None
+    features: Mapping[str, str]
+    rule: SplitRule
+    names: ShardNames
+
+
+def _expected(options: argparse.Namespace) -> _Expected:
+    """Take labels, features and the split from the configuration; what the command line says counts more."""
     labels: Sequence[str] | None = None
-    image, label = "image", "class"
+    image, label, rule, names = "image", "class", BY_NAMES, ShardNames()
     if options.config:
         try:
             config = dataset_config.parse(Path(options.config).read_bytes(), source=options.config)
         except InvalidDatasetConfig as exc:
             raise UsageError(str(exc)) from exc
         labels, image, label = config.labels, config.data.features.image, config.data.features.label
+        rule, names = config.data.split, config.data.shard_names
     if options.labels:
         labels = [name.strip() for name in options.labels.split(",") if name.strip()]
         if len(set(labels)) != len(labels) or not labels:
             raise UsageError(f"--labels {options.labels}: give each class name once, separated by commas")
-    return labels, {"image": options.image_feature or image, "label": options.label_feature or label}
+    features = {"image": options.image_feature or image, "label": options.label_feature or label}
+    return _Expected(labels, features, rule, names)
 
 
 def _validate(
     shards: Sequence[FileShard],
-    labels: Sequence[str] | None,
-    features: Mapping[str, str],
+    expected: _Expected,
     options: argparse.Namespace,
     console: Console,
 ) -> Verdict:
@@ -121,15 +139,16 @@ def _validate(
 
         return validate(
             shards,
-            labels=labels,
-            features=features,
-            eval_shards=[shard.name for shard in shards if is_held_out(shard.name)],
+            labels=expected.labels,
+            features=expected.features,
+            split=divide((shard.name for shard in shards), rule=expected.rule),
             limits=limits,
             progress=progress,
         )
 
 
-def _print_report(verdict: Verdict, names: Sequence[str], console: Console) -> None:
+def _print_report(verdict: Verdict, fault: str, notes: Sequence[str], console: Console) -> None:
+    """Print the verdict; `fault` is why the data is refused although every record may be sound."""
     console.print(_shard_table(verdict))
     if verdict.classes:
         console.print(_class_table(verdict))
@@ -140,14 +159,13 @@ def _print_report(verdict: Verdict, names: Sequence[str], console: Console) -> N
         f"{covered.images_compared:,} compared for copies",
         highlight=False,
     )
-    notes = [*verdict.notes]
-    if missing := describe_missing(missing_from_sets(names)):
-        notes.append(f"Numbered shards are missing: {missing}.")
-    for note in notes:
+    for note in filter(None, notes):
         console.print(f"[cyan]note[/]     {_plain(note)}", highlight=False)
     _print_findings(verdict, console)
-    word = "[bold green]accepted[/]" if verdict.accepted else "[bold red]rejected[/]"
-    console.print(f"{word} {_plain(verdict.reason().removeprefix('accepted: '))}", highlight=False)
+    accepted = verdict.accepted and not fault
+    word = "[bold green]accepted[/]" if accepted else "[bold red]rejected[/]"
+    reason = fault if verdict.accepted and fault else verdict.reason().removeprefix("accepted: ")
+    console.print(f"{word} {_plain(reason)}", highlight=False)
 
 
 def _print_findings(verdict: Verdict, console: Console) -> None:

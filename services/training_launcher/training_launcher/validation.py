@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from dualdeploy.contracts.split import HELD_OUT_ONE_IN, Split, held_out_by_checksum
 from training_launcher.dataset_checks import DatasetChecks
 from training_launcher.example_reader import ExampleReader
 from training_launcher.fingerprints import Fingerprints
@@ -36,9 +37,6 @@ __all__ = [
     "validate",
 ]
 
-#: Without held-out shards, the trainer holds out an example when the CRC32C of its image is divisible by this.
-HELD_OUT_DIVISOR = 5
-
 
 def validate(
     shards: Sequence[ShardSource],
@@ -46,14 +44,15 @@ def validate(
     labels: Sequence[str] | None,
     features: Mapping[str, str],
     eval_shards: Collection[str] = (),
+    split: Split | None = None,
     limits: ValidationLimits | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Verdict:
     """Check every shard and return the verdict.
 
     `labels` are the class names in the order of their indices; None infers the number of classes. `features`
-    names the features "image" (one bytes value, JPEG or PNG) and "label" (one int64 value). `eval_shards` are
-    the names of the shards that hold out examples; without any, the trainer's stable hash split is assumed.
+    names the features "image" (one bytes value, JPEG or PNG) and "label" (one int64 value). `split` says which shards
+    hold out examples, and why; `eval_shards` is its short form, their names alone.
     `progress` receives the number of stored bytes just read.
 
     Bad data never raises, it becomes findings. What the shards' streams raise passes through, as does
@@ -61,14 +60,20 @@ def validate(
     `eval_shards` names a shard that is not there or two shards have the same name.
     """
     names = [shard.name for shard in shards]
-    unknown = sorted(set(eval_shards) - set(names))
+    split = split or _named_by_caller(names, eval_shards)
+    unknown = sorted({*eval_shards, *split.eval} - set(names))
     if unknown:
         raise ValueError(f"eval_shards names shards that are not there: {', '.join(unknown)}")
     if len(set(names)) != len(names):
         raise ValueError("two shards have the same name, so findings could not tell them apart")
-    validation = _Validation(shards, labels, features, set(eval_shards), limits or ValidationLimits())
+    validation = _Validation(shards, labels, features, split, limits or ValidationLimits())
     validation.read(progress)
     return validation.conclude()
+
+
+def _named_by_caller(names: Sequence[str], eval_shards: Collection[str]) -> Split:
+    held_out = tuple(name for name in names if name in eval_shards)
+    return Split(tuple(name for name in names if name not in eval_shards), held_out, dict.fromkeys(names, "as asked"))
 
 
 class _Validation:
@@ -79,7 +84,7 @@ class _Validation:
         shards: Sequence[ShardSource],
         labels: Sequence[str] | None,
         features: Mapping[str, str],
-        eval_shards: set[str],
+        split: Split,
         limits: ValidationLimits,
     ) -> None:
         self._started = time.monotonic()
@@ -90,8 +95,9 @@ class _Validation:
         self._reader = ExampleReader(features["image"], features["label"], len(labels) if labels else None)
         self._findings = Findings(limits.max_findings, limits.max_findings_per_code)
         self._fingerprints = Fingerprints(limits.max_compared_images)
-        self._held_out = [shard.name in eval_shards for shard in shards]
-        self._by_hash = not any(self._held_out)
+        self._split = split
+        self._held_out = [split.side(shard.name) == "eval" for shard in shards]
+        self._by_hash = split.by_hash
         classes = len(labels or ())
         self._train = SplitTotals("train", self._numbers(held_out=False), classes)
         self._eval = SplitTotals("eval", self._numbers(held_out=True), classes)
@@ -139,10 +145,10 @@ class _Validation:
             remedy = "remove it, or upload it again if it should have records"
             self._findings.add(Finding("warning", "empty_shard", message, remedy, shard.name))
         self._left_out += scan.stopped_early or share < size
-        split = "hash" if self._by_hash else "eval" if self._held_out[number] else "train"
         statistics = ShardStatistics(
             shard.name,
-            split,
+            "hash" if self._by_hash else self._split.side(shard.name),
+            self._split.reasons[shard.name],
             size,
             scan.bytes_read,
             scan.compressed,
@@ -157,7 +163,7 @@ class _Validation:
         """Count the images of one shard in their split, and remember their fingerprints."""
         self._fingerprints.add(number, images.fingerprints(), images.records, images.labels)
         if self._by_hash:
-            held_out = images.checksums % HELD_OUT_DIVISOR == 0
+            held_out = held_out_by_checksum(images.checksums)
             self._eval.add(images.where(held_out))
             self._train.add(images.where(~held_out))
         else:
@@ -179,6 +185,7 @@ class _Validation:
             limits=self._limits,
             findings=self._findings,
         )
+        checks.check_names(self._split)
         checks.check_splits()
         checks.check_classes()
         checks.check_balance()
@@ -223,10 +230,12 @@ class _Validation:
             notes.append(f"No labels were given: {classes} classes are inferred from the largest label found.")
         if self._by_hash:
             notes.append(
-                f"No shard is held out: the trainer holds out the examples whose image's CRC32C is divisible by "
-                f"{HELD_OUT_DIVISOR} ({self._eval.records} of {self._eval.records + self._train.records}); copies "
+                f"{self._split.describe()}: the trainer holds out the examples whose image's CRC32C is divisible by "
+                f"{HELD_OUT_ONE_IN} ({self._eval.records} of {self._eval.records + self._train.records}); copies "
                 f"of an image always fall on the same side."
             )
+        else:
+            notes.append(f"{self._split.describe()}.")
         if coverage.shards_sampled:
             notes.append(
                 f"Sampled: {coverage.bytes_read:,} of {coverage.bytes_total:,} bytes were read, from the start of "

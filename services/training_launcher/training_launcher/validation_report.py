@@ -130,6 +130,7 @@ class ShardStatistics:
 
     name: str
     split: str
+    split_reason: str
     size: int
     bytes_read: int
     compressed: bool

@@ -18,8 +18,10 @@ import pydantic
 from pydantic import Field
 
 from dualdeploy import cron, yaml_document
+from dualdeploy.contracts.split import BY_NAMES, SplitRule
 from dualdeploy.errors import InvalidDatasetConfig, UnknownDataset
 from dualdeploy.object_store import ObjectMissing, ObjectStore
+from dualdeploy.shards import ShardNames
 
 #: Vertex AI label values allow `[a-z0-9_-]` and 63 characters; a run id adds `-<12 hex>-rNN` to this name.
 DATASET_NAME = re.compile(r"[a-z][a-z0-9-]{0,38}")
@@ -117,17 +119,33 @@ class RetrainSchedule(_Section):
         return self
 
 
+def _one_or_many(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+#: Names of shards with `*`, `?` and `[…]`; one or a list.
+NamePatterns = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^[^/\s](.*\S)?$")], ...], pydantic.BeforeValidator(_one_or_many)
+]
+
+
 class Data(_Section):
     """Which objects are shards of this data set, and when a batch of them is complete."""
 
     prefix: str = ""
+    shards: NamePatterns = ()
     snapshot: SnapshotRule = "all"
     quiet_period: Duration = 120.0
+    split: SplitRule = BY_NAMES
     features: Features = Features()
     on_new_data: Literal["queue", "supersede"] = "queue"
     retrain_schedule: RetrainSchedule | None = None
     retrain_every: Annotated[Duration, Field(ge=3600.0)] | None = None
     retrain_force: bool = False
+
+    @property
+    def shard_names(self) -> ShardNames:
+        return ShardNames(self.prefix, self.shards)
 
     @property
     def last_folders(self) -> int | None:

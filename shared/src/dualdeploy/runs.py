@@ -22,7 +22,7 @@ from rich.text import Text
 from dualdeploy import clock as clocks
 from dualdeploy.clock import Clock
 from dualdeploy.errors import CannotEverSucceed, DualDeployError, UnknownRun
-from dualdeploy.ledger import Branch, Lease, Ledger, State, dataset_of
+from dualdeploy.ledger import Branch, Lease, Ledger, Rejected, State, dataset_of
 from dualdeploy.object_store import GcsObjectStore, ObjectStore
 from dualdeploy.replay import printable
 from dualdeploy.spending import Entry, Estimate, read_account, read_estimate
@@ -103,6 +103,10 @@ class Runs:
             with contextlib.suppress(UnknownRun):
                 views.append(self.one(run_id))
         return views
+
+    def refused(self, dataset: str = "") -> list[Rejected]:
+        """What came to no run in the last days, newest first; of one data set if named."""
+        return self._ledger.refused_lately(dataset)
 
     def one(self, run_id: str) -> RunView:
         """Raises UnknownRun."""
@@ -248,7 +252,20 @@ def _print(runs: Runs, options: argparse.Namespace, console: Console) -> int:
         _print_one(views[0], console)
     else:
         console.print(_table(views) if views else "No runs yet.")
+        _print_refused(runs.refused(options.dataset), console)
     return DONE
+
+
+def _print_refused(refused: Sequence[Rejected], console: Console) -> None:
+    """What arrived and came to no run."""
+    if not refused:
+        return
+    table = Table(title="Refused lately", title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("at (UTC)", "data set", "what", "why"):
+        table.add_column(heading, overflow="fold", no_wrap=heading != "why")
+    for each in refused:
+        table.add_row(_short(each.at), Text(printable(each.dataset)), Text(each.kind), Text(printable(each.reason)))
+    console.print(table)
 
 
 def _table(views: Sequence[RunView]) -> Table:

@@ -22,7 +22,7 @@ READS = ("get", "list", "batchGet", "getIamPolicy", "testIamPermissions")
 @pytest.fixture
 def still(ward: Any) -> Any:
     """The ward with a clock that does not tick: whatever is called is called by the doctor."""
-    job = ward.cloud.scheduler.jobs["dualdeploy-clock"]
+    job = ward.cloud.scheduler.jobs["dualdeploy-tick"]
     job.is_paused = True
     time.sleep(0.5)
     yield ward

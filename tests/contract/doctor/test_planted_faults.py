@@ -84,7 +84,7 @@ def sink(ward: Any, **changes: object) -> None:
 
 
 def pause(ward: Any, *, is_paused: bool) -> None:
-    ward.cloud.scheduler.jobs["dualdeploy-clock"].is_paused = is_paused
+    ward.cloud.scheduler.jobs["dualdeploy-tick"].is_paused = is_paused
 
 
 def mended_notifications(ward: Any) -> None:
@@ -108,7 +108,7 @@ def delete_sink(ward: Any) -> None:
 def all_hints(ward: Any) -> None:
     delete_sink(ward)
     drop_notifications(ward)
-    ward.subscriber.delete_subscription(subscription=ward.subscription("notifier-clock"))
+    ward.subscriber.delete_subscription(subscription=ward.subscription("notifier-tick"))
 
 
 def mend_all_hints(ward: Any) -> None:
@@ -243,36 +243,36 @@ FAULTS = [
     ),
     Fault(
         "a push to another address",
-        lambda ward: push(ward, "launcher-clock", endpoint="http://127.0.0.1:9/events/clock"),
+        lambda ward: push(ward, "launcher-tick", endpoint="http://127.0.0.1:9/events/tick"),
         lambda ward: ward.provision(),
         {
             (
                 "subscription",
-                "launcher-clock",
+                "launcher-tick",
                 "broken",
-            ): "it pushes to http://127.0.0.1:9/events/clock, not to http://127"
+            ): "it pushes to http://127.0.0.1:9/events/tick, not to http://127"
         },
     ),
     Fault(
         "a push signed by another account",
-        lambda ward: push(ward, "deployer-clock", account="somebody@example.com"),
+        lambda ward: push(ward, "deployer-tick", account="somebody@example.com"),
         lambda ward: ward.provision(),
         {
             (
                 "subscription",
-                "deployer-clock",
+                "deployer-tick",
                 "broken",
             ): f"it signs as somebody@example.com, not as cloud-deployer-caller@{PROJECT}.iam.gserviceaccount.com"
         },
     ),
     Fault(
         "a push whose tokens are for another audience",
-        lambda ward: push(ward, "deployer-clock", audience="https://elsewhere.run.app"),
+        lambda ward: push(ward, "deployer-tick", audience="https://elsewhere.run.app"),
         lambda ward: ward.provision(),
         {
             (
                 "subscription",
-                "deployer-clock",
+                "deployer-tick",
                 "broken",
             ): "its tokens are for https://elsewhere.run.app, not for http://127"
         },
@@ -292,42 +292,42 @@ FAULTS = [
     ),
     Fault(
         "a subscription without dead letters",
-        lambda ward: update(ward, "publisher-clock", "dead_letter_policy"),
+        lambda ward: update(ward, "publisher-tick", "dead_letter_policy"),
         lambda ward: ward.provision(),
-        {("subscription", "publisher-clock", "warning"): "it has no dead-letter topic"},
+        {("subscription", "publisher-tick", "warning"): "it has no dead-letter topic"},
     ),
     Fault(
         "a subscription that expires",
         lambda ward: update(
             ward,
-            "publisher-clock",
+            "publisher-tick",
             "expiration_policy",
             expiration_policy={"ttl": duration_pb2.Duration(seconds=2678400)},
         ),
-        lambda ward: update(ward, "publisher-clock", "expiration_policy", expiration_policy={}),
-        {("subscription", "publisher-clock", "warning"): "it expires after 31 days without a reader"},
+        lambda ward: update(ward, "publisher-tick", "expiration_policy", expiration_policy={}),
+        {("subscription", "publisher-tick", "warning"): "it expires after 31 days without a reader"},
     ),
     Fault(
         "a paused clock",
         lambda ward: pause(ward, is_paused=True),
         lambda ward: pause(ward, is_paused=False),
         {
-            ("clock", "dualdeploy-clock", "broken"): "it is PAUSED: nothing that waits is resumed",
-            ("hint", CLOCK, "warning"): "does not reach job_notifier (clock dualdeploy-clock); another hint does",
+            ("clock", "dualdeploy-tick", "broken"): "it is PAUSED: nothing that waits is resumed",
+            ("hint", CLOCK, "warning"): "does not reach job_notifier (clock dualdeploy-tick); another hint does",
         },
-        f"gcloud scheduler jobs resume dualdeploy-clock --location={REGION} --project={PROJECT}",
+        f"gcloud scheduler jobs resume dualdeploy-tick --location={REGION} --project={PROJECT}",
     ),
     Fault(
         "a clock whose topic is gone",
-        lambda ward: (ward.publisher.delete_topic(topic=ward.topic("clock")), time.sleep(0.5)),
+        lambda ward: (ward.publisher.delete_topic(topic=ward.topic("tick")), time.sleep(0.5)),
         lambda ward: (ward.provision(), time.sleep(0.5)),
         {
-            ("topic", "clock", "broken"): "Cloud Scheduler cannot publish, and launcher-clock, notifier-clock",
-            ("subscription", "launcher-clock", "broken"): "its topic clock was deleted",
-            ("subscription", "notifier-clock", "warning"): "its topic clock was deleted",
-            ("subscription", "deployer-clock", "broken"): "its topic clock was deleted",
-            ("subscription", "publisher-clock", "broken"): "its topic clock was deleted",
-            ("clock", "dualdeploy-clock", "broken"): "its last attempt failed (Resource not found",
+            ("topic", "tick", "broken"): "Cloud Scheduler cannot publish, and launcher-tick, notifier-tick",
+            ("subscription", "launcher-tick", "broken"): "its topic clock was deleted",
+            ("subscription", "notifier-tick", "warning"): "its topic clock was deleted",
+            ("subscription", "deployer-tick", "broken"): "its topic clock was deleted",
+            ("subscription", "publisher-tick", "broken"): "its topic clock was deleted",
+            ("clock", "dualdeploy-tick", "broken"): "its last attempt failed (Resource not found",
             ("hint", CLOCK, "warning"): "another hint does",
         },
     ),
@@ -466,15 +466,15 @@ FAULTS = [
     ),
     Fault(
         "the clock's subscription of job_notifier gone",
-        lambda ward: ward.subscriber.delete_subscription(subscription=ward.subscription("notifier-clock")),
+        lambda ward: ward.subscriber.delete_subscription(subscription=ward.subscription("notifier-tick")),
         lambda ward: ward.provision(),
         {
             (
                 "subscription",
-                "notifier-clock",
+                "notifier-tick",
                 "warning",
             ): "has ended by the result object's notification and the job's log line",
-            ("hint", CLOCK, "warning"): "(subscription notifier-clock); another hint does",
+            ("hint", CLOCK, "warning"): "(subscription notifier-tick); another hint does",
         },
     ),
     Fault(
@@ -482,7 +482,7 @@ FAULTS = [
         all_hints,
         mend_all_hints,
         {
-            ("subscription", "notifier-clock", "broken"): "the subscription is missing",
+            ("subscription", "notifier-tick", "broken"): "the subscription is missing",
             ("hint", f"notification of gs://{PROJECT}-models", "broken"): "its notification is missing",
             ("hint", "dualdeploy-training-job-logs", "broken"): "the log sink is missing",
             ("hint", RESULT, "broken"): "no other hint does: ended trainings stay unnoticed",

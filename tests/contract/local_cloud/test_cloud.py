@@ -78,7 +78,7 @@ def test_the_clock_reaches_every_service(cloud: LocalCloud, service: object) -> 
     for name in cloud.topology.services:
         cloud.register_service(name, service.address)
 
-    _, body = service.wait_for("/events/clock")
+    _, body = service.wait_for("/events/tick")
     assert data_of(body) == {"v": 1}
 
 

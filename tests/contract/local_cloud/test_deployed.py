@@ -58,8 +58,8 @@ def test_a_deleted_trigger_is_not_found_and_announces_nothing(
 
 
 def test_a_paused_schedule_is_said_to_be_and_does_not_tick(cloud: LocalCloud, ask: Any) -> None:
-    path = f"/v1/{LOCATION}/jobs/dualdeploy-clock"
-    job = cloud.scheduler.jobs["dualdeploy-clock"]
+    path = f"/v1/{LOCATION}/jobs/dualdeploy-tick"
+    job = cloud.scheduler.jobs["dualdeploy-tick"]
     job.is_paused = True
     try:
         time.sleep(0.5)

@@ -19,12 +19,15 @@ from google.cloud import aiplatform_v1
 from google.cloud import storage as google_storage
 
 from local_cloud.faults import Faults
+from local_cloud.iam import PROJECT_NUMBER
 from local_cloud.storage import Storage
 from local_cloud.vertex import Image, Vertex
 
 PROJECT = "demo-dualdeploy"
 REGION = "us-central1"
 PARENT = f"projects/{PROJECT}/locations/{REGION}"
+#: What answers call it.
+ANSWERED_PARENT = f"projects/{PROJECT_NUMBER}/locations/{REGION}"
 TRAINER = f"us-docker.pkg.dev/{PROJECT}/images/trainer:test"
 PREDICTOR = f"us-docker.pkg.dev/{PROJECT}/images/predictor@sha256:{'0' * 64}"
 TOY_IMAGES = Path(__file__).parent / "toy_images"
@@ -43,6 +46,7 @@ class Cloud:
     """One Vertex AI with its Cloud Storage, and what a test needs to talk to them."""
 
     parent = PARENT
+    answered_parent = ANSWERED_PARENT
     trainer = TRAINER
     predictor = PREDICTOR
 

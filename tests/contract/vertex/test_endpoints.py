@@ -47,7 +47,7 @@ def served(cloud: Any) -> str:
 def test_a_deployed_model_answers_predictions_by_its_own_server(cloud: Any, served: str) -> None:
     answer = predict(cloud, served, "daisy", "rose")
     assert answer.deployed_model_id == "11"
-    assert answer.model == f"{cloud.parent}/models/served"
+    assert answer.model == f"{cloud.answered_parent}/models/served"
     assert answer.model_version_id == "1"
     assert answer.model_display_name == "toy"
     assert len(answer.predictions) == 2
@@ -242,7 +242,7 @@ def test_what_is_deployed_shows_on_the_model_and_its_status(cloud: Any, served: 
     model = cloud.models.get_model(name=f"{cloud.parent}/models/served")
     assert [(ref.endpoint, ref.deployed_model_id) for ref in model.deployed_models] == [(served, "11")]
     deployed = cloud.endpoints.get_endpoint(name=served).deployed_models[0]
-    assert deployed.model == f"{cloud.parent}/models/served@1"
+    assert deployed.model == f"{cloud.answered_parent}/models/served@1"
     assert deployed.model_version_id == "1"
     assert deployed.status.available_replica_count == 1
 

@@ -17,7 +17,7 @@ def get(cloud: Any, name: str) -> aiplatform_v1.Model:
 
 def test_the_first_version_is_the_default_one(cloud: Any) -> None:
     name = cloud.upload("first", version_aliases=["candidate"], labels={"run": "r1"})
-    assert name == f"{cloud.parent}/models/first@1"
+    assert name == f"{cloud.answered_parent}/models/first@1"
     model = get(cloud, f"{cloud.parent}/models/first")
     assert model.version_id == "1"
     assert sorted(model.version_aliases) == ["candidate", "default"]

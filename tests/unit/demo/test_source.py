@@ -22,7 +22,7 @@ def test_a_path_that_is_no_folder_is_refused_with_what_to_name(tmp_path: Path) -
 
 def test_a_folder_without_shards_is_refused(tmp_path: Path) -> None:
     (tmp_path / "readme.txt").write_text("nothing here")
-    with pytest.raises(source.UnusableFolder, match="holds no TFRecord shards"):
+    with pytest.raises(source.UnusableFolder, match=r"holds no shards: only readme\.txt is there"):
         source.folder(tmp_path)
 
 

@@ -84,7 +84,7 @@ def test_the_times_and_tries_that_alerts_name_are_those_of_terraform_and_the_top
     tries: dict[bool, set[int]] = {True: set(), False: set()}
     for each in TOPOLOGY["subscriptions"].values():
         if "dead_letter_policy" in each:
-            tries[each["topic"] == "clock"].add(each["dead_letter_policy"]["max_delivery_attempts"])
+            tries[each["topic"] == "tick"].add(each["dead_letter_policy"]["max_delivery_attempts"])
     monitoring = MONITORING.read_text(encoding="utf-8")
 
     assert tries == {False: {20}, True: {5}}

@@ -103,11 +103,11 @@ def test_a_revision_that_is_being_started_has_not_failed(look: Look, google: Any
 @pytest.mark.parametrize("address", ["job-notifier-123.us-central1.run.app", "job-notifier-x7kq2mzuaa-uc.a.run.app"])
 def test_a_subscription_may_use_either_address_of_a_service(look: Look, google: Any, address: str) -> None:
     google.documents[f"{RUN}/job-notifier"] = notifier()
-    google.subscriptions["projects/my-project/subscriptions/notifier-clock"] = Subscription(
-        topic="projects/my-project/topics/clock",
+    google.subscriptions["projects/my-project/subscriptions/notifier-tick"] = Subscription(
+        topic="projects/my-project/topics/tick",
         ack_deadline_seconds=60,
         push_config={
-            "push_endpoint": f"https://{address}/events/clock",
+            "push_endpoint": f"https://{address}/events/tick",
             "oidc_token": {
                 "service_account_email": "job-notifier-caller@my-project.iam.gserviceaccount.com",
                 "audience": f"https://{address}",
@@ -117,7 +117,7 @@ def test_a_subscription_may_use_either_address_of_a_service(look: Look, google: 
         retry_policy={"minimum_backoff": {"seconds": 10}},
         expiration_policy={},
     )
-    [finding] = found(messages.checks(look), "notifier-clock")
+    [finding] = found(messages.checks(look), "notifier-tick")
     assert finding.state is State.OK, finding.says
 
 
@@ -181,16 +181,16 @@ def test_a_trigger_that_leads_nowhere_is_named_with_why(
 
 def test_events_that_wait_for_half_an_hour_are_broken_and_fresh_ones_are_not(look: Look, google: Any) -> None:
     google.metrics = {
-        "num_undelivered_messages": {"deployer-clock": 12, "launcher-clock": 1},
+        "num_undelivered_messages": {"deployer-tick": 12, "launcher-tick": 1},
         # Nobody has to read what people pull.
         "oldest_unacked_message_age": {
-            "deployer-clock": 1860,
-            "launcher-clock": 1799,
+            "deployer-tick": 1860,
+            "launcher-tick": 1799,
             "deployment-completed-log": 9999,
         },
     }
     [finding] = found(messages.checks(look), "what waits")
-    assert (finding.about, finding.state) == ("deployer-clock", State.BROKEN)
+    assert (finding.about, finding.state) == ("deployer-tick", State.BROKEN)
     assert finding.says == "12 messages wait, the oldest for 31 minutes: cloud_deployer does not take them"
     assert finding.remedy.startswith("gcloud run services logs read cloud-deployer --region=us-central1")
 

@@ -25,7 +25,7 @@ from local_cloud.faults import (
 def faults() -> Faults:
     faults = Faults()
     faults.register("storage.objects.insert")
-    faults.register("delivery.launcher-clock", MESSAGE_DELIVERY)
+    faults.register("delivery.launcher-tick", MESSAGE_DELIVERY)
     faults.register("aiplatform.jobs.run", JOB)
     return faults
 
@@ -41,7 +41,7 @@ def test_faults_happen_once_each_and_in_order(faults: Faults) -> None:
 def test_an_operation_without_a_plan_has_no_faults(faults: Faults) -> None:
     faults.add({"storage.objects.insert": ["return-503"]})
 
-    assert faults.take("delivery.launcher-clock") is None
+    assert faults.take("delivery.launcher-tick") is None
     assert faults.pending() == {"storage.objects.insert": ["return-503"]}
 
 
@@ -58,7 +58,7 @@ def test_an_unknown_instruction_is_refused(faults: Faults, instruction: str) -> 
 
 def test_a_plan_with_one_bad_line_plans_nothing(faults: Faults) -> None:
     with pytest.raises(UnknownInstruction):
-        faults.add({"storage.objects.insert": ["return-503"], "delivery.launcher-clock": ["explode"]})
+        faults.add({"storage.objects.insert": ["return-503"], "delivery.launcher-tick": ["explode"]})
 
     assert faults.pending() == {}
 
@@ -78,7 +78,7 @@ def test_a_fault_that_never_happened_fails_its_test_and_is_forgotten(faults: Fau
     [
         ("storage.objects.insert", "crash"),
         ("storage.objects.insert", "duplicate"),
-        ("delivery.launcher-clock", "stall"),
+        ("delivery.launcher-tick", "stall"),
         ("aiplatform.jobs.run", "return-503"),
         ("aiplatform.jobs.run", "hang:1"),
     ],
@@ -99,10 +99,10 @@ def test_every_instruction_can_happen_to_something_and_only_what_is_known_is_pro
 
 
 def test_an_operation_that_is_registered_twice_takes_what_both_take(faults: Faults) -> None:
-    faults.register("delivery.launcher-clock", EVENT_DELIVERY)
-    faults.add({"delivery.launcher-clock": ["drop"]})
+    faults.register("delivery.launcher-tick", EVENT_DELIVERY)
+    faults.add({"delivery.launcher-tick": ["drop"]})
     with pytest.raises(UnknownInstruction):
-        faults.add({"delivery.launcher-clock": ["reorder"]})
+        faults.add({"delivery.launcher-tick": ["reorder"]})
 
 
 def test_a_failing_body_is_what_is_reported_and_its_plan_is_forgotten(faults: Faults) -> None:

@@ -34,10 +34,10 @@ def document() -> dict[str, Any]:
         },
         "topics": {"clock": {}, "dead": {}},
         "subscriptions": {
-            "launcher-clock": {
+            "launcher-tick": {
                 "topic": "clock",
                 "service": "launcher",
-                "path": "/events/clock",
+                "path": "/events/tick",
                 "retry_policy": {"minimum_backoff_seconds": 10, "maximum_backoff_seconds": 60},
                 "dead_letter_policy": {"topic": "dead", "max_delivery_attempts": 7},
             },
@@ -79,7 +79,7 @@ def test_every_dead_letter_topic_of_the_committed_topology_has_a_reader() -> Non
 
 def test_placeholders_are_filled_and_defaults_applied(tmp_path: Path, document: dict[str, Any]) -> None:
     read = load(write(tmp_path, document))
-    pushed, pulled = read.subscriptions["launcher-clock"], read.subscriptions["reader"]
+    pushed, pulled = read.subscriptions["launcher-tick"], read.subscriptions["reader"]
 
     assert read.buckets["data"].name == "demo-dualdeploy-data"
     assert read.triggers[0].bucket == "demo-dualdeploy-data"
@@ -98,9 +98,9 @@ def test_what_was_read_cannot_be_changed(tmp_path: Path, document: dict[str, Any
 def test_all_faults_are_reported_together_each_with_its_path(tmp_path: Path, document: dict[str, Any]) -> None:
     document["buckets"]["data"]["name"] = "${zone}-data"
     document["buckets"]["data"]["triggers"][0]["service"] = "launcherr"
-    document["subscriptions"]["launcher-clock"]["topic"] = "clok"
-    document["subscriptions"]["launcher-clock"]["path"] = "events/clock"
-    document["subscriptions"]["launcher-clock"]["ack_deadline_seconds"] = "long"
+    document["subscriptions"]["launcher-tick"]["topic"] = "clok"
+    document["subscriptions"]["launcher-tick"]["path"] = "events/clock"
+    document["subscriptions"]["launcher-tick"]["ack_deadline_seconds"] = "long"
     document["subscriptions"]["reader"] = {"topic": "dead"}
     document["images"]["trainer"]["command"] = "python"
     with pytest.raises(TopologyError) as refused:
@@ -109,9 +109,9 @@ def test_all_faults_are_reported_together_each_with_its_path(tmp_path: Path, doc
     message = str(refused.value)
     assert "buckets.data.name: unknown placeholder ${zone}" in message
     assert "buckets.data.triggers[0].service: no service 'launcherr'; there are launcher" in message
-    assert "subscriptions.launcher-clock.topic: no topic 'clok'; there are clock, dead" in message
-    assert "subscriptions.launcher-clock.path: 'events/clock' must start with a slash" in message
-    assert "subscriptions.launcher-clock.ack_deadline_seconds: must be an integer, got str" in message
+    assert "subscriptions.launcher-tick.topic: no topic 'clok'; there are clock, dead" in message
+    assert "subscriptions.launcher-tick.path: 'events/clock' must start with a slash" in message
+    assert "subscriptions.launcher-tick.ack_deadline_seconds: must be an integer, got str" in message
     assert "subscriptions.reader.service: is missing" in message
     assert "images.trainer.command: must be a list, got str" in message
 

@@ -90,6 +90,8 @@ def test_a_command_replaces_the_image_s_and_arguments_follow() -> None:
 
 def test_a_location_stands_for_one_project_and_region() -> None:
     location = Location("demo-dualdeploy", "us-central1")
-    assert location.check("demo-dualdeploy", "us-central1") == "projects/demo-dualdeploy/locations/us-central1"
+    answered = f"projects/{location.number}/locations/us-central1"
+    assert location.check("demo-dualdeploy", "us-central1") == answered
+    assert location.check(location.number, "us-central1") == answered
     with pytest.raises(ApiError, match="another"):
         location.check("another", "us-central1")

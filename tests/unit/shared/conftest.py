@@ -29,7 +29,7 @@ def read_delivery(name: str) -> Delivery:
 
 @pytest.fixture
 def delivery() -> Callable[[str], Delivery]:
-    """`delivery("pubsub_push_clock")` is tests/events/pubsub_push_clock.json as it comes in."""
+    """`delivery("pubsub_push_tick")` is tests/events/pubsub_push_tick.json as it comes in."""
     return read_delivery
 
 

@@ -290,11 +290,11 @@ def test_a_certificate_of_another_kind_of_key_is_no_crash(callers: Callers, issu
 
 
 def receive(callers: Callers, headers: dict[str, str], seen: list[Any]) -> flask.Response:
-    handlers = {"clock": lambda envelope: seen.append(envelope) or outcome.done("done")}
+    handlers = {"tick": lambda envelope: seen.append(envelope) or outcome.done("done")}
     store = MemoryObjectStore()
     receiver = Receiver("tester", handlers, ledger=Ledger(store), project="demo", callers=callers)
     body = {"message": {"messageId": "1"}}
-    with flask.Flask("tester").test_request_context("/events/clock", method="POST", json=body, headers=headers):
+    with flask.Flask("tester").test_request_context("/events/tick", method="POST", json=body, headers=headers):
         answer = receiver(flask.request)
     assert list(store.list("")) == [], "a refused request leaves nothing in the ledger"
     return answer

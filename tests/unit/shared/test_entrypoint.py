@@ -41,7 +41,7 @@ class Handler:
 
 def client_of(handler: Handler, ledger: Ledger, clock: ManualClock) -> Client:
     """The receiver behind Flask, as functions-framework has it: every path and method reaches it."""
-    handlers = {"object-finalized": handler, "clock": handler}
+    handlers = {"object-finalized": handler, "tick": handler}
     receiver = Receiver("tester", handlers, ledger=ledger, project="demo", callers=cloud_run_callers(), clock=clock)
     app = flask.Flask("tester")
     methods = ["GET", "POST", "PUT", "DELETE", "PATCH"]
@@ -91,7 +91,7 @@ def test_an_outcome_has_one_answer(
 ) -> None:
     handler.answer = answer
 
-    response = client.post("/events/clock", json={"message": {"messageId": "1"}})
+    response = client.post("/events/tick", json={"message": {"messageId": "1"}})
 
     assert response.status_code == status
     assert ("Retry-After" in response.headers) == (status == 503)
@@ -128,7 +128,7 @@ def test_at_the_root_the_type_of_the_cloud_event_says_which_event_it_is(
     assert len(handler.seen) == 1
 
 
-@pytest.mark.parametrize("name", ["pubsub_push_clock", "pubsub_push_not_json"])
+@pytest.mark.parametrize("name", ["pubsub_push_tick", "pubsub_push_not_json"])
 def test_an_unknown_path_is_not_acknowledged(
     name: str, handler: Handler, client: Client, store: MemoryObjectStore, delivery: Callable[[str], Any]
 ) -> None:
@@ -137,7 +137,7 @@ def test_an_unknown_path_is_not_acknowledged(
     response = client.post("/events/clok", data=body, headers=headers)
 
     assert response.status_code == 404
-    assert "/events/clock" in response.get_json()["error"]
+    assert "/events/tick" in response.get_json()["error"]
     assert handler.seen == []
     assert store.names() == []
 
@@ -162,12 +162,12 @@ def test_health_touches_neither_ledger_nor_handler(
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
 def test_events_come_by_post_alone(method: str, handler: Handler, client: Client) -> None:
-    assert client.open("/events/clock", method=method).status_code == 405
+    assert client.open("/events/tick", method=method).status_code == 405
     assert handler.seen == []
 
 
 def test_a_body_over_the_limit_is_refused_before_it_is_read(handler: Handler, client: Client) -> None:
-    response = client.post("/events/clock", environ_overrides={"CONTENT_LENGTH": str(MAX_BODY_BYTES + 2)})
+    response = client.post("/events/tick", environ_overrides={"CONTENT_LENGTH": str(MAX_BODY_BYTES + 2)})
 
     assert response.status_code == 413
     assert handler.seen == []
@@ -177,12 +177,12 @@ def test_a_chunked_body_is_held_to_the_limit_too(
     handler: Handler, client: Client, monkeypatch: pytest.MonkeyPatch, delivery: Callable[[str], Any]
 ) -> None:
     monkeypatch.setattr(entrypoint, "MAX_BODY_BYTES", 4096)
-    headers, body = delivery("pubsub_push_clock")
+    headers, body = delivery("pubsub_push_tick")
     # What gunicorn says of a body without Content-Length: it ends where the stream ends.
     chunked = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked", "CONTENT_LENGTH": ""}
 
-    small = client.post("/events/clock", data=body, headers=headers, environ_overrides=chunked)
-    large = client.post("/events/clock", data=body + b" " * 4096, headers=headers, environ_overrides=chunked)
+    small = client.post("/events/tick", data=body, headers=headers, environ_overrides=chunked)
+    large = client.post("/events/tick", data=body + b" " * 4096, headers=headers, environ_overrides=chunked)
 
     assert (small.status_code, large.status_code) == (204, 413)
     assert len(handler.seen) == 1
@@ -194,11 +194,11 @@ def test_a_rejection_says_what_why_when_and_where(
     handler.answer = errors.UnknownDataset("no data set 'roses'")
     headers, body = delivery("pubsub_push_training_completed")
 
-    client.post("/events/clock", data=body, headers=headers)
+    client.post("/events/tick", data=body, headers=headers)
 
     [record] = records(store)
     assert record["at"] == "2026-11-23T12:00:00.000Z"
-    assert (record["service"], record["kind"]) == ("tester", "clock")
+    assert (record["service"], record["kind"]) == ("tester", "tick")
     assert record["reason"] == "UnknownDataset: no data set 'roses'"
     assert record["event"]["id"] == "13500"
     assert record["event"]["attributes"]["target"] == "mobile"
@@ -208,7 +208,7 @@ def test_a_rejection_says_what_why_when_and_where(
 def test_a_malformed_body_is_recorded_as_it_came_and_acknowledged(
     handler: Handler, client: Client, store: MemoryObjectStore
 ) -> None:
-    assert client.post("/events/clock", data=b"\xff" + b"x" * 9000).status_code == 204
+    assert client.post("/events/tick", data=b"\xff" + b"x" * 9000).status_code == 204
 
     [record] = records(store)
     assert record["reason"].startswith("MalformedEvent: ")
@@ -220,10 +220,10 @@ def test_an_event_that_comes_again_is_recorded_once(
     handler: Handler, client: Client, store: MemoryObjectStore, delivery: Callable[[str], Any]
 ) -> None:
     handler.answer = CannotEverSucceed("x")
-    headers, body = delivery("pubsub_push_clock")
+    headers, body = delivery("pubsub_push_tick")
 
     for _ in range(3):
-        assert client.post("/events/clock", data=body, headers=headers).status_code == 204
+        assert client.post("/events/tick", data=body, headers=headers).status_code == 204
 
     assert len(records(store)) == 1
 
@@ -234,7 +234,7 @@ def test_different_events_without_an_id_are_recorded_apart(
     handler.answer = CannotEverSucceed("x")
 
     for data in ("YQ==", "Yg==", "Yg=="):
-        client.post("/events/clock", data=json.dumps({"message": {"data": data}}))
+        client.post("/events/tick", data=json.dumps({"message": {"data": data}}))
 
     assert len(records(store)) == 2
     ids = [envelope.event_id for envelope in handler.seen]
@@ -257,10 +257,10 @@ def test_a_rejection_that_cannot_be_recorded_is_not_acknowledged(
 ) -> None:
     handler.answer = CannotEverSucceed("x")
     store.faults.plan("put", Failing(failure))
-    headers, body = delivery("pubsub_push_clock")
+    headers, body = delivery("pubsub_push_tick")
 
-    refused = client.post("/events/clock", data=body, headers=headers)
-    again = client.post("/events/clock", data=body, headers=headers)
+    refused = client.post("/events/tick", data=body, headers=headers)
+    again = client.post("/events/tick", data=body, headers=headers)
 
     assert (refused.status_code, again.status_code) == (503, 204)
     assert "could not record the rejection" in refused.get_json()["error"]
@@ -272,10 +272,10 @@ def test_a_rejection_whose_recording_lost_its_answer_is_recorded_once(
 ) -> None:
     handler.answer = CannotEverSucceed("x")
     store.faults.plan("put", Failing(errors.ServiceUnavailable("lost"), after=True))
-    headers, body = delivery("pubsub_push_clock")
+    headers, body = delivery("pubsub_push_tick")
 
-    assert client.post("/events/clock", data=body, headers=headers).status_code == 503
-    assert client.post("/events/clock", data=body, headers=headers).status_code == 204
+    assert client.post("/events/tick", data=body, headers=headers).status_code == 503
+    assert client.post("/events/tick", data=body, headers=headers).status_code == 204
     assert len(records(store)) == 1
 
 
@@ -284,7 +284,7 @@ def test_text_that_utf8_cannot_carry_is_malformed_and_recorded(
 ) -> None:
     body = b'{"message": {"messageId": "1", "attributes": {"\\ud800": "\\udfff"}}}'
 
-    assert client.post("/events/clock", data=body).status_code == 204
+    assert client.post("/events/tick", data=body).status_code == 204
     assert handler.seen == []
     assert "not Unicode" in records(store)[0]["reason"]
 
@@ -293,26 +293,26 @@ def test_an_unexpected_error_is_logged_with_the_event_and_not_shown(
     handler: Handler, client: Client, caplog: pytest.LogCaptureFixture, delivery: Callable[[str], Any]
 ) -> None:
     handler.answer = RuntimeError("the password is hunter2")
-    headers, body = delivery("pubsub_push_clock")
+    headers, body = delivery("pubsub_push_tick")
 
     with caplog.at_level(logging.ERROR):
-        response = client.post("/events/clock", data=body, headers=headers)
+        response = client.post("/events/tick", data=body, headers=headers)
 
     assert "hunter2" not in response.text
     assert caplog.records[0].exc_info
-    assert "clock" in caplog.records[0].getMessage()
+    assert "tick" in caplog.records[0].getMessage()
 
 
 def test_a_process_that_dies_answers_nothing(handler: Handler, client: Client, delivery: Callable[[str], Any]) -> None:
     handler.answer = ProcessDied()
-    headers, body = delivery("pubsub_push_clock")
+    headers, body = delivery("pubsub_push_tick")
 
     with pytest.raises(ProcessDied):
-        client.post("/events/clock", data=body, headers=headers)
+        client.post("/events/tick", data=body, headers=headers)
 
 
 @settings(deadline=None)  # a loaded machine says nothing of the code
-@given(body=st.binary(), path=st.sampled_from(["/", "/events/clock", "/events/object-finalized"]))
+@given(body=st.binary(), path=st.sampled_from(["/", "/events/tick", "/events/object-finalized"]))
 def test_no_body_makes_the_receiver_fail(body: bytes, path: str) -> None:
     clock = ManualClock()
     client = client_of(Handler(), Ledger(MemoryObjectStore(), clock=clock), clock)

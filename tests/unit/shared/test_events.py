@@ -78,7 +78,7 @@ def test_a_real_payload_becomes_its_event(
         ("pubsub_push_training_completed_attributes_only", events.parse_training_completed, "run_id is missing"),
         ("pubsub_push_log_of_another_resource", events.parse_training_job_logged, "job_id"),
         ("pubsub_push_not_json", events.parse_retrain_requested, "not JSON"),
-        ("pubsub_push_clock", events.parse_object_finalized, "not a Cloud Storage object resource: bucket is missing"),
+        ("pubsub_push_tick", events.parse_object_finalized, "not a Cloud Storage object resource: bucket is missing"),
     ],
 )
 def test_a_payload_that_is_not_its_event_says_why(

@@ -26,12 +26,12 @@ vertex.VertexGateway(project="demo", region="us-central1")
 vertex.VertexGateway(project="demo", region="us-central1", emulator_host="127.0.0.1:1")
 firebase.FirebaseMlGateway(project="demo")
 pubsub.PubSubPublisher("demo")
-receiver = entrypoint.Receiver("tester", {"clock": lambda _: outcome.ignored("x")}, ledger=book, project="demo",
+receiver = entrypoint.Receiver("tester", {"tick": lambda _: outcome.ignored("x")}, ledger=book, project="demo",
                                callers=callers.cloud_run_callers())
 
 import flask
 app = flask.Flask("tester")
-with app.test_request_context("/events/clock", method="POST", json={"message": {"messageId": "1"}},
+with app.test_request_context("/events/tick", method="POST", json={"message": {"messageId": "1"}},
                               headers=callers.from_sender()):
     assert receiver(flask.request).status_code == 204
 

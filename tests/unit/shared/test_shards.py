@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dualdeploy import shards
+from dualdeploy.shards import Kind, ShardNames
 
 
 @pytest.mark.parametrize(
@@ -58,42 +59,6 @@ def test_only_an_object_called_success_is_the_marker(name: str, marker: bool) ->
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "flowers/eval-00000-of-00002.tfrecord",
-        "flowers/val.tfrecord",
-        "flowers/VALIDATION-00000-of-00001.tfrecords",
-        "flowers/flowers_test.tfrec.gz",
-        "flowers/my-valid-set.tfrecord",
-        "flowers/evaluation.tfrecord",
-        "flowers/test2.tfrecord",
-        "flowers/v1.test.tfrecord",
-        "tf_flowers/3.0.1/tf_flowers-test.tfrecord-00000-of-00001",
-    ],
-)
-def test_shards_that_are_called_test_or_the_like_are_held_out(name: str) -> None:
-    assert shards.is_held_out(name)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "flowers/train-00000-of-00002.tfrecord",
-        "flowers/latest.tfrecord",
-        "flowers/contest-entries.tfrecord",
-        "flowers/evaluate.tfrecord",
-        "flowers/retrieval.tfrecord",
-        "flowers/validity.tfrecord",
-        "flowers/intervals.tfrecord",
-        "test/train.tfrecord",  # a folder decides nothing
-        "flowers00-230.tfrec",
-    ],
-)
-def test_words_that_only_contain_test_or_val_are_for_training(name: str) -> None:
-    assert not shards.is_held_out(name)
-
-
-@pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("f/train-00003-of-00016.tfrecord", shards.NumberedShard("f/train-of-00016.tfrecord", 3, 16)),
@@ -104,9 +69,10 @@ def test_words_that_only_contain_test_or_val_are_for_training(name: str) -> None
             shards.NumberedShard("f/batch-1-of-2/train-of-00004.tfrecord", 0, 4),
         ),
         ("f/batch-1-of-2/train.tfrecord", None),
-        ("f/train-00002-of-00002.tfrecord", None),
+        ("f/train-00002-of-00002.tfrecord", shards.NumberedShard("f/train-of-00002.tfrecord", 2, 2)),
+        ("f/train-00003-of-00002.tfrecord", None),
+        ("f/train-00000-of-00002", shards.NumberedShard("f/train-of-00002", 0, 2)),
         ("f/train-00000-of-00000.tfrecord", None),
-        ("f/train-00000-of-00002.txt", None),
         ("f/flowers00-230.tfrec", None),
     ],
 )
@@ -137,10 +103,110 @@ def test_each_set_is_judged_by_itself() -> None:
     assert shards.missing_from_sets(names) == {"flowers/test-of-00002.tfrecord": [1]}
 
 
-def test_a_description_names_five_numbers_and_counts_the_rest() -> None:
-    text = shards.describe_missing({"b-of-9": [1, 2, 3, 4, 5, 6, 7], "a-of-2": [1]})
+@pytest.mark.parametrize(
+    ("count", "there", "fault"),
+    [
+        (3, {0, 1, 2}, ""),
+        (3, {1, 2, 3}, ""),
+        (1, {0}, ""),
+        (1, {1}, ""),
+        (3, {1, 2}, "lacks 00000 (or 00003, if counted from 1): upload"),
+        (3, {2, 3}, "lacks 00001: upload"),
+        (3, {0, 2}, "lacks 00001: upload"),
+        (3, {0, 1, 2, 3}, "has both 00000 and 00003, so two numberings are mixed: remove the shards of one"),
+        (3, {0, 3}, "has both 00000 and 00003"),
+        (9, {0, 8}, "lacks 00001, 00002, 00003, 00004, 00005 and 2 more: upload what is missing, or remove the rest"),
+    ],
+)
+@pytest.mark.parametrize("pattern", ["f/t-{:05d}-of-{:05d}.tfrecord", "t.tfrecord-{}-of-{}", "t-{:06d}-of-{:06d}"])
+def test_a_set_may_be_counted_from_0_or_from_1(pattern: str, count: int, there: set[int], fault: str) -> None:
+    names = [pattern.format(index, count) for index in there]
 
-    assert text == "a-of-2 lacks 00001; b-of-9 lacks 00001, 00002, 00003, 00004, 00005 and 2 more"
+    assert fault in shards.why_incomplete(names)
+    assert bool(shards.why_incomplete(names)) == bool(fault)
+
+
+def test_the_faults_of_all_sets_are_told_together() -> None:
+    text = shards.why_incomplete(["b-00000-of-00002.tfrecord", "a-00001-of-00002.tfrec", "c-1-of-1.tfrecord"])
+
+    assert text.startswith("the data is not complete: a-of-00002.tfrec lacks 00000 (or 00002, if counted from 1): ")
+    assert "; b-of-00002.tfrecord lacks 00001: " in text
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("train.tfrecord", Kind.SHARD),
+        ("a/train-00000-of-00001.tfrec.gz", Kind.SHARD),
+        ("_SUCCESS", Kind.MARKER),
+        ("a/b/_SUCCESS", Kind.MARKER),
+        *((name, Kind.HIDDEN) for name in (
+            "_temporary/0/_temporary/attempt_202611280101_0002_m_000000_3/part-00000-c000.tfrecord",
+            "_temporary/0/_SUCCESS",
+            ".spark-staging-0f1e/part-00000.tfrecord",
+            "beam-temp-train-0af1c2d4/6f2c.train.tfrecord",
+            ".temp-beam-2026-11-28/train.tfrecord",
+            "3.0.1.incompleteA1B2C3/flowers-train.tfrecord-00000-of-00001",
+            "incomplete.A1B2C3_3.0.1/flowers-train.tfrecord-00000-of-00001",
+            "._train.tfrecord",
+            "__MACOSX/._train.tfrecord",
+            ".ipynb_checkpoints/train.tfrecord",
+            ".DS_Store",
+            "_committed_123",
+            "_metadata",
+        )),
+        *((name, Kind.COMPANION) for name in (
+            "README", "README.md", "labels.txt", "dataset_info.json", "a/features.json", "train.csv", "list.jsonl",
+            "train.tfrecord.crc32c", "label_map.pbtxt", "flowers/", "flowers_$folder$",
+        )),
+        *((name, Kind.UNKNOWN) for name in (
+            "train-00000-of-00002", "train.tfrecord/part-r-00000", "train.record-00000-of-00001", "train.tfr",
+            "train.tfrecord.zz", "train.tfrecord.snappy", "train.tfrecord.tmp", "roses/1.jpg", "train.parquet",
+        )),
+    ],
+)  # fmt: skip
+def test_what_an_object_is_follows_from_its_name(name: str, kind: Kind) -> None:
+    assert ShardNames().kind(name) is kind
+    assert ShardNames("flowers/").kind(f"flowers/{name}") is kind
+
+
+@pytest.mark.parametrize(
+    ("patterns", "takes", "leaves"),
+    [
+        (["train-*"], ["train-00000-of-00002", "a/train-x"], ["x-train-1", "a/b/test-1", "train.tfrecord"]),
+        (["train-*", "val-*"], ["train-0", "val-0"], ["test-0", "trainval"]),
+        (["part-r-?????"], ["train.tfrecord/part-r-00000"], ["part-r-000000"]),
+        (["train/*"], ["train/part-r-00000", "train/a/b"], ["test/part-r-0", "a/train/x"]),
+        (["*.tfrecord.zz"], ["train.tfrecord.zz"], ["train.tfrecord"]),
+        (["*"], ["anything", "README.md"], ["_SUCCESS", "_temporary/0/part-00000", "._x", "beam-temp-x/part"]),
+        ([], ["train.tfrecord"], ["train-00000-of-00002"]),
+    ],
+)
+def test_a_data_set_says_which_other_names_are_shards(patterns: list[str], takes: list[str], leaves: list[str]) -> None:
+    rule = ShardNames("flowers/", tuple(patterns))
+
+    assert [name for name in takes if rule.kind(f"flowers/{name}") is not Kind.SHARD] == []
+    assert [name for name in leaves if rule.kind(f"flowers/{name}") is Kind.SHARD] == []
+
+
+def test_a_prefix_may_lie_in_a_folder_that_looks_hidden() -> None:
+    assert ShardNames("flowers/_clean/").kind("flowers/_clean/train.tfrecord") is Kind.SHARD
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["train-00000-of-00001"], "data.shards: 'train-*'"),
+        (["a.jpg", "b/c.PNG"], "`make shards` turns a folder of them into shards"),
+        (["train.tfrecord.zz", "train.tfrecord.snappy"], "only gzip is read"),
+        (["_temporary/0/part-0"], "only hidden or unfinished objects are there: _temporary/0/part-0"),
+        (["labels.txt", "folder/"], "only labels.txt is there"),
+        (["a", "b", "c", "d", "e"], "5 objects are not shards by their names: a, b, c and 2 more"),
+        ([], "nothing is there"),
+    ],
+)
+def test_what_is_passed_over_is_named_with_what_to_do(names: list[str], says: str) -> None:
+    assert says in shards.pass_over(names, ShardNames()).why_no_shards()
 
 
 def test_names_alone_prove_completeness_only_with_whole_sets_of_both_kinds() -> None:
@@ -152,6 +218,7 @@ def test_names_alone_prove_completeness_only_with_whole_sets_of_both_kinds() -> 
     assert not shards.is_whole(train[:1] + test)
     assert not shards.is_whole([*train, *test, "flowers/more.tfrecord"])
     assert not shards.is_whole([])
+    assert not shards.is_whole([*train, *test, "flowers/train-00002-of-00002.tfrecord"]), "two numberings"
 
 
 def test_a_name_given_twice_counts_once() -> None:

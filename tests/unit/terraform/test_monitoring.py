@@ -66,7 +66,7 @@ def test_a_failed_run_is_found_by_what_the_services_log(plan: Any, topology: Map
 
 def test_the_clock_alert_looks_at_the_topic_that_ticks(plan: Any, topology: Mapping[str, Any]) -> None:
     filter_ = policy(plan, "Dual Deploy: the clock stands still")["conditions"][0]["condition_absent"][0]["filter"]
-    assert f'topic_id = "{topology["schedules"]["clock"]["topic"]}"' in filter_
+    assert f'topic_id = "{topology["schedules"]["tick"]["topic"]}"' in filter_
 
 
 def test_the_budget_is_of_this_project_only(plan: Any) -> None:

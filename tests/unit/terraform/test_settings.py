@@ -84,7 +84,7 @@ def test_a_service_takes_events_from_exactly_the_account_that_delivers_them(serv
         cloud_run_checks_tokens=True,
     )
     for address in (f"https://{host}-123456789012.us-central1.run.app", f"https://{host}-x7kq2mzuaa-uc.a.run.app"):
-        for audience in (address, f"{address}/events/clock"):
+        for audience in (address, f"{address}/events/tick"):
             assert callers.require_event_sender(from_sender(*accounts, aud=audience)) in accounts
     for audience in (
         "https://other-x7kq2mzuaa-uc.a.run.app",

@@ -199,8 +199,7 @@ def test_a_job_description_that_is_no_json_object_is_refused(document: bytes) ->
 def test_a_folder_where_every_shard_is_held_out_is_refused(tmp_path: Path) -> None:
     (tmp_path / "test-1.tfrecord").touch()
     said = faults(["--target", "cloud", "--data", str(tmp_path), "--labels", "a,b", "--output", "o"])
-    assert "1 files end in .tfrecord" in said
-    assert "held out by name" in said
+    assert "all 1 shards are held out" in said
 
 
 @pytest.mark.parametrize(

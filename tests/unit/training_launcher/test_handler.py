@@ -41,12 +41,10 @@ def only_run(chain: Chain) -> str:
 # Arriving objects ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["flowers/README.md", "flowers/train.csv", "flowers/tfrecord", "flowers/"])
-def test_an_object_that_is_no_shard_is_ignored_without_a_single_call(chain: Chain, name: str) -> None:
+@pytest.mark.parametrize("name", ["flowers/", "flowers/train/", f"gcloud/tmp/parallel_composite_uploads/x/{WHOLE[0]}"])
+def test_folders_and_pieces_of_an_upload_are_ignored_without_a_single_call(chain: Chain, name: str) -> None:
     chain.handle(chain.finalized(name))
-    assert chain.outcomes == [
-        ("training_launcher/object-finalized", "ignored", f"{name} is neither a shard nor a marker")
-    ]
+    assert chain.outcomes == [("training_launcher/object-finalized", "ignored", f"{name} is not in a data set")]
     assert chain.operations == []
 
 
@@ -77,12 +75,14 @@ def test_a_shard_of_a_data_set_whose_configuration_is_broken_is_rejected_with_al
     assert "serving.endpoints: unknown key" in str(exc)
 
 
-def test_a_shard_beside_the_configured_prefix_is_ignored(chain: Chain) -> None:
+def test_a_shard_beside_the_configured_prefix_is_passed_over_and_said_once(chain: Chain) -> None:
     chain.configure(data={"prefix": "flowers/v2/"})
-    assert message_of(chain, chain.upload("flowers/old/a.tfrecord")[0]) == (
-        "flowers/old/a.tfrecord is not under flowers/v2/"
-    )
+    for name in ("flowers/old/a.tfrecord", "flowers/old/b.tfrecord"):
+        message = message_of(chain, chain.upload(name)[0])
+        assert message.endswith("gs://data/flowers/old/ is not under data.prefix, gs://data/flowers/v2/")
     assert chain.ledger.arrivals() == {}
+    (said,) = chain.ledger.rejections()
+    assert "shards arrive outside of the data set: gs://data/flowers/old/" in said.reason
 
 
 def test_an_incomplete_numbered_set_is_noted_and_launches_nothing(chain: Chain) -> None:

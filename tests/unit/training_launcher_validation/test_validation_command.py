@@ -84,7 +84,7 @@ def test_one_shard_can_be_named_and_missing_numbers_are_noted(run, tmp_path, rec
     [
         (["DATA=/no/such/folder"], "does not exist: set DATA"),
         (["DATA=gs://bucket/flowers"], "is a bucket"),
-        (["{empty}"], "holds no shards: their names end in .tfrecord"),
+        (["{empty}"], "holds no shards: only bad.yaml is there; names of shards end in .tfrecord"),
         (["{empty}", "--labels", "a,a"], "give each class name once"),
         (["{empty}", "--config", "/no/such.yaml"], "No such file"),
         (["{empty}", "--config", "{bad}"], "labels"),

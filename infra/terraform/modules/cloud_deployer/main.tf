@@ -29,7 +29,6 @@ module "service" {
     # Model cards, which are written anew when a release ends; what a job that measures the live model is to do.
     { bucket = "models", role = "roles/storage.objectUser", prefixes = ["cards/", "evaluations/"] },
   ]
-  publishes_to = ["deployment-completed"]
   # Looking at a long-running operation takes the right to get what it works on.
   vertex_permissions = [
     "aiplatform.customJobs.cancel",

@@ -21,7 +21,7 @@ resource "google_storage_bucket_iam_member" "access" {
 }
 
 resource "google_pubsub_topic_iam_member" "publishes" {
-  for_each = toset(var.publishes_to)
+  for_each = toset([for topic, each in module.topology.topics : topic if contains(each.publishers, var.name)])
 
   project = var.project
   topic   = var.topics[each.value]

@@ -61,9 +61,12 @@ resource "google_pubsub_subscription" "pushed" {
     maximum_backoff = "${each.value.retry_policy.maximum_backoff_seconds}s"
   }
 
-  dead_letter_policy {
-    dead_letter_topic     = var.topics[each.value.dead_letter_policy.topic]
-    max_delivery_attempts = each.value.dead_letter_policy.max_delivery_attempts
+  dynamic "dead_letter_policy" {
+    for_each = can(each.value.dead_letter_policy) ? [each.value.dead_letter_policy] : []
+    content {
+      dead_letter_topic     = var.topics[dead_letter_policy.value.topic]
+      max_delivery_attempts = dead_letter_policy.value.max_delivery_attempts
+    }
   }
 
   # Never: by default a subscription without traffic for 31 days is deleted.
@@ -75,7 +78,7 @@ resource "google_pubsub_subscription" "pushed" {
 }
 
 resource "google_pubsub_subscription_iam_member" "pubsub_takes_dead_letters" {
-  for_each = local.subscriptions
+  for_each = { for name, each in local.subscriptions : name => each if can(each.dead_letter_policy) }
 
   project      = var.project
   subscription = google_pubsub_subscription.pushed[each.key].name

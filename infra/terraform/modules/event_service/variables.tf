@@ -72,12 +72,6 @@ variable "bucket_access" {
   }))
 }
 
-variable "publishes_to" {
-  description = "Topics that the service publishes to."
-  type        = list(string)
-  default     = []
-}
-
 variable "vertex_permissions" {
   description = "Permissions on Vertex AI that the service uses; a role of its own is made of them."
   type        = list(string)

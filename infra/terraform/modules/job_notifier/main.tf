@@ -18,6 +18,5 @@ module "service" {
     { bucket = "ledger", role = "roles/storage.objectUser" },
     { bucket = "models", role = "roles/storage.objectViewer", prefixes = ["results/"] },
   ]
-  publishes_to       = ["training-completed"]
   vertex_permissions = ["aiplatform.customJobs.get"]
 }

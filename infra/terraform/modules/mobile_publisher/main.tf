@@ -42,7 +42,6 @@ module "service" {
     # Files that never change, and the pointer, which is replaced.
     { bucket = "firebase_storage", role = "roles/storage.objectUser", prefixes = ["models/"] },
   ]
-  publishes_to = ["deployment-completed"]
 }
 
 # Firebase ML has no resource with a policy of its own.

@@ -195,7 +195,7 @@ resource "google_monitoring_alert_policy" "clock_stopped" {
     condition_absent {
       filter = join(" AND ", [
         "metric.type = \"pubsub.googleapis.com/topic/send_request_count\"",
-        "resource.type = \"pubsub_topic\" AND resource.labels.topic_id = \"${module.topology.schedules.clock.topic}\"",
+        "resource.type = \"pubsub_topic\" AND resource.labels.topic_id = \"${module.topology.schedules.tick.topic}\"",
       ])
       duration = "600s"
       aggregations {
@@ -209,7 +209,7 @@ resource "google_monitoring_alert_policy" "clock_stopped" {
     mime_type = "text/markdown"
     content   = <<-EOT
       Without ticks nothing that waits is resumed: deployments under way, retries, quiet periods. Look at the job:
-      `gcloud scheduler jobs describe dualdeploy-clock --location ${var.region}`.
+      `gcloud scheduler jobs describe dualdeploy-tick --location ${var.region}`.
     EOT
   }
 }

@@ -34,9 +34,9 @@ def install_config(found: DataSource, environment: Mapping[str, str]) -> str:
 def upload(found: DataSource, environment: Mapping[str, str], tell: Callable[[str], None]) -> None:
     """Shard by shard, and a marker behind them, as any pipeline would."""
     bucket = _client().bucket(environment["DATA_BUCKET"])
-    for file in found.files:
-        bucket.blob(f"{found.dataset}/{file.name}").upload_from_filename(str(file))
-        tell(f"gs://{bucket.name}/{found.dataset}/{file.name}  {file.stat().st_size / 1e6:.2f} MB")
+    for name, file in found.files.items():
+        bucket.blob(f"{found.dataset}/{name}").upload_from_filename(str(file))
+        tell(f"gs://{bucket.name}/{found.dataset}/{name}  {file.stat().st_size / 1e6:.2f} MB")
     bucket.blob(f"{found.dataset}/_SUCCESS").upload_from_string(b"")
     tell(f"gs://{bucket.name}/{found.dataset}/_SUCCESS  the batch is complete; from here on no hand is on it")
 

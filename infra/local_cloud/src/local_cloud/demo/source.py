@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dualdeploy import dataset_config, shards, tfrecord
+from dualdeploy.contracts import split
+from dualdeploy.shard_folder import look_into
 from local_cloud.demo import flowers
 
 #: Not the seed that the training settings were chosen on, so that the accuracy shown is not their best case.
@@ -39,9 +41,9 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class DataSource:
-    """Files to upload, the data set's configuration, pictures to ask about, and a sentence for people."""
+    """Files to upload by their names below the data set, its configuration, pictures to ask about, and a sentence."""
 
-    files: Sequence[Path]
+    files: Mapping[str, Path]
     config: dict[str, Any]
     unseen: Sequence[Picture]
     described: str
@@ -55,7 +57,7 @@ def painted(folder: Path) -> DataSource:
     """Paint the five-class flower data set: the same pictures every time."""
     config = _demo_config()
     paths = flowers.generate(folder, train=640, held_out=160, shards=4, unseen=UNSEEN, style=STYLE)
-    files = [path for path in paths if shards.is_shard(path.name)]
+    files = {path.name: path for path in paths if shards.is_shard(path.name)}
     names = json.loads((folder / "unseen" / "labels.json").read_text())
     unseen = [Picture((folder / "unseen" / name).read_bytes(), label) for name, label in sorted(names.items())]
     return DataSource(files, config, unseen, f"painted 640 + 160 pictures of {len(config['labels'])} flowers")
@@ -68,10 +70,11 @@ def folder(path: Path, *, labels: Sequence[str] = ()) -> DataSource:
     """
     if not path.is_dir():
         raise UnusableFolder(f"{path} is no folder: DATA=folder must name one that holds TFRecord shards")
-    files = sorted(file for file in path.iterdir() if file.is_file() and shards.is_shard(file.name))
-    if not files:
-        raise UnusableFolder(f"{path} holds no TFRecord shards (*.tfrecord, *.tfrec, also with .gz)")
-    held_out = [file for file in files if shards.is_held_out(file.name)] or files
+    found = look_into(path, shards.ShardNames())
+    if found.fault:
+        raise UnusableFolder(f"{path}: {found.fault}" if found.files else f"{path} holds no shards: {found.fault}")
+    files = list(found.files.values())
+    held_out = [found.files[name] for name in split.divide(found.files).eval] or files
     unseen_by_class, classes = _look_through(held_out)
     if not classes:
         raise UnusableFolder(f"{path}: no record has the features image (bytes) and class (int64)")
@@ -81,7 +84,9 @@ def folder(path: Path, *, labels: Sequence[str] = ()) -> DataSource:
     for target, epochs in EPOCHS_ON_PHOTOS.items():
         config["training"][target]["epochs"] = epochs
     size = sum(file.stat().st_size for file in files) / 1e6
-    return DataSource(files, config, unseen, f"{len(files)} shards, {size:.1f} MB, of {path}; labels from {origin}")
+    return DataSource(
+        found.files, config, unseen, f"{len(files)} shards, {size:.1f} MB, of {path}; labels from {origin}"
+    )
 
 
 def _demo_config() -> dict[str, Any]:

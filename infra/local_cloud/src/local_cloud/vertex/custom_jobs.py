@@ -8,17 +8,16 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from local_cloud.api import Api
 from local_cloud.faults import JOB, JOB_MACHINE, Faults
 from local_cloud.vertex import job_spec, pages
-from local_cloud.vertex.bodies import json_body
-from local_cloud.vertex.errors import CODES, failed_precondition, not_found
+from local_cloud.vertex.errors import CODES, failed_precondition, invalid_field, not_found
 from local_cloud.vertex.filters import enum_field, labels_field, text_field, time_field
 from local_cloud.vertex.job_log import JobLog
 from local_cloud.vertex.job_run import MACHINE, RUN, JobRun, Machine, Outcome
-from local_cloud.vertex.names import LOCATION_PATH, Location, new_id, now
+from local_cloud.vertex.names import Location, new_id, now
 from local_cloud.vertex.operations import Kind, Operations, Work
 from local_cloud.vertex.records import Records
+from local_cloud.vertex.wire import Wire, body
 
 #: The values of google.cloud.aiplatform.v1.JobState.
 STATES = frozenset(
@@ -96,31 +95,45 @@ class CustomJobs:
         self._running: dict[str, JobRun | None] = {}
         self._threads: dict[str, threading.Thread] = {}
         self._closing = threading.Event()
-        operations.define(_DELETE, Kind(self._prepare_delete, "DeleteOperationMetadata", "Empty"))
+        operations.define(_DELETE, Kind(self._prepare_delete, "DeleteOperationMetadata", "Empty", at_once=True))
 
     # The API
 
-    def register(self, api: Api) -> None:
-        path = f"{LOCATION_PATH}/customJobs"
-        api.operation(
+    def register(self, wire: Wire) -> None:
+        job = "/customJobs/<job>"
+        wire.operation(
             "aiplatform.customJobs.create",
             "POST",
-            path,
-            differs="container_spec only; machine and accelerator are recorded, not simulated",
-        )(self._create)
-        api.operation("aiplatform.customJobs.list", "GET", path, differs="read_mask is ignored")(self._list)
-        api.operation("aiplatform.customJobs.get", "GET", f"{path}/<job>")(self._get)
-        api.operation("aiplatform.customJobs.cancel", "POST", f"{path}/<job>:cancel")(self._cancel)
-        api.operation("aiplatform.customJobs.delete", "DELETE", f"{path}/<job>")(self._delete)
+            "/customJobs",
+            self._create,
+            body="CustomJob",
+            field="custom_job",
+            answer="CustomJob",
+            differs="container_spec only; machine and accelerator are checked and recorded, not simulated",
+        )
+        wire.operation(
+            "aiplatform.customJobs.list",
+            "GET",
+            "/customJobs",
+            self._list,
+            answer="ListCustomJobsResponse",
+            differs="read_mask is ignored",
+        )
+        wire.operation("aiplatform.customJobs.get", "GET", job, self._get, answer="CustomJob")
+        wire.operation(
+            "aiplatform.customJobs.cancel", "POST", f"{job}:cancel", self._cancel, body="CancelCustomJobRequest"
+        )
+        wire.operation("aiplatform.customJobs.delete", "DELETE", job, self._delete, answer="Operation")
 
     def _create(self, project: str, location: str) -> Document:
         parent = self._location.check(project, location)
-        body = json_body()
-        job_spec.check(body)
+        wanted = body()
+        job_spec.check(wanted)
         created = now()
         given: Document = {
-            key: body[key] for key in ("displayName", "jobSpec", "labels", "encryptionSpec") if key in body
+            key: wanted[key] for key in ("displayName", "jobSpec", "labels", "encryptionSpec") if key in wanted
         }
+        job_spec.fill(given["jobSpec"])
         job: Document = {
             "name": f"{parent}/customJobs/{new_id()}",
             **given,
@@ -134,6 +147,8 @@ class CustomJobs:
 
     def _get(self, project: str, location: str, job: str) -> Document:
         name = f"{self._location.check(project, location)}/customJobs/{job}"
+        if not job.isdigit():
+            raise invalid_field("custom_job", f"Invalid CustomJob resource name: {name}.")
         record = self._records.get(_COLLECTION, name)
         if record is None:
             raise not_found(f"The CustomJob does not exist: {name}.")

@@ -33,7 +33,7 @@ class Host:
     images: Mapping[str, Image]
     python: str
     environment: Callable[[], Mapping[str, str]]
-    project: str
+    project_number: str
 
 
 def deployable(deployed: Mapping[str, Any], models: Models, *, may_sleep: bool = False) -> Document:
@@ -116,7 +116,7 @@ def server_spec(
         "AIP_DEPLOYED_MODEL_ID": deployed_id,
         "AIP_MODEL_NAME": last_segment(model["name"]),
         "AIP_VERSION_NAME": model["versionId"],
-        "AIP_PROJECT_NUMBER": host.project,
+        "AIP_PROJECT_NUMBER": host.project_number,
         "AIP_MACHINE_TYPE": machine.get("machineType", ""),
         **_declared(container),
     }

@@ -11,20 +11,19 @@ from typing import Any
 
 import flask
 
-from local_cloud.api import Api, ApiError
+from local_cloud.api import ApiError
 from local_cloud.vertex import deployments, pages, sleep, traffic
-from local_cloud.vertex.bodies import camel_case, json_body, update_mask
+from local_cloud.vertex.bodies import camel_case, update_mask
 from local_cloud.vertex.deployments import Host
 from local_cloud.vertex.errors import aborted, already_exists, failed_precondition, invalid_argument, not_found
 from local_cloud.vertex.filters import id_field, labels_field, text_field
 from local_cloud.vertex.models import Models
 from local_cloud.vertex.names import (
-    BETA_LOCATION_PATH,
-    LOCATION_PATH,
     Location,
     check_display_name,
     check_labels,
     last_segment,
+    new_etag,
     new_id,
     now,
     seconds,
@@ -32,14 +31,13 @@ from local_cloud.vertex.names import (
 from local_cloud.vertex.operations import Kind, Operations, Work
 from local_cloud.vertex.records import Records
 from local_cloud.vertex.servers import ModelServers
+from local_cloud.vertex.wire import Wire, body, version
 
 ENDPOINTS = "endpoints"
 
 _CREATE = "aiplatform.endpoints.create"
 _DELETE = "aiplatform.endpoints.delete"
 _DEPLOY = "aiplatform.endpoints.deployModel"
-#: The same operation begun through v1beta1: its messages are of that version.
-_DEPLOY_BETA = f"v1beta1.{_DEPLOY}"
 _UNDEPLOY = "aiplatform.endpoints.undeployModel"
 _MUTATE = "aiplatform.endpoints.mutateDeployedModel"
 _CREATABLE = (
@@ -55,7 +53,7 @@ _CREATABLE = (
 _UPDATABLE = ("displayName", "description", "labels", "trafficSplit", "predictRequestResponseLoggingConfig")
 #: A name that starts with a letter, or a number of at most nine digits without leading zeros.
 _ENDPOINT_ID = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?|[1-9][0-9]{0,8}|0")
-_DEPLOYED_MODEL_ID = re.compile(r"[0-9]{1,10}")
+_DEPLOYED_MODEL_ID = re.compile(r"[1-9][0-9]{0,9}")
 _ORDERS = {
     "display_name": "displayName",
     "displayName": "displayName",
@@ -102,33 +100,57 @@ class Endpoints:
         self._sleepers = sleepers
         self._server_start_seconds = server_start_seconds
         self._address = address
+        deletion = Kind(self._prepare_delete, "DeleteOperationMetadata", "Empty", at_once=True)
+        operations.define(_DELETE, deletion)
         for name, prepare, metadata, response in (
             (_CREATE, self._prepare_create, "CreateEndpointOperationMetadata", "Endpoint"),
-            (_DELETE, self._prepare_delete, "DeleteOperationMetadata", "Empty"),
             (_DEPLOY, self._prepare_deploy, "DeployModelOperationMetadata", "DeployModelResponse"),
             (_UNDEPLOY, self._prepare_undeploy, "UndeployModelOperationMetadata", "UndeployModelResponse"),
             (_MUTATE, self._prepare_mutate, "MutateDeployedModelOperationMetadata", "MutateDeployedModelResponse"),
         ):
             operations.define(name, Kind(prepare, metadata, response))
-        beta = Kind(self._prepare_deploy, "DeployModelOperationMetadata", "DeployModelResponse", "v1beta1")
-        operations.define(_DEPLOY_BETA, beta)
 
-    def register(self, api: Api) -> None:
-        path = f"{LOCATION_PATH}/endpoints"
-        dns = "dedicatedEndpointDns is this server's host:port, over http; the shared address stays open"
-        api.operation(_CREATE, "POST", path, differs=dns)(self._create)
-        api.operation("aiplatform.endpoints.list", "GET", path, differs="read_mask is ignored")(self._list)
-        api.operation("aiplatform.endpoints.get", "GET", f"{path}/<endpoint>")(self._get)
-        api.operation("aiplatform.endpoints.patch", "PATCH", f"{path}/<endpoint>")(self._patch)
-        api.operation(_DELETE, "DELETE", f"{path}/<endpoint>")(self._delete)
-        one = "one process whatever the replica counts; one mutation of an endpoint at a time"
-        api.operation(_DEPLOY, "POST", f"{path}/<endpoint>:deployModel", differs=one)(self._deploy)
-        beta = f"{one}; a model without a replica answers 429 but keeps its process, and is never undeployed by itself"
-        api.operation(_DEPLOY, "POST", f"{BETA_LOCATION_PATH}/endpoints/<endpoint>:deployModel", differs=beta)(
-            self._deploy_beta
+    def register(self, wire: Wire) -> None:
+        path = "/endpoints/<endpoint>"
+        wire.operation(
+            _CREATE,
+            "POST",
+            "/endpoints",
+            self._create,
+            body="Endpoint",
+            field="endpoint",
+            answer="Operation",
+            differs="dedicatedEndpointDns is this server's host:port, over http; the shared address stays open",
         )
-        api.operation(_UNDEPLOY, "POST", f"{path}/<endpoint>:undeployModel")(self._undeploy)
-        api.operation(_MUTATE, "POST", f"{path}/<endpoint>:mutateDeployedModel", differs="recorded only")(self._mutate)
+        wire.operation(
+            "aiplatform.endpoints.list",
+            "GET",
+            "/endpoints",
+            self._list,
+            answer="ListEndpointsResponse",
+            differs="read_mask is ignored",
+        )
+        wire.operation("aiplatform.endpoints.get", "GET", path, self._get, answer="Endpoint")
+        wire.operation(
+            "aiplatform.endpoints.patch",
+            "PATCH",
+            path,
+            self._patch,
+            body="Endpoint",
+            field="endpoint",
+            answer="Endpoint",
+        )
+        wire.operation(_DELETE, "DELETE", path, self._delete, answer="Operation")
+        one = "one process whatever the replica counts; one mutation of an endpoint at a time"
+        asleep = "in v1beta1, a model without a replica answers 429 but keeps its process, and is never undeployed"
+        for kind, view, differs in (
+            (_DEPLOY, self._deploy, f"{one}; {asleep}"),
+            (_UNDEPLOY, self._undeploy, ""),
+            (_MUTATE, self._mutate, "recorded only"),
+        ):
+            verb = kind.rpartition(".")[2]
+            message = f"{verb[0].upper()}{verb[1:]}Request"
+            wire.operation(kind, "POST", f"{path}:{verb}", view, body=message, answer="Operation", differs=differs)
 
     def resume(self) -> None:
         """After a restart: start the servers of everything that is deployed."""
@@ -147,10 +169,10 @@ class Endpoints:
 
     def _create(self, project: str, location: str) -> Document:
         parent = self._location.check(project, location)
-        body = json_body()
-        check_display_name(body)
-        check_labels(body.get("labels"))
-        _check_request_log(body)
+        wanted = body()
+        check_display_name(wanted)
+        check_labels(wanted.get("labels"))
+        _check_request_log(wanted)
         given = flask.request.args.get("endpointId") or flask.request.args.get("endpoint_id")
         if given is not None and not _ENDPOINT_ID.fullmatch(given):
             raise invalid_argument(
@@ -161,7 +183,7 @@ class Endpoints:
         with self._records.transaction():
             if self._records.get(ENDPOINTS, name) or self._operations.pending_on(name):
                 raise already_exists(f"Endpoint {name} already exists.")
-            endpoint = {key: body[key] for key in _CREATABLE if key in body}
+            endpoint = {key: wanted[key] for key in _CREATABLE if key in wanted}
             return self._operations.start(_CREATE, name, {"name": name, "endpoint": endpoint})
 
     def _prepare_create(self, arguments: Document, stop: threading.Event) -> Work:
@@ -176,7 +198,9 @@ class Endpoints:
                 "trafficSplit": {},
                 "createTime": moment,
             }
-            return self._shown(self._write(endpoint))
+            self._write(endpoint)
+            # The answer of the operation says what was asked for, and no more.
+            return {"name": arguments["name"], **arguments["endpoint"]}
 
         return Work(apply)
 
@@ -213,24 +237,24 @@ class Endpoints:
     def _patch(self, project: str, location: str, endpoint: str) -> Document:
         name = f"{self._location.check(project, location)}/endpoints/{endpoint}"
         keys = update_mask({path: path for path in _UPDATABLE})
-        body = json_body()
+        wanted = body()
         with self._records.transaction():
             record = self.existing(name)
-            if body.get("etag") and body["etag"] != record["etag"]:
-                raise aborted(f"etag {body['etag']!r} is not the Endpoint's current one: read it again.")
+            if wanted.get("etag") and wanted["etag"] != record["etag"]:
+                raise aborted(f"etag {wanted['etag']!r} is not the Endpoint's current one: read it again.")
             if "trafficSplit" in keys:
                 deployed = [model["id"] for model in record["deployedModels"]]
-                record["trafficSplit"] = traffic.check(body.get("trafficSplit") or {}, deployed=deployed)
+                record["trafficSplit"] = traffic.check(wanted.get("trafficSplit") or {}, deployed=deployed)
             for key in keys:
                 if key != "trafficSplit":
-                    record[key] = body.get(key, "" if key in ("displayName", "description") else {})
+                    record[key] = wanted.get(key, "" if key in ("displayName", "description") else {})
             _check_request_log(record)
             check_display_name(record)
             check_labels(record.get("labels"))
             return self._shown(self._write(record))
 
     def _write(self, endpoint: Document) -> Document:
-        endpoint |= {"updateTime": now(), "etag": new_id()}
+        endpoint |= {"updateTime": now(), "etag": new_etag()}
         self._records.put(ENDPOINTS, endpoint["name"], endpoint)
         return endpoint
 
@@ -268,22 +292,19 @@ class Endpoints:
 
     # Deploying
 
-    def _deploy_beta(self, project: str, location: str, endpoint: str) -> Document:
-        return self._deploy(project, location, endpoint, kind=_DEPLOY_BETA)
-
-    def _deploy(self, project: str, location: str, endpoint: str, *, kind: str = _DEPLOY) -> Document:
+    def _deploy(self, project: str, location: str, endpoint: str) -> Document:
         name = f"{self._location.check(project, location)}/endpoints/{endpoint}"
-        body = json_body()
-        deployed = body.get("deployedModel") or {}
-        if kind == _DEPLOY_BETA:
-            deployed = sleep.written_out(deployed)
+        request = body()
+        deployed = sleep.written_out(request.get("deployedModel") or {})
         given = deployed.get("id")
         if given and not _DEPLOYED_MODEL_ID.fullmatch(given):
-            raise invalid_argument(f"deployed_model.id {given!r} is invalid: it must have 1 to 10 digits.")
+            raise invalid_argument(
+                f"deployed_model.id {given!r} is invalid: it must have 1 to 10 digits, the first not 0."
+            )
         with self._records.transaction():
             record = self.existing(name)
             self._refuse_taken(record, given)
-            model = deployments.deployable(deployed, self._models, may_sleep=kind == _DEPLOY_BETA)
+            model = deployments.deployable(deployed, self._models, may_sleep=version() == "v1beta1")
             sleep.refuse_company(record, deployed)
             deployed = {
                 **deployed,
@@ -292,15 +313,15 @@ class Endpoints:
                 "modelVersionId": model["versionId"],
                 "displayName": deployed.get("displayName") or model["displayName"],
             }
-            arguments = {"name": name, "deployedModel": deployed, "trafficSplit": body.get("trafficSplit")}
+            arguments = {"name": name, "deployedModel": deployed, "trafficSplit": request.get("trafficSplit")}
             self._split_with(record, arguments)
-            return self._start(kind, name, arguments)
+            return self._start(_DEPLOY, name, arguments)
 
     def _refuse_taken(self, endpoint: Document, deployed_id: str | None) -> None:
         pending = [
             record["arguments"]["deployedModel"]["id"]
             for record in self._operations.pending_on(endpoint["name"])
-            if record["kind"] in (_DEPLOY, _DEPLOY_BETA)
+            if record["kind"] == _DEPLOY
         ]
         if deployed_id in [*pending, *(model["id"] for model in endpoint["deployedModels"])]:
             raise already_exists(f"DeployedModel {deployed_id} already exists on Endpoint {endpoint['name']}.")
@@ -343,8 +364,12 @@ class Endpoints:
 
     def _undeploy(self, project: str, location: str, endpoint: str) -> Document:
         name = f"{self._location.check(project, location)}/endpoints/{endpoint}"
-        body = json_body()
-        arguments = {"name": name, "id": str(body.get("deployedModelId", "")), "trafficSplit": body.get("trafficSplit")}
+        request = body()
+        arguments = {
+            "name": name,
+            "id": request.get("deployedModelId", ""),
+            "trafficSplit": request.get("trafficSplit"),
+        }
         with self._records.transaction():
             self._without(arguments)
             return self._start(_UNDEPLOY, name, arguments)
@@ -378,10 +403,10 @@ class Endpoints:
 
     def _mutate(self, project: str, location: str, endpoint: str) -> Document:
         name = f"{self._location.check(project, location)}/endpoints/{endpoint}"
-        body = json_body()
-        deployed = body.get("deployedModel") or {}
+        request = body()
+        deployed = request.get("deployedModel") or {}
         # In a request body a field mask is one string: "dedicatedResources.minReplicaCount,…".
-        mask = body.get("updateMask") or flask.request.args.get("updateMask") or ""
+        mask = request.get("updateMask") or flask.request.args.get("updateMask") or ""
         paths = [camel_case(path.strip()) for path in mask.split(",") if path.strip()]
         deployments.check_mutation(deployed, paths)
         with self._records.transaction():

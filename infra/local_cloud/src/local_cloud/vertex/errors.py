@@ -33,6 +33,11 @@ def invalid_argument(message: str) -> ApiError:
     return ApiError(400, "INVALID_ARGUMENT", message)
 
 
+def invalid_field(field: str, message: str) -> ApiError:
+    """As Vertex AI complains about a field: a numbered list, of which this is the first entry."""
+    return invalid_argument(f"List of found errors:\t1.Field: {field}; Message: {message}\t")
+
+
 def failed_precondition(message: str) -> ApiError:
     return ApiError(400, "FAILED_PRECONDITION", message)
 

@@ -86,6 +86,14 @@ def _check_pool(pool: Mapping[str, Any], field: str, *, is_primary: bool) -> Non
             raise invalid_argument(f"{field}.container_spec.env: {variable.get('name')!r} is no variable name.")
 
 
+def fill(spec: Document) -> None:
+    """Set what Vertex AI sets where the request says nothing, in place."""
+    for pool in spec["workerPoolSpecs"]:
+        if pool:
+            pool.setdefault("replicaCount", "1")
+            pool["diskSpec"] = {"bootDiskType": "pd-ssd", "bootDiskSizeGb": 100, **pool.get("diskSpec", {})}
+
+
 def timeout(spec: Mapping[str, Any]) -> float:
     """scheduling.timeout in seconds."""
     given = (spec.get("scheduling") or {}).get("timeout")

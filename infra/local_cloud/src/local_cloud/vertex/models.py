@@ -7,23 +7,23 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from local_cloud.api import Api
 from local_cloud.vertex import pages
-from local_cloud.vertex.bodies import json_body, update_mask
+from local_cloud.vertex.bodies import update_mask
 from local_cloud.vertex.errors import already_exists, failed_precondition, invalid_argument, not_found
 from local_cloud.vertex.filters import id_field, labels_field, text_field
 from local_cloud.vertex.images import Image, resolve
 from local_cloud.vertex.names import (
-    LOCATION_PATH,
     Location,
     check_display_name,
     check_labels,
     last_segment,
+    new_etag,
     new_id,
     now,
 )
 from local_cloud.vertex.operations import Kind, Operations, Work
 from local_cloud.vertex.records import Records
+from local_cloud.vertex.wire import Wire, body
 
 MODELS = "models"
 DEFAULT_ALIAS = "default"
@@ -60,6 +60,14 @@ _VERSION_FIELDS = (
     "versionDescription",
 )
 
+#: What every model with a container of its own can do, as Vertex AI writes it on the model.
+_SUPPORTED: Mapping[str, Any] = {
+    "supportedDeploymentResourcesTypes": ["DEDICATED_RESOURCES"],
+    "supportedInputStorageFormats": ["jsonl", "bigquery", "csv", "tf-record", "tf-record-gzip", "file-list"],
+    "supportedOutputStorageFormats": ["jsonl", "bigquery"],
+    "supportedExportFormats": [{"id": "custom-trained", "exportableContents": ["ARTIFACT"]}],
+}
+
 Document = dict[str, Any]
 
 
@@ -74,27 +82,72 @@ class Models:
         self._operations = operations
         self._images = images
         operations.define(_UPLOAD, Kind(self._prepare_upload, "UploadModelOperationMetadata", "UploadModelResponse"))
-        operations.define(_DELETE, Kind(self._prepare_delete, "DeleteOperationMetadata", "Empty"))
-        operations.define(_DELETE_VERSION, Kind(self._prepare_delete_version, "DeleteOperationMetadata", "Empty"))
+        deletion = ("DeleteOperationMetadata", "Empty")
+        operations.define(_DELETE, Kind(self._prepare_delete, *deletion, at_once=True))
+        operations.define(_DELETE_VERSION, Kind(self._prepare_delete_version, *deletion, at_once=True))
 
-    def register(self, api: Api) -> None:
-        path = f"{LOCATION_PATH}/models"
-        api.operation(_UPLOAD, "POST", f"{path}:upload", differs="artifacts are not copied: they stay where they are")(
-            self._upload
+    def register(self, wire: Wire) -> None:
+        path = "/models/<model>"
+        wire.operation(
+            _UPLOAD,
+            "POST",
+            "/models:upload",
+            self._upload,
+            body="UploadModelRequest",
+            answer="Operation",
+            differs="artifacts are not copied: they stay where they are",
         )
-        api.operation("aiplatform.models.list", "GET", path, differs="read_mask is ignored")(self._list)
-        api.operation("aiplatform.models.get", "GET", f"{path}/<model>")(self._get)
-        api.operation("aiplatform.models.patch", "PATCH", f"{path}/<model>")(self._patch)
-        api.operation(_DELETE, "DELETE", f"{path}/<model>")(self._delete)
-        api.operation("aiplatform.models.listVersions", "GET", f"{path}/<model>:listVersions")(self._list_versions)
-        api.operation("aiplatform.models.mergeVersionAliases", "POST", f"{path}/<model>:mergeVersionAliases")(
-            self._merge_aliases
+        wire.operation(
+            "aiplatform.models.list",
+            "GET",
+            "/models",
+            self._list,
+            answer="ListModelsResponse",
+            differs="read_mask is ignored",
         )
-        api.operation(_DELETE_VERSION, "DELETE", f"{path}/<model>:deleteVersion")(self._delete_version)
-        evaluations = f"{path}/<model>/evaluations"
-        api.operation("aiplatform.models.evaluations.import", "POST", f"{evaluations}:import")(self._import_evaluation)
-        api.operation("aiplatform.models.evaluations.list", "GET", evaluations)(self._list_evaluations)
-        api.operation("aiplatform.models.evaluations.get", "GET", f"{evaluations}/<evaluation>")(self._get_evaluation)
+        wire.operation("aiplatform.models.get", "GET", path, self._get, answer="Model")
+        wire.operation(
+            "aiplatform.models.patch", "PATCH", path, self._patch, body="Model", field="model", answer="Model"
+        )
+        wire.operation(_DELETE, "DELETE", path, self._delete, answer="Operation")
+        versions = "ListModelVersionsResponse"
+        wire.operation(
+            "aiplatform.models.listVersions", "GET", f"{path}:listVersions", self._list_versions, answer=versions
+        )
+        wire.operation(
+            "aiplatform.models.mergeVersionAliases",
+            "POST",
+            f"{path}:mergeVersionAliases",
+            self._merge_aliases,
+            body="MergeVersionAliasesRequest",
+            answer="Model",
+        )
+        wire.operation(_DELETE_VERSION, "DELETE", f"{path}:deleteVersion", self._delete_version, answer="Operation")
+        self._register_evaluations(wire, f"{path}/evaluations")
+
+    def _register_evaluations(self, wire: Wire, path: str) -> None:
+        wire.operation(
+            "aiplatform.models.evaluations.import",
+            "POST",
+            f"{path}:import",
+            self._import_evaluation,
+            body="ImportModelEvaluationRequest",
+            answer="ModelEvaluation",
+        )
+        wire.operation(
+            "aiplatform.models.evaluations.list",
+            "GET",
+            path,
+            self._list_evaluations,
+            answer="ListModelEvaluationsResponse",
+        )
+        wire.operation(
+            "aiplatform.models.evaluations.get",
+            "GET",
+            f"{path}/<evaluation>",
+            self._get_evaluation,
+            answer="ModelEvaluation",
+        )
 
     def resolve(self, reference: str) -> Document:
         """The Model, at the version meant by a full name such as …/models/flowers@2, …@golden or …/flowers.
@@ -102,7 +155,7 @@ class Models:
         Raises:
             ApiError: 404 when there is no such model, version or alias.
         """
-        name, _, version = reference.partition("@")
+        name, _, version = self._location.canonical(reference).partition("@")
         record = self._existing(name)
         return self._view(record, _version_id(record, version or DEFAULT_ALIAS))
 
@@ -110,25 +163,31 @@ class Models:
 
     def _upload(self, project: str, location: str) -> Document:
         parent = self._location.check(project, location)
-        body = json_body()
-        model = body.get("model") or {}
+        request = body()
+        model = request.get("model") or {}
         check_display_name(model)
         check_labels(model.get("labels"))
         aliases = list(model.get("versionAliases") or ())
         for alias in aliases:
             _check_alias(alias)
         with self._records.transaction():
-            name = self._upload_target(parent, body)
-            arguments = {"name": name, "model": model, "new": not body.get("parentModel"), "aliases": aliases}
+            name = self._upload_target(parent, request)
+            arguments = {
+                "name": name,
+                "model": model,
+                "new": not request.get("parentModel"),
+                "aliases": aliases,
+                "created": now(),
+            }
             return self._operations.start(_UPLOAD, name, arguments)
 
-    def _upload_target(self, parent: str, body: Mapping[str, Any]) -> str:
+    def _upload_target(self, parent: str, request: Mapping[str, Any]) -> str:
         """The name of the model to create or to extend; refuses an id that is malformed or taken."""
-        model_id, parent_model = body.get("modelId"), body.get("parentModel")
+        model_id, parent_model = request.get("modelId"), request.get("parentModel")
         if parent_model:
             if model_id:
                 raise invalid_argument("model_id and parent_model exclude one another.")
-            given = str(parent_model).partition("@")[0]
+            given = self._location.canonical(str(parent_model).partition("@")[0])
             name = given if "/" in given else f"{parent}/models/{given}"
             self._existing(name)
             return name
@@ -153,7 +212,7 @@ class Models:
         return Work(lambda: self._add_version(arguments))
 
     def _add_version(self, arguments: Document) -> Document:
-        name, model, moment = arguments["name"], arguments["model"], now()
+        name, model, moment = arguments["name"], arguments["model"], arguments["created"]
         record = self._records.get(MODELS, name)
         if record is None and not arguments["new"]:
             raise not_found(f"The Model does not exist: {name}.")
@@ -165,7 +224,7 @@ class Models:
             "labels": {} if arguments["new"] else model.get("labels") or {},
             "versionAliases": [],
             "versionCreateTime": moment,
-            "versionUpdateTime": moment,
+            "versionUpdateTime": now(),
         }
         _add_aliases(record, version_id, arguments["aliases"])
         if len(record["versions"]) == 1:
@@ -217,7 +276,7 @@ class Models:
             "versionId": version_id,
             "labels": labels,
             "deployedModels": deployed,
-            "supportedDeploymentResourcesTypes": ["DEDICATED_RESOURCES"],
+            **_SUPPORTED,
         }
 
     def _deployments(self, name: str) -> Iterable[tuple[str, str, str]]:
@@ -235,13 +294,13 @@ class Models:
         # Google: the model's fields and a version's fields cannot be updated in one request.
         paths = ("labels", "versionDescription") if version else ("labels", "displayName", "description")
         keys = update_mask({path: path for path in paths})
-        body = json_body()
-        check_labels(body.get("labels"))
+        wanted = body()
+        check_labels(wanted.get("labels"))
         with self._records.transaction():
             record = self._existing(name)
             target = record["versions"][_version_id(record, version)] if version else record["model"]
             for key in keys:
-                target[key] = body.get(key, {} if key == "labels" else "")
+                target[key] = wanted.get(key, {} if key == "labels" else "")
             target["versionUpdateTime" if version else "updateTime"] = now()
             check_display_name(record["model"])
             self._records.put(MODELS, name, record)
@@ -249,7 +308,7 @@ class Models:
 
     def _merge_aliases(self, project: str, location: str, model: str) -> Document:
         name, _, version_id = f"{self._location.check(project, location)}/models/{model}".partition("@")
-        aliases = json_body().get("versionAliases") or []
+        aliases = body().get("versionAliases") or []
         if not version_id.isdigit():
             raise invalid_argument("name must include a version id, such as models/flowers@1.")
         if not aliases:
@@ -333,7 +392,7 @@ class Models:
 
     def _import_evaluation(self, project: str, location: str, model: str) -> Document:
         evaluated = self._get(project, location, model)
-        evaluation = json_body().get("modelEvaluation") or {}
+        evaluation = body().get("modelEvaluation") or {}
         if not evaluation.get("metricsSchemaUri") or "metrics" not in evaluation:
             raise invalid_argument("model_evaluation.metrics_schema_uri and model_evaluation.metrics are required.")
         stored = {
@@ -362,7 +421,7 @@ def _new_record(name: str, model: Mapping[str, Any], moment: str) -> Document:
     own = {key: model[key] for key in ("displayName", "description", "labels") if key in model}
     return {
         "name": name,
-        "model": {**own, "createTime": moment, "updateTime": moment, "etag": new_id()},
+        "model": {**own, "createTime": moment, "updateTime": now(), "etag": new_etag()},
         "versions": {},
         "nextVersion": 1,
     }

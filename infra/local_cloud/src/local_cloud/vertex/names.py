@@ -10,12 +10,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from local_cloud.api import ApiError
+from local_cloud.iam import PROJECT_NUMBER
 from local_cloud.vertex.errors import invalid_argument, not_found
 
-#: The prefix of every route; Flask fills in `project` and `location`.
-LOCATION_PATH = "/v1/projects/<project>/locations/<location>"
-BETA_LOCATION_PATH = "/v1beta1/projects/<project>/locations/<location>"
-
+#: What Google adds where a project is not there or not the caller's.
+_CONSUMER = {
+    "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+    "reason": "CONSUMER_INVALID",
+    "domain": "googleapis.com",
+    "metadata": {"service": "aiplatform.googleapis.com"},
+}
 _DURATION = re.compile(r"(\d+(?:\.\d{1,9})?)s")
 _LABEL_LENGTH = 63
 _LABEL_COUNT = 64
@@ -23,14 +27,22 @@ _LABEL_COUNT = 64
 
 @dataclasses.dataclass(frozen=True)
 class Location:
-    """The one project and region that this local cloud stands for."""
+    """The one project and region that this local cloud stands for.
+
+    Requests may name the project by its id or its number; what is answered names it by its number, as Google does.
+    """
 
     project: str
     region: str
+    number: str = PROJECT_NUMBER
 
     @property
     def name(self) -> str:
-        return f"projects/{self.project}/locations/{self.region}"
+        return f"projects/{self.number}/locations/{self.region}"
+
+    def canonical(self, name: str) -> str:
+        """The full name of a resource, with the project's number where it was given by the id."""
+        return re.sub(rf"^projects/{re.escape(self.project)}/", f"projects/{self.number}/", name)
 
     def check(self, project: str, location: str) -> str:
         """The location's resource name, if the request means this location.
@@ -38,11 +50,9 @@ class Location:
         Raises:
             ApiError: 403 for a project that is not ours, 404 for a region that is not served here.
         """
-        if project != self.project:
+        if project not in {self.project, self.number}:
             raise ApiError(
-                403,
-                "PERMISSION_DENIED",
-                f"Permission denied on resource project {project}: this local cloud is {self.project}.",
+                403, "PERMISSION_DENIED", f"Permission denied on resource project {project}.", details=[_CONSUMER]
             )
         if location != self.region:
             raise not_found(f"Location {location} is not served here: this local cloud is {self.region}.")
@@ -52,6 +62,11 @@ class Location:
 def new_id() -> str:
     """A numeric id as Google generates them (19 digits); never with a leading zero."""
     return str(10**18 + secrets.randbelow(8 * 10**18))
+
+
+def new_etag() -> str:
+    """What changes with every change of a resource, as Vertex AI writes it."""
+    return "AMEw9y" + secrets.token_urlsafe(32)
 
 
 def now() -> str:

@@ -18,15 +18,17 @@ from typing import Any
 
 import flask
 
-from local_cloud.api import STATUS_BY_CODE, Api, ApiError
+from local_cloud.api import STATUS_BY_CODE, ApiError
 from local_cloud.faults import LONG_RUNNING_OPERATION, Faults
 from local_cloud.vertex import pages
-from local_cloud.vertex.bodies import json_body
 from local_cloud.vertex.errors import invalid_argument, not_found, rpc_status
 from local_cloud.vertex.names import Location, new_id, now, seconds
 from local_cloud.vertex.records import Record, Records
+from local_cloud.vertex.wire import Wire, body, version
 
 TYPE_PREFIX = "type.googleapis.com/google.cloud.aiplatform."
+#: Where operations are polled: generated clients do it at `/ui/`.
+SURFACES = "v1,v1beta1,ui"
 EMPTY_TYPE = "type.googleapis.com/google.protobuf.Empty"
 
 #: Faults planned for this name end an operation with an error (`return-503`) or delay it (`hang:2`).
@@ -53,20 +55,21 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """One sort of operation: how it is prepared, what its messages are called, and the API version they are of."""
+    """One sort of operation: how it is prepared, and what its messages are called.
+
+    What is done `at_once` is answered as done, and named after the location, as Google's deletions are.
+    """
 
     prepare: Callable[[Document, threading.Event], Work]
     metadata: str
     response: str
-    version: str = "v1"
+    at_once: bool = False
 
-    @property
-    def metadata_type(self) -> str:
-        return f"{TYPE_PREFIX}{self.version}.{self.metadata}"
+    def metadata_type(self, api_version: str) -> str:
+        return f"{TYPE_PREFIX}{api_version}.{self.metadata}"
 
-    @property
-    def response_type(self) -> str:
-        return EMPTY_TYPE if self.response == "Empty" else f"{TYPE_PREFIX}{self.version}.{self.response}"
+    def response_type(self, api_version: str) -> str:
+        return EMPTY_TYPE if self.response == "Empty" else f"{TYPE_PREFIX}{api_version}.{self.response}"
 
 
 class Operations:
@@ -91,20 +94,31 @@ class Operations:
         """Record an operation on `subject` (a full resource name) and begin it; call in a transaction.
 
         Returns:
-            The google.longrunning.Operation to answer, not done.
+            The google.longrunning.Operation to answer.
         """
-        name = f"{subject}/operations/{new_id()}"
+        definition = self._kinds[kind]
+        name = f"{self._location.name if definition.at_once else subject}/operations/{new_id()}"
         created = now()
-        operation = {
+        operation: Document = {
             "name": name,
             "metadata": {
-                "@type": self._kinds[kind].metadata_type,
+                "@type": definition.metadata_type(version()),
                 "genericMetadata": {"createTime": created, "updateTime": created},
             },
         }
-        record = {"operation": operation, "kind": kind, "subject": subject, "arguments": arguments}
+        record = {
+            "operation": operation,
+            "kind": kind,
+            "version": version(),
+            "subject": subject,
+            "arguments": arguments,
+        }
+        if definition.at_once:
+            done = definition.prepare(arguments, threading.Event()).apply()
+            operation |= {"done": True, "response": {"@type": definition.response_type(version()), **done}}
         self._records.put(_COLLECTION, name, record)
-        self._launch(name)
+        if not definition.at_once:
+            self._launch(name)
         return operation
 
     def pending_on(self, subject: str) -> list[Record]:
@@ -166,7 +180,7 @@ class Operations:
             with self._records.transaction():
                 # A cancellation that came first has already written the outcome.
                 if not stop.is_set() and "done" not in self._existing(name):
-                    response = {"@type": kind.response_type, **work.apply()}
+                    response = {"@type": kind.response_type(record["version"]), **work.apply()}
                     self._finish(name, {"response": response})
                     applied = True
         finally:
@@ -191,21 +205,25 @@ class Operations:
             record["operation"] |= {"done": True, **outcome}
             self._records.put(_COLLECTION, name, record)
 
-    def register(self, api: Api) -> None:
-        """Add the operation methods to `api`, at every path that Google's generated clients use.
+    def register(self, wire: Wire) -> None:
+        """Add the operation methods to `wire`, at every path that Google's generated clients use.
 
         The clients poll `/ui/…`, not `/v1/…`, and poll nested names for models, endpoints and jobs.
         """
-        parent = "/<any(v1,ui):surface>/projects/<project>/locations/<location>"
         nested = "/<any(models,endpoints,customJobs):collection>/<resource>"
-        for path in (f"{parent}/operations", f"{parent}{nested}/operations"):
-            api.operation("aiplatform.operations.get", "GET", f"{path}/<operation>")(self._get)
-            api.operation("aiplatform.operations.list", "GET", path)(self._list)
-            api.operation("aiplatform.operations.wait", "POST", f"{path}/<operation>:wait")(self._wait)
-            api.operation("aiplatform.operations.cancel", "POST", f"{path}/<operation>:cancel")(self._cancel)
+        for path in ("/operations", f"{nested}/operations"):
+            self._register(wire, "get", "GET", f"{path}/<operation>", self._get, answer="Operation")
+            self._register(wire, "list", "GET", path, self._list, answer="ListOperationsResponse")
+            self._register(wire, "wait", "POST", f"{path}/<operation>:wait", self._wait, answer="Operation")
+            self._register(wire, "cancel", "POST", f"{path}/<operation>:cancel", self._cancel)
 
-    def _parent(self, *, surface: str, project: str, location: str, collection: str = "", resource: str = "") -> str:
-        del surface  # /v1 and /ui show the same operations
+    def _register(
+        self, wire: Wire, name: str, method: str, path: str, view: Callable[..., Document], *, answer: str = ""
+    ) -> None:
+        body = f"{name.capitalize()}OperationRequest" if method == "POST" else ""
+        wire.operation(f"aiplatform.operations.{name}", method, path, view, answer=answer, body=body, surfaces=SURFACES)
+
+    def _parent(self, *, project: str, location: str, collection: str = "", resource: str = "") -> str:
         parent = self._location.check(project, location)
         return f"{parent}/{collection}/{resource}" if collection else parent
 
@@ -225,8 +243,8 @@ class Operations:
         return pages.answer(_LISTING, [pair for pair in found if pair[1]["name"].startswith(prefix)])
 
     def _wait(self, **where: str) -> Document:
-        body = json_body() or flask.request.args.to_dict()
-        limit = min(seconds(body["timeout"], "timeout") if body.get("timeout") else 10.0, 60.0)
+        wanted = body() or flask.request.args.to_dict()
+        limit = min(seconds(wanted["timeout"], "timeout") if wanted.get("timeout") else 10.0, 60.0)
         deadline = time.monotonic() + limit
         while True:
             operation = self._get(**where)

@@ -10,15 +10,15 @@ from typing import Any, Protocol
 import flask
 import urllib3
 
-from local_cloud.api import Api, ApiError
-from local_cloud.vertex.bodies import json_body
+from local_cloud.api import ApiError
 from local_cloud.vertex.endpoints import Endpoints
 from local_cloud.vertex.errors import failed_precondition, invalid_argument
 from local_cloud.vertex.models import Models
-from local_cloud.vertex.names import LOCATION_PATH, Location, last_segment, seconds
+from local_cloud.vertex.names import Location, last_segment, seconds
 from local_cloud.vertex.servers import ModelServer, ModelServers
 from local_cloud.vertex.sleep import Sleepers
 from local_cloud.vertex.traffic import Draw
+from local_cloud.vertex.wire import Wire, body
 
 #: The largest request in megabytes; "1.5 MB or smaller" on a shared endpoint, 10 MB on a dedicated one.
 _SHARED_MEGABYTES = 1.5
@@ -63,14 +63,21 @@ class Predictions:
         self._servers = servers
         self._draw = draw
 
-    def register(self, api: Api) -> None:
-        path = f"{LOCATION_PATH}/endpoints/<endpoint>"
-        api.operation("aiplatform.endpoints.predict", "POST", f"{path}:predict")(self._predict)
-        api.operation("aiplatform.endpoints.rawPredict", "POST", f"{path}:rawPredict")(self._raw_predict)
+    def register(self, wire: Wire) -> None:
+        path = "/endpoints/<endpoint>"
+        wire.operation(
+            "aiplatform.endpoints.predict",
+            "POST",
+            f"{path}:predict",
+            self._predict,
+            body="PredictRequest",
+            verbatim=True,
+        )
+        wire.operation("aiplatform.endpoints.rawPredict", "POST", f"{path}:rawPredict", self._raw_predict)
 
     def _predict(self, project: str, location: str, endpoint: str) -> Document:
         record = self._addressed(project, location, endpoint)
-        if not isinstance(json_body().get("instances"), list):
+        if not isinstance(body().get("instances"), list):
             raise invalid_argument("instances is required and must be a list.")
         deployed = self._drawn(record)
         answer = self._forward(record, deployed, "application/json")

@@ -25,6 +25,7 @@ from local_cloud.vertex.records import Records
 from local_cloud.vertex.servers import ModelServers
 from local_cloud.vertex.sleep import Sleepers
 from local_cloud.vertex.traffic import Draw
+from local_cloud.vertex.wire import Wire
 
 
 class Vertex:
@@ -100,7 +101,7 @@ class Vertex:
             operations=self._operations,
             models=models,
             servers=self._servers,
-            host=Host(images, python, environment, project),
+            host=Host(images, python, environment, location.number),
             folder=state_dir / "endpoints",
             sleepers=sleepers,
             server_start_seconds=server_start_seconds,
@@ -116,8 +117,9 @@ class Vertex:
             on_served=on_served,
         )
         # The specific paths (endpoints/ID:predict) before the general ones (endpoints/ID).
+        wire = Wire(self.api)
         for resource in (predictions, self._operations, self._jobs, models, self._endpoints):
-            resource.register(self.api)
+            resource.register(wire)
 
     def start(self) -> Vertex:
         """Serve, and take up what the last process left: servers, operations, waiting jobs."""

@@ -20,7 +20,7 @@ _NOT_READY = "Model is not yet ready for inference. Please wait and then try you
 
 
 def written_out(deployed: Mapping[str, Any]) -> dict[str, Any]:
-    """A DeployedModel of v1beta1 with its least number of replicas, which JSON leaves out when it is 0."""
+    """A DeployedModel with its least number of replicas, which JSON leaves out when it is 0."""
     resources = deployed.get("dedicatedResources")
     return dict(deployed) | ({"dedicatedResources": {"minReplicaCount": 0, **resources}} if resources else {})
 

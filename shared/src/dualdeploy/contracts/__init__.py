@@ -1,0 +1,1 @@
+"""What the services must mean alike: each definition stands here once, and imports no client."""
