@@ -110,13 +110,15 @@ def shard_bytes(name: str, edition: int = 1, examples: int = 4) -> bytes:
 def config_document(dataset: str = "flowers", **sections: Any) -> dict[str, Any]:
     """A configuration with a short quiet period; `sections` replace whole sections.
 
-    Without a cool-down, so that a release leaves nothing behind, unless a test asks for one.
+    Without a cool-down, so that a release leaves nothing behind, and through both channels, unless a test wants less.
     """
+    publishing = {"channels": ["firebase-ml", "firebase-storage"], **sections.pop("publishing", {})}
     serving = sections.pop("serving", {"canary": {"steps": [50, 100], "bake": 0, "answers": 2}})
     return {
         "dataset": dataset,
         "labels": list(LABELS),
         "data": {"quiet_period": QUIET_SECONDS},
+        "publishing": publishing,
         "serving": {"cool_down": 0, **serving},
         **sections,
     }

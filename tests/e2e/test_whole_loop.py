@@ -37,6 +37,7 @@ CONFIG: dict[str, Any] = {
     "labels": list(flowers.LABELS),
     "data": {"quiet_period": "5s"},
     "serving": {"canary": {"steps": [50, 100], "bake": "0s"}},
+    "publishing": {"channels": ["firebase-ml", "firebase-storage"]},
     "training": {
         target: {
             "architecture": architecture,

@@ -10,7 +10,7 @@ from typing import Any
 
 from doctor.findings import Hint
 
-#: Every API that modules/project turns on and that the chain needs while it runs.
+#: Every API that the chain needs while it runs.
 APIS = (
     "aiplatform.googleapis.com",
     "cloudfunctions.googleapis.com",
@@ -19,8 +19,6 @@ APIS = (
     "cloudscheduler.googleapis.com",
     "eventarc.googleapis.com",
     "firebase.googleapis.com",
-    "firebaseml.googleapis.com",
-    "firebaseremoteconfig.googleapis.com",
     "iam.googleapis.com",
     "iamcredentials.googleapis.com",
     "logging.googleapis.com",
@@ -29,6 +27,12 @@ APIS = (
     "run.googleapis.com",
     "storage.googleapis.com",
 )
+
+#: What some data sets need besides, and the variable of Terraform that turns it on.
+OPTIONAL_APIS = {
+    "firebaseml.googleapis.com": "firebase_ml",
+    "firebaseremoteconfig.googleapis.com": "staged_rollouts",
+}
 
 #: The accounts that nobody needs while events flow: who builds and who deploys says so itself.
 NOT_IN_THE_CHAIN = frozenset({"dualdeploy-builder", "dualdeploy-releaser"})

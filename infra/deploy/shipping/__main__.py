@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(argv)
-    tools = Tools(rehearsal=options.command == "plan")
+    tools = Tools(rehearsal=options.command == "plan", pause_seconds=options.pause_seconds)
     try:
         _run(options, tools)
     except CannotShip as refused:
@@ -30,13 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, tools: Tools) -> None:
-    project = options.project or tools.ask("gcloud", "config", "get", "project")
+    project = options.project or tools.look("gcloud", "config", "get", "project")
     if not project:
         raise CannotShip("Name the project: PROJECT=my-project (or gcloud config set project my-project)")
     preflight.account(tools)
     place = Place(project, options.region or _deployed_region(project, tools) or "us-central1")
     topology = release.read_topology(REPOSITORY / "infra" / "topology.json", place)
-    terraform = Terraform(Path(options.environment), place, tools, pause_seconds=options.pause_seconds)
+    terraform = Terraform(Path(options.environment), place, tools)
     if options.command == "destroy":
         removal.destroy(
             place,
@@ -67,10 +67,10 @@ def _deployed_region(project: str, tools: Tools) -> str:
     """Where the state is, everything else is; nowhere while that cannot be seen: what is missing, preflight says."""
     bucket = f"gs://{Place(project, '').state_bucket}"
     try:
-        found = tools.find("gcloud", "storage", "buckets", "describe", bucket, "--format=value(location)")
+        found = tools.look("gcloud", "storage", "buckets", "describe", bucket, "--format=value(location)")
     except ToolFailed:
         return ""
-    return (found or "").lower()
+    return found.lower()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from typing import Any
 from shipping import preflight, release
 from shipping.packages import Packages
 from shipping.release import Deployable, Place
-from shipping.terraform import Terraform
+from shipping.terraform import Refusal, Terraform
 from shipping.tools import CannotShip, Tools
 
 #: Whatever is deployed for the first time is planned with everything empty.
@@ -51,21 +51,23 @@ class Deployment:
         self._terraform.init()
         deployed = self._terraform.configuration()
         preflight.check_same_region(self._place, deployed)
-        self._set_versions(deployed, [])
+        settings = self._settings(deployed)
+        self._set_versions(settings, [])
         self._step("Foundation", "APIs, the registry of images, the bucket of sources, who builds; storage only")
-        self._terraform.apply("-target=module.project")
-        self._step("Buckets that are there already", "are taken over as they are, with what is in them")
-        self._adopt_buckets()
+        self._terraform.plan("-target=module.project")
+        self._terraform.apply_plan("-target=module.project")
         self._step("Packages and images", "what this code makes and the registry lacks; costs minutes of Cloud Build")
         versions = self._build(release.deployables(self._topology).values())
         self._step("Terraform", "everything else, with these versions; idle it costs storage and the clock's messages")
-        self._set_versions(deployed, versions)
+        self._set_versions(settings, versions)
         plan = self._terraform.plan()
         self._show(plan)
         self._keep_data(release.changes(plan), delete_data=delete_data)
-        self._terraform.apply_plan()
+        refused = self._terraform.apply_plan()
         self._step("Verification", "every service is ready")
         self._verify(list(self._topology["services"]))
+        if refused:
+            raise CannotShip(_without(refused))
         self._say(f"Deployed. What is what: make doctor PROJECT={self._place.project}")
 
     def some(self, names: Sequence[str]) -> None:
@@ -133,18 +135,17 @@ class Deployment:
             place = f"--location={self._place.region}"
             self._tools.act("gcloud", "storage", "buckets", "create", bucket, project, place, *options)
         if found != "True":
-            # Not an option of `create`: hence looked at again after an interruption.
+            # `create` has no such option: hence looked at again after an interruption.
             self._tools.act("gcloud", "storage", "buckets", "update", bucket, "--versioning")
         return found is not None or not self._tools.rehearsal
 
-    def _adopt_buckets(self) -> None:
-        """Buckets that `make destroy` left, or that a killed deployment made without writing it down."""
-        known = set(self._terraform.addresses())
-        for key, bucket in self._topology["buckets"].items():
-            address = f'module.storage.google_storage_bucket.bucket["{key}"]'
-            describe = ("gcloud", "storage", "buckets", "describe", f"gs://{bucket['name']}", "--format=value(name)")
-            if address not in known and self._tools.find(*describe) is not None:
-                self._terraform.adopt(address, bucket["name"])
+    def _settings(self, deployed: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What is deployed, where this checkout says nothing else: settings are in a file that is not in git."""
+        if not self._terraform.has_settings():
+            if deployed:
+                self._say("  there is no terraform.tfvars here: the settings of the last deployment stay")
+            return deployed
+        return {key: value for key, value in deployed.items() if key in {*_NOTHING, "revision"}}
 
     def _build(self, wanted: Any) -> list[tuple[Deployable, str]]:
         return [(each, self._version(each)) for each in wanted]
@@ -182,7 +183,7 @@ class Deployment:
 
     def _set_versions(self, deployed: Mapping[str, Any], versions: Sequence[tuple[Deployable, str]]) -> None:
         kept = {kind: deployed.get(kind, {}) for kind in _NOTHING}
-        variables = {"project": self._place.project, "region": self._place.region, **kept}
+        variables = {**deployed, "project": self._place.project, "region": self._place.region, **kept}
         changed = any(kept[each.kind].get(each.name) != version for each, version in versions)
         # The same code under another commit is no reason to deploy anything.
         revision = self._revision if changed else deployed.get("revision", "")
@@ -220,3 +221,13 @@ class Deployment:
                 f"not ready: {', '.join(waiting)}. Why, says\n"
                 f"  gcloud run services logs read {host} --region={self._place.region} --project={self._place.project}"
             )
+
+
+def _without(refused: Sequence[Refusal]) -> str:
+    """What to say of a deployment that is whole but for products that the chain can do without."""
+    lines = ["Deployed, and ready. Google refused these, which the chain can do without:"]
+    for each in refused:
+        name, switch = release.OPTIONAL[release.optional_product(each.address)]
+        lines += [f"  {name} ({each.address})", *(f"    {line}" for line in each.says.splitlines())]
+        lines.append(f"    Mend that and repeat `make deploy`, or do without it, in terraform.tfvars: {switch}")
+    return "\n".join(lines)

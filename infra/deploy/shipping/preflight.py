@@ -71,7 +71,7 @@ class NotReady(CannotShip):
 
 def account(tools: Tools) -> str:
     """Who is logged in. Raises NotReady when nobody is: then nothing else can be asked."""
-    found = tools.ask("gcloud", "auth", "list", "--filter=status:ACTIVE", "--format=value(account)")
+    found = tools.look("gcloud", "auth", "list", "--filter=status:ACTIVE", "--format=value(account)")
     if not found:
         raise NotReady([Problem("You are not logged in to gcloud.", "gcloud auth login")])
     return found
@@ -87,7 +87,7 @@ def check(place: Place, tools: Tools, *, permissions: Mapping[str, str]) -> None
 def missing_apis(place: Place, tools: Tools) -> list[str]:
     """Which of FIRST_APIS are off."""
     command = ("services", "list", "--enabled", f"--project={place.project}", "--format=value(config.name)")
-    enabled = set(tools.ask("gcloud", *command).split())
+    enabled = set(tools.look("gcloud", *command).split())
     return [api for api in FIRST_APIS if api not in enabled]
 
 
@@ -130,7 +130,7 @@ def check_same_region(place: Place, deployed: Mapping[str, object]) -> None:
 
 
 def _tools(tools: Tools) -> Iterator[Problem]:
-    version = str(json.loads(tools.ask("terraform", "version", "-json"))["terraform_version"])
+    version = str(json.loads(tools.look("terraform", "version", "-json"))["terraform_version"])
     if tuple(int(part) for part in version.split(".")[:2]) < _TERRAFORM:
         yield Problem(
             f"Terraform {version} is too old: 1.9 or newer is needed.",
@@ -146,7 +146,7 @@ def _region_name(place: Place) -> Iterator[Problem]:
 
 def _project(place: Place, tools: Tools, who: str, permissions: Mapping[str, str]) -> list[Problem]:
     try:
-        tools.ask("gcloud", "projects", "describe", place.project, "--format=value(projectId)")
+        tools.look("gcloud", "projects", "describe", place.project, "--format=value(projectId)")
     except ToolFailed as failed:
         if re.search(r"reauth|invalid_grant|refresh", failed.output, flags=re.IGNORECASE):
             return [Problem(f"The login of {who} has expired.", "gcloud auth login")]
@@ -162,7 +162,7 @@ def _project(place: Place, tools: Tools, who: str, permissions: Mapping[str, str
 def _billing(place: Place, tools: Tools) -> Iterator[Problem]:
     command = ("billing", "projects", "describe", place.project, "--format=value(billingEnabled)")
     try:
-        is_enabled = tools.ask("gcloud", *command) == "True"
+        is_enabled = tools.look("gcloud", *command) == "True"
     except ToolFailed as failed:
         if not _says_that_an_api_is_off(failed.output):
             raise
@@ -177,7 +177,7 @@ def _billing(place: Place, tools: Tools) -> Iterator[Problem]:
 
 
 def _permissions(place: Place, tools: Tools, who: str, permissions: Mapping[str, str]) -> Iterator[Problem]:
-    held = _held(place, tools.ask("gcloud", "auth", "print-access-token"), permissions)
+    held = _held(place, tools.look("gcloud", "auth", "print-access-token"), permissions)
     kind = "serviceAccount" if who.endswith(".gserviceaccount.com") else "user"
     for permission, role in permissions.items():
         if permission not in held:

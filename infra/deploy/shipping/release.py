@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 #: Module of Terraform that changes when this image does: Vertex AI starts both, on what these services say.
 _OWNERS: Mapping[str, str] = {"trainer": "training_launcher", "predictor": "cloud_deployer"}
+
+#: Products that the chain can do without, by the name of their resource or module in Terraform → what each is called,
+#: and how it is switched off in terraform.tfvars. What Google refuses of one of them stops nothing else.
+OPTIONAL: Mapping[str, tuple[str, str]] = {
+    "budget": ("the budget", 'billing_account = ""'),
+    "delivery": ("the deployment of commits by Cloud Build", 'repository = ""'),
+    "firebase_ml": ("Firebase ML", "firebase_ml = false"),
+    "monitoring": ("alerts and the dashboard", "monitoring = false"),
+    "remote_config": ("staged rollouts by Remote Config", "staged_rollouts = false"),
+    "security_rules": ("Firebase's rules for phones", "firebase_bucket_linked = false"),
+}
 
 #: For what is not built yet and must be named all the same: in a plan, and where everything is taken down.
 NOT_BUILT = "0" * 64
@@ -68,6 +80,12 @@ def deployables(topology: Mapping[str, Any]) -> Mapping[str, Deployable]:
         name: Deployable(name, is_function)
         for name, is_function in {**services, **dict.fromkeys(topology["images"], False)}.items()
     }
+
+
+def optional_product(address: str) -> str:
+    """The key in OPTIONAL of a resource's product; nothing when everything else needs it."""
+    parts = re.sub(r"\[[^\]]*\]", "", address).split(".")
+    return next((part for part in parts if part in OPTIONAL), "")
 
 
 def is_released(configuration: Mapping[str, Any]) -> bool:

@@ -9,9 +9,12 @@ from typing import Any
 from shipping import preflight, release
 from shipping.release import Place
 from shipping.terraform import Terraform
-from shipping.tools import CannotShip, Tools
+from shipping.tools import CannotShip, ToolFailed, Tools
 
 _BUCKETS = "module.storage.google_storage_bucket.bucket"
+#: Google keeps the id of a deleted role for up to 37 days, and nothing can be deployed under it meanwhile.
+#: Source: https://docs.cloud.google.com/iam/docs/creating-custom-roles#deleting-custom-role
+_ROLES = ".google_project_iam_custom_role."
 
 
 def destroy(
@@ -44,17 +47,26 @@ def destroy(
     terraform.set_variables(_variables(place, topology, deployed, delete_data=delete_data))
     if delete_data:
         # Whether a bucket may be emptied is decided by what was applied last, not by what is written now.
-        terraform.apply("-target=module.storage")
-    elif kept := [address for address in addresses if address.startswith(_BUCKETS)]:
+        terraform.plan("-target=module.storage")
+        terraform.apply_plan("-target=module.storage")
+    kept = [each for each in addresses if _ROLES in each or (each.startswith(_BUCKETS) and not delete_data)]
+    if kept:
         terraform.forget(*kept)
     terraform.destroy()
-    tools.say(f"Taken down. The state's own bucket is left: gcloud storage rm --recursive gs://{place.state_bucket}")
+    tools.say("Taken down. The roles dualdeploy_… are left, which give nothing to anyone: see docs/google-cloud.md.")
+    tools.say(f"The state's own bucket is left too: gcloud storage rm --recursive gs://{place.state_bucket}")
 
 
 def _tell_of_endpoints(place: Place, tools: Tools) -> None:
     """Endpoints are made by cloud_deployer, not by Terraform, and a deployed model costs day and night."""
     command = ("ai", "endpoints", "list", f"--region={place.region}", f"--project={place.project}", "--format=json")
-    for endpoint in json.loads(tools.ask("gcloud", *command) or "[]"):
+    try:
+        endpoints = json.loads(tools.look("gcloud", *command) or "[]")
+    except ToolFailed as failed:
+        if not failed.passes:
+            raise
+        return  # the API was never on: nothing is deployed
+    for endpoint in endpoints:
         for model in endpoint.get("deployedModels", []):
             tools.say(
                 f"{endpoint.get('displayName')} still serves, and costs. To end it:\n"

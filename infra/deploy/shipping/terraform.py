@@ -3,40 +3,61 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shipping.release import Place
+from shipping import refusals, taking_over
+from shipping.release import Place, optional_product
 from shipping.tools import CannotShip, ToolFailed, Tools
 
 #: Read by Terraform by itself, after terraform.tfvars: what is given to a deployment wins.
 VARIABLES_FILE = "shipping.auto.tfvars.json"
 _PLAN_FILE = "shipping.tfplan"
+_IMPORTS_FILE = "shipping.imports.tf"
 
-#: What passes by itself: Google makes some of its own accounts when they are first needed, and tells of it late.
-#: Source: https://docs.cloud.google.com/eventarc/docs/troubleshooting
-_PASSES = re.compile(
-    r"Permission denied while using the Eventarc Service Agent|Service account .* does not exist|"
-    r"has not been used in project .* before or it is disabled|rateLimitExceeded"
-)
-_TRIES = 6
+
+@dataclasses.dataclass(frozen=True)
+class Refusal:
+    """One error of an apply; `address` is the resource, or nothing when Terraform itself refused."""
+
+    address: str
+    says: str
+
+    def __str__(self) -> str:
+        return f"{self.address or 'Terraform'}: {self.says}"
+
+
+class ApplyFailed(ToolFailed):
+    """Terraform made what it could; `refused` is what is left."""
+
+    def __init__(self, failed: ToolFailed, refused: Sequence[Refusal]) -> None:
+        super().__init__(failed.command, "\n".join(map(str, refused)))
+        self.refused = refused
+
+    @property
+    def passes(self) -> str:
+        """Waiting is in vain while anything is refused for good that the rest cannot do without."""
+        reasons = [refusals.what_passes(each.says) for each in self.refused if not optional_product(each.address)]
+        if not all(reasons):
+            return ""
+        return next((reason for each in self.refused if (reason := refusals.what_passes(each.says))), "")
 
 
 class Terraform:
     """One environment. Every command gets a new token of whoever is logged in to gcloud: one login is enough."""
 
-    def __init__(self, folder: Path, place: Place, tools: Tools, *, pause_seconds: float = 60) -> None:
+    def __init__(self, folder: Path, place: Place, tools: Tools) -> None:
         self._folder = folder
         self._place = place
         self._tools = tools
-        self._pause_seconds = pause_seconds
 
     def init(self) -> None:
         """Begin to work with the state in the bucket; downloads the provider."""
+        self._take_over({})
         self._ask("init", "-input=false", "-reconfigure", f"-backend-config=bucket={self._place.state_bucket}")
 
     def configuration(self) -> Mapping[str, Any]:
@@ -53,34 +74,36 @@ class Terraform:
                 return []
             raise
 
+    def has_settings(self) -> bool:
+        """Whether somebody wrote settings down here, beside those that we are about to write."""
+        files = [*self._folder.glob("terraform.tfvars"), *self._folder.glob("terraform.tfvars.json")]
+        files += self._folder.glob("*.auto.tfvars*")
+        return any(file.name != VARIABLES_FILE for file in files)
+
     def set_variables(self, variables: Mapping[str, Any]) -> None:
         (self._folder / VARIABLES_FILE).write_text(json.dumps(variables, indent=2) + "\n", encoding="utf-8")
 
     def plan(self, *options: str) -> Mapping[str, Any]:
-        """Plan, keep the plan for `apply_plan`, and return it."""
+        """Plan, keep the plan for `apply_plan`, and return it. Raises CannotShip for what is not ours to take over."""
         self._ask("plan", "-input=false", f"-out={_PLAN_FILE}", *options)
-        return json.loads(self._ask("show", "-json", _PLAN_FILE))  # type: ignore[no-any-return]
+        planned: Mapping[str, Any] = json.loads(self._ask("show", "-json", _PLAN_FILE))
+        taking_over.refuse_what_is_not_ours(planned)
+        return planned
 
-    def apply_plan(self, *options: str) -> None:
-        """Apply the kept plan; what Google is not ready for yet is planned and tried again after a pause."""
-        for tries in range(1, _TRIES + 1):
-            try:
-                self._act("apply", "-input=false", _PLAN_FILE)
-            except CannotShip as failed:
-                if tries == _TRIES or not _PASSES.search(str(failed)):
-                    raise
-                self._tools.say(f"    Google is not ready yet; once more in {self._pause_seconds:.0f} s")
-                time.sleep(self._pause_seconds)
-                self.plan(*options)
-            else:
-                return
+    def apply_plan(self, *options: str) -> Sequence[Refusal]:
+        """Apply the kept plan, which was made with these options; returns what was refused of optional products.
 
-    def apply(self, *options: str) -> None:
-        self._act("apply", "-input=false", "-auto-approve", *options)
+        What Google is not ready for is planned and applied again. What is there already, because an apply was killed
+        before it wrote it down or because `make destroy` left it, is taken over. Raises ToolFailed.
+        """
+        left: list[Refusal] = []
 
-    def adopt(self, address: str, name: str) -> None:
-        """Take what is there already into the state."""
-        self._act("import", "-input=false", address, name)
+        def attempt() -> None:
+            left[:] = self._apply_and_take_over(options)
+
+        self._tools.patiently(attempt, before_again=lambda: self.plan(*options))
+        self._take_over({})
+        return left
 
     def forget(self, *addresses: str) -> None:
         """Leave these alone from now on: they stay as they are, and are no longer Terraform's."""
@@ -88,6 +111,48 @@ class Terraform:
 
     def destroy(self) -> None:
         self._act("destroy", "-input=false", "-auto-approve")
+
+    def _apply_and_take_over(self, options: Sequence[str]) -> Sequence[Refusal]:
+        taken: dict[str, str] = {}
+        while True:
+            try:
+                self._apply()
+            except ApplyFailed as failed:
+                there = {each.address for each in failed.refused if taking_over.is_there_already(each.says)}
+                if new := taking_over.ids(self._plan_file(), there - taken.keys()):
+                    for address, name in new.items():
+                        self._tools.say(f"    is there already, and is taken over: {name}")
+                        taken[address] = name
+                    self._take_over(taken)
+                    self.plan(*options)
+                    continue
+                if all(
+                    optional_product(each.address) and not refusals.what_passes(each.says) for each in failed.refused
+                ):
+                    return failed.refused
+                raise
+            return []
+
+    def _apply(self) -> None:
+        """Raises ApplyFailed."""
+        try:
+            with self._explained():
+                self._tools.act_once(
+                    *self._command(("apply", "-input=false", "-json", _PLAN_FILE)), environment=self._token()
+                )
+        except ToolFailed as failed:
+            raise ApplyFailed(failed, _refusals(failed.output)) from failed
+
+    def _plan_file(self) -> Mapping[str, Any]:
+        return json.loads(self._ask("show", "-json", _PLAN_FILE))  # type: ignore[no-any-return]
+
+    def _take_over(self, ids: Mapping[str, str]) -> None:
+        """Have the next plan take these into the state, by address; nothing for the plans after this."""
+        file = self._folder / _IMPORTS_FILE
+        if ids:
+            file.write_text(taking_over.blocks(ids), encoding="utf-8")
+        else:
+            file.unlink(missing_ok=True)
 
     def _ask(self, *arguments: str) -> str:
         with self._explained():
@@ -110,8 +175,27 @@ class Terraform:
         except ToolFailed as failed:
             if "Error acquiring the state lock" not in failed.output:
                 raise
-            lock = re.search(r"ID:\s+(\S+)", failed.output)
+            # With -json it is a line of JSON, whose ends of lines are two characters.
+            lock = re.search(r"ID:\s+([\w-]+)", failed.output)
             raise CannotShip(
                 "Somebody else is deploying, or a deployment was killed. If nobody is:\n"
                 f"  terraform -chdir={self._folder} force-unlock {lock[1] if lock else '<ID>'}"
             ) from failed
+
+
+def _refusals(output: str) -> list[Refusal]:
+    """The errors among the lines of `terraform apply -json`, or the whole output when there are none.
+
+    Source: https://developer.hashicorp.com/terraform/internals/machine-readable-ui
+    """
+    found = []
+    for line in output.splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        said = entry.get("diagnostic", {}) if isinstance(entry, dict) else {}
+        if said.get("severity") == "error":
+            text = "\n".join(part for part in (said.get("summary", ""), said.get("detail", "")) if part)
+            found.append(Refusal(said.get("address", ""), text))
+    return found or [Refusal("", output.strip())]

@@ -445,8 +445,9 @@ class Publishing(_Section):
     """
 
     name: Annotated[str, Field(pattern=FIREBASE_NAME)] = ""
+    # Firebase ML is asked for by name: it ends on 15 June 2027, and a project has to be one of Firebase's for it.
     channels: tuple[Literal["firebase-ml", "firebase-storage"], ...] = Field(
-        default=("firebase-ml", "firebase-storage"), min_length=1
+        default=("firebase-storage",), min_length=1
     )
     quantization: Quantization = "auto"
     min_app_version: str = ""

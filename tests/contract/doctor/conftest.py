@@ -47,7 +47,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 http.server.ThreadingHTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).serve_forever()
 """
-CONFIG = "{dataset: flowers, labels: [daisy, roses]}"
+CONFIG = "{dataset: flowers, labels: [daisy, roses], publishing: {channels: [firebase-ml, firebase-storage]}}"
 
 
 class Ward:

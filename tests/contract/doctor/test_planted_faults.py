@@ -14,6 +14,7 @@ from google.protobuf import duration_pb2, field_mask_pb2
 PROJECT, REGION = "demo-dualdeploy", "us-central1"
 DEPLOY = f"make deploy PROJECT={PROJECT} REGION={REGION}"
 METRIC = "aiplatform.googleapis.com/custom_model_training_preemptible_nvidia_t4_gpus"
+CPUS = "aiplatform.googleapis.com/custom_model_training_preemptible_cpus"
 QUOTA_ID = "CustomModelTrainingPreemptibleT4GPUsPerProjectPerRegion"
 RESULT, LOG, CLOCK = "the result object's notification", "the job's log line", "the clock"
 
@@ -399,15 +400,37 @@ FAULTS = [
         "no quota for the accelerator",
         lambda ward: control(ward, quotas={METRIC: 0}),
         lambda ward: control(ward, quotas={METRIC: 8}),
-        {("quota", "accelerators", "broken"): "is 0 in us-central1, and a job of flowers needs 1: it waits"},
+        {("quota", "training", "broken"): "is 0 in us-central1, and a job of flowers needs 1: it waits"},
         f"gcloud beta quotas preferences create --service=aiplatform.googleapis.com --quota-id={QUOTA_ID}",
     ),
     Fault(
         "quota for one of two jobs",
         lambda ward: control(ward, quotas={METRIC: 1}),
         lambda ward: control(ward, quotas={METRIC: 8}),
-        {("quota", "accelerators", "warning"): "flowers needs 2 at once: one of its two jobs waits for the other"},
+        {("quota", "training", "warning"): "flowers needs 2 at once: one of its two jobs waits for the other"},
         f"gcloud beta quotas preferences create --service=aiplatform.googleapis.com --quota-id={QUOTA_ID}",
+    ),
+    Fault(
+        "the one processor that a new project has",
+        lambda ward: control(ward, quotas={CPUS: 1}),
+        lambda ward: control(ward, quotas={CPUS: 64}),
+        {("quota", "training", "broken"): "is 1 in us-central1, and a job of flowers needs 8: it waits"},
+        "gcloud beta quotas preferences create --service=aiplatform.googleapis.com"
+        " --quota-id=CustomModelTrainingPreemptibleCPUsPerProjectPerRegion",
+    ),
+    Fault(
+        "a project that Firebase was never added to",
+        lambda ward: control(ward, is_firebase=False),
+        lambda ward: control(ward, is_firebase=True),
+        {("firebase ml", "Firebase project", "broken"): "Firebase ML refuses what flowers publishes"},
+        "https://console.firebase.google.com/",
+    ),
+    Fault(
+        "Firebase ML that is off",
+        lambda ward: control(ward, apis_off=["firebaseml.googleapis.com"]),
+        lambda ward: control(ward, apis_off=[]),
+        {("project", "firebaseml.googleapis.com", "broken"): "is off, and flowers needs it"},
+        f"firebase_ml = true in terraform.tfvars, then {DEPLOY}",
     ),
     Fault(
         "a notification that is gone",

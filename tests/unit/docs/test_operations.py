@@ -28,7 +28,8 @@ hcl2 = pytest.importorskip("hcl2", reason="python-hcl2 is not installed here; it
 REPOSITORY = Path(__file__).resolve().parents[3]
 PAGE = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8")
 TOPOLOGY = json.loads((REPOSITORY / "infra" / "topology.json").read_text(encoding="utf-8"))
-MONITORING = REPOSITORY / "infra" / "terraform" / "modules" / "monitoring" / "main.tf"
+MODULES = REPOSITORY / "infra" / "terraform" / "modules"
+MONITORING, BUDGET = MODULES / "monitoring" / "main.tf", MODULES / "budget" / "main.tf"
 CODE = sorted(
     path
     for folder in (REPOSITORY / "shared" / "src", REPOSITORY / "services")
@@ -52,21 +53,14 @@ def section(heading: str) -> str:
 
 def alerts() -> Iterator[str]:
     """The names of everything in Terraform that sends mails."""
-    document = hcl2.loads(MONITORING.read_text(encoding="utf-8"))
-    for resource in document["resource"]:
+    for resource in (each for file in (MONITORING, BUDGET) for each in hcl2.loads(file.read_text("utf-8"))["resource"]):
         ((kind, named),) = resource.items()
         (body,) = [each for name, each in named.items() if not name.startswith("__")]
         if kind.strip('"') == "google_billing_budget":
             yield "the budget"
         if kind.strip('"') != "google_monitoring_alert_policy":
             continue
-        name = body["display_name"].strip('"').removeprefix("Dual Deploy: ")
-        if "for_each" not in body:
-            yield name
-            continue
-        assert "local.ends" in body["for_each"]
-        for key in TOPOLOGY["ends"]:
-            yield re.sub(r"\$\{.*\}", key.replace("_", " "), name)
+        yield body["display_name"].strip('"').removeprefix("Dual Deploy: ")
 
 
 def test_every_alert_has_a_heading_and_every_heading_an_alert() -> None:
@@ -93,8 +87,14 @@ def test_the_times_and_tries_that_alerts_name_are_those_of_terraform_and_the_top
     assert "For half an hour" in section("### events wait")
     assert re.search(r'duration = "600s"', monitoring)
     assert "No tick for ten minutes" in section("### the clock stands still")
-    assert "for_each = [0.5, 0.9, 1.0]" in monitoring
+    assert "for_each = [0.5, 0.9, 1.0]" in BUDGET.read_text(encoding="utf-8")
     assert "half, nine tenths and all" in section("### the budget")
+
+
+def test_every_announced_end_has_a_heading_and_every_heading_an_end() -> None:
+    headings = re.findall(r"^### (.+)$", section("## Announced ends"), flags=re.MULTILINE)
+
+    assert sorted(each.lower().replace(" ", "_") for each in headings) == sorted(TOPOLOGY["ends"])
 
 
 # Queries -----------------------------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def test_every_terraform_variable_that_is_named_exists() -> None:
         "alert_emails",
         "operators",
         "billing_account",
-        "monthly_budget_usd",
+        "monthly_budget",
         "firebase_key_secret",
     } <= existing & spans()
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from google.pubsub_v1 import Subscription
 
-from doctor.checks import ends, messages, quota, services
+from doctor.checks import ends, messages, project, quota, services
 from doctor.examination import Check, Look
 from doctor.findings import Finding, State
 from dualdeploy.dataset_config import parse
@@ -17,6 +17,7 @@ TRIGGER = "/v1/projects/my-project/locations/us-central1/triggers/data-object-fi
 VERTEX = "/v1/projects/my-project/locations/us-central1"
 QUOTAS = "/v1/projects/my-project/locations/global/services/aiplatform.googleapis.com/quotaInfos"
 T4 = "custom_model_training_preemptible_nvidia_t4_gpus"
+CPUS = "custom_model_training_preemptible_cpus"
 
 
 def found(checks: Any, about: str) -> list[Finding]:
@@ -205,13 +206,24 @@ def config(text: str) -> Any:
 @pytest.mark.parametrize(
     ("training", "demand"),
     [
-        ("{}", {T4: (1, 2)}),
-        ("{cloud: {spot: false}}", {T4.replace("preemptible_", ""): (1, 1), T4: (1, 1)}),
+        ("{}", {T4: (1, 2), CPUS: (8, 16)}),
         (
-            "{cloud: {accelerator: {type: NVIDIA_L4, count: 2}, replicas: 3}}",
-            {T4.replace("t4", "l4"): (6, 6), T4: (1, 1)},
+            "{cloud: {spot: false, machine: n1-standard-4}}",
+            {
+                T4.replace("preemptible_", ""): (1, 1),
+                CPUS.replace("preemptible_", ""): (4, 4),
+                T4: (1, 1),
+                CPUS: (8, 8),
+            },
         ),
-        ("{cloud: {accelerator: null}, mobile: {accelerator: null}}", {}),
+        (
+            "{cloud: {accelerator: {type: NVIDIA_L4, count: 2}, machine: g2-standard-24, replicas: 3}}",
+            {T4.replace("t4", "l4"): (6, 6), CPUS.replace("cpus", "g2_cpus"): (72, 72), T4: (1, 1), CPUS: (8, 8)},
+        ),
+        (
+            "{cloud: {accelerator: null, machine: e2-standard-8}, mobile: {accelerator: null, machine: n2-standard-4}}",
+            {CPUS: (8, 8), CPUS.replace("cpus", "n2_cpus"): (4, 4)},
+        ),
     ],
 )
 def test_what_a_data_set_asks_of_each_quota(training: str, demand: dict[str, tuple[int, int]]) -> None:
@@ -237,11 +249,25 @@ def test_the_limit_of_the_region_counts_before_that_of_all_others(
         {"dimensions": each, "details": {"value": value}, "applicableLocations": [each.get("region", "us-central1")]}
         for each, value in dimensions
     ]
+    enough = [{"dimensions": {}, "details": {"value": "-1"}}]
     google.documents[QUOTAS] = {
-        "quotaInfos": [{"metric": f"aiplatform.googleapis.com/{T4}", "quotaId": "Id", "dimensionsInfos": infos}]
+        "quotaInfos": [
+            {"metric": f"aiplatform.googleapis.com/{T4}", "quotaId": "Id", "dimensionsInfos": infos},
+            {"metric": f"aiplatform.googleapis.com/{CPUS}", "quotaId": "Id", "dimensionsInfos": enough},
+        ]
     }
-    [finding] = found(quota.checks(look), "accelerators")
-    assert finding.state is state, finding.says
+    of_cards, of_processors = sorted(found(quota.checks(look), "training"), key=lambda each: "_gpus" not in each.says)
+    assert of_cards.state is state, of_cards.says
+    assert of_processors.state is State.OK
+
+
+# Firebase -------------------------------------------------------------------------------------------------------
+
+
+def test_a_project_without_firebase_is_a_warning_while_no_data_set_needs_firebase_ml(look: Look) -> None:
+    [finding] = found(project.checks(look), "Firebase project")
+    assert finding.state is State.WARNING
+    assert "phones cannot read the bucket" in finding.says
 
 
 # Images --------------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ class Project:
             "buckets": {},
             "default_project": "",
             "endpoints": [],
-            "fail_apply": [],
+            "fail_apply": {},
             "images": {},
             "locked": False,
             "log": [],
@@ -68,6 +68,7 @@ class Project:
             "objects": [],
             "outputs": {},
             "project": PROJECT,
+            "refuse": {},
             "resources": {},
             "terraform_version": "1.11.4",
         }

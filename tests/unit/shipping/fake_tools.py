@@ -47,10 +47,9 @@ TERRAFORM: Mapping[str, frozenset[str]] = {
     "output": frozenset({"-json"}),
     "state list": frozenset(),
     "state rm": frozenset(),
-    "plan": frozenset({"-input", "-out", "-refresh"}),
+    "plan": frozenset({"-input", "-out", "-refresh", "-target"}),
     "show": frozenset({"-json"}),
-    "apply": frozenset({"-input", "-auto-approve", "-target"}),
-    "import": frozenset({"-input"}),
+    "apply": frozenset({"-input", "-json"}),
     "destroy": frozenset({"-input", "-auto-approve"}),
 }
 _TOPOLOGY = Path(__file__).resolve().parents[3] / "infra" / "topology.json"
@@ -127,6 +126,10 @@ class Gcloud:
         self._facts = world.facts
 
     def run(self, name: str, words: list[str], flags: Mapping[str, str]) -> str:
+        if self._facts["refuse"].get(name):
+            says = self._facts["refuse"][name].pop()
+            self._world.act(lambda: None)
+            raise Refused(says)
         return str(getattr(self, "_" + name.replace(" ", "_").replace("-", "_"))(words, flags) or "")
 
     def _config_get(self, words: list[str], _flags: Mapping[str, str]) -> str:
@@ -204,7 +207,7 @@ class Gcloud:
     def _builds_submit(self, words: list[str], flags: Mapping[str, str]) -> None:
         assert Path(words[0], "Dockerfile").is_file()
         assert Path(flags["--config"]).is_file()
-        assert "module.project" in self._facts["resources"], "there is no registry to push to"
+        assert f"{self._facts['project']}-dualdeploy-sources" in self._facts["buckets"], "there is no registry either"
         image = flags["--substitutions"].removeprefix("_IMAGE=")
         assert image not in self._facts["images"], "built twice"
         digest = f"sha256:{hashlib.sha256(image.encode()).hexdigest()}"
@@ -247,35 +250,50 @@ class Terraform:
     def _state_rm(self, words: list[str], _flags: Mapping[str, str]) -> None:
         self._world.act(lambda: [self._facts["resources"].pop(address) for address in words])
 
-    def _import(self, words: list[str], _flags: Mapping[str, str]) -> None:
-        assert words[0] not in self._facts["resources"]
-        self._world.act(lambda: self._facts["resources"].update({words[0]: words[1]}))
-
     def _plan(self, _words: list[str], flags: Mapping[str, str]) -> None:
         self._lock()
-        (self._folder / flags["-out"]).write_text(json.dumps(self._changes()))
+        planned = {"target": flags.get("-target", ""), "changes": self._changes(flags.get("-target", ""))}
+        (self._folder / flags["-out"]).write_text(json.dumps(planned))
 
     def _show(self, words: list[str], _flags: Mapping[str, str]) -> str:
-        changes = json.loads((self._folder / words[0]).read_text())
-        listed = [{"address": address, "change": {"actions": actions}} for address, actions in changes.items()]
-        return json.dumps({"resource_changes": [*listed, {"address": "data.x", "change": {"actions": ["read"]}}]})
+        changes = json.loads((self._folder / words[0]).read_text())["changes"]
+        listed = [self._shown(address, actions) for address, actions in changes.items()]
+        data = {"address": "data.x", "type": "data", "change": {"actions": ["read"], "after": None}}
+        return json.dumps({"resource_changes": [*listed, data]})
 
-    def _apply(self, _words: list[str], flags: Mapping[str, str]) -> None:
+    def _shown(self, address: str, actions: list[str]) -> Mapping[str, Any]:
+        is_bucket = ".google_storage_bucket." in address
+        change: dict[str, Any] = {"actions": actions, "after": {"name": self._wanted().get(address)}}
+        if address in self._imports():
+            change |= {"importing": {"id": self._imports()[address]}, "before": {"labels": {"app": "dualdeploy"}}}
+        return {"address": address, "type": "google_storage_bucket" if is_bucket else "module", "change": change}
+
+    def _imports(self) -> Mapping[str, str]:
+        file = self._folder / "shipping.imports.tf"
+        return dict(re.findall(r'to = (\S+)\n  id = "([^"]+)"', file.read_text())) if file.is_file() else {}
+
+    def _apply(self, words: list[str], _flags: Mapping[str, str]) -> None:
         self._lock()
-        target = flags.get("-target")
-        if not target and self._facts["fail_apply"]:
-            raise Refused(self._fail())
+        target = json.loads((self._folder / words[0]).read_text())["target"]
+        if self._facts["fail_apply"].get(target):
+            address, says = self._fail(target)
+            raise Refused(_diagnostic(address, says))
         for address, value in self._wanted().items():
-            if (not target or address.startswith(target)) and self._facts["resources"].get(address) != value:
+            if address.startswith(target) and self._facts["resources"].get(address) != value:
+                if ".bucket[" in address and value in self._facts["buckets"] and address not in self._imports():
+                    says = (
+                        "Error 409: Your previous request to create the named bucket succeeded and you already own it."
+                    )
+                    raise Refused(_diagnostic(address, says))
                 # One after the other: whoever is killed in between leaves the rest undone.
                 self._world.act(lambda address=address, value=value: self._make(address, value))  # type: ignore[misc]
         if not target:
             self._world.act(lambda: self._facts.update(outputs=self._variables()))
 
-    def _fail(self) -> str:
-        text = str(self._facts["fail_apply"].pop())
+    def _fail(self, target: str) -> tuple[str, str]:
+        address, says = self._facts["fail_apply"][target].pop()
         self._world.act(lambda: None)
-        return text
+        return address, says
 
     def _destroy(self, _words: list[str], _flags: Mapping[str, str]) -> None:
         self._variables()
@@ -284,8 +302,6 @@ class Terraform:
         self._world.act(lambda: self._facts.update(outputs={}))
 
     def _make(self, address: str, value: Any) -> None:
-        if ".bucket[" in address:
-            assert value not in self._facts["buckets"], f"409: {value} is there already"
         if ".bucket[" in address or address == "module.project":
             name = value if ".bucket[" in address else f"{self._facts['project']}-dualdeploy-sources"
             self._facts["buckets"].setdefault(name, {"name": name, "location": "", "versioning_enabled": "True"})
@@ -310,16 +326,21 @@ class Terraform:
         variables = self._variables()
         return dict(_resources(variables, self._facts.get("infrastructure", "v1")))
 
-    def _changes(self) -> dict[str, list[str]]:
+    def _changes(self, target: str) -> dict[str, list[str]]:
         there, wanted = self._facts["resources"], self._wanted()
         changed = {
             address: ["update"] if address in there else ["create"]
             for address, value in wanted.items()
-            if there.get(address) != value
+            if there.get(address) != value and address.startswith(target)
         }
         if self._facts.get("replaces_bucket"):
             changed['module.storage.google_storage_bucket.bucket["data"]'] = ["delete", "create"]
         return changed
+
+
+def _diagnostic(address: str, says: str) -> str:
+    """A line of `apply -json`."""
+    return json.dumps({"@level": "error", "diagnostic": {"severity": "error", "summary": says, "address": address}})
 
 
 def _resources(variables: Mapping[str, Any], infrastructure: str) -> Iterator[tuple[str, Any]]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import Any
 
+import google_says
 import pytest
+
+from shipping import refusals
 
 SERVICES = ["training_launcher", "job_notifier", "cloud_deployer", "mobile_publisher", "trainer", "predictor"]
 
@@ -32,9 +36,8 @@ def test_an_empty_project_gets_the_whole_system_with_one_command(project: Any) -
         position(project, "services enable"),
         position(project, "storage buckets create"),
         position(project, "init"),
-        position(project, "apply", "-target=module.project"),
+        position(project, "plan", "-target=module.project"),
         position(project, "builds submit"),
-        position(project, "plan"),
         position(project, "run services describe"),
     ]
     assert order == sorted(order)
@@ -163,17 +166,65 @@ def test_a_rehearsal_of_a_deployed_system_shows_what_would_change(project: Any) 
         assert project.facts[part] == before[part]
 
 
-def test_what_google_is_not_ready_for_yet_is_tried_again(project: Any) -> None:
-    project.set(fail_apply=["Error: Permission denied while using the Eventarc Service Agent."] * 2)
-    assert "Google is not ready yet" in project.deployed().said
+WAIT = {what: each.says for what, each in google_says.WAIT.items() if "deploy" in each.met_by}
+FINAL = {what: each.says for what, each in google_says.FINAL.items() if "deploy" in each.met_by}
+
+#: Every first call after an API was enabled, or after an account was made and granted something.
+FIRST_CALLS = ["run regions list", "storage buckets create", "builds submit", "storage cp"]
+
+
+@pytest.mark.parametrize("says", WAIT.values(), ids=list(WAIT))
+def test_what_google_says_while_something_does_not_count_yet_is_known(says: str) -> None:
+    framed = "\n".join(f"│ {line}" for line in textwrap.wrap(says, 60, break_long_words=False, break_on_hyphens=False))
+    assert refusals.what_passes(says)
+    assert refusals.what_passes(f"╷\n{framed}\n╵" + "\nwhat follows it\n" * 1000)
+
+
+@pytest.mark.parametrize("says", FINAL.values(), ids=list(FINAL))
+def test_what_does_not_pass_is_not_waited_for(says: str) -> None:
+    assert not refusals.what_passes(says)
+
+
+@pytest.mark.parametrize("command", FIRST_CALLS)
+def test_a_first_call_is_repeated_while_google_says_wait(project: Any, command: str) -> None:
+    project.set(
+        refuse={command: [WAIT["an API that was just enabled"], WAIT["a builder that may not read its source yet"]]}
+    )
+    ran = project.run("deploy", "--region=us-central1")
+    assert ran.code == 0, ran.said
+    assert ran.said.count("Google is not ready yet") == 2
+
+
+@pytest.mark.parametrize("target", ["module.project", ""], ids=["the foundation", "everything"])
+def test_an_apply_is_planned_and_made_again_while_google_says_wait(project: Any, target: str) -> None:
+    refused = ["module.training_launcher.this", WAIT["Eventarc's agent, in lower case"]]
+    project.set(fail_apply={target: [refused, refused]})
+    ran = project.run("deploy", "--region=us-central1")
+    assert ran.code == 0, ran.said
+    assert ran.said.count("Google is not ready yet") == 2
+
+
+def test_a_refusal_that_never_passes_ends_the_waiting(project: Any) -> None:
+    project.set(refuse={"builds submit": [WAIT["a builder that may not read its source yet"]] * 30})
+    ran = project.run("deploy", "--region=us-central1")
+    assert ran.code == 1
+    assert "does not have storage.objects.get access" in ran.said
+    assert ran.said.count("asked again in 0 s") == 10
 
 
 def test_a_real_refusal_is_not_tried_again_and_is_shown(project: Any) -> None:
-    project.set(fail_apply=["Error 403: Permission 'pubsub.topics.create' denied"] * 2)
+    refused = ["module.messaging.this", FINAL["a permission that a person lacks"]]
+    project.set(fail_apply={"": [refused, refused]})
     ran = project.run("deploy", "--region=us-central1")
     assert ran.code == 1
+    assert "module.messaging.this" in ran.said
     assert "pubsub.topics.create" in ran.said
-    assert len(project.facts["fail_apply"]) == 1
+    assert len(project.facts["fail_apply"][""]) == 1
+
+
+def test_a_refusal_with_a_remedy_that_google_does_not_name_is_told_with_it(project: Any) -> None:
+    project.set(fail_apply={"": [["module.storage.this", FINAL["a bucket's name that somebody else has"]]]})
+    assert "deploy to a project with another id" in project.run("deploy", "--region=us-central1").said
 
 
 def test_a_bucket_that_would_be_made_anew_is_refused_unless_told(project: Any) -> None:

@@ -31,6 +31,7 @@ VARIABLES: Mapping[str, Any] = {
     "operators": ["group:ml@example.com"],
     "alert_emails": ["alerts@example.com"],
     "billing_account": "012345-6789AB-CDEF01",
+    "firebase_ml": True,
 }
 
 

@@ -1,7 +1,7 @@
 """What Terraform and a provider say to each other: tfplugin5 over gRPC, values in MessagePack.
 
-Source: https://github.com/hashicorp/terraform/blob/main/docs/plugin-protocol/tfplugin5.9.proto. Only what a plan
-needs is declared here.
+Source: https://github.com/hashicorp/terraform/blob/main/docs/plugin-protocol/tfplugin5.9.proto. Only what plan, apply,
+refresh and import need is declared here.
 """
 
 from __future__ import annotations
@@ -60,7 +60,24 @@ _MESSAGES: Mapping[str, Mapping[str, tuple[int, str]]] = {
         "proposed_new_state": (3, "Value"),
         "config": (4, "Value"),
     },
-    "Planned": {"planned_state": (1, "Value"), "legacy_type_system": (5, "bool")},
+    "Planned": {"planned_state": (1, "Value"), "requires_replace": (2, "Path*"), "legacy_type_system": (5, "bool")},
+    "Path": {"steps": (1, "Step*")},
+    "Step": {"attribute_name": (1, "string")},
+    "ToApply": {
+        "type_name": (1, "string"),
+        "prior_state": (2, "Value"),
+        "planned_state": (3, "Value"),
+        "config": (4, "Value"),
+    },
+    "Applied": {"new_state": (1, "Value"), "diagnostics": (3, "Diagnostic*"), "legacy_type_system": (4, "bool")},
+    "ToRead": {"type_name": (1, "string"), "current_state": (2, "Value")},
+    "Read": {"new_state": (1, "Value"), "diagnostics": (2, "Diagnostic*")},
+    "ToImport": {"type_name": (1, "string"), "id": (2, "string")},
+    "ImportedOne": {"type_name": (1, "string"), "state": (2, "Value")},
+    "Imported": {"imported_resources": (1, "ImportedOne*"), "diagnostics": (2, "Diagnostic*")},
+    "RawState": {"json": (1, "bytes")},
+    "ToUpgrade": {"type_name": (1, "string"), "version": (2, "int64"), "raw_state": (3, "RawState")},
+    "Upgraded": {"upgraded_state": (1, "Value"), "diagnostics": (2, "Diagnostic*")},
     "State": {"state": (1, "Value"), "diagnostics": (2, "Diagnostic*")},
 }
 

@@ -1,28 +1,32 @@
-"""A stand-in for the Google provider: it knows the schema, plans, and reaches nothing.
+"""A stand-in for the Google provider: it knows the schema, plans, applies to a cloud in memory, and reaches nothing.
 
 Terraform itself does all the rest: it parses, evaluates every expression, checks every argument against the schema and
-every module against its variables, and plans from nothing.
+every module against its variables, keeps its state, and imports.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import grpc
 import plugin_wire
+from made_up_cloud import Cloud, Refused
 from plugin_wire import MESSAGES, UNKNOWN, pack, unpack
 
 SCHEMA = Path(__file__).with_name("provider_schema.json")
 _NESTING = {"list": 2, "set": 3}
+#: What is computed and is no text.
+_EMPTY: Mapping[str, Any] = {"number": 0, "bool": False, "['map', 'string']": {}}
 
 #: What Google would answer; everything else that is computed is made up.
 _KNOWN_DATA = {
@@ -39,11 +43,12 @@ class StubProvider:
     """Serves on loopback while it is entered.
 
     With `names` it plans computed texts as `<type>/<name>/<attribute>`, so that a plan shows what refers to what;
-    without, they are unknown until apply, as they are in life.
+    without, they are unknown until apply, as they are in life. What is applied is in `cloud`.
     """
 
-    def __init__(self, *, names: bool) -> None:
+    def __init__(self, *, names: bool, cloud: Cloud | None = None) -> None:
         self._names = names
+        self.cloud = cloud or Cloud()
         self._schema = load_schema()
         self._server = grpc.server(concurrent.futures.ThreadPoolExecutor(8))
         self._server.add_generic_rpc_handlers((_Handler(self),))
@@ -102,7 +107,41 @@ class StubProvider:
         name = proposed.get("name") or proposed.get("account_id") or proposed.get("role_id") or ""
         computed = self._computed(request.type_name, str(name), proposed)
         planned = _fill(self._schema["resource"][request.type_name], proposed, computed)
-        return MESSAGES["Planned"](planned_state={"msgpack": pack(planned)}, legacy_type_system=True)
+        prior = unpack(request.prior_state.msgpack)
+        replaces = self.cloud.replaces(request.type_name, prior, proposed) if prior else []
+        return MESSAGES["Planned"](
+            planned_state={"msgpack": pack(planned)},
+            requires_replace=[{"steps": [{"attribute_name": name}]} for name in replaces],
+            legacy_type_system=True,
+        )
+
+    def apply(self, request: Any) -> Any:
+        prior, planned = unpack(request.prior_state.msgpack), unpack(request.planned_state.msgpack)
+        block = self._schema["resource"][request.type_name]
+        new = planned and _known(block, planned, functools.partial(self.cloud.answers, request.type_name, planned))
+        try:
+            self.cloud.change(request.type_name, prior, new)
+        except Refused as refused:
+            error = {"severity": 1, "summary": str(refused)}
+            return MESSAGES["Applied"](new_state=request.prior_state, diagnostics=[error], legacy_type_system=True)
+        return MESSAGES["Applied"](new_state={"msgpack": pack(new)}, legacy_type_system=True)
+
+    def read(self, request: Any) -> Any:
+        found = self.cloud.find(request.type_name, unpack(request.current_state.msgpack))
+        return MESSAGES["Read"](new_state={"msgpack": pack(found)})
+
+    def import_state(self, request: Any) -> Any:
+        found = self.cloud.by_id(request.type_name, request.id)
+        if found is None:
+            error = {"severity": 1, "summary": f"Cannot import non-existent remote object {request.id}"}
+            return MESSAGES["Imported"](diagnostics=[error])
+        one = {"type_name": request.type_name, "state": {"msgpack": pack(found)}}
+        return MESSAGES["Imported"](imported_resources=[one])
+
+    def upgrade(self, request: Any) -> Any:
+        block = self._schema["resource"][request.type_name]
+        state = _of_this_schema(block, json.loads(request.raw_state.json))
+        return MESSAGES["Upgraded"](upgraded_state={"msgpack": pack(state)})
 
     def read_data(self, request: Any) -> Any:
         config = unpack(request.config.msgpack)
@@ -133,6 +172,10 @@ class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
             "/tfplugin5.Provider/ValidateResourceTypeConfig": ("TypedConfig", provider.accept),
             "/tfplugin5.Provider/ValidateDataSourceConfig": ("TypedConfig", provider.accept),
             "/tfplugin5.Provider/PlanResourceChange": ("ToPlan", provider.plan),
+            "/tfplugin5.Provider/ApplyResourceChange": ("ToApply", provider.apply),
+            "/tfplugin5.Provider/ReadResource": ("ToRead", provider.read),
+            "/tfplugin5.Provider/ImportResourceState": ("ToImport", provider.import_state),
+            "/tfplugin5.Provider/UpgradeResourceState": ("ToUpgrade", provider.upgrade),
             "/tfplugin5.Provider/ReadDataSource": ("TypedConfig", provider.read_data),
             "/tfplugin5.Provider/Stop": ("Empty", provider.accept),
         }
@@ -190,6 +233,38 @@ def _fill(block: Mapping[str, Any], value: Mapping[str, Any], computed: Any) -> 
                 _fill(nested["block"], item, computed) if isinstance(item, dict) else item for item in filled[name]
             ]
     return filled
+
+
+def _known(block: Mapping[str, Any], value: Mapping[str, Any], answers: Callable[[str], str | None]) -> dict[str, Any]:
+    """`value` with whatever was unknown until now."""
+    known = dict(value)
+    for name, attribute in block["attributes"].items():
+        if known.get(name) is UNKNOWN:
+            known[name] = answers(name) if attribute["type"] == "string" else _EMPTY.get(str(attribute["type"]), [])
+        known[name] = _without_unknown(known.get(name))
+    for name, nested in block["blocks"].items():
+        known[name] = [_known(nested["block"], item, answers) for item in known.get(name) or [] if item is not UNKNOWN]
+    return known
+
+
+def _without_unknown(value: Any) -> Any:
+    """A map or list that was given may hold what only an apply could tell."""
+    if isinstance(value, dict):
+        return {key: _without_unknown(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_unknown(item) for item in value]
+    return "made-up" if value is UNKNOWN else value
+
+
+def _of_this_schema(block: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored state in today's schema: what that does not have is dropped, what it has besides is empty."""
+    return {
+        **{name: state.get(name) for name in block["attributes"]},
+        **{
+            name: [_of_this_schema(nested["block"], item) for item in state.get(name) or []]
+            for name, nested in block["blocks"].items()
+        },
+    }
 
 
 class TerraformFailed(Exception):

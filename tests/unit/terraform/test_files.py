@@ -66,7 +66,7 @@ def test_every_output_is_described(folder: Path) -> None:
 def test_every_module_pins_terraform_and_the_provider_alike(folder: Path) -> None:
     text = (folder / "versions.tf").read_text(encoding="utf-8")
     assert 'required_version = ">= 1.9"' in text
-    assert 'version = "~> 7.0"' in text
+    assert 'version = "~> 8.0"' in text
 
 
 def test_nothing_is_opened_to_everybody() -> None:

@@ -59,7 +59,7 @@ def test_a_bucket_that_is_linked_to_firebase_gets_the_rules_for_phones(
         for change in planned["resource_changes"]
         if change["address"] not in before
     }
-    assert set(added) == {"google_firebaserules_ruleset", "google_firebaserules_release"}
+    assert set(added) == {"google_firebaserules_ruleset", "google_firebaserules_release", "google_project_service"}
     assert added["google_firebaserules_release"]["name"] == f"firebase.storage/{variables['project']}-mobile"
     rules = (TERRAFORM.parent / "firebase" / "storage.rules").read_text()
     assert added["google_firebaserules_ruleset"]["source"][0]["files"][0]["content"] == rules

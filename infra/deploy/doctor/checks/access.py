@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from doctor.chain import NOT_IN_THE_CHAIN, Chain
-from doctor.checks import buckets
+from doctor.checks import optional
 from doctor.examination import Check, Look
 from doctor.findings import Finding, Hint, Place
 from doctor.reads import NotThere
@@ -16,8 +16,6 @@ from doctor.reads import NotThere
 _ROW = re.compile(r"^\| `([^`]+)` \| `([^`]+)` \| ([^|]+?) \| ([^|]+?) \|$", re.MULTILINE)
 #: People whom a variable of Terraform names; without them nothing of the chain stands still.
 _OPERATOR = "an operator"
-#: Left out by Terraform's `staged_rollouts = false`; only a data set with such a rollout needs it.
-_ROLLOUTS = "roles/cloudconfig.admin"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +88,7 @@ def _policy(look: Look, place: str, wanted: Sequence[Grant]) -> Check:
         except NotThere:
             return  # and its own check says so
         missing = [(grant, member) for grant in wanted if (member := _lacking(look, there, grant))]
-        missing = [(grant, member) for grant, member in missing if _is_needed(look, grant)]
+        missing = [(grant, member) for grant, member in missing if optional.is_needed(look, grant.role)]
         for grant, member in missing:
             hint = _hint(look, place, grant)
             says = f"{grant.account} lacks {grant.role}, so this does not work: {grant.why}"
@@ -101,10 +99,6 @@ def _policy(look: Look, place: str, wanted: Sequence[Grant]) -> Check:
 
     check = Check(Place.IDENTITY, place, ask)
     return check
-
-
-def _is_needed(look: Look, grant: Grant) -> bool:
-    return grant.role != _ROLLOUTS or any(each.publishing.rollout for each in buckets.usable(look))
 
 
 def _lacking(look: Look, there: Sequence[Binding], grant: Grant) -> str:

@@ -1,9 +1,10 @@
-"""Quota for the accelerators that the data sets train on."""
+"""Quota for the accelerators and the processors that the data sets train on."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.training import TARGETS
 
 _METRIC = "aiplatform.googleapis.com/custom_model_training_"
+#: Quotas of processors that Google was seen to name; of other families' spot machines it may count none.
+_ALWAYS_NAMED = {f"{_METRIC}cpus", f"{_METRIC}preemptible_cpus"}
 #: No limit.
 _UNLIMITED = -1
 
@@ -29,7 +32,7 @@ class Need:
 
 
 def checks(look: Look) -> Iterator[Check]:
-    check = Check(Place.QUOTA, "accelerators", lambda: _accelerators(look, check))
+    check = Check(Place.QUOTA, "training", lambda: _training(look, check))
     yield check
 
 
@@ -38,14 +41,28 @@ def demand(config: DatasetConfig) -> Mapping[str, tuple[int, int]]:
     jobs: dict[str, list[int]] = collections.defaultdict(list)
     for target in TARGETS:
         training = config.training.of(target)
+        kind = f"{_METRIC}{'preemptible_' if training.spot else ''}"
         if training.accelerator:
             card = training.accelerator.type.lower().replace("_tesla_", "_")
-            metric = f"{_METRIC}{'preemptible_' if training.spot else ''}{card}_gpus"
-            jobs[metric].append(training.accelerator.count * training.replicas)
+            jobs[f"{kind}{card}_gpus"].append(training.accelerator.count * training.replicas)
+        if processors := _processors(training.machine):
+            jobs[f"{kind}{_family(training.machine)}cpus"].append(processors * training.replicas)
     return {metric: (max(counts), sum(counts)) for metric, counts in jobs.items()}
 
 
-def _accelerators(look: Look, check: Check) -> Iterator[Finding]:
+def _family(machine: str) -> str:
+    """N1 and E2 count together, every other family by itself."""
+    family = machine.partition("-")[0]
+    return "" if family in ("n1", "e2") else f"{family}_"
+
+
+def _processors(machine: str) -> int:
+    """Of a machine such as n1-standard-8; 0 for one whose name counts something else, as that of an A100 does."""
+    found = re.fullmatch(r"[a-z0-9]+-[a-z]+-(\d+)", machine)
+    return int(found[1]) if found else 0
+
+
+def _training(look: Look, check: Check) -> Iterator[Finding]:
     # Until there is a data set, the defaults say what the first one will ask for.
     configs = buckets.usable(look) or [DatasetConfig(dataset="a-new-data-set", labels=("a", "b"))]
     needs: dict[str, Need] = {}
@@ -53,12 +70,10 @@ def _accelerators(look: Look, check: Check) -> Iterator[Finding]:
         for metric, (largest, both) in demand(config).items():
             need = Need(metric, largest, both, config.dataset)
             needs[metric] = max(needs.get(metric, need), need, key=lambda each: (each.both, each.largest))
-    if not needs:
-        yield check.ok("no data set trains on an accelerator")
-        return
     limits = _limits(look)
     for metric, need in sorted(needs.items()):
-        yield _judged(look, check, need, limits.get(metric))
+        if metric in limits or metric in _ALWAYS_NAMED or metric.endswith("_gpus"):
+            yield _judged(look, check, need, limits.get(metric))
 
 
 def _judged(look: Look, check: Check, need: Need, found: tuple[str, int] | None) -> Finding:

@@ -114,13 +114,14 @@ class Control:
             "apis_off": sorted(self._project.apis_off),
             "quotas": self._project.quotas,
             "runs_as": self._project.runs_as,
+            "is_firebase": self._project.is_firebase,
             "accounts": self._iam.accounts,
         }
 
     def change_project(self) -> Any:
         """{"apis_off": ["run.googleapis.com"], "quotas": {metric: 0}, "runs_as": {service: e-mail}}, and besides
 
-        "accounts": {e-mail: true (disabled), false or null (deleted)}, and "grant" and "revoke":
+        "is_firebase": false, "accounts": {e-mail: true (disabled), false or null (deleted)}, and "grant" and "revoke":
         [{"resource", "role", "member", "prefixes"}]. Each may be left out.
         """
         changes = _json_object()
@@ -132,6 +133,8 @@ class Control:
             self._project.apis_off = changed.apis_off
         self._project.quotas.update(changed.quotas)
         self._project.runs_as.update(changed.runs_as)
+        if changed.is_firebase is not None:
+            self._project.is_firebase = changed.is_firebase
         for account, is_disabled in changed.accounts.items():
             if is_disabled is None:
                 self._iam.accounts.pop(account, None)
@@ -163,6 +166,7 @@ class _Changes:
     apis_off: set[str] | None
     quotas: dict[str, int]
     runs_as: dict[str, str]
+    is_firebase: bool | None
     accounts: dict[str, bool | None]
     grant: list[Grant]
     revoke: list[Grant]
@@ -177,6 +181,7 @@ class _Changes:
             apis_off=None if apis is None else {str(each) for each in list(apis)},
             quotas={str(key): int(value) for key, value in document.get("quotas", {}).items()},
             runs_as={str(key): str(value) for key, value in document.get("runs_as", {}).items()},
+            is_firebase=None if "is_firebase" not in document else bool(document["is_firebase"]),
             accounts={
                 str(key): None if value is None else bool(value) for key, value in document.get("accounts", {}).items()
             },

@@ -98,16 +98,28 @@ module "mobile_publisher" {
   image     = var.images.mobile_publisher
   operators = var.operators
 
+  firebase_ml            = var.firebase_ml
   firebase_key_secret    = var.firebase_key_secret
   firebase_bucket_linked = var.firebase_bucket_linked
+  staged_rollouts        = var.staged_rollouts
 }
 
 module "monitoring" {
-  source             = "../../modules/monitoring"
-  project            = module.project.id
-  region             = var.region
-  labels             = local.labels
-  alert_emails       = var.alert_emails
-  billing_account    = var.billing_account
-  monthly_budget_usd = var.monthly_budget_usd
+  source       = "../../modules/monitoring"
+  count        = var.monitoring ? 1 : 0
+  project      = module.project.id
+  region       = var.region
+  labels       = local.labels
+  alert_emails = var.alert_emails
+}
+
+# Only where a billing account is named: few people may read one.
+module "budget" {
+  source          = "../../modules/budget"
+  count           = var.billing_account == "" ? 0 : 1
+  project         = module.project.id
+  labels          = local.labels
+  alert_emails    = var.alert_emails
+  billing_account = var.billing_account
+  monthly_budget  = var.monthly_budget
 }

@@ -14,18 +14,23 @@ output "config_bucket" {
 }
 
 output "configuration" {
-  description = "What is deployed, and with which settings: `make deploy SERVICE=x` changes one entry of it and nothing else."
+  description = "What is deployed, and with which settings, all of them: what a later deployment does not name stays as it is."
   value = {
-    project            = var.project
-    region             = var.region
-    images             = var.images
-    sources            = var.sources
-    revision           = var.revision
-    repository         = var.repository
-    operators          = var.operators
-    alert_emails       = var.alert_emails
-    billing_account    = var.billing_account
-    monthly_budget_usd = var.monthly_budget_usd
-    delete_data        = var.delete_data
+    project                = var.project
+    region                 = var.region
+    images                 = var.images
+    sources                = var.sources
+    revision               = var.revision
+    repository             = var.repository
+    operators              = var.operators
+    monitoring             = var.monitoring
+    alert_emails           = var.alert_emails
+    billing_account        = var.billing_account
+    monthly_budget         = var.monthly_budget
+    delete_data            = var.delete_data
+    firebase_ml            = var.firebase_ml
+    firebase_key_secret    = var.firebase_key_secret
+    firebase_bucket_linked = var.firebase_bucket_linked
+    staged_rollouts        = var.staged_rollouts
   }
 }

@@ -63,6 +63,12 @@ variable "operators" {
   default     = []
 }
 
+variable "monitoring" {
+  description = "Whether there are alerts and a dashboard."
+  type        = bool
+  default     = true
+}
+
 variable "alert_emails" {
   description = "Who is told when something is wrong."
   type        = list(string)
@@ -75,8 +81,8 @@ variable "billing_account" {
   default     = ""
 }
 
-variable "monthly_budget_usd" {
-  description = "Budget of the project for a month, in US dollars."
+variable "monthly_budget" {
+  description = "Budget of the project for a month, in the currency of the billing account."
   type        = number
   default     = 200
 }
@@ -85,6 +91,21 @@ variable "delete_data" {
   description = "Whether `terraform destroy` may delete buckets that still hold data and models."
   type        = bool
   default     = false
+}
+
+variable "firebase_ml" {
+  description = <<-EOT
+    Whether data sets may publish through Firebase ML (publishing.channels: firebase-ml), which ends on 15 June 2027. The
+    project must be a Firebase project then.
+  EOT
+  type        = bool
+  default     = false
+}
+
+variable "staged_rollouts" {
+  description = "Whether the project's Remote Config template may be written, for data sets with publishing.rollout."
+  type        = bool
+  default     = true
 }
 
 variable "firebase_key_secret" {

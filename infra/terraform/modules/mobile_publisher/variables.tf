@@ -34,6 +34,12 @@ variable "operators" {
   default     = []
 }
 
+variable "firebase_ml" {
+  description = "Whether data sets may publish through Firebase ML (publishing.channels: firebase-ml)."
+  type        = bool
+  default     = false
+}
+
 variable "staged_rollouts" {
   description = "Whether it may write the project's Remote Config template, for data sets with publishing.rollout."
   type        = bool

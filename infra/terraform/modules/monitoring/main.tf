@@ -6,10 +6,6 @@ module "topology" {
   region  = var.region
 }
 
-data "google_project" "this" {
-  project_id = var.project
-}
-
 locals {
   channels = [for channel in google_monitoring_notification_channel.email : channel.id]
   hosts    = [for name, each in module.topology.services : replace(name, "_", "-")]
@@ -214,72 +210,9 @@ resource "google_monitoring_alert_policy" "clock_stopped" {
   }
 }
 
-resource "google_billing_budget" "month" {
-  count = var.billing_account == "" ? 0 : 1
-
-  billing_account = var.billing_account
-  display_name    = "Dual Deploy: ${var.project}"
-
-  budget_filter {
-    projects = ["projects/${data.google_project.this.number}"]
-  }
-
-  amount {
-    specified_amount {
-      currency_code = "USD"
-      units         = tostring(var.monthly_budget_usd)
-    }
-  }
-
-  dynamic "threshold_rules" {
-    for_each = [0.5, 0.9, 1.0]
-
-    content {
-      threshold_percent = threshold_rules.value
-    }
-  }
-  threshold_rules {
-    threshold_percent = 1.2
-    spend_basis       = "FORECASTED_SPEND"
-  }
-
-  all_updates_rule {
-    monitoring_notification_channels = local.channels
-    # Whoever pays hears of it too.
-    disable_default_iam_recipients = false
-  }
-}
-
-# Ends that Google or Python have announced, from the topology. No metric tells of them: an alert looks at the calendar,
-# some months before, and so does every plan and apply. Seconds are the same as a Unix time, which Terraform cannot make of
-# it; a test compares the two.
+# Ends that Google or Python have announced, from the topology: every plan warns of them, and so does `make doctor`.
 locals {
   ends = module.topology.ends
-}
-
-resource "google_monitoring_alert_policy" "ends" {
-  for_each = local.ends
-
-  project               = var.project
-  display_name          = "Dual Deploy: the end of ${replace(each.key, "_", " ")} comes near"
-  combiner              = "OR"
-  severity              = "WARNING"
-  notification_channels = local.channels
-  user_labels           = var.labels
-
-  conditions {
-    display_name = "It is after ${each.value.warn_from}"
-    condition_prometheus_query_language {
-      query               = "vector(time()) > ${each.value.warn_from_seconds}"
-      duration            = "0s"
-      evaluation_interval = "3600s"
-    }
-  }
-
-  documentation {
-    mime_type = "text/markdown"
-    content   = "${each.value.text} Nothing is broken today; what is announced takes time to follow. Raise `warn_from` when it is done."
-  }
 }
 
 check "firebase_ml_hosting" {

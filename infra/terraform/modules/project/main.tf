@@ -2,10 +2,10 @@
 # that builds functions.
 
 locals {
+  # Whoever can do without one has it in his own module: where Google refuses it, the rest is deployed all the same.
   apis = toset([
     "aiplatform.googleapis.com",
     "artifactregistry.googleapis.com",
-    "billingbudgets.googleapis.com",
     # Asked by `make deploy` before anything else; an account of a project needs it on in its own project.
     "cloudbilling.googleapis.com",
     "cloudbuild.googleapis.com",
@@ -15,9 +15,6 @@ locals {
     "cloudscheduler.googleapis.com",
     "eventarc.googleapis.com",
     "firebase.googleapis.com",
-    "firebaseml.googleapis.com",
-    "firebaseremoteconfig.googleapis.com",
-    "firebaserules.googleapis.com",
     "iam.googleapis.com",
     "iamcredentials.googleapis.com",
     "logging.googleapis.com",

@@ -86,6 +86,7 @@ class Deployed:
         operation(
             "resourcemanager.projects.getIamPolicy", "POST", "/v1/projects/<project>:getIamPolicy", differs=_SHOWN
         )(self.project_policy)
+        operation("firebase.projects.get", "GET", "/v1beta1/projects/<project>")(self.firebase)
         operation(
             "serviceusage.services.batchGet",
             "GET",
@@ -193,6 +194,19 @@ class Deployed:
         self._require_project(project)
         return {"projectId": project, "projectNumber": PROJECT_NUMBER, "lifecycleState": "ACTIVE"}
 
+    def firebase(self, project: str) -> Any:
+        self._require_project(project)
+        if not self._project.is_firebase:
+            raise ApiError(404, "NOT_FOUND", "Requested entity was not found.")
+        return {
+            "projectId": project,
+            "projectNumber": PROJECT_NUMBER,
+            "displayName": project,
+            "name": f"projects/{project}",
+            "resources": {"storageBucket": f"{project}.firebasestorage.app"},
+            "state": "ACTIVE",
+        }
+
     def project_policy(self, project: str) -> Any:
         self._require_project(project)
         return self._iam.policy(f"projects/{project}")
@@ -247,8 +261,9 @@ class Deployed:
 
 def quota_id(metric: str) -> str:
     """CustomModelTrainingPreemptibleT4GPUsPerProjectPerRegion of …/custom_model_training_preemptible_nvidia_t4_gpus."""
-    words = metric.rsplit("/", 1)[-1].replace("nvidia_", "").removesuffix("_gpus").split("_")
-    return "".join(word.capitalize() for word in words) + "GPUsPerProjectPerRegion"
+    *words, what = metric.rsplit("/", 1)[-1].replace("nvidia_", "").split("_")
+    kind = {"gpus": "GPUs", "cpus": "CPUs"}.get(what, what.capitalize())
+    return "".join(word.capitalize() for word in words) + f"{kind}PerProjectPerRegion"
 
 
 def _not_found(what: str) -> ApiError:

@@ -26,13 +26,17 @@ class Project:
     """State of the project that has no process behind it here; the control API changes it.
 
     `apis_off` are names such as `run.googleapis.com`, `quotas` limits by metric (-1: none), `runs_as` the account
-    that a service runs as where that is not its own, by the name of the service.
+    that a service runs as where that is not its own, by the name of the service. `is_firebase`: whether Firebase was
+    added to it.
     """
 
     apis_off: set[str] = dataclasses.field(default_factory=set)
     quotas: dict[str, int] = dataclasses.field(
         default_factory=lambda: {
-            f"{_TRAINING}_{kind}nvidia_{card}_gpus": 8 for kind in ("", "preemptible_") for card in ("t4", "l4")
+            f"{_TRAINING}_{kind}{what}": limit
+            for kind in ("", "preemptible_")
+            for what, limit in {"nvidia_t4_gpus": 8, "nvidia_l4_gpus": 8, "cpus": 64}.items()
         }
     )
     runs_as: dict[str, str] = dataclasses.field(default_factory=dict)
+    is_firebase: bool = True
