@@ -7,8 +7,10 @@ steps that it does not know are texts like any other. What cannot be understood 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
@@ -357,6 +359,17 @@ class Rejected(Document):
     kind: str
     reason: str
     event: Mapping[str, Any] = {}
+
+    @property
+    def dataset(self) -> str:
+        """The data set that it is about, as far as the event says; the first folder of an object's name."""
+        said: list[Any] = [self.event]
+        with contextlib.suppress(ValueError):
+            said.append(json.loads(str(self.event.get("data", ""))))
+        for each in said:
+            if isinstance(each, Mapping) and (name := each.get("dataset") or each.get("name")):
+                return str(name).partition("/")[0]
+        return ""
 
 
 def sentence(what: str, by: str, reason: str) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 import pydantic
@@ -27,6 +28,9 @@ AnyServing = TypeVar("AnyServing", bound=Serving)
 
 #: How often a change is decided anew before the sender is told to come again.
 _ATTEMPTS = 20
+
+#: How far `refused_lately` looks back.
+REFUSED_LATELY_DAYS = 7
 
 
 class UnreadableDocument(CannotEverSucceed):
@@ -182,18 +186,30 @@ class Ledger:
             self.store.put(name, encode(rejected), expect=ABSENT)
         return name
 
+    def refused_lately(self, dataset: str = "", *, most: int = 10) -> list[Rejected]:
+        """What was rejected in the last days, newest first; of one data set if named. Lists: for people."""
+        today = self.clock().date()
+        found: list[Rejected] = []
+        for back in range(REFUSED_LATELY_DAYS):
+            of_day = self._rejected(f"rejected/{(today - datetime.timedelta(days=back)).isoformat()}/")
+            found += [each for each in of_day if not dataset or each.dataset == dataset]
+            if len(found) >= most:
+                break
+        return sorted(found, key=lambda each: each.at, reverse=True)[:most]
+
     def rejections(self) -> list[Rejected]:
-        """Every recorded rejection that can be read, in the order of days. Lists: for people."""
-        found = []
-        for name in self.names("rejected/"):
+        """Every recorded rejection, in the order of days. Lists: for people."""
+        return list(self._rejected("rejected/"))
+
+    def _rejected(self, prefix: str) -> Iterator[Rejected]:
+        for name in self.names(prefix):
             try:
-                rejected = self.find(name, Rejected)
+                found = self.find(name, Rejected)
             except UnreadableDocument as exc:
                 log.warning("%s", exc)
                 continue
-            if rejected:
-                found.append(rejected.document)
-        return found
+            if found:
+                yield found.document
 
 
 def encode(document: pydantic.BaseModel) -> bytes:

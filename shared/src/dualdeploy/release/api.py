@@ -264,7 +264,8 @@ def _status(ledger: Ledger, kind: type[Serving], dataset: str, target: str) -> d
         raise Refusal(404, f"{dataset!r} is not the name of a data set")
     found = ledger.find_serving(kind, target, dataset)
     serving = found.document if found else kind(dataset=dataset, target=target)
-    if found is None and not ledger.run_ids(dataset):
+    refused = ledger.refused_lately(dataset)
+    if found is None and not refused and not ledger.run_ids(dataset):
         raise Refusal(404, f"nothing is known of a data set {dataset!r}")
     told = serving.model_dump(mode="json", exclude={"v", "dataset", "target", "under_way", "waiting", "hold"})
     under_way = [serving.under_way] if serving.under_way else []
@@ -274,6 +275,7 @@ def _status(ledger: Ledger, kind: type[Serving], dataset: str, target: str) -> d
         "live": told if serving.current else None,
         "under_way": [_unfinished(ledger, turn, target) for turn in (*under_way, *serving.waiting)],
         "hold": serving.hold.model_dump(mode="json") if serving.hold else None,
+        "refused": [{"at": each.at, "kind": each.kind, "reason": each.reason} for each in refused],
         "at": clocks.to_text(ledger.clock()),
     }
 

@@ -32,12 +32,13 @@ _ERROR = {
 }
 _STATUS = {
     "type": "object",
-    "required": ["dataset", "target", "live", "under_way", "hold", "at"],
+    "required": ["dataset", "target", "live", "under_way", "hold", "refused", "at"],
     "properties": {
         "dataset": {"type": "string"},
         "live": {"type": ["object", "null"], "description": "current and previous release"},
         "under_way": {"type": "array", "items": {"type": "object"}, "description": "what is under way, then who waits"},
         "hold": {"type": ["object", "null"], "description": "since when and by whom newer runs are kept away"},
+        "refused": {"type": "array", "items": {"type": "object"}, "description": "data and requests refused lately"},
         "at": {"type": "string", "format": "date-time"},
         "cleanup": {
             "type": "object",
