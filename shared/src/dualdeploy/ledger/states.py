@@ -42,7 +42,8 @@ RELEASE_MOVES: Mapping[str, frozenset[State]] = {
         {State.WAITING, State.DEPLOYING, State.REJECTED, State.FAILED, State.ROLLED_BACK, State.SUPERSEDED}
     ),
     State.DEPLOYING: frozenset({State.CANARY, State.LIVE, State.FAILED, State.ROLLED_BACK, State.SUPERSEDED}),
-    State.CANARY: frozenset({State.LIVE, State.FAILED, State.ROLLED_BACK, State.SUPERSEDED}),
+    # Phones have what follows a staged rollout (the pointer, Firebase ML) still ahead of them.
+    State.CANARY: frozenset({State.DEPLOYING, State.LIVE, State.FAILED, State.ROLLED_BACK, State.SUPERSEDED}),
     State.LIVE: frozenset({State.ROLLED_BACK, State.SUPERSEDED}),
 }
 

@@ -187,6 +187,19 @@ def note_way_back(ledger: Ledger, kind: type[AnyServing], release: Release, **fa
     ledger.update(names.serving(release.target, release.dataset), kind, decide)
 
 
+def note_taken_back(ledger: Ledger, kind: type[AnyServing], release: Release, why: str) -> None:
+    """Note that people have taken back by hand what serves, before this release goes out; empty: they have not.
+
+    It then is not what a rollback goes to by itself. Raises Displaced.
+    """
+
+    def decide(serving: AnyServing | None) -> AnyServing:
+        present, _ = _under_way(serving, release)
+        return present.changed(current=present.current.changed(taken_back=why)) if present.current else present
+
+    ledger.update(names.serving(release.target, release.dataset), kind, decide)
+
+
 def record_live(ledger: Ledger, kind: type[AnyServing], release: Release, served: Served) -> AnyServing:
     """Make this release what serves; what it replaces becomes `previous`. Repeating it changes nothing.
 
@@ -201,7 +214,7 @@ def record_live(ledger: Ledger, kind: type[AnyServing], release: Release, served
         # A redeploy of what serves replaces nothing that one could roll back to.
         if current and current.run_id != release.run_id:
             is_rollback = release.request.kind == "rollback"
-            previous = current.changed(taken_back=release.request.describe() if is_rollback else "")
+            previous = current.changed(taken_back=release.request.describe() if is_rollback else current.taken_back)
         return present.changed(
             current=served, previous=previous, undeployed_at="", undeployed_because="", retired_at=""
         )
@@ -214,6 +227,16 @@ def record_live(ledger: Ledger, kind: type[AnyServing], release: Release, served
     if release.n > 1:
         _mark_replaced(ledger, release.run_id, release.n - 1, release)
     return written
+
+
+def record_retired(ledger: Ledger, kind: type[AnyServing], release: Release) -> None:
+    """Record that the data set was taken down; a release of it that goes out later ends that. Raises Displaced."""
+
+    def decide(serving: AnyServing | None) -> AnyServing:
+        present, _ = _under_way(serving, release)
+        return present.changed(retired_at=clocks.to_text(ledger.clock()))
+
+    ledger.update(names.serving(release.target, release.dataset), kind, decide)
 
 
 def _mark_replaced(ledger: Ledger, run_id: str, n: int, by: Release) -> None:
