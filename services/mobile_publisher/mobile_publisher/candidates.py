@@ -174,6 +174,7 @@ def _measure(variant: Variant, tflite: bytes, reference: Reference, limits: Mobi
     figures = Figures(
         accuracy=evaluation.accuracy,
         size_bytes=len(tflite),
+        examples=evaluation.examples,
         agreement_with_source=agreement.same_label,
         float_accuracy=reference.accuracy if variant != "float32" else None,
         worst_class_loss=max(losses) if losses and variant != "float32" else None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import dataclasses
 import datetime
 import errno
 import functools
@@ -28,8 +27,7 @@ from dualdeploy.training import TrainingResult
 from mobile_publisher import candidates, conversion, gate_table, held_out, manifest, on_device, tflite_metadata
 from mobile_publisher.candidates import Candidate, Conversions, Golden, Reference
 from mobile_publisher.conversion import Variant
-from mobile_publisher.on_device import Evaluation
-from mobile_publisher.on_device_gate import Figures
+from mobile_publisher.release import File
 from mobile_publisher.settings import PublisherSettings
 
 log = logging.getLogger(__name__)
@@ -37,50 +35,6 @@ log = logging.getLogger(__name__)
 
 class NoRoom(CannotEverSucceed):
     """The model and its variants do not fit into the service's temporary folder."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Export:
-    """A file in the models bucket and what was measured of it; `folder` and `gate_table` are URIs in that bucket.
-
-    `quantization` and `named` are what the configuration asked for; the name stands in the file and in its manifest.
-    """
-
-    folder: str
-    sha256: str
-    variant: Variant
-    evaluation: Evaluation
-    figures: Figures
-    quantization: str
-    named: str
-    gate_table: str
-
-    @property
-    def uri(self) -> str:
-        return f"{self.folder}/model.tflite"
-
-    def as_facts(self) -> dict[str, Any]:
-        """For the ledger: figures only, no confusion matrix."""
-        return {
-            "tflite": self.uri,
-            "tflite_sha256": self.sha256,
-            "tflite_bytes": self.evaluation.tflite_bytes,
-            "manifest": f"{self.folder}/manifest.json",
-            "gate_table": self.gate_table,
-            "quantization": self.quantization,
-            "named": self.named,
-            "variant": self.variant,
-            "accuracy": self.evaluation.accuracy,
-            "eval_examples": self.evaluation.examples,
-            "invoke_ms_p50": self.evaluation.invoke_ms_p50,
-            "invoke_ms_p50_two_threads": self.figures.latency_two_threads_ms,
-            "peak_memory_mb": self.figures.peak_memory_mb,
-            "agreement_with_source": self.figures.agreement_with_source,
-            "float_accuracy": self.figures.float_accuracy,
-            "worst_class_loss": self.figures.worst_class_loss,
-            "live_accuracy": self.figures.live_accuracy,
-            "cloud_agreement": self.figures.cloud_agreement,
-        }
 
 
 def export(
@@ -93,7 +47,7 @@ def export(
     live: str = "",
     converter: Sequence[str] = conversion.CONVERTER,
     clock: Clock = clocks.utc_now,
-) -> Export:
+) -> File:
     """Convert as `publishing.quantization` says, measure every variant, and store the one that goes out.
 
     It is stored under a name made of its content, with its manifest and the gate's table beside it: repeating this
@@ -147,7 +101,7 @@ def _store(
     *,
     models: ObjectStore,
     created: datetime.datetime,
-) -> Export:
+) -> File:
     assert chosen.evaluation is not None  # noqa: S101  # `choose` gives nothing that was not measured
     assert chosen.figures is not None  # noqa: S101
     digest = hashlib.sha256(chosen.tflite).hexdigest()
@@ -175,14 +129,15 @@ def _store(
         "model.tflite": (chosen.tflite, "application/octet-stream"),
     }
     _put_new(models, folder, files)
-    return Export(
-        folder=models.uri(folder),
+    return File(
+        uri=models.uri(f"{folder}/model.tflite"),
         sha256=digest,
+        version=manifest.version(run, digest),
+        manifest=models.uri(f"{folder}/manifest.json"),
         variant=chosen.variant,
-        evaluation=chosen.evaluation,
-        figures=chosen.figures,
         quantization=config.publishing.quantization,
         named=config.publishing.name,
+        figures=chosen.figures,
         gate_table=models.uri(f"{folder}/{stem}.md"),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 from collections.abc import Sequence
@@ -38,7 +37,7 @@ def rows(made: Sequence[Candidate], chosen: Candidate) -> list[dict[str, Any]]:
             "chosen": candidate is chosen,
             "passed": bool(candidate.verdict and candidate.verdict.passed),
             "reason": str(candidate.refused) if candidate.refused else _verdict(candidate),
-            **(dataclasses.asdict(candidate.figures) if candidate.figures else {}),
+            **(candidate.figures.model_dump() if candidate.figures else {}),
             "per_class": dict(candidate.evaluation.per_class) if candidate.evaluation else {},
         }
         for candidate in made

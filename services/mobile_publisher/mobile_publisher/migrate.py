@@ -124,7 +124,7 @@ class Migration:
         version = str((pointer or {}).get("version", ""))
         if version and not version.startswith(manifest.IMPORTED):
             return f"the pointer stays at {version}, which mobile_publisher published"
-        self._channel.point(name, described)
+        self._channel.point(name, str(described["version"]))
         return f"{self._channel.uri(name)} points at it"
 
 

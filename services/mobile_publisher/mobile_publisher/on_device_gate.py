@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from typing import Any
-
 from dualdeploy import gate
 from dualdeploy.dataset_config import MobileGate
 from dualdeploy.gate import Rule, Verdict
+from dualdeploy.ledger import Document
 
 
-@dataclasses.dataclass(frozen=True)
-class Figures:
+class Figures(Document):
     """What was measured of one file; None where there is nothing to compare with. Shares from 0 to 1, times in ms.
 
+    `accuracy` is measured on `examples` held-out pictures.
     `float_accuracy` and `worst_class_loss` (recall) compare with the float model of the run, `live_accuracy` is that of
     the file that is live, all on the held-out pictures of this run; `cloud_agreement` is with the cloud model of the
     run on its golden pictures; `peak_memory_mb` is what the file adds to an empty interpreter, in millions of bytes.
@@ -22,6 +19,7 @@ class Figures:
 
     accuracy: float
     size_bytes: int
+    examples: int = 0
     agreement_with_source: float = 1.0
     float_accuracy: float | None = None
     worst_class_loss: float | None = None
@@ -30,22 +28,6 @@ class Figures:
     latency_ms: float | None = None
     latency_two_threads_ms: float | None = None
     peak_memory_mb: float | None = None
-
-    @classmethod
-    def of_facts(cls, facts: Mapping[str, Any]) -> Figures:
-        """The figures as `Export.as_facts` put them into the ledger."""
-        return cls(
-            accuracy=float(facts["accuracy"]),
-            size_bytes=int(facts["tflite_bytes"]),
-            agreement_with_source=float(facts.get("agreement_with_source", 1.0)),
-            float_accuracy=facts.get("float_accuracy"),
-            worst_class_loss=facts.get("worst_class_loss"),
-            live_accuracy=facts.get("live_accuracy"),
-            cloud_agreement=facts.get("cloud_agreement"),
-            latency_ms=facts.get("invoke_ms_p50"),
-            latency_two_threads_ms=facts.get("invoke_ms_p50_two_threads"),
-            peak_memory_mb=facts.get("peak_memory_mb"),
-        )
 
 
 def judge(figures: Figures, limits: MobileGate) -> Verdict:

@@ -1,6 +1,6 @@
 """Channel `firebase-storage`: files that never change and one pointer, in a bucket that phones read over HTTPS.
 
-    models/<name>/<version>/model.tflite      for ever the same bytes, cached for a year
+    models/<name>/<version>/model.tflite      always the same bytes, cached for a year
     models/<name>/<version>/manifest.json     what they are
     models/<name>/latest.json                 which version to use now, never cached
 
@@ -11,11 +11,14 @@ new one, whole.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
 from dualdeploy.errors import CannotEverSucceed, LedgerContention
 from dualdeploy.object_store import ABSENT, Generation, GenerationChanged, ObjectMissing, ObjectStore
+
+if TYPE_CHECKING:
+    from mobile_publisher.release import File
 
 #: A year, the longest that HTTP caches honour. Source: RFC 9111; `immutable`: RFC 8246.
 IMMUTABLE = "public, max-age=31536000, immutable"
@@ -34,6 +37,10 @@ class NoManifest(CannotEverSucceed):
     """What lies in a manifest's place does not say which version it is, nor how to check the file."""
 
 
+class PointerMoved(CannotEverSucceed):
+    """Someone moved the pointer by hand: it is theirs now, and is not moved back behind them."""
+
+
 class StorageChannel:
     """`models` is the bucket that exports lie in, `bucket` the one that phones read."""
 
@@ -41,17 +48,20 @@ class StorageChannel:
         self._models = models
         self._bucket = bucket
 
-    def upload(self, name: str, facts: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Copy the file and its manifest to their places, and return the manifest. Repeating it changes nothing.
+    def upload(self, name: str, file: File) -> None:
+        """Copy a file and its manifest to their places. Repeating it changes nothing.
 
-        Raises VersionTaken, and CannotEverSucceed when the exported file is gone or was made before manifests were.
+        Raises VersionTaken, and CannotEverSucceed when the file is gone from the models bucket and was never copied.
         """
-        if "manifest" not in facts:
-            raise CannotEverSucceed("the file was exported without a manifest: set publishing.quantization to redo it")
-        described = self._exported(str(facts["manifest"]))
-        manifest: dict[str, Any] = json.loads(described)
-        self.store(name, manifest, described, self._exported(str(facts["tflite"])))
-        return manifest
+        try:
+            described = self._models.read(self._inside(file.manifest))
+            tflite = self._models.read(self._inside(file.uri))
+        except ObjectMissing as exc:
+            # What phones had before may have been cleaned up there since; here it stays.
+            if self.holds(name, file.version):
+                return
+            raise CannotEverSucceed(f"{file.uri} is gone, so it cannot be published: export it again") from exc
+        self.store(name, json.loads(described.data), described.data, tflite.data)
 
     def store(self, name: str, manifest: Mapping[str, Any], described: bytes, tflite: bytes) -> None:
         """Put a version's file and its manifest (`described` are the latter's bytes) where nothing points at them yet.
@@ -85,13 +95,35 @@ class StorageChannel:
         """The pointer as it is now; None when there is none, empty when what lies there is none."""
         return self._read_pointer(name)[0]
 
-    def point(self, name: str, manifest: Mapping[str, Any]) -> None:
-        """Make `manifest`'s version the latest; raises LedgerContention when somebody else just moved the pointer."""
+    def holds(self, name: str, version: str) -> bool:
+        """Whether a version is there, whole: its manifest is written last."""
+        try:
+            self._bucket.read(f"{_folder(name, version)}/manifest.json")
+        except ObjectMissing:
+            return False
+        return True
+
+    def check(self, name: str, *, among: Collection[str]) -> None:
+        """Raise PointerMoved if the pointer names a version that is not `among` these."""
+        _refuse_other_hands(self.uri(name), named(self.latest(name)), among)
+
+    def point(self, name: str, version: str, *, among: Collection[str] = ()) -> None:
+        """Make a version the latest; repeating it changes nothing.
+
+        With `among`, PointerMoved is raised if the pointer names neither that version nor one of these. Raises
+        LedgerContention when someone just moved the pointer, and CannotEverSucceed when the version is not there.
+        """
         current, generation = self._read_pointer(name)
-        version = str(manifest["version"])
-        if current and current.get("version") == version:
+        if named(current) == version:
             return
+        if among:
+            _refuse_other_hands(self.uri(name), named(current), among)
         folder = _folder(name, version)
+        try:
+            manifest = self._manifest(f"{folder}/manifest.json")
+        except ObjectMissing as exc:
+            gone = self._bucket.uri(f"{folder}/manifest.json")
+            raise CannotEverSucceed(f"{gone} is gone, so {version} cannot be pointed at") from exc
         pointer = {
             "v": 1,
             "name": name,
@@ -101,21 +133,12 @@ class StorageChannel:
             "sha256": manifest["sha256"],
             "size": manifest["size"],
             "min_app_version": manifest.get("min_app_version", ""),
-            "previous": current.get("version", "") if current else "",
+            "previous": named(current),
         }
         try:
             self._bucket.put(_pointer(name), _encode(pointer), expect=generation, cache_control=ALWAYS_FRESH)
         except GenerationChanged as exc:
             raise LedgerContention(f"{self._bucket.uri(_pointer(name))} was moved by another instance") from exc
-
-    def point_back(self, name: str, version: str) -> None:
-        """Make an earlier version the latest again. Raises CannotEverSucceed when its manifest is gone or is none."""
-        path = f"{_folder(name, version)}/manifest.json"
-        try:
-            manifest = self._manifest(path)
-        except ObjectMissing as exc:
-            raise CannotEverSucceed(f"{self._bucket.uri(path)} is gone, so {version} cannot be pointed at") from exc
-        self.point(name, manifest)
 
     def uri(self, name: str) -> str:
         """Where the pointer lies."""
@@ -142,12 +165,20 @@ class StorageChannel:
         # Whatever stands there, a pointer or somebody's accident, is replaced under its generation.
         return (pointer if isinstance(pointer, dict) else {}), stored.generation
 
-    def _exported(self, uri: str) -> bytes:
-        path = uri.removeprefix(self._models.uri(""))
-        try:
-            return self._models.read(path).data
-        except ObjectMissing as exc:
-            raise CannotEverSucceed(f"{uri} is gone, so it cannot be published: export it again") from exc
+    def _inside(self, uri: str) -> str:
+        return uri.removeprefix(self._models.uri(""))
+
+
+def named(pointer: Mapping[str, Any] | None) -> str:
+    """The version that a pointer names; empty when there is none, or it names none."""
+    return str((pointer or {}).get("version", ""))
+
+
+def _refuse_other_hands(uri: str, found: str, among: Collection[str]) -> None:
+    # A pointer that names nothing is an accident, and no one's choice.
+    if found and found not in among:
+        expected = " or ".join(each for each in among if each) or "nothing"
+        raise PointerMoved(f"{uri} was moved by hand: it names {found}, not {expected}; it stays so")
 
 
 def _folder(name: str, version: str) -> str:

@@ -30,7 +30,7 @@ Edit = Callable[[Document], None]
 
 
 class ParameterMoved(CannotEverSucceed):
-    """Somebody changed our parameter or condition by hand: it is theirs now, and is not changed back behind them."""
+    """Someone changed our parameter or condition by hand: it is theirs now, and is not changed back behind them."""
 
 
 class VersionParameter:
@@ -45,16 +45,20 @@ class VersionParameter:
         """The version that everybody is given; empty when phones follow the pointer."""
         return self._default(dict(self._remote_config.read().document))
 
-    def stage(self, *, old: str, new: str, seed: str, share: int, held: int | None) -> None:
-        """Give `new` to `share` per cent of the installations, `old` to the others. Repeating it changes nothing.
+    def stage(self, *, old: str, new: str, seed: str, share: int, held: int | None, before: str) -> None:
+        """Give `new` to `share` percent of the installations, `old` to the others. Repeating it changes nothing.
 
         The same `seed` keeps the places of installations: who has `new` at 10 % has it at 50 %. `held` is the share of
-        the step before, None for the first; if neither that nor `share` is found, ParameterMoved is raised.
+        the step before, None for the first, which finds the default at `before` (empty: there was none). ParameterMoved
+        is raised when something else is found.
         """
 
         def edit(document: Document) -> None:
-            if held is not None:
-                self._check_untouched(document, old=old, new=new, seed=seed, shares=(held, share))
+            if not self._is_staged(document, old=old, new=new, seed=seed, share=share):
+                if held is None:
+                    self._check_default(document, before)
+                else:
+                    self._check_staged(document, old=old, new=new, seed=seed, share=held)
             parameter = self._parameter(document)
             parameter["defaultValue"] = {"value": old}
             parameter.setdefault("conditionalValues", {})[self.condition] = {"value": new}
@@ -64,36 +68,53 @@ class VersionParameter:
 
     def check(self, *, old: str, new: str, seed: str, share: int) -> None:
         """Raise ParameterMoved unless everything stands as `stage` left it at `share`."""
-        document = dict(self._remote_config.read().document)
-        self._check_untouched(document, old=old, new=new, seed=seed, shares=(share,))
+        self._check_staged(dict(self._remote_config.read().document), old=old, new=new, seed=seed, share=share)
 
-    def settle(self, version: str, *, old: str = "", seed: str = "", held: int | None = None) -> None:
-        """Give `version` to everybody; empty lets phones follow the pointer. Repeating it changes nothing.
+    def end_rollout(self, *, new: str, old: str, seed: str, held: int) -> None:
+        """Give `new` to everybody after the last share, `held`. Repeating it changes nothing. Raises ParameterMoved."""
 
-        `old`, `seed` and `held` are as in `stage`: at the end of a rollout whose last share is not found,
-        ParameterMoved is raised.
+        def edit(document: Document) -> None:
+            if not self._is_settled(document, new):
+                self._check_staged(document, old=old, new=new, seed=seed, share=held)
+            self._settle(document, new)
+
+        self._change(edit, f"{self.key}: {new} for everybody")
+
+    def settle(self, version: str, *, before: str) -> None:
+        """Give `version` to everybody at once; empty lets phones follow the pointer. Repeating it changes nothing.
+
+        Raises ParameterMoved when the default is neither that nor `before`.
         """
 
         def edit(document: Document) -> None:
-            if held is not None and not self._is_settled(document, version):
-                self._check_untouched(document, old=old, new=version, seed=seed, shares=(held,))
-            if version or self._find(document) is not None:
-                parameter = self._parameter(document)
-                parameter["defaultValue"] = {"value": version} if version else {"useInAppDefault": True}
-            self._drop_condition(document)
+            if self._default(document) != version:
+                self._check_default(document, before)
+            self._settle(document, version)
 
         self._change(edit, f"{self.key}: {version or 'as latest.json says'} for everybody")
 
-    def take_back(self, *, new: str, old: str, before: str) -> None:
-        """End a rollout of `new`: the default is `before` again, unless somebody else has chosen another meanwhile."""
+    def take_back(self, *, new: str, old: str, before: str) -> str:
+        """End a rollout of `new`, or its release to everybody: the default is `before` again.
+
+        What someone else has chosen meanwhile stays; returns what that is, empty if it is nothing.
+        """
+        stays: list[str] = []
 
         def edit(document: Document) -> None:
+            stays.clear()
             parameter = self._find(document)
-            if parameter is not None and self._default(document) in (new, old):
+            default, staged = self._default(document), self._staged(document)
+            if parameter is not None and default and default in (new, old):
                 parameter["defaultValue"] = {"value": before} if before else {"useInAppDefault": True}
-            self._drop_condition(document)
+            elif default not in ("", before):
+                stays.append(f"its default {default} was chosen by hand")
+            if staged in ("", new):
+                self._drop_condition(document)
+            else:
+                stays.append(f"{staged} was staged by hand")
 
         self._change(edit, f"{self.key}: {new} is taken back")
+        return " and ".join(stays)
 
     # Inside ----------------------------------------------------------------------------------------------------
 
@@ -113,20 +134,43 @@ class VersionParameter:
             return
         raise LedgerContention(f"Remote Config was published by others {MAX_CONFLICTS} times while {self.key} changed")
 
-    def _check_untouched(self, document: Document, *, old: str, new: str, seed: str, shares: tuple[int, ...]) -> None:
-        parameter = self._find(document) or {}
-        staged = parameter.get("conditionalValues", {}).get(self.condition, {}).get("value")
-        found = [each["expression"] for each in document.get("conditions", []) if each["name"] == self.condition]
-        if self._default(document) == old and staged == new and found in [[expression(seed, each)] for each in shares]:
-            return
-        raise ParameterMoved(
-            f"{self.key} was changed by hand in Remote Config (default {self._default(document) or 'none'}, staged"
-            f" {staged or 'none'}, condition {found or 'none'}): redeploy to begin anew"
+    def _check_default(self, document: Document, before: str) -> None:
+        if (default := self._default(document)) != before:
+            raise ParameterMoved(
+                f"{self.key} was changed by hand in Remote Config (default {default or 'none'}, it was"
+                f" {before or 'none'}): it stays so"
+            )
+
+    def _check_staged(self, document: Document, *, old: str, new: str, seed: str, share: int) -> None:
+        if not self._is_staged(document, old=old, new=new, seed=seed, share=share):
+            raise ParameterMoved(
+                f"{self.key} was changed by hand in Remote Config (default {self._default(document) or 'none'}, staged"
+                f" {self._staged(document) or 'none'}, condition {self._expressions(document) or 'none'}): redeploy to"
+                " begin anew"
+            )
+
+    def _is_staged(self, document: Document, *, old: str, new: str, seed: str, share: int) -> bool:
+        return (
+            self._default(document) == old
+            and self._staged(document) == new
+            and self._expressions(document) == [expression(seed, share)]
         )
 
     def _is_settled(self, document: Document, version: str) -> bool:
-        staged = (self._find(document) or {}).get("conditionalValues", {})
-        return self._default(document) == version and self.condition not in staged
+        return self._default(document) == version and not self._staged(document)
+
+    def _settle(self, document: Document, version: str) -> None:
+        if version or self._find(document) is not None:
+            parameter = self._parameter(document)
+            parameter["defaultValue"] = {"value": version} if version else {"useInAppDefault": True}
+        self._drop_condition(document)
+
+    def _staged(self, document: Document) -> str:
+        values = (self._find(document) or {}).get("conditionalValues", {})
+        return str(values.get(self.condition, {}).get("value", ""))
+
+    def _expressions(self, document: Document) -> list[str]:
+        return [each["expression"] for each in document.get("conditions", []) if each["name"] == self.condition]
 
     def _find(self, document: Document) -> Document | None:
         groups = [group.get("parameters", {}) for group in document.get("parameterGroups", {}).values()]

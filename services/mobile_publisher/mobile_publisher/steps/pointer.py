@@ -1,0 +1,24 @@
+"""Channel `firebase-storage`: the files first, then the pointer that phones follow."""
+
+from __future__ import annotations
+
+from dualdeploy.release.route import Forward, Turn
+from mobile_publisher.release import Before, MobileRelease
+from mobile_publisher.steps import names
+from mobile_publisher.world import World
+
+
+def upload(release: MobileRelease, world: World) -> Turn[MobileRelease]:
+    """Bring file and manifest to the bucket that phones read; nothing points at them yet."""
+    if release.file is None:
+        raise RuntimeError(f"{release.name} has no file to upload")
+    world.bucket().upload(release.published_as, release.file)
+    return Forward(release.changed(version=release.file.version))
+
+
+def point(release: MobileRelease, world: World) -> Turn[MobileRelease]:
+    """Move the pointer: from here on phones that follow it fetch the new version."""
+    names.require(release, world)
+    before = release.before or Before()
+    world.bucket().point(release.published_as, release.version, among=(before.pointer,))
+    return Forward(release)

@@ -1,0 +1,168 @@
+"""How a version reaches phones share by share, through Remote Config.
+
+The plan is fixed before anything is changed: what phones had is what they get back. The first version of a name, one
+that phones have already, a rollback and a redeploy without canary go to everybody at once.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+
+from dualdeploy import clock as clocks
+from dualdeploy.errors import CannotEverSucceed
+from dualdeploy.release import serving as serve
+from dualdeploy.release.route import Again, Forward, Turn, Wait
+from mobile_publisher.release import FIREBASE_STORAGE, Before, MobileRelease, MobileServed, MobileServing, Rollout
+from mobile_publisher.steps import names
+from mobile_publisher.storage_channel import StorageChannel, named
+from mobile_publisher.world import World
+
+log = logging.getLogger(__name__)
+
+#: The parts that phones see, as a rollback names those that it could not bring back.
+REMOTE_CONFIG = "Remote Config"
+
+
+def plan(release: MobileRelease, world: World) -> Turn[MobileRelease]:
+    """Look what phones have now, and fix the shares, while nothing is changed yet."""
+    served = world.served(release.dataset)
+    before, remark = Before(), ""
+    if served:
+        before = Before(firebase_file=served.file.uri, firebase_tags=served.firebase_tags)
+    if FIREBASE_STORAGE in release.channels:
+        before, remark = _look(release, world, before, served)
+    rollout = _rollout(release, before)
+    release = release.changed(before=before, rollout=rollout, remark=remark)
+    if rollout and REMOTE_CONFIG not in release.not_brought_back:
+        names.note_parameter(release, world, is_used=True)
+        release = release.changed(parameter=True)
+    # From the next step on phones may see something of this release.
+    kept = release.model_dump(mode="json", include=WAY_BACK)
+    serve.note_way_back(world.ledger, MobileServing, release, **kept)
+    if rollout is None or rollout.shares == (100,):
+        return Forward(release)
+    shares = ", ".join(map(str, rollout.shares))
+    note = f"{release.version} goes to {shares} % of the installations, {rollout.bake:g} s apart{remark}"
+    return Forward(release, note)
+
+
+#: What taking a release back needs to know of it, kept in its claim in case that its document becomes unreadable.
+WAY_BACK = {"published_as", "channels", "file", "version", "parameter", "before", "rollout"}
+
+
+def share(release: MobileRelease, world: World) -> Turn[MobileRelease]:
+    """Let the next share of installations have the version."""
+    names.require(release, world)
+    rollout, before = planned(release)
+    world.parameter(release.published_as).stage(
+        old=rollout.old,
+        new=release.version,
+        seed=rollout.seed,
+        share=rollout.share,
+        held=rollout.held,
+        before=before.parameter,
+    )
+    log.info("%s has %d %% of the phones of %s", release.version, rollout.share, release.published_as)
+    shifted_at = clocks.to_text(world.clock())
+    passed = (*rollout.passed, {"share": rollout.share, "at": shifted_at})
+    return Forward(release.changed(rollout=rollout.changed(shifted_at=shifted_at, passed=passed)))
+
+
+def bake(release: MobileRelease, world: World) -> Turn[MobileRelease]:
+    """Hold the share for its time; before everybody's turn, look whether all stands as it was left."""
+    rollout, before = planned(release)
+    until = clocks.from_text(rollout.shifted_at) + datetime.timedelta(seconds=rollout.bake)
+    if world.clock() < until:
+        what = f"{rollout.share} % of the installations to have {release.version} for {rollout.bake:g} s"
+        return Wait(release, what, at=until)
+    following = rollout.changed(index=rollout.index + 1)
+    if following.share < 100:
+        return Again(release.changed(rollout=following))
+    # Seen here, before anything is everybody's; `point` and `settle` look again, for what is changed from now on.
+    world.parameter(release.published_as).check(
+        old=rollout.old, new=release.version, seed=rollout.seed, share=rollout.share
+    )
+    world.bucket().check(release.published_as, among=(before.pointer, release.version))
+    return Forward(release.changed(rollout=following))
+
+
+def settle(release: MobileRelease, world: World) -> Turn[MobileRelease]:
+    """Let Remote Config give everybody this version; without a rollout, what the pointer says."""
+    names.require(release, world)
+    parameter, before = world.parameter(release.published_as), release.before or Before()
+    if release.rollout is None:
+        parameter.settle("", before=before.parameter)
+        names.note_parameter(release, world, is_used=False)
+        return Forward(release.changed(parameter=False))
+    rollout = release.rollout
+    if rollout.held is None:
+        parameter.settle(release.version, before=before.parameter)
+    else:
+        parameter.end_rollout(new=release.version, old=rollout.old, seed=rollout.seed, held=rollout.held)
+    return Forward(release)
+
+
+def planned(release: MobileRelease) -> tuple[Rollout, Before]:
+    if release.rollout is None or release.before is None:
+        raise RuntimeError(f"{release.name} has no plan")
+    return release.rollout, release.before
+
+
+def described(release: MobileRelease) -> str:
+    """For the history: when each share began, and what was amiss before."""
+    passed = release.rollout.passed if release.rollout else ()
+    return "".join(f"; {each['share']} % from {each['at']}" for each in passed) + release.remark
+
+
+# What phones have ----------------------------------------------------------------------------------------------
+
+
+def _look(release: MobileRelease, world: World, before: Before, served: MobileServed | None) -> tuple[Before, str]:
+    """What pointer and parameter say now, and what of it is not as recorded."""
+    is_told_by_parameter = bool(release.shares) or release.parameter
+    default = ""
+    if is_told_by_parameter and REMOTE_CONFIG not in release.not_brought_back:
+        default = world.parameter(release.published_as).default()
+    recorded = served.version if served and served.published_as == release.published_as else ""
+    storage = world.bucket()
+    pointer, remark = _pointed(storage, release.published_as, default or recorded)
+    has = default or pointer
+    by_hand = ""
+    if recorded and has and has != recorded:
+        by_hand = f"phones were given {has} by hand instead of {recorded} before {release.run_id} went out"
+    # A rollback must not go to what the team has taken away itself.
+    serve.note_taken_back(world.ledger, MobileServing, release, by_hand)
+    remark += f"; {by_hand}" if by_hand else ""
+    return before.changed(pointer=pointer, parameter=default), remark
+
+
+def _pointed(storage: StorageChannel, name: str, live: str) -> tuple[str, str]:
+    """The version that the pointer names; one that names none by accident is pointed at what is live."""
+    latest = storage.latest(name)
+    if latest is None or named(latest):
+        return named(latest), ""
+    broken = f"{storage.uri(name)} named no version"
+    if not live:
+        return "", f"; {broken}, and none is known: everybody's at once"
+    try:
+        storage.point(name, live)
+    except CannotEverSucceed as exc:
+        log.error("%s, and none that phones have is known: %s", broken, exc)  # noqa: TRY400  # said in full
+        return "", f"; {broken}, and none is known: everybody's at once"
+    log.error("%s, and was pointed at %s again, which is live", broken, live)
+    return live, f"; {broken}, and was pointed at {live} again, which is live"
+
+
+def _rollout(release: MobileRelease, before: Before) -> Rollout | None:
+    if not release.shares:
+        return None
+    old = before.parameter or before.pointer
+    at_once = old in ("", release.version) or not release.request.canary
+    return Rollout(
+        old=old,
+        # The run's own part of its id.
+        seed=release.run_id.removeprefix(f"{release.dataset}-"),
+        shares=(100,) if at_once else release.shares,
+        bake=release.bake,
+    )
