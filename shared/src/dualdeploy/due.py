@@ -31,12 +31,13 @@ _MINUTE = "%Y-%m-%dT%H%M"
 class Marker(Document):
     """`begun` counts how often the work was begun and never ended, `failures` how often it failed, `why` the last time.
 
-    `taker` is who is at work on it, empty for one that waits.
+    `is_missing`: what it is about was not there. `taker` is who is at work on it, empty for one that waits.
     """
 
     begun: int = 0
     failures: int = 0
     why: str = ""
+    is_missing: bool = False
     taker: str = ""
 
 
@@ -114,10 +115,10 @@ class Due:
         """There is nothing left to do."""
         self._ledger.remove(self._name(taken.entry), expect=taken.generation)
 
-    def put_back(self, taken: Taken, at: datetime.datetime, *, failed: str = "") -> None:
+    def put_back(self, taken: Taken, at: datetime.datetime, *, failed: str = "", is_missing: bool = False) -> None:
         """Look again at `at`. `failed`: why the work was to no avail this time, which is counted."""
         failures = taken.marker.failures + 1 if failed else 0
-        marker = Marker(failures=failures, why=failed)
+        marker = Marker(failures=failures, why=failed, is_missing=is_missing)
         entry = Entry(minute_of(at), taken.entry.key)
         same = entry == taken.entry
         try:

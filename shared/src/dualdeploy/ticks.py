@@ -47,12 +47,14 @@ _LONGEST_WAIT_MINUTES = 30
 class Next:
     """What is left to do: nothing, or another look at `at`. `message` is for the log.
 
-    `in_vain`: there was nothing to look at, which is counted like a failure and comes to an end.
+    `failed`: it was to no avail, which is counted, and in the end given up. `is_missing`: what it is about is not there
+    (yet), which is counted, and in the end forgotten.
     """
 
     message: str
     at: datetime.datetime | None = None
-    in_vain: bool = False
+    failed: bool = False
+    is_missing: bool = False
 
 
 class Work(Protocol):
@@ -180,12 +182,16 @@ class Ticks:
         if following.at is None:
             self._due.finish(taken)
         else:
-            failed = following.message if following.in_vain else ""
-            self._due.put_back(taken, max(following.at, self._in_minutes(1)), failed=failed)
+            failed = following.message if following.failed or following.is_missing else ""
+            at = max(following.at, self._in_minutes(1))
+            self._due.put_back(taken, at, failed=failed, is_missing=following.is_missing)
         return done(f"{key}: {following.message}")
 
     def _give_up(self, work: Work, what: str, taken: Taken) -> Outcome:
         marker = taken.marker
+        if marker.is_missing:
+            self._due.finish(taken)
+            return already_done(f"{taken.entry.key} is forgotten: {marker.why}")
         why = marker.why or "its process died each time"
         sentence = f"given up after {MOST_BEGUN} attempts: {why}"
         log.error("%s is %s", taken.entry.key, sentence)

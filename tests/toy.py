@@ -1,14 +1,14 @@
 """A service with a route of its own, for tests of the engine: one model, one shelf that users see.
 
-    claim ─► judge ─► wrap ─► [put ─► rest] for each of two shares ─► record ─► tidy
-    back: take off
+claim ─► judge ─► wrap ─► [put ─► rest] for each of two shares ─► record ─► tidy
+back: take off
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flask
@@ -16,16 +16,14 @@ from flask.testing import FlaskClient
 
 from dualdeploy import clock as clocks
 from dualdeploy.dataset_config import DatasetConfig
-from dualdeploy.due import Due, Entry
-from dualdeploy.errors import CannotEverSucceed
+from dualdeploy.due import Due
+from dualdeploy.errors import CannotEverSucceed, RejectedByGoogle
 from dualdeploy.events import Envelope, TrainingCompleted
 from dualdeploy.ledger import (
-    Document,
     Ended,
     Launch,
     Ledger,
     Release,
-    Request,
     Run,
     Served,
     Serving,
@@ -39,9 +37,10 @@ from dualdeploy.release import serving as serve
 from dualdeploy.release.api import blueprint
 from dualdeploy.release.commands import Commands
 from dualdeploy.release.route import Again, Back, End, Forward, Loop, Route, Step, Turn, Wait, claim
-from dualdeploy.release.worker import ReleaseWorker, key_of
+from dualdeploy.release.worker import ReleaseWorker
 from dualdeploy.testing import FakePublisher, ManualClock, MemoryObjectStore
 from dualdeploy.testing.callers import cloud_run_callers
+from dualdeploy.testing.failing import ProcessDied
 from dualdeploy.ticks import ADVANCE_TOPIC, Ticks, parse_advance
 
 DATASET = "flowers"
@@ -64,19 +63,15 @@ class ToyServing(Serving):
     previous: ToyServed | None = None
 
 
-class Shelf(Document):
-    """What users see: shares by run."""
-
-    split: Mapping[str, int] = {}
-
-
 @dataclasses.dataclass
 class ToyWorld:
     ledger: Ledger
     shelf: dict[str, int]
     #: What a step meets instead of doing its work, by step: raised once.
     trouble: dict[str, Exception]
+    #: Runs that do not pass their gate, and runs that pass it and fail among users.
     bad: set[str]
+    falls_over: set[str]
     tidied: list[str]
 
 
@@ -107,6 +102,8 @@ def put(release: ToyRelease, world: ToyWorld) -> Turn[ToyRelease]:
 
 def rest(release: ToyRelease, world: ToyWorld) -> Turn[ToyRelease]:
     meet(world, "rest")
+    if release.run_id in world.falls_over:
+        raise RejectedByGoogle("it falls over")
     until = clocks.from_text(release.rests_until)
     if world.ledger.clock() < until:
         return Wait(release, "its share to prove itself", at=until)
@@ -207,7 +204,7 @@ class Toy:
         self.config = MemoryObjectStore("config", clock=self.clock)
         self.ledger = Ledger(self.store, clock=self.clock)
         self.publisher = FakePublisher()
-        self.world = ToyWorld(self.ledger, {}, {}, set(), [])
+        self.world = ToyWorld(self.ledger, {}, {}, set(), set(), [])
         self.configure()
         self.due = Due("toy", self.ledger)
         self.target = ToyTarget(self.world)
@@ -257,11 +254,11 @@ class Toy:
             claim=run_id,
         )
         self.ledger.claim(run)
-        launch = Launch(run_id=run_id, dataset=DATASET, target="cloud", state=State.TRAINED, since=run.created_at, attempt=1)
-        self.ledger.create(names.launch(run_id, "cloud"), launch)
-        ended = Ended(
-            run_id=run_id, dataset=DATASET, target="cloud", attempt=1, at=run.created_at, outcome="succeeded"
+        launch = Launch(
+            run_id=run_id, dataset=DATASET, target="cloud", state=State.TRAINED, since=run.created_at, attempt=1
         )
+        self.ledger.create(names.launch(run_id, "cloud"), launch)
+        ended = Ended(run_id=run_id, dataset=DATASET, target="cloud", attempt=1, at=run.created_at, outcome="succeeded")
         self.ledger.create(names.ended(run_id, "cloud", 1), ended)
         if announce:
             self.announce(run_id)
@@ -270,19 +267,28 @@ class Toy:
         event = TrainingCompleted(run_id=run_id, dataset=DATASET, target="cloud", outcome="succeeded")
         self.worker.on_training_completed(event, self.ticks)
 
+    def handle(self, work: Callable[[], object]) -> bool:
+        """Whether a handling came to its end; its process may be killed."""
+        try:
+            work()
+        except ProcessDied:
+            return False
+        return True
+
     def tick(self, minutes: float = 1.0, *, times: int = 1) -> None:
         """Time passes; everything that is due is looked at."""
         for _ in range(times):
             self.clock.advance(60 * minutes)
             seen = len(self.publisher.sent)
-            self.ticks.on_tick()
+            self.handle(self.ticks.on_tick)
             self.deliver(seen)
 
     def deliver(self, since: int = 0) -> None:
         """Handle the `advance` messages that were published since the one of that number."""
         for message in self.publisher.sent[since:]:
             if message.topic == ADVANCE_TOPIC:
-                self.ticks.on_advance(parse_advance(Envelope("", message.data)))
+                event = parse_advance(Envelope("", message.data))
+                self.handle(lambda event=event: self.ticks.on_advance(event))  # type: ignore[misc]
 
     def standing(self, run_id: str) -> Standing:
         return standing(self.ledger, run_id, "cloud")
@@ -305,8 +311,22 @@ class Toy:
         ]
 
 
-def entry_of(due: Due, run_id: str, n: int = 1) -> Entry:
-    return next(entry for entry in due.entries() if entry.key == key_of(run_id, n))
+class Disturbance:
+    """Does something at one operation of the ledger bucket or the topic, counted from when it is set, once."""
+
+    def __init__(self, toy: Toy, number: int, act: Callable[[], None]) -> None:
+        self.toy, self.number, self.act = toy, number, act
+        self.count = 0
+        self.operation = ""
+        for faults in (toy.store.faults, toy.publisher.faults):
+            faults.before = self._before
+
+    def _before(self, name: str) -> None:
+        self.count += 1
+        if self.count == self.number and not self.operation:
+            self.operation = name
+            self.act()
 
 
-REQUEST = Request(kind="redeploy", id="x")
+def die() -> None:
+    raise ProcessDied
