@@ -61,7 +61,7 @@ def make_run() -> Callable[..., Run]:
             ),
         )
         fields: dict[str, Any] = {
-            "run_id": run_id_of(dataset, snapshot),
+            "run_id": run_id_of(dataset, snapshot.digest()),
             "dataset": dataset,
             "created_at": "2026-11-23T12:00:00.000Z",
             "reason": "every numbered set is whole",

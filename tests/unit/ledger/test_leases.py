@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from dualdeploy.errors import LeaseHeld, ServiceUnavailable
-from dualdeploy.ledger import Ledger
+from dualdeploy.ledger import Ledger, lease
 from dualdeploy.testing import Failing, ManualClock, MemoryObjectStore
 from dualdeploy.testing.failing import ProcessDied
 
@@ -16,12 +16,12 @@ LOCK = "locks/flowers/cloud.json"
 
 
 def hold(ledger: Ledger, seconds: float = 60.0) -> None:
-    with ledger.lease("flowers/cloud", seconds=seconds):
+    with lease(ledger, "flowers/cloud", seconds=seconds):
         pass
 
 
 def test_a_lease_is_held_inside_its_block_and_free_afterwards(ledger: Ledger, store: MemoryObjectStore) -> None:
-    with ledger.lease("flowers/cloud", seconds=60):
+    with lease(ledger, "flowers/cloud", seconds=60):
         assert store.names() == [LOCK]
         with pytest.raises(LeaseHeld, match=r"held until 2026-11-23T12:01:00\.000Z"):
             hold(ledger)
@@ -30,12 +30,12 @@ def test_a_lease_is_held_inside_its_block_and_free_afterwards(ledger: Ledger, st
 
 
 def test_leases_of_other_names_are_not_in_the_way(ledger: Ledger) -> None:
-    with ledger.lease("flowers/cloud", seconds=60), ledger.lease("flowers/mobile", seconds=60):
+    with lease(ledger, "flowers/cloud", seconds=60), lease(ledger, "flowers/mobile", seconds=60):
         pass
 
 
 def test_a_lease_is_given_back_when_its_block_raises(ledger: Ledger, store: MemoryObjectStore) -> None:
-    with pytest.raises(ValueError, match="x"), ledger.lease("flowers/cloud", seconds=60):
+    with pytest.raises(ValueError, match="x"), lease(ledger, "flowers/cloud", seconds=60):
         raise ValueError("x")
 
     assert store.names() == []
@@ -61,7 +61,7 @@ def leave_behind(ledger: Ledger, store: MemoryObjectStore) -> None:
         raise ProcessDied
 
     def work() -> None:
-        with ledger.lease("flowers/cloud", seconds=60):
+        with lease(ledger, "flowers/cloud", seconds=60):
             store.faults.before = dead
             raise ProcessDied
 
@@ -74,8 +74,8 @@ def leave_behind(ledger: Ledger, store: MemoryObjectStore) -> None:
 def test_a_holder_that_took_too_long_does_not_give_back_the_lease_of_its_successor(
     ledger: Ledger, store: MemoryObjectStore, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    successor = ledger.lease("flowers/cloud", seconds=60)
-    with caplog.at_level(logging.WARNING), ledger.lease("flowers/cloud", seconds=60):
+    successor = lease(ledger, "flowers/cloud", seconds=60)
+    with caplog.at_level(logging.WARNING), lease(ledger, "flowers/cloud", seconds=60):
         clock.advance(61)
         successor.__enter__()
 
@@ -100,7 +100,7 @@ def test_of_many_instances_one_takes_a_free_or_an_expired_lease(
         def work(taken: list[str], refused: list[str], done: threading.Event, barrier: threading.Barrier) -> None:
             barrier.wait()
             try:
-                with ledger.lease("flowers/cloud", seconds=60):
+                with lease(ledger, "flowers/cloud", seconds=60):
                     taken.append("x")
                     done.wait(10)
             except LeaseHeld:
@@ -138,7 +138,7 @@ def test_a_lease_that_cannot_be_given_back_does_not_undo_what_was_done(
 def test_an_error_of_the_work_is_not_hidden_by_one_of_giving_back(ledger: Ledger, store: MemoryObjectStore) -> None:
     store.faults.plan("delete", Failing(ServiceUnavailable("no answer")))
 
-    with pytest.raises(ValueError, match="the work"), ledger.lease("flowers/cloud", seconds=60):
+    with pytest.raises(ValueError, match="the work"), lease(ledger, "flowers/cloud", seconds=60):
         raise ValueError("the work")
 
 
@@ -154,7 +154,7 @@ def test_a_lease_whose_answer_was_lost_runs_out(ledger: Ledger, store: MemoryObj
 
 
 def test_a_lease_that_vanishes_between_refusal_and_look_is_taken(ledger: Ledger, store: MemoryObjectStore) -> None:
-    first = ledger.lease("flowers/cloud", seconds=60)
+    first = lease(ledger, "flowers/cloud", seconds=60)
     first.__enter__()
 
     def give_back(name: str) -> None:
@@ -163,5 +163,5 @@ def test_a_lease_that_vanishes_between_refusal_and_look_is_taken(ledger: Ledger,
             first.__exit__(None, None, None)
 
     store.faults.before = give_back
-    with ledger.lease("flowers/cloud", seconds=60):
+    with lease(ledger, "flowers/cloud", seconds=60):
         assert store.names() == [LOCK]

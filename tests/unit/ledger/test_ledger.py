@@ -1,7 +1,8 @@
-"""Runs are claimed by existing, and everything else in the ledger changes by compare-and-swap."""
+"""Runs are claimed by existing, and everything else in the ledger changes by compare-and-swap only."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections.abc import Callable
@@ -10,23 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dualdeploy.errors import CannotEverSucceed, LedgerContention, ServiceUnavailable, UnknownRun
+from dualdeploy.errors import LedgerContention, ServiceUnavailable, UnknownRun
 from dualdeploy.ledger import (
-    Branch,
+    Document,
     Ledger,
-    Live,
     Rejected,
-    Release,
     Run,
     Shard,
     Snapshot,
-    State,
+    UnreadableDocument,
     dataset_of,
     run_id_of,
 )
 from dualdeploy.object_store import ABSENT
 from dualdeploy.testing import Failing, ManualClock, MemoryObjectStore
-from dualdeploy.testing.failing import ProcessDied
 
 MakeRun = Callable[..., Run]
 
@@ -80,16 +78,17 @@ def test_a_claim_whose_answer_was_lost_is_still_known_as_ones_own(
 def test_an_unknown_run_is_told_by_name(ledger: Ledger) -> None:
     with pytest.raises(UnknownRun, match="flowers-0123456789ab"):
         ledger.read_run("flowers-0123456789ab")
-    with pytest.raises(UnknownRun, match="cloud branch of run 'flowers-0123456789ab'"):
-        ledger.read_branch("flowers-0123456789ab", "cloud")
-    assert not ledger.run_exists("flowers-0123456789ab")
+    with pytest.raises(UnknownRun, match="cloud training of run 'flowers-0123456789ab'"):
+        ledger.read_launch("flowers-0123456789ab", "cloud")
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"v": 2}', b"\xff"])
 def test_an_unreadable_record_is_told_with_its_place(data: bytes, ledger: Ledger, store: MemoryObjectStore) -> None:
     store.put("runs/flowers-0123456789ab/run.json", data, expect=ABSENT)
 
-    with pytest.raises(CannotEverSucceed, match=r"gs://ledger/runs/flowers-0123456789ab/run\.json is not a Run"):
+    with pytest.raises(
+        UnreadableDocument, match=r"gs://ledger/runs/flowers-0123456789ab/run\.json cannot be read as a Run"
+    ):
         ledger.read_run("flowers-0123456789ab")
 
 
@@ -98,7 +97,7 @@ def test_a_record_of_a_newer_writer_can_be_read(ledger: Ledger, store: MemoryObj
     newer = {**run.model_dump(mode="json"), "carbon": 3}
     store.put(f"runs/{run.run_id}/run.json", json.dumps(newer).encode(), expect=ABSENT)
 
-    assert ledger.read_run(run.run_id) == run
+    assert ledger.read_run(run.run_id).model_dump(mode="json") == newer
 
 
 # Run ids -----------------------------------------------------------------------------------------------------------
@@ -121,7 +120,7 @@ def test_a_snapshot_is_known_by_names_sizes_and_checksums_alone() -> None:
 @settings(deadline=None)  # a loaded machine says nothing of the code
 @given(dataset=DATASETS, repeat=st.integers(1, 12))
 def test_a_run_id_tells_its_data_set(dataset: str, repeat: int) -> None:
-    run_id = run_id_of(dataset, Snapshot(bucket="b", prefix="p", shards=()), repeat=repeat)
+    run_id = run_id_of(dataset, "0123456789abcdef", repeat=repeat)
 
     assert dataset_of(run_id) == dataset
     assert len(run_id) <= 63  # a Vertex AI label value
@@ -154,148 +153,84 @@ def test_the_data_set_of_a_run_id(run_id: str, dataset: str) -> None:
 
 
 def test_the_first_run_of_a_snapshot_has_no_suffix_and_repetitions_count_from_two() -> None:
-    snapshot = Snapshot(bucket="b", prefix="p", shards=())
-
-    assert [run_id_of("f", snapshot, repeat=number)[15:] for number in (1, 2, 3)] == ["", "r2", "r3"]
+    ids = [run_id_of("f", "0123456789abcdef", repeat=number) for number in (1, 2, 3)]
+    assert ids == ["f-0123456789ab", "f-0123456789ab-r2", "f-0123456789ab-r3"]
 
 
 def test_runs_of_a_data_set_are_not_those_of_one_whose_name_begins_alike(ledger: Ledger, make_run: MakeRun) -> None:
     runs = [make_run("flowers"), make_run("flowers-2"), make_run("flowers", shards=("b",))]
     for run in runs:
         ledger.claim(run)
-        ledger.open_branches(run)
 
     assert ledger.run_ids("flowers") == sorted([runs[0].run_id, runs[2].run_id])
     assert ledger.run_ids("flowers-2") == [runs[1].run_id]
     assert ledger.run_ids("flow") == []
 
 
-# Branches on the ledger ----------------------------------------------------------------------------------------------
+# Any document ------------------------------------------------------------------------------------------------------
 
 
-def test_opening_marks_both_branches_active_and_repeating_it_changes_nothing(
-    ledger: Ledger, store: MemoryObjectStore, make_run: MakeRun, clock: ManualClock
+class Counter(Document):
+    count: int = 0
+
+
+def test_a_document_is_written_at_the_generation_it_was_read_at_and_no_other(ledger: Ledger) -> None:
+    read, created = ledger.create("counter.json", Counter())
+    assert created
+    written = ledger.write("counter.json", Counter(count=1), expect=read.generation)
+    with pytest.raises(LedgerContention, match=r"counter\.json"):
+        ledger.write("counter.json", Counter(count=2), expect=read.generation)
+    assert ledger.find("counter.json", Counter) == written
+    assert ledger.create("counter.json", Counter(count=3)) == (written, False)
+
+
+def test_of_concurrent_updates_none_is_lost(ledger: Ledger) -> None:
+    def count() -> None:
+        for _ in range(5):
+            ledger.update("counter.json", Counter, lambda present: Counter(count=(present or Counter()).count + 1))
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert ledger.update("counter.json", Counter, lambda present: present) == Counter(count=20)
+
+
+def test_an_update_that_changes_nothing_writes_nothing(ledger: Ledger, store: MemoryObjectStore) -> None:
+    ledger.create("counter.json", Counter())
+    writes = store.faults.calls["put"]
+    ledger.update("counter.json", Counter, lambda present: present)
+    ledger.update("counter.json", Counter, lambda _: None)
+    assert store.faults.calls["put"] == writes
+
+
+def test_an_update_that_is_always_overtaken_comes_to_an_end(ledger: Ledger, store: MemoryObjectStore) -> None:
+    numbers = itertools.count()
+
+    def overtaken(present: Counter | None) -> Counter:
+        found = ledger.find("counter.json", Counter)
+        other = Counter(count=1000 + next(numbers))
+        store.put("counter.json", other.model_dump_json().encode(), expect=found.generation if found else ABSENT)
+        return Counter(count=1)
+
+    with pytest.raises(LedgerContention):
+        ledger.update("counter.json", Counter, overtaken)
+
+
+def test_what_a_newer_version_wrote_survives_being_written_by_this_one(
+    ledger: Ledger, store: MemoryObjectStore
 ) -> None:
-    run = make_run()
-    ledger.open_branches(run)
-    before = {name: store.read(name) for name in store.names()}
+    newer = {"count": 1, "unit": "images", "history": [{"at": "x", "who": "jo"}]}
+    store.put("counter.json", json.dumps(newer).encode(), expect=ABSENT)
 
-    clock.advance(60)
-    ledger.open_branches(run)
+    ledger.update("counter.json", Counter, lambda present: present.changed(count=2) if present else None)
 
-    assert {name: store.read(name) for name in store.names()} == before
-    for target in ("cloud", "mobile"):
-        branch = ledger.read_branch(run.run_id, target).document
-        assert (branch.state, branch.target, branch.dataset) == (State.PENDING, target, "flowers")
-        assert [moment.state for moment in branch.history] == [State.PENDING]
-        assert ledger.active(target) == [run.run_id]
-
-
-@pytest.mark.parametrize("deaths_before", range(1, 7))
-def test_opening_can_be_repeated_after_a_death_before_any_call(
-    deaths_before: int, ledger: Ledger, store: MemoryObjectStore, make_run: MakeRun
-) -> None:
-    run = make_run()
-    calls = iter(range(1, 100))
-
-    def die(_name: str) -> None:
-        if next(calls) == deaths_before:
-            raise ProcessDied
-
-    store.faults.before = die
-    with pytest.raises(ProcessDied):
-        ledger.open_branches(run)
-    for target in ("cloud", "mobile"):  # never a branch that the clock does not look at
-        if f"runs/{run.run_id}/{target}.json" in store.names():
-            assert ledger.active(target) == [run.run_id]
-
-    ledger.open_branches(run)
-
-    for target in ("cloud", "mobile"):
-        assert ledger.active(target) == [run.run_id]
-        assert ledger.read_branch(run.run_id, target).document.state is State.PENDING
-
-
-def test_opening_again_does_not_wake_a_branch_that_has_ended(
-    ledger: Ledger, make_run: MakeRun, clock: ManualClock
-) -> None:
-    run = make_run()
-    ledger.open_branches(run)
-    branch, generation = (found := ledger.read_branch(run.run_id, "cloud")).document, found.generation
-    ledger.write_branch(branch.moved(State.FAILED, at=clock()), expect=generation)
-    ledger.unmark_active(run.run_id, "cloud")
-
-    ledger.open_branches(run)
-
-    assert ledger.active("cloud") == []
-    assert ledger.active("mobile") == [run.run_id]
-
-
-def test_a_branch_is_written_at_the_generation_it_was_read_at_and_no_other(
-    ledger: Ledger, make_run: MakeRun, clock: ManualClock
-) -> None:
-    run = make_run()
-    ledger.open_branches(run)
-    read = ledger.read_branch(run.run_id, "cloud")
-    mine = read.document.moved(State.LAUNCHING, at=clock(), note="mine")
-    theirs = read.document.moved(State.FAILED, at=clock(), note="theirs")
-
-    written = ledger.write_branch(theirs, expect=read.generation)
-    with pytest.raises(LedgerContention, match=f"{run.run_id}/cloud.json"):
-        ledger.write_branch(mine, expect=read.generation)
-
-    assert ledger.read_branch(run.run_id, "cloud") == written
-
-
-def test_marking_and_unmarking_can_be_repeated(ledger: Ledger) -> None:
-    run_id = "flowers-0123456789ab"
-    for _ in range(2):
-        ledger.mark_active(run_id, "cloud")
-    assert ledger.active("cloud") == [run_id]
-    for _ in range(2):
-        ledger.unmark_active(run_id, "cloud")
-    assert ledger.active("cloud") == []
-
-
-@pytest.mark.parametrize("name", ["README.txt", "", "flowers-0123456789ab/", "old/flowers-0123456789ab"])
-def test_a_marker_that_is_named_after_no_run_is_named_once_and_holds_nothing_back(
-    name: str, ledger: Ledger, store: MemoryObjectStore, caplog: pytest.LogCaptureFixture
-) -> None:
-    ledger.mark_active("flowers-ba9876543210", "cloud")
-    store.put(f"active/cloud/{name}", b"", expect=ABSENT)
-    for _ in range(3):
-        assert ledger.active("cloud") == ["flowers-ba9876543210"]
-    assert caplog.messages == [f"gs://ledger/active/cloud/{name} is named after no run, and is passed over: delete it"]
+    assert json.loads(store.read("counter.json").data) == {**newer, "count": 2}
 
 
 # What serves, what was refused --------------------------------------------------------------------------------------
-
-
-def test_what_serves_is_replaced_only_at_the_generation_it_was_read_at(ledger: Ledger) -> None:
-    def live(run_id: str) -> Live:
-        return Live(dataset="f", target="cloud", current=Release(run_id=run_id, run_created_at="x", since="y"))
-
-    assert ledger.read_live("f", "cloud") is None
-    ledger.write_live(live("one"), expect=ABSENT)
-    with pytest.raises(LedgerContention):
-        ledger.write_live(live("two"), expect=ABSENT)
-    found = ledger.read_live("f", "cloud")
-    assert found is not None
-    ledger.write_live(live("two"), expect=found.generation)
-    with pytest.raises(LedgerContention):
-        ledger.write_live(live("three"), expect=found.generation)
-
-    replaced = ledger.read_live("f", "cloud")
-    assert replaced is not None
-    assert replaced.document.current.run_id == "two"
-    assert ledger.read_live("f", "mobile") is None
-
-
-def test_an_object_written_once_keeps_its_first_content(ledger: Ledger) -> None:
-    assert ledger.read_bytes("runs/r/spec.json") is None
-    assert ledger.write_once("runs/r/spec.json", b"first") == b"first"
-    assert ledger.write_once("runs/r/spec.json", b"second") == b"first"
-    assert ledger.read_bytes("runs/r/spec.json") == b"first"
 
 
 def test_a_rejection_is_kept_once_for_each_event_service_and_kind(
@@ -318,16 +253,14 @@ def test_a_rejection_is_kept_once_for_each_event_service_and_kind(
 
 @pytest.mark.parametrize("operation", ["read", "put", "list", "delete"])
 def test_a_bucket_that_does_not_answer_is_a_reason_to_retry_later(
-    operation: str, ledger: Ledger, store: MemoryObjectStore, make_run: MakeRun
+    operation: str, ledger: Ledger, store: MemoryObjectStore
 ) -> None:
-    run = make_run()
-    ledger.claim(run)
-    ledger.open_branches(run)
+    found, _ = ledger.create("counter.json", Counter())
     calls: dict[str, Callable[[], object]] = {
-        "read": lambda: ledger.read_branch(run.run_id, "cloud"),
-        "put": lambda: ledger.note_arrival("flowers"),
-        "list": lambda: ledger.active("cloud"),
-        "delete": lambda: ledger.unmark_active(run.run_id, "cloud"),
+        "read": lambda: ledger.find("counter.json", Counter),
+        "put": lambda: ledger.create("other.json", Counter()),
+        "list": lambda: ledger.names("counter"),
+        "delete": lambda: ledger.remove("counter.json", expect=found.generation),
     }
     store.faults.plan(operation, Failing(ServiceUnavailable("no answer")))
 
@@ -335,6 +268,16 @@ def test_a_bucket_that_does_not_answer_is_a_reason_to_retry_later(
         calls[operation]()
     calls[operation]()
     assert store.faults.pending() == {}
+
+
+def test_a_refusal_that_cannot_be_read_hides_no_other(ledger: Ledger, store: MemoryObjectStore) -> None:
+    at = "2026-11-23T12:00:00.000Z"
+    rejected = Rejected(at=at, service="s", kind="k", reason="x", event={"dataset": "flowers"})
+    ledger.record_rejected(rejected, event_id="1")
+    store.put("rejected/2026-11-23/broken.json", b"{", expect=ABSENT)
+    assert ledger.rejections() == [rejected]
+    assert ledger.refused_lately("flowers") == [rejected]
+    assert ledger.refused_lately("birds") == []
 
 
 def test_records_are_written_for_people_to_read(ledger: Ledger, store: MemoryObjectStore, make_run: MakeRun) -> None:
@@ -345,13 +288,3 @@ def test_records_are_written_for_people_to_read(ledger: Ledger, store: MemoryObj
     assert "größere Blüten" in text
     assert text.count("\n") > 10
     assert list(json.loads(text)) == sorted(json.loads(text))
-
-
-def test_the_branches_of_a_run_are_two_objects(ledger: Ledger, store: MemoryObjectStore, make_run: MakeRun) -> None:
-    run = make_run()
-    ledger.claim(run)
-    ledger.open_branches(run)
-
-    folder = [name for name in store.names() if name.startswith("runs/")]
-    assert folder == [f"runs/{run.run_id}/{part}.json" for part in ("cloud", "mobile", "run")]
-    assert Branch.model_validate_json(store.read(folder[0]).data).target == "cloud"
