@@ -37,14 +37,14 @@ class World:
         self.ledger, self.clock = ledger, clock
         self.due = Due("tester", ledger)
         self.publisher = FakePublisher()
-        self.work = Noted()
+        self.work, self.sweep = Noted(), Noted()
         self.ticks = Ticks(
-            {"toy": self.work},
+            {"toy": self.work, "sweep": self.sweep},
             due=self.due,
             ledger=ledger,
             publisher=self.publisher,
             lease_seconds=60,
-            hourly=["toy/sweep"],
+            hourly=["sweep/all"],
         )
 
     def advances(self) -> list[Advance]:
@@ -137,9 +137,7 @@ def test_what_can_never_succeed_is_recorded_where_people_look(world: World) -> N
 
 
 @pytest.mark.parametrize("exc", [RuntimeError("a bug"), ProcessDied()], ids=["a bug", "a death"])
-def test_what_fails_or_kills_its_process_each_time_is_given_up_with_its_reason(
-    world: World, exc: BaseException
-) -> None:
+def test_what_fails_or_kills_its_process_each_time_is_given_up(world: World, exc: BaseException) -> None:
     world.work.act = fail(exc)
     world.due.put("toy/a")
     for _ in range(600):
@@ -200,13 +198,13 @@ def test_a_nudge_reaches_whoever_is_free_and_its_loss_costs_a_minute(world: Worl
 def test_the_full_hour_makes_the_hourly_work_due_once(world: World) -> None:
     for _ in range(60):
         world.tick()
-    assert world.work.seen == ["sweep"]
+    assert world.sweep.seen == ["all"]
 
 
 @pytest.mark.parametrize(
     "data", [b"{}", b"[]", b"x", b'{"minute": 1, "key": "a", "at": "b"}', b'{"minute": "m", "key": "k", "at": "b"}']
 )
-def test_a_message_that_is_no_advance_is_refused(data: bytes) -> None:
+def test_a_message_that_is_not_an_advance_is_refused(data: bytes) -> None:
     with pytest.raises(MalformedEvent):
         parse_advance(Envelope("", data))
 
