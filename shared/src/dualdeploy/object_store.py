@@ -14,7 +14,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NewType, Protocol, TypeVar
 
-from dualdeploy.errors import DualDeployError, RejectedByGoogle, ServiceUnavailable
+from dualdeploy import lazily
+from dualdeploy.errors import DualDeployError, PermissionSpreads, RejectedByGoogle
+from dualdeploy.google.calls import call
 
 if TYPE_CHECKING:
     from google.cloud import storage
@@ -59,7 +61,7 @@ class ObjectSummary:
 
 
 class ObjectStore(Protocol):
-    """A bucket. Every method raises ServiceUnavailable when Cloud Storage does not answer usefully."""
+    """A bucket. Besides what each method names, it raises what `google.errors` makes of Cloud Storage's answer."""
 
     def uri(self, name: str) -> str:
         """`gs://bucket/name`."""
@@ -149,17 +151,17 @@ class GcsObjectStore:
                     **self._patience(),
                 ),
             )
-        except (GenerationChanged, RejectedByGoogle) as refused:
+        except (GenerationChanged, PermissionSpreads, RejectedByGoogle) as refused:
             # Who may create and not replace (roles/storage.objectCreator) is refused for the lack of
             # storage.objects.delete where something is already; which Cloud Storage looks at first is not documented.
-            if isinstance(refused, RejectedByGoogle) and expect != ABSENT:
+            if not isinstance(refused, GenerationChanged) and expect != ABSENT:
                 raise
             return self._holding(name, data, refused)
         return Generation(int(blob.generation))
 
-    def _holding(self, name: str, data: bytes, refused: GenerationChanged | RejectedByGoogle) -> Generation:
+    def _holding(self, name: str, data: bytes, refused: DualDeployError) -> Generation:
         """The generation that holds just these bytes after all; raises what `refused` turns out to mean."""
-        is_about_permission = isinstance(refused, RejectedByGoogle)
+        is_about_permission = not isinstance(refused, GenerationChanged)
         try:
             current = self.read(name)
         except ObjectMissing:
@@ -203,10 +205,9 @@ class GcsObjectStore:
         return self._bucket().blob(name)
 
     def _patience(self) -> dict[str, Any]:
-        from google.cloud.storage.retry import DEFAULT_RETRY  # noqa: PLC0415
-
+        default = lazily.load("google.cloud.storage.retry").DEFAULT_RETRY
         # Safe to repeat: every write carries a generation, so a repetition cannot overwrite somebody else's.
-        retry = DEFAULT_RETRY.with_timeout(self._retry_deadline).with_delay(initial=0.2, maximum=5.0)
+        retry = default.with_timeout(self._retry_deadline).with_delay(initial=0.2, maximum=5.0)
         return {"timeout": self._call_timeout, "retry": retry}
 
 
@@ -292,9 +293,8 @@ _client_lock = threading.Lock()
 
 @functools.cache
 def _build_client() -> storage.Client:
-    from google.cloud import storage  # noqa: PLC0415  # 0.3 s that an ignored event must not pay
-
-    return storage.Client()
+    client: storage.Client = lazily.load("google.cloud.storage").Client()
+    return client
 
 
 def shared_client() -> storage.Client:
@@ -303,33 +303,5 @@ def shared_client() -> storage.Client:
         return _build_client()
 
 
-def _call(name: str, call: Callable[[], Result]) -> Result:
-    import google.api_core.exceptions as google_errors  # noqa: PLC0415
-    import google.auth.exceptions  # noqa: PLC0415
-    import requests.exceptions  # noqa: PLC0415
-
-    no_answer = (
-        requests.exceptions.RequestException,
-        ConnectionError,
-        TimeoutError,
-        # The metadata server, which gives out tokens, did not answer.
-        google.auth.exceptions.TransportError,
-        google.auth.exceptions.RefreshError,
-        # Nor did it when it was asked whether it is there; on a laptop the message says how to log in.
-        google.auth.exceptions.DefaultCredentialsError,
-    )
-    try:
-        return call()
-    except google_errors.NotFound as exc:
-        raise ObjectMissing(f"{name}: {exc.message}") from exc
-    except google_errors.PreconditionFailed as exc:
-        raise GenerationChanged(f"{name}: {exc.message}") from exc
-    except (google_errors.TooManyRequests, google_errors.RetryError) as exc:
-        raise ServiceUnavailable(f"Cloud Storage, {name}: {exc}") from exc
-    except google_errors.ClientError as exc:
-        raise RejectedByGoogle(f"Cloud Storage refused {name}: {exc.message}") from exc
-    except google_errors.GoogleAPICallError as exc:
-        # 5xx, and 408, for which google.api_core has no class.
-        raise ServiceUnavailable(f"Cloud Storage, {name}: {exc}") from exc
-    except no_answer as exc:
-        raise ServiceUnavailable(f"Cloud Storage did not answer for {name}: {exc}") from exc
+def _call(name: str, function: Callable[[], Result]) -> Result:
+    return call(f"Cloud Storage, {name}", function, meanings={404: ObjectMissing, 412: GenerationChanged})

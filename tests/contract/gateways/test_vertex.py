@@ -13,16 +13,8 @@ from typing import Any
 import pytest
 
 from cloud_deployer.console_metrics import SCHEMA_URI
-from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
-from dualdeploy.vertex import (
-    Evaluation,
-    JobOutcome,
-    RequestLogging,
-    ResourceConflict,
-    ResourceMissing,
-    ScaleToZero,
-    VertexGateway,
-)
+from dualdeploy.errors import RejectedByGoogle, ResourceConflict, ResourceMissing, ServiceUnavailable
+from dualdeploy.vertex import Evaluation, JobOutcome, RequestLogging, ScaleToZero, VertexGateway
 from local_cloud.faults import Faults as CloudFaults
 
 from .conftest import PROJECT, REGION, CloudVertexSide

@@ -13,7 +13,7 @@ import pytest
 from google.auth.exceptions import DefaultCredentialsError
 from google.cloud import storage as google_storage
 
-from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
+from dualdeploy.errors import PermissionSpreads, RejectedByGoogle, ResourceConflict, ServiceUnavailable
 from dualdeploy.ledger import Ledger
 from dualdeploy.object_store import ABSENT, GcsObjectStore, Generation, GenerationChanged, ObjectMissing
 from local_cloud.faults import Faults as CloudFaults
@@ -110,9 +110,9 @@ def test_who_may_create_and_not_replace_is_told_by_a_refusal_that_something_is_t
         cloud_store.put("here", b"mine", expect=ABSENT)
     with cloud_faults.plan({"storage.objects.insert": ["return-403"]}):
         assert cloud_store.put("here", b"x" * 100, expect=ABSENT) == generation
-    with cloud_faults.plan({"storage.objects.insert": ["return-403"]}), pytest.raises(RejectedByGoogle):
+    with cloud_faults.plan({"storage.objects.insert": ["return-403"]}), pytest.raises(PermissionSpreads):
         cloud_store.put("there", b"mine", expect=ABSENT)
-    with cloud_faults.plan({"storage.objects.insert": ["return-403"]}), pytest.raises(RejectedByGoogle):
+    with cloud_faults.plan({"storage.objects.insert": ["return-403"]}), pytest.raises(PermissionSpreads):
         cloud_store.put("here", b"mine", expect=generation)
 
 
@@ -129,14 +129,14 @@ def test_a_lost_response_does_not_turn_a_loser_into_a_winner(
     ("code", "error"),
     [
         (400, RejectedByGoogle),
-        (403, RejectedByGoogle),
+        (403, PermissionSpreads),
         (404, ObjectMissing),
-        (409, RejectedByGoogle),
+        (409, ResourceConflict),
         (412, GenerationChanged),
     ],
 )
 @pytest.mark.parametrize("method", ["read", "open", "list"])
-def test_an_answer_that_is_final_is_not_repeated(
+def test_an_answer_that_a_repetition_would_get_again_is_not_repeated(
     method: str,
     code: int,
     error: type[Exception],
@@ -149,12 +149,18 @@ def test_an_answer_that_is_final_is_not_repeated(
         call(cloud_store, method, generation)
 
 
-@pytest.mark.parametrize("code", [400, 403])
+@pytest.mark.parametrize(("code", "error"), [(400, RejectedByGoogle), (403, PermissionSpreads)])
 @pytest.mark.parametrize("method", ["put", "delete"])
-def test_a_refused_write_is_rejected(
-    method: str, code: int, cloud_store: GcsObjectStore, generation: Generation, cloud_faults: CloudFaults
+def test_a_refused_write_is_not_repeated(
+    method: str,
+    code: int,
+    error: type[Exception],
+    *,
+    cloud_store: GcsObjectStore,
+    generation: Generation,
+    cloud_faults: CloudFaults,
 ) -> None:
-    with cloud_faults.plan({OPERATIONS[method]: [f"return-{code}"]}), pytest.raises(RejectedByGoogle):
+    with cloud_faults.plan({OPERATIONS[method]: [f"return-{code}"]}), pytest.raises(error):
         call(cloud_store, method, generation)
 
 
