@@ -12,8 +12,8 @@ class DualDeployError(Exception):
 class RetryLater(DualDeployError):
     """Nothing is wrong with the request: send it again. Answered 503, so Pub/Sub and Eventarc redeliver.
 
-    `patience` is for how many seconds a caller that is told this again and again goes on asking, from the first time on; that
-    moment stands in the document of what waits.
+    `patience` is for how many seconds a caller that is told this again and again goes on asking; when it was told so
+    for the first time stands in the document of what waits.
     """
 
     patience: ClassVar[float] = 86_400.0
