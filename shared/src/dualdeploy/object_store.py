@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, NewType, Protocol, TypeV
 from dualdeploy import lazily
 from dualdeploy.errors import DualDeployError, PermissionSpreads, RejectedByGoogle
 from dualdeploy.google.calls import call
+from dualdeploy.read_ahead import Pipe, ReadAhead
 
 if TYPE_CHECKING:
     from google.cloud import storage
@@ -32,11 +33,18 @@ ABSENT: Final = Generation(0)
 CALL_TIMEOUT = 10.0
 RETRY_DEADLINE = 25.0
 
+#: Requests that one process may have under way at a time without opening a connection for each.
+CONNECTIONS = 32
+
 Result = TypeVar("Result")
 
 
 class ObjectMissing(DualDeployError):
     """There is no object of this name (or not at this generation)."""
+
+
+class RangeIsEmpty(DualDeployError):
+    """The object ends before the bytes that were asked for."""
 
 
 class GenerationChanged(DualDeployError):
@@ -69,8 +77,12 @@ class ObjectStore(Protocol):
     def read(self, name: str) -> StoredObject:
         """The current content. Raises ObjectMissing."""
 
-    def open(self, name: str, *, generation: Generation) -> BinaryIO:
-        """A stream over exactly this generation. Raises ObjectMissing when it is gone."""
+    def open(self, name: str, *, generation: Generation, length: int | None = None) -> BinaryIO:
+        """A stream over exactly this generation, or its first `length` bytes, as they are stored.
+
+        Nothing is decompressed (`Content-Encoding: gzip`), so that bytes, sizes and checksums are those of a listing.
+        The bytes may be fetched ahead of the reader. Raises ObjectMissing, here or at the first read, when it is gone.
+        """
 
     def put(
         self,
@@ -123,10 +135,23 @@ class GcsObjectStore:
         # The generation of the response that carried the data, so both belong together.
         return StoredObject(data, Generation(int(blob.generation)))
 
-    def open(self, name: str, *, generation: Generation) -> BinaryIO:
-        blob = self._bucket().blob(name, generation=int(generation))
-        reader = _call(name, lambda: blob.open("rb", chunk_size=8 << 20, **self._patience()))
-        return _NamedErrors(reader, name)  # type: ignore[return-value]  # it quacks for readers of bytes
+    def open(self, name: str, *, generation: Generation, length: int | None = None) -> BinaryIO:
+        blob, patience = self._bucket().blob(name, generation=int(generation)), self._patience()
+
+        def fetch(start: int, pipe: Pipe) -> None:
+            if length is not None and start >= length:
+                return
+            # One request for all of it: raw, and without the client's checksum, which is that of the whole object.
+            wanted = {"start": start or None, "end": None if length is None else length - 1}
+            try:
+                _call(
+                    name,
+                    lambda: blob.download_to_file(pipe, raw_download=True, checksum=None, **wanted, **patience),
+                )
+            except RangeIsEmpty:
+                return
+
+        return ReadAhead(fetch)  # type: ignore[return-value]  # it quacks for readers of bytes
 
     def put(
         self,
@@ -211,69 +236,44 @@ class GcsObjectStore:
         return {"timeout": self._call_timeout, "retry": retry}
 
 
-def open_content(store: ObjectStore, name: str, *, generation: Generation, crc32c: str) -> BinaryIO:
+def open_content(
+    store: ObjectStore, name: str, *, generation: Generation, crc32c: str, length: int | None = None
+) -> BinaryIO:
     """A stream over the object at `generation`, or over a later generation that holds the very same bytes.
 
     Uploading the same file again gives it a new generation and, in a bucket without versioning, takes the old one away;
     what was recorded of the data is true nevertheless. `crc32c` as Cloud Storage gives it (base64). Raises
     ObjectMissing, at opening or at the first read, when those bytes are gone.
     """
-    return _SameContent(store, name, generation, crc32c)  # type: ignore[return-value]  # it quacks
+    return _SameContent(store, name, generation, crc32c, length)  # type: ignore[return-value]  # it quacks
 
 
 class _SameContent(io.RawIOBase):
-    """Opens at the first read, so that the common case costs no call of its own."""
+    """Takes the recorded generation, and looks for another with the same bytes only when that one is gone."""
 
-    def __init__(self, store: ObjectStore, name: str, generation: Generation, crc32c: str) -> None:
+    def __init__(self, store: ObjectStore, name: str, generation: Generation, crc32c: str, length: int | None) -> None:
         self._store = store
         self._name = name
-        self._generation = generation
         self._crc32c = crc32c
-        self._stream: BinaryIO | None = None
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        if self._stream is None:
-            return self._first_read(size)
-        return self._stream.read(size)
-
-    def readinto(self, buffer: Any) -> int:
-        """For `io.BufferedReader`, which calls only this."""
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed and self._stream is not None:
-            self._stream.close()
-        super().close()
-
-    def _first_read(self, size: int) -> bytes:
+        self._length = length
+        self._is_at_the_start = True
         try:
-            self._stream = self._store.open(self._name, generation=self._generation)
-            return self._stream.read(size)
+            self._stream = store.open(name, generation=generation, length=length)
         except ObjectMissing:
-            same = [each for each in self._store.list(self._name) if each.name == self._name]
-            if not same or not self._crc32c or same[0].crc32c != self._crc32c:
-                raise
-            self._stream = self._store.open(self._name, generation=same[0].generation)
-            return self._stream.read(size)
-
-
-class _NamedErrors(io.RawIOBase):
-    """A stream whose failures are ours: a shard that vanishes half-way is ObjectMissing, not Google's NotFound."""
-
-    def __init__(self, reader: Any, name: str) -> None:
-        self._reader = reader
-        self._name = name
+            self._stream = self._same_bytes()
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
-        data: bytes = _call(self._name, lambda: self._reader.read(size))
+        try:
+            data = self._stream.read(size)
+        except ObjectMissing:
+            if not self._is_at_the_start:
+                raise
+            self._stream = self._same_bytes()
+            data = self._stream.read(size)
+        self._is_at_the_start = False
         return data
 
     def readinto(self, buffer: Any) -> int:
@@ -284,8 +284,15 @@ class _NamedErrors(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
-            self._reader.close()
+            self._stream.close()
         super().close()
+
+    def _same_bytes(self) -> BinaryIO:
+        self._is_at_the_start = False
+        same = [each for each in self._store.list(self._name) if each.name == self._name]
+        if not same or not self._crc32c or same[0].crc32c != self._crc32c:
+            raise ObjectMissing(f"{self._name} is gone as it was recorded")
+        return self._store.open(self._name, generation=same[0].generation, length=self._length)
 
 
 _client_lock = threading.Lock()
@@ -294,6 +301,10 @@ _client_lock = threading.Lock()
 @functools.cache
 def _build_client() -> storage.Client:
     client: storage.Client = lazily.load("google.cloud.storage").Client()
+    # Connections that are kept: with the default of ten, each of more requests at a time would pay for a handshake.
+    adapter = lazily.load("requests.adapters").HTTPAdapter
+    for scheme in ("https://", "http://"):
+        client._http.mount(scheme, adapter(pool_maxsize=CONNECTIONS))
     return client
 
 
@@ -304,4 +315,5 @@ def shared_client() -> storage.Client:
 
 
 def _call(name: str, function: Callable[[], Result]) -> Result:
-    return call(f"Cloud Storage, {name}", function, meanings={404: ObjectMissing, 412: GenerationChanged})
+    meanings = {404: ObjectMissing, 412: GenerationChanged, 416: RangeIsEmpty}
+    return call(f"Cloud Storage, {name}", function, meanings=meanings)
