@@ -29,13 +29,13 @@ DATASET_NAME = re.compile(r"[a-z][a-z0-9-]{0,38}")
 #: Firebase ML refuses other display names (firebase_admin.ml, `_DISPLAY_NAME_PATTERN`).
 FIREBASE_NAME = r"^[A-Za-z0-9_-]{1,32}$"
 
-#: Vertex AI: an endpoint id given by the user begins with a letter and has at most 63 of `[a-z0-9-]`.
 #: Vertex AI's BigQueryDestination: a project, a data set of it, or a table of that; what is not given, Google makes.
 BIGQUERY_TABLE = r"^bq://[a-z][a-z0-9.:-]*(\.[A-Za-z0-9_]+){0,2}$"
 
 #: Email address of a service account.
 SERVICE_ACCOUNT = r"^[a-z0-9-]+@[a-z0-9.-]+\.gserviceaccount\.com$"
 
+#: Vertex AI: an endpoint id given by the user begins with a letter and has at most 63 of `[a-z0-9-]`.
 ENDPOINT_ID = r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$"
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
