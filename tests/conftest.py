@@ -1,5 +1,5 @@
 """What every test has in common: importable helpers (`chain`, `stories`, `nested`, `on_phone`), property tests that
-judge no clock, and more time for the slow ones."""
+judge no clock, more time for the slow ones, and a process that no test ends."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+
+from dualdeploy import health
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -25,3 +27,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
+
+
+def _refuse(status: int) -> None:
+    raise AssertionError(f"a service would have ended itself here with status {status}")
+
+
+@pytest.fixture(autouse=True)
+def process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test does to the health of its process is no other test's."""
+    monkeypatch.setattr(health, "PROCESS", health.Health(end=_refuse))

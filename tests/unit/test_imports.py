@@ -74,7 +74,7 @@ def push(name, document, **attributes):
             response = main.on_event(flask.request)
     assert response.status_code == 204, response.get_data()
 
-resource = {"bucket": "data", "name": "flowers/README.md", "generation": "1", "size": "1"}
+resource = {"bucket": "data", "name": "flowers/", "generation": "1", "size": "1"}
 completed = {"run_id": "flowers-0123456789ab", "dataset": "flowers", "outcome": "succeeded"}
 ignored = {
     "training_launcher": ("object-finalized", resource),

@@ -61,6 +61,7 @@ EMULATORS = {
 #: What may be set to tune a service, and has a default.
 TUNABLE = {
     "ANNOUNCE_GRACE_SECONDS",
+    "CONSOLE_SERVICE_ACCOUNT",
     "GIT_REVISION",
     "LAUNCH_LIMIT_SECONDS",
     "CONVERSION_MEMORY_MB",

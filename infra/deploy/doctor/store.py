@@ -32,11 +32,11 @@ class ReadOnlyStore:
             raise ObjectMissing(self.uri(name)) from exc
         return StoredObject(data, Generation(int(about["generation"])))
 
-    def open(self, name: str, *, generation: Generation) -> BinaryIO:
+    def open(self, name: str, *, generation: Generation, length: int | None = None) -> BinaryIO:
         stored = self.read(name)
         if stored.generation != generation:
             raise ObjectMissing(f"{self.uri(name)} at {generation}")
-        return io.BytesIO(stored.data)
+        return io.BytesIO(stored.data[:length])
 
     def list(self, prefix: str) -> Iterator[ObjectSummary]:
         for each in self._google.pages(

@@ -23,12 +23,12 @@ from dualdeploy import clock as clocks
 from dualdeploy.branches import OperationFailed, await_operation
 from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import Canary, Monitored
-from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable, UnusableResult
+from dualdeploy.errors import RejectedByGoogle, ResourceMissing, ServiceUnavailable, UnusableResult
 from dualdeploy.gate import Verdict
 from dualdeploy.ledger import Branch, State
 from dualdeploy.monitoring import SHORTEST_PERIOD, Monitoring, Served
 from dualdeploy.object_store import ObjectMissing, ObjectStore
-from dualdeploy.vertex import Deployment, Endpoint, ResourceMissing, Vertex
+from dualdeploy.vertex import Deployment, Endpoint, Vertex
 
 log = logging.getLogger(__name__)
 

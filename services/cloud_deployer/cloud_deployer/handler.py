@@ -30,7 +30,7 @@ from dualdeploy import dataset_config
 from dualdeploy.branches import OperationFailed, await_operation, record_live
 from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import DatasetConfig
-from dualdeploy.errors import CannotEverSucceed, RejectedByGoogle, UnusableResult
+from dualdeploy.errors import CannotEverSucceed, ModelAsleep, RejectedByGoogle, ResourceMissing, UnusableResult
 from dualdeploy.ledger import Branch, Ledger, Run, State, dataset_of
 from dualdeploy.monitoring import Monitoring
 from dualdeploy.object_store import ObjectStore
@@ -43,10 +43,8 @@ from dualdeploy.vertex import (
     Deployment,
     Endpoint,
     Evaluation,
-    ModelAsleep,
     ModelSpec,
     ModelVersion,
-    ResourceMissing,
     Vertex,
 )
 

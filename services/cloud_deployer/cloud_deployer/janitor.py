@@ -26,12 +26,20 @@ from dualdeploy import dataset_config
 from dualdeploy.branches import BranchWorker, branch_under_way, branches_under_way
 from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import DatasetConfig
-from dualdeploy.errors import CannotEverSucceed, LeaseHeld, RejectedByGoogle, RetryLater, UnknownDataset
+from dualdeploy.errors import (
+    CannotEverSucceed,
+    LeaseHeld,
+    RejectedByGoogle,
+    ResourceConflict,
+    ResourceMissing,
+    RetryLater,
+    UnknownDataset,
+)
 from dualdeploy.ledger import Ledger, Versioned, dataset_of
 from dualdeploy.monitoring import Monitoring
 from dualdeploy.object_store import ObjectStore
 from dualdeploy.outcome import Outcome, already_done, done
-from dualdeploy.vertex import DATASET_LABEL, Endpoint, ResourceConflict, ResourceMissing, Vertex
+from dualdeploy.vertex import DATASET_LABEL, Endpoint, Vertex
 
 log = logging.getLogger(__name__)
 

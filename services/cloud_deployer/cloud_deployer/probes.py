@@ -19,10 +19,10 @@ from typing import Any
 import pydantic
 
 from dualdeploy.dataset_config import Canary, Monitored
-from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable, UnusableResult
+from dualdeploy.errors import ModelAsleep, RejectedByGoogle, ServiceUnavailable, UnusableResult
 from dualdeploy.gate import Rule, Verdict
 from dualdeploy.monitoring import Served
-from dualdeploy.vertex import Answer, Endpoint, ModelAsleep, Vertex
+from dualdeploy.vertex import Answer, Endpoint, Vertex
 
 #: Answers may differ between machines in the last digits; of classes that are this close either is right.
 CLOSE = 0.01

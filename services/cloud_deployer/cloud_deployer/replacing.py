@@ -25,9 +25,9 @@ from dualdeploy import clock as clocks
 from dualdeploy.branches import OperationFailed, await_operation
 from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import Serving
-from dualdeploy.errors import RejectedByGoogle
+from dualdeploy.errors import ModelAsleep, RejectedByGoogle
 from dualdeploy.ledger import Branch, Ledger, Live, State, dataset_of
-from dualdeploy.vertex import DeployedModel, Deployment, Endpoint, ModelAsleep, Vertex
+from dualdeploy.vertex import DeployedModel, Deployment, Endpoint, Vertex
 
 log = logging.getLogger(__name__)
 

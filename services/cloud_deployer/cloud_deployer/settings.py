@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from dualdeploy.settings import CloudSettings, setting
 
@@ -12,8 +13,12 @@ class DeployerSettings(CloudSettings):
     """See each field's description. The limits are Vertex AI's usual minutes with room to spare."""
 
     predictor_image: str = setting("PREDICTOR_IMAGE", "container image of services/predictor, by digest")
+    # Vertex AI takes minutes for a deployment: a limit below that fails each of them.
     operation_limit_seconds: float = setting(
-        "OPERATION_LIMIT_SECONDS", "how long an upload, a deployment or an undeployment may take", default=3600.0
+        "OPERATION_LIMIT_SECONDS",
+        "how long an upload, a deployment or an undeployment may take",
+        default=3600.0,
+        minimum=60,
     )
     monitoring_emulator_host: str = setting(
         "MONITORING_EMULATOR_HOST", "host:port of an emulator of Cloud Monitoring; empty for the real one", default=""
@@ -27,7 +32,7 @@ class DeployerSettings(CloudSettings):
     git_revision: str = setting(
         "GIT_REVISION", "commit that this service was made of: a label of every version, and in its card", default=""
     )
-    hygiene: str = setting(
+    hygiene: Literal["remove", "report"] = setting(
         "HYGIENE",
         "`report`: the janitor removes nothing of any data set, and only tells what it would",
         default="remove",

@@ -14,14 +14,14 @@ import logging
 from dualdeploy import clock as clocks
 from dualdeploy import logs, spending, training
 from dualdeploy.clock import Clock
-from dualdeploy.errors import LedgerContention, NotConfirmedYet, RetryLater, UnknownRun, UnusableResult
+from dualdeploy.errors import LedgerContention, NotConfirmedYet, ResourceMissing, RetryLater, UnknownRun, UnusableResult
 from dualdeploy.events import ObjectFinalized, TrainingCompleted, TrainingJobLogged, encode
 from dualdeploy.ledger import CALLED_OFF, Branch, Ledger, State, Versioned
 from dualdeploy.object_store import ObjectMissing, ObjectStore
 from dualdeploy.outcome import Outcome, already_done, done, ignored
 from dualdeploy.pubsub import Publisher
 from dualdeploy.training import TARGETS, TrainingResult
-from dualdeploy.vertex import RUN_LABEL, TARGET_LABEL, Job, JobOutcome, ResourceMissing, Vertex
+from dualdeploy.vertex import RUN_LABEL, TARGET_LABEL, Job, JobOutcome, Vertex
 from job_notifier.settings import NotifierSettings
 
 log = logging.getLogger(__name__)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dualdeploy import lazily
 from dualdeploy.errors import CannotEverSucceed
 from dualdeploy.images import UnreadableImage, decode_rgb, resize_bilinear
 from mobile_publisher import conversion, tflite_metadata
@@ -243,10 +244,10 @@ def _load(data: bytes, threads: int) -> Any:
     if data[4:8] != b"TFL3":
         # The interpreter may read past the end of bytes that are no model at all.
         raise UnusableModel(f"these {len(data)} bytes are no TFLite model: the file identifier is {data[4:8]!r}")
-    from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415 - events that publish nothing skip it
-
+    # Late: events that publish nothing skip it.
+    interpreter_module = lazily.load("ai_edge_litert.interpreter")
     try:
-        interpreter = Interpreter(model_content=data, num_threads=threads)
+        interpreter = interpreter_module.Interpreter(model_content=data, num_threads=threads)
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as exc:
         raise UnusableModel(f"LiteRT does not load the model: {exc}") from exc

@@ -21,6 +21,7 @@ import flatbuffers
 from flatbuffers import number_types
 from flatbuffers.table import Table
 
+from dualdeploy import lazily
 from dualdeploy.errors import CannotEverSucceed
 
 LABELS_FILE = "labels.txt"
@@ -254,9 +255,8 @@ def _floats(builder: flatbuffers.Builder, values: Sequence[float]) -> int:
 
 def _with_entry(tflite: bytes, metadata: bytes) -> bytes:
     """Rewrite the model's flatbuffer with `metadata` in a buffer; what followed the flatbuffer is dropped."""
-    # Imported here: only the publisher writes, and the schema is a megabyte of Python.
-    from ai_edge_litert import schema_py_generated as schema  # noqa: PLC0415
-
+    # Late: only the publisher writes, and the schema is a megabyte of Python.
+    schema = lazily.load("ai_edge_litert.schema_py_generated")
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(tflite, 0))
     model.buffers = [_AlignedBuffer(buffer.data, buffer.offset, buffer.size) for buffer in model.buffers]
     if any(buffer.offset > 1 for buffer in model.buffers):

@@ -16,10 +16,10 @@ import logging
 
 from dualdeploy import spending
 from dualdeploy.clock import Clock
-from dualdeploy.errors import CannotEverSucceed, UnknownRun
+from dualdeploy.errors import CannotEverSucceed, ResourceMissing, UnknownRun
 from dualdeploy.ledger import CALLED_OFF, Branch, Ledger, Run, State, Versioned, dataset_of
 from dualdeploy.training import TARGETS, Target
-from dualdeploy.vertex import RUN_LABEL, TARGET_LABEL, ResourceMissing, Vertex
+from dualdeploy.vertex import RUN_LABEL, TARGET_LABEL, Vertex
 
 log = logging.getLogger(__name__)
 

@@ -8,6 +8,11 @@ Cloud Run checks a token before the request comes here, and takes its signature 
 (https://cloud.google.com/run/docs/troubleshooting#signature-removed). Such a token is worth as much as the door that it
 came through: it is believed only where CLOUD_RUN_CHECKS_TOKENS says that this door exists. One that still has its
 signature was checked by nobody yet, and is verified here, with Google's certificates.
+
+A request may have two tokens. Cloud Run then checks X-Serverless-Authorization alone, and passes Authorization on as
+the caller wrote it (https://cloud.google.com/run/docs/authenticating/service-to-service): so the first is the token
+where it is present, and the second never counts beside it. No other header says who somebody is, with one exception:
+the console names the person who uses it, and is believed because Cloud Run checked that it is the console that calls.
 """
 
 from __future__ import annotations
@@ -30,8 +35,11 @@ _ISSUERS = frozenset({"https://accounts.google.com", "accounts.google.com"})
 _SKEW_SECONDS = 10.0
 #: A token serves for up to an hour and many deliveries: verified once, it is known again.
 _REMEMBERED_TOKENS = 64
-#: Identity-Aware Proxy states the person in a header, and calls as an account of its own, which nobody else can be.
-_PROXY_ACCOUNT = re.compile(r"service-\d+@gcp-sa-iap\.iam\.gserviceaccount\.com")
+#: Header, payload and signature, each in base64url: anything else, such as two tokens in one header, is not one token.
+_ONE_TOKEN = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
+#: The person who uses the console, as the console knows them.
+PERSON_HEADER = "X-Console-User"
+_PERSON = re.compile(r"[^\s@]+@[^\s@]+")
 _MAX_TOKEN_CHARACTERS = 8192
 
 
@@ -62,7 +70,8 @@ class Callers:
     """Knows from its headers who sent a request.
 
     `audiences` are the addresses (https://host, no path) that tokens for this service may name; a `*` stands for
-    letters of one label of the host. `event_senders` are the e-mail addresses of the accounts that may deliver events.
+    letters of one label of the host. `event_senders` are the e-mail addresses of the accounts that may deliver events,
+    `console` that of the account that the operators' console calls as.
     """
 
     def __init__(
@@ -72,12 +81,14 @@ class Callers:
         event_senders: Sequence[str],
         certificates: Certificates,
         cloud_run_checks_tokens: bool = False,
+        console: str = "",
         now: Callable[[], float] = time.time,
     ) -> None:
         self._audiences = [_audience_pattern(audience) for audience in audiences]
         self._event_senders = frozenset(event_senders)
         self._certificates = certificates
         self._cloud_run_checks_tokens = cloud_run_checks_tokens
+        self._console = console
         self._now = now
         self._known: dict[str, Mapping[str, Any]] = {}
 
@@ -89,6 +100,7 @@ class Callers:
             event_senders=_listed(settings.push_service_accounts),
             certificates=Certificates(settings.google_certs_url),
             cloud_run_checks_tokens=settings.cloud_run_checks_tokens,
+            console=settings.console_service_account,
         )
 
     def require_event_sender(self, headers: Headers) -> str:
@@ -116,8 +128,9 @@ class Callers:
         if token.is_fresh:
             # A person's token names gcloud as its audience; Cloud Run knows, and takes it. Nobody else does.
             self._require_audience(token)
-        if _PROXY_ACCOUNT.fullmatch(token.email):
-            return headers.get("X-Goog-Authenticated-User-Email", "").rpartition(":")[2][:200]
+        person = headers.get(PERSON_HEADER, "").strip()
+        if self._console and token.email == self._console and _PERSON.fullmatch(person):
+            return person[:200]
         return token.email[:200]
 
     def _require_audience(self, token: _Token) -> None:
@@ -177,12 +190,28 @@ def names_audience(audiences: str, address: str) -> bool:
 
 
 def _bearer(headers: Headers) -> str:
-    scheme, _, token = headers.get("Authorization", "").partition(" ")
+    """The token of a request, or nothing when it has none."""
+    serverless, usual = headers.get("X-Serverless-Authorization", ""), headers.get("Authorization", "")
+    if not serverless:
+        return _token(usual)
+    if _SIGNATURE_TAKEN_AWAY in usual:
+        # Cloud Run, which takes signatures away, did not look at this header.
+        raise CallerRefused(401, "Authorization has a token without signature beside X-Serverless-Authorization")
+    token = _token(serverless)
+    if not token:
+        raise CallerRefused(401, "X-Serverless-Authorization is not a bearer token")
+    return token
+
+
+def _token(header: str) -> str:
+    scheme, _, token = header.partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer":
         return ""
     if len(token) > _MAX_TOKEN_CHARACTERS:
         raise CallerRefused(401, f"the token has more than {_MAX_TOKEN_CHARACTERS} characters")
+    if not _ONE_TOKEN.fullmatch(token):
+        raise CallerRefused(401, "the token cannot be read: it is not a header, a payload and a signature")
     return token
 
 

@@ -12,12 +12,12 @@ import math
 import re
 import reprlib
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 from pydantic import Field
 
-from dualdeploy import cron, yaml_document
+from dualdeploy import cron, machines, yaml_document
 from dualdeploy.contracts.split import BY_NAMES, SplitRule
 from dualdeploy.errors import InvalidDatasetConfig, UnknownDataset
 from dualdeploy.object_store import ObjectMissing, ObjectStore
@@ -29,13 +29,13 @@ DATASET_NAME = re.compile(r"[a-z][a-z0-9-]{0,38}")
 #: Firebase ML refuses other display names (firebase_admin.ml, `_DISPLAY_NAME_PATTERN`).
 FIREBASE_NAME = r"^[A-Za-z0-9_-]{1,32}$"
 
-#: Vertex AI: an endpoint id given by the user begins with a letter and has at most 63 of `[a-z0-9-]`.
 #: Vertex AI's BigQueryDestination: a project, a data set of it, or a table of that; what is not given, Google makes.
 BIGQUERY_TABLE = r"^bq://[a-z][a-z0-9.:-]*(\.[A-Za-z0-9_]+){0,2}$"
 
 #: Email address of a service account.
 SERVICE_ACCOUNT = r"^[a-z0-9-]+@[a-z0-9.-]+\.gserviceaccount\.com$"
 
+#: Vertex AI: an endpoint id given by the user begins with a letter and has at most 63 of `[a-z0-9-]`.
 ENDPOINT_ID = r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$"
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -166,6 +166,18 @@ class Accelerator(_Section):
     count: int = Field(default=1, ge=1, le=16)
 
 
+_OnMachine = TypeVar("_OnMachine", bound="TargetTraining | Serving")
+
+
+def _on_a_machine(section: _OnMachine) -> _OnMachine:
+    """Refuse what Vertex AI would refuse after the data was validated, or after the training was paid for."""
+    accelerator = section.accelerator
+    asked = (accelerator.type, accelerator.count) if accelerator else ("", 0)
+    if fault := machines.table().fault(section.machine, *asked):
+        raise ValueError(fault)
+    return section
+
+
 class Recipe(_Section):
     """How the network learns; the same keys and defaults as `dualdeploy.training.Recipe`, which the trainer reads."""
 
@@ -198,7 +210,11 @@ class TargetTraining(_Section):
     accelerator: Accelerator | None = Accelerator()
     replicas: int = Field(default=1, ge=1, le=32)
     spot: bool = True
-    timeout: TimeLimit = 7200.0
+    timeout: Annotated[TimeLimit, Field(le=604800.0)] = 7200.0
+
+    @pydantic.model_validator(mode="after")
+    def _vertex_ai_has_the_machine(self) -> TargetTraining:
+        return _on_a_machine(self)
 
 
 class CloudTraining(TargetTraining):
@@ -416,6 +432,10 @@ class Serving(_Section):
             yield f"min_replicas: {self.min_replicas}: the least is 0 machines. Leave min_replicas out"
         if self.idle == "undeploy":
             yield "idle: undeploy: both say what happens while nobody asks. Leave one of them out"
+
+    @pydantic.model_validator(mode="after")
+    def _vertex_ai_has_the_machine(self) -> Serving:
+        return _on_a_machine(self)
 
     @pydantic.model_validator(mode="after")
     def _replicas_are_a_range(self) -> Serving:

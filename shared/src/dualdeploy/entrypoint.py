@@ -20,11 +20,13 @@ import flask
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from dualdeploy import clock as clocks
+from dualdeploy import health as healths
 from dualdeploy import logs
 from dualdeploy.callers import CallerRefused, Callers
 from dualdeploy.clock import Clock
 from dualdeploy.errors import CannotEverSucceed, MalformedEvent, RetryLater
 from dualdeploy.events import Envelope, unwrap
+from dualdeploy.health import Health
 from dualdeploy.ledger import Ledger, Rejected
 from dualdeploy.outcome import Outcome
 
@@ -52,8 +54,11 @@ class Receiver:
         project: str,
         callers: Callers,
         clock: Clock = clocks.utc_now,
+        health: Health | None = None,
     ) -> None:
+        """`health` is this process's own, unless a test has another one."""
         self._service = service
+        self._health = health or healths.PROCESS
         self._handlers = handlers
         self._callers = callers
         self._ledger = ledger
@@ -61,9 +66,9 @@ class Receiver:
         self._clock = clock
 
     def __call__(self, request: flask.Request) -> flask.Response:
-        """Handle one HTTP request. A GET of `/healthz` answers 200 without touching anything."""
+        """Handle one HTTP request. A GET of `/healthz` answers without touching anything."""
         if request.method == "GET" and request.path in ("/healthz", "/"):
-            return flask.jsonify(status="ok", service=self._service)
+            return health_page(self._service, self._health)
         if request.method != "POST":
             return _answer(405, "send events with POST")
         trace = logs.trace_field(request.headers.get("X-Cloud-Trace-Context", ""), self._project)
@@ -108,16 +113,20 @@ class Receiver:
     def _handle(self, name: str, envelope: Envelope) -> flask.Response:
         try:
             outcome = self._handlers[name](envelope)
-        except CannotEverSucceed as exc:
-            return self._reject(name, envelope, exc)
-        except RetryLater as exc:
-            log.warning("retry later: %s: %s", type(exc).__name__, exc)
-            return _answer(503, f"{type(exc).__name__}: {exc}", retry_after=True)
-        except Exception:  # the boundary: whatever it is, the sender must hear 500
-            log.exception("unexpected error while handling %s", name)
-            return _answer(500, "unexpected error; the log has it")
+        except Exception as exc:  # noqa: BLE001  # the boundary: whatever it is, the sender must hear of it
+            self._health.judge(exc)
+            return self._failed(name, envelope, exc)
         log.info("%s: %s", outcome.kind, outcome.message)
         return flask.Response(status=204)
+
+    def _failed(self, name: str, envelope: Envelope, exc: Exception) -> flask.Response:
+        if isinstance(exc, CannotEverSucceed):
+            return self._reject(name, envelope, exc)
+        if isinstance(exc, RetryLater):
+            log.warning("retry later: %s: %s", type(exc).__name__, exc)
+            return _answer(503, f"{type(exc).__name__}: {exc}", retry_after=True)
+        log.error("unexpected error while handling %s", name, exc_info=exc)
+        return _answer(500, "unexpected error; the log has it")
 
     def _unknown(self, name: str) -> flask.Response:
         # Not acknowledged: a subscription that points at the wrong place must end in the dead letters.
@@ -155,6 +164,13 @@ def _read_body(request: flask.Request) -> bytes | None:
     except RequestEntityTooLarge:
         return None
     return body if len(body) <= MAX_BODY_BYTES else None
+
+
+def health_page(service: str, health: Health) -> flask.Response:
+    """What `/healthz` of every service answers: 503 while the process cannot do its work."""
+    if health.fault:
+        return _answer(503, health.fault)
+    return flask.jsonify(status="ok", service=service)
 
 
 def _answer(status: int, message: str, *, retry_after: bool = False) -> flask.Response:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class DualDeployError(Exception):
     """Base of the two families; raise one of its children."""
 
 
 class RetryLater(DualDeployError):
-    """Nothing is wrong with the request: send it again. Answered 503, so Pub/Sub and Eventarc redeliver."""
+    """Nothing is wrong with the request: send it again. Answered 503, so Pub/Sub and Eventarc redeliver.
+
+    `patience` is for how many seconds a caller that is told this again and again goes on asking; when it was told so
+    for the first time stands in the document of what waits.
+    """
+
+    patience: ClassVar[float] = 86_400.0
 
 
 class CannotEverSucceed(DualDeployError):
@@ -19,8 +27,46 @@ class ServiceUnavailable(RetryLater):
     """A Google API answered 408, 429 or 5xx, or did not answer at all."""
 
 
-class SigningRefused(ServiceUnavailable):
-    """IAM does not let this service sign: the right is missing, or was given only minutes ago."""
+class NoCapacity(ServiceUnavailable):
+    """The region has no free machine of this kind, or the project's quota is in use."""
+
+
+class ModelAsleep(ServiceUnavailable):
+    """The model was scaled to zero; this request woke it, and is dropped. Ask again in some minutes."""
+
+
+class CredentialsUnavailable(ServiceUnavailable):
+    """This process has no credentials that Google takes; see `health` for when it gives up."""
+
+
+class AgentBeingProvisioned(ServiceUnavailable):
+    """Google is making the service agent that this call needs, as it does at the first use of an API."""
+
+    patience = 900.0
+
+
+class PermissionSpreads(ServiceUnavailable):
+    """A permission, an enabled API or a billing account is missing, or was given minutes ago and does not count yet.
+
+    Google has one answer for both, and the two can alternate while a grant spreads (about 2 minutes, sometimes 7 and
+    more): only time tells them apart. `permission` and `resource` are empty where Google does not name them.
+    Source: https://cloud.google.com/iam/docs/access-change-propagation
+    """
+
+    patience = 900.0
+
+    def __init__(self, message: str, *, permission: str = "", resource: str = "") -> None:
+        super().__init__(message)
+        self.permission = permission
+        self.resource = resource
+
+
+class SigningRefused(PermissionSpreads):
+    """IAM does not let this service sign as the account it was told to."""
+
+
+class ResourceConflict(RetryLater):
+    """The resource exists already, or is being changed at this moment. Look again, then decide."""
 
 
 class LeaseHeld(RetryLater):
@@ -60,4 +106,8 @@ class UnusableResult(CannotEverSucceed):
 
 
 class RejectedByGoogle(CannotEverSucceed):
-    """A Google API refused the request itself (400, 403, 404, 409 and the like): repeating cannot help."""
+    """A Google API refused the request itself: repeating cannot help."""
+
+
+class ResourceMissing(RejectedByGoogle):
+    """There is no such resource."""

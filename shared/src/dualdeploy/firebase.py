@@ -17,7 +17,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
+from dualdeploy import lazily
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable, SigningRefused
+from dualdeploy.google.calls import call
 
 Result = TypeVar("Result")
 
@@ -129,17 +131,17 @@ class FirebaseMlGateway:
 
         Source: projects.models.download of https://firebaseml.googleapis.com/$discovery/rest?version=v1beta2
         """
-        import requests  # noqa: PLC0415
-
+        requests = lazily.load("requests")
         service = self._ml()._get_ml_service(None)
 
         def fetched() -> bytes:
             offer = service._client.body("get", url=f"models/{model.id}:download")
             response = requests.get(offer["downloadUri"], timeout=self._call_timeout)
             response.raise_for_status()
-            if len(response.content) != int(offer["sizeBytes"]):
-                raise ServiceUnavailable(f"{model.display_name} came as {len(response.content)} bytes: cut short")
-            return response.content
+            content: bytes = response.content
+            if len(content) != int(offer["sizeBytes"]):
+                raise ServiceUnavailable(f"{model.display_name} came as {len(content)} bytes: cut short")
+            return content
 
         return _call(f"download {model.display_name}", fetched)
 
@@ -158,11 +160,9 @@ class FirebaseMlGateway:
 
     @functools.cached_property
     def _module(self) -> Any:
-        import firebase_admin  # noqa: PLC0415
-
+        firebase_admin = lazily.load("firebase_admin")
         with _without_tensorflow():
-            from firebase_admin import ml  # noqa: PLC0415
-
+            ml = lazily.load("firebase_admin.ml")
         if self._emulator_host:
             # The SDK reads no variable for this; both are class attributes, read on first use.
             ml._MLService.PROJECT_URL = f"http://{self._emulator_host}/v1beta2/projects/{{0}}/"
@@ -200,9 +200,9 @@ def _without_tensorflow() -> Iterator[None]:
 
 
 def _wrapped(credential: Callable[[], Any]) -> Any:
-    from firebase_admin import credentials  # noqa: PLC0415
+    base: Any = lazily.load("firebase_admin.credentials").Base
 
-    class Wrapped(credentials.Base):  # type: ignore[misc]  # the SDK has no types
+    class Wrapped(base):  # type: ignore[misc]  # the SDK has no types
         """What the SDK wants: something that gives a google.auth credential."""
 
         def get_credential(self) -> Any:
@@ -213,10 +213,8 @@ def _wrapped(credential: Callable[[], Any]) -> Any:
 
 @functools.cache
 def _reader(project: str) -> Any:
-    import google.auth  # noqa: PLC0415
-
     # People's own credentials name no project to count the calls against.
-    return google.auth.default(scopes=_SCOPES, quota_project_id=project)[0]
+    return lazily.load("google.auth").default(scopes=_SCOPES, quota_project_id=project)[0]
 
 
 def credential_of_key(key: bytes) -> Any:
@@ -224,10 +222,10 @@ def credential_of_key(key: bytes) -> Any:
 
     Raises RejectedByGoogle for what is no such key, without a word of what is in it.
     """
-    from google.oauth2 import service_account  # noqa: PLC0415
-
     try:
-        return service_account.Credentials.from_service_account_info(json.loads(key), scopes=_SCOPES)
+        return lazily.load("google.oauth2.service_account").Credentials.from_service_account_info(
+            json.loads(key), scopes=_SCOPES
+        )
     except (ValueError, TypeError, AttributeError) as exc:
         # Not `from exc`: a parser's error quotes what it parsed.
         raise RejectedByGoogle(
@@ -237,16 +235,14 @@ def credential_of_key(key: bytes) -> Any:
 
 @functools.cache
 def _impersonating_signer(signer: str) -> Any:
-    import google.auth  # noqa: PLC0415
-    import google.auth.transport.requests  # noqa: PLC0415
-    from google.auth import credentials, impersonated_credentials  # noqa: PLC0415
-
-    source, _ = google.auth.default(scopes=_SCOPES)
-    if isinstance(source, credentials.Signing) and not signer:
+    signing = lazily.load("google.auth.credentials").Signing
+    impersonated: Any = lazily.load("google.auth.impersonated_credentials").Credentials
+    source, _ = lazily.load("google.auth").default(scopes=_SCOPES)
+    if isinstance(source, signing) and not signer:
         return source
     if not signer:
         # Only after a refresh does the metadata server's credential know whose it is.
-        source.refresh(google.auth.transport.requests.Request())
+        source.refresh(lazily.load("google.auth.transport.requests").Request())
         signer = getattr(source, "service_account_email", "")
     if "@" not in signer:
         raise RejectedByGoogle(
@@ -254,7 +250,7 @@ def _impersonating_signer(signer: str) -> Any:
             " roles/iam.serviceAccountTokenCreator on itself"
         )
 
-    class Impersonation(impersonated_credentials.Credentials):  # type: ignore[misc]  # google.auth is half typed
+    class Impersonation(impersonated):  # type: ignore[misc]  # google.auth is half typed
         """Tells a right that is missing from an IAM that does not answer: the library has one error for both."""
 
         def refresh(self, request: Any) -> None:
@@ -271,11 +267,9 @@ def _impersonating_signer(signer: str) -> Any:
 @contextlib.contextmanager
 def _explained(source: Any, signer: str) -> Iterator[None]:
     """Raise SigningRefused, with the command that mends it, for IAM's PERMISSION_DENIED."""
-    import google.auth.exceptions  # noqa: PLC0415
-
     try:
         yield
-    except google.auth.exceptions.GoogleAuthError as exc:
+    except lazily.load("google.auth.exceptions").GoogleAuthError as exc:
         # IAM's answer comes as a text of the error; the status in it is one of google.rpc.Code.
         if "PERMISSION_DENIED" not in str(exc):
             raise
@@ -283,15 +277,19 @@ def _explained(source: Any, signer: str) -> Iterator[None]:
         member = account if "@" in account else signer
         raise SigningRefused(
             f"IAM does not let {member} sign as {signer}: gcloud iam service-accounts add-iam-policy-binding {signer}"
-            f" --member=serviceAccount:{member} --role=roles/iam.serviceAccountTokenCreator ({exc})"
+            f" --member=serviceAccount:{member} --role=roles/iam.serviceAccountTokenCreator ({exc})",
+            permission="iam.serviceAccounts.signBlob",
+            resource=signer,
         ) from exc
 
 
 @functools.cache
 def _emulator_signer() -> Any:
-    from google.auth import credentials  # noqa: PLC0415
+    credentials = lazily.load("google.auth.credentials")
+    base: Any = credentials.Credentials
+    signing: Any = credentials.Signing
 
-    class EmulatorSigner(credentials.Credentials, credentials.Signing):  # type: ignore[misc]
+    class EmulatorSigner(base, signing):  # type: ignore[misc]
         """Signs nothing of worth: an emulator checks no signature."""
 
         signer_email = "emulator@localhost"
@@ -327,33 +325,9 @@ def _model(model: Any) -> FirebaseModel:
     )
 
 
-def _call(what: str, call: Callable[[], Result]) -> Result:
-    import firebase_admin.exceptions as firebase_errors  # noqa: PLC0415
-    import google.auth.exceptions  # noqa: PLC0415
-    import requests.exceptions  # noqa: PLC0415
-
-    transient = (
-        firebase_errors.UnavailableError,
-        firebase_errors.ResourceExhaustedError,
-        firebase_errors.DeadlineExceededError,
-        firebase_errors.InternalError,
-        firebase_errors.AbortedError,
-        firebase_errors.ConflictError,
-        # Created by an earlier try whose answer was lost: the next try finds it by its name.
-        firebase_errors.AlreadyExistsError,
-        firebase_errors.UnknownError,
-        # The metadata server, or the one that signs for us, did not answer.
-        google.auth.exceptions.TransportError,
-        google.auth.exceptions.RefreshError,
-        requests.exceptions.RequestException,
-    )
+def _call(what: str, function: Callable[[], Result]) -> Result:
     try:
-        return call()
-    except requests.exceptions.HTTPError as exc:
-        if exc.response.status_code in (408, 429) or exc.response.status_code >= 500:
-            raise ServiceUnavailable(f"Firebase ML, {what}: {exc}") from exc
-        raise RejectedByGoogle(f"Firebase ML refused to {what}: {exc}") from exc
-    except transient as exc:
-        raise ServiceUnavailable(f"Firebase ML, {what}: {exc}") from exc
-    except (firebase_errors.FirebaseError, ValueError) as exc:
-        raise RejectedByGoogle(f"Firebase ML refused to {what}: {exc}") from exc
+        return call(f"Firebase ML, {what}", function)
+    except ValueError as exc:
+        # What the SDK itself takes for no valid name, tag or file.
+        raise RejectedByGoogle(f"Firebase ML, {what}: {exc}") from exc

@@ -12,7 +12,8 @@ import functools
 import math
 from typing import Any, Protocol
 
-from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
+from dualdeploy import lazily
+from dualdeploy.google.calls import call
 
 #: Seconds that one call may take.
 CALL_TIMEOUT = 15.0
@@ -39,7 +40,7 @@ class Served:
 
 
 class Monitoring(Protocol):
-    """`testing.FakeMonitoring` is the other implementation. Raises ServiceUnavailable or RejectedByGoogle."""
+    """`testing.FakeMonitoring` is the other implementation. Raises what `google.errors` makes of the answer."""
 
     def served(
         self, endpoint_id: str, deployed_id: str, *, since: datetime.datetime, until: datetime.datetime
@@ -58,10 +59,10 @@ class MonitoringGateway:
         self, endpoint_id: str, deployed_id: str, *, since: datetime.datetime, until: datetime.datetime
     ) -> Served:
         """All traffic of one deployed model between two moments, a period of at least a minute."""
-        from google.cloud.monitoring_v3 import Aggregation  # noqa: PLC0415
+        types = lazily.load("google.cloud.monitoring_v3.types")
 
         def ask(metric: str, aligner: Any, reducer: Any) -> list[float]:
-            aggregation = Aggregation(
+            aggregation = types.Aggregation(
                 # Whole minutes; one more than the period has, so that all of it falls into one.
                 alignment_period=datetime.timedelta(seconds=SHORTEST_PERIOD * _minutes(since, until)),
                 per_series_aligner=aligner,
@@ -70,7 +71,7 @@ class MonitoringGateway:
             series = self._list(metric, endpoint_id, deployed_id, aggregation, since=since, until=until)
             return [_number(point.value) for each in series for point in each.points]
 
-        aligners, reducers = Aggregation.Aligner, Aggregation.Reducer
+        aligners, reducers = types.Aggregation.Aligner, types.Aggregation.Reducer
         # Latencies come in kinds (of the model, of what is around it): the slowest kind counts, in milliseconds.
         latencies = ask("prediction_latencies", aligners.ALIGN_PERCENTILE_95, reducers.REDUCE_MAX)
         return Served(
@@ -89,49 +90,35 @@ class MonitoringGateway:
         since: datetime.datetime,
         until: datetime.datetime,
     ) -> list[Any]:
-        from google.cloud.monitoring_v3 import ListTimeSeriesRequest, TimeInterval  # noqa: PLC0415
-
+        types = lazily.load("google.cloud.monitoring_v3.types")
         wanted = (
             f'metric.type = "{_METRICS}/{metric}" AND resource.type = "aiplatform.googleapis.com/Endpoint"'
             f' AND resource.labels.endpoint_id = "{endpoint_id}" AND metric.labels.deployed_model_id = "{deployed_id}"'
         )
-        request = ListTimeSeriesRequest(
+        request = types.ListTimeSeriesRequest(
             name=f"projects/{self._project}",
             filter=wanted,
-            interval=TimeInterval(start_time=since, end_time=until),
+            interval=types.TimeInterval(start_time=since, end_time=until),
             aggregation=aggregation,
-            view=ListTimeSeriesRequest.TimeSeriesView.FULL,
+            view=types.ListTimeSeriesRequest.TimeSeriesView.FULL,
         )
         return self._call(f"list {metric} of {deployed_id}", request)
 
     def _call(self, what: str, request: Any) -> list[Any]:
-        import google.api_core.exceptions as google_errors  # noqa: PLC0415
-        import google.auth.exceptions  # noqa: PLC0415
-
-        try:
+        def listed() -> list[Any]:
             # Not repeated: whoever asks does so again at the next tick.
             return list(self._client.list_time_series(request=request, timeout=self._call_timeout, retry=None))
-        except google_errors.TooManyRequests as exc:
-            raise ServiceUnavailable(f"Cloud Monitoring, {what}: {exc.message}") from exc
-        except google_errors.ClientError as exc:
-            raise RejectedByGoogle(f"Cloud Monitoring refused to {what}: {exc.message}") from exc
-        except (google_errors.GoogleAPICallError, google.auth.exceptions.GoogleAuthError) as exc:
-            raise ServiceUnavailable(f"Cloud Monitoring, {what}: {exc}") from exc
+
+        return call(f"Cloud Monitoring, {what}", listed)
 
     @functools.cached_property
     def _client(self) -> Any:
-        from google.cloud.monitoring_v3 import MetricServiceClient  # noqa: PLC0415
-
+        monitoring = lazily.load("google.cloud.monitoring_v3")
         if not self._emulator_host:
-            return MetricServiceClient()
-        import grpc  # noqa: PLC0415
-        from google.cloud.monitoring_v3.services.metric_service.transports import (  # noqa: PLC0415
-            MetricServiceGrpcTransport,
-        )
-
-        return MetricServiceClient(
-            transport=MetricServiceGrpcTransport(channel=grpc.insecure_channel(self._emulator_host))
-        )
+            return monitoring.MetricServiceClient()
+        transports = lazily.load("google.cloud.monitoring_v3.services.metric_service.transports")
+        channel = lazily.load("grpc").insecure_channel(self._emulator_host)
+        return monitoring.MetricServiceClient(transport=transports.MetricServiceGrpcTransport(channel=channel))
 
 
 def _minutes(since: datetime.datetime, until: datetime.datetime) -> int:

@@ -14,7 +14,10 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NewType, Protocol, TypeVar
 
-from dualdeploy.errors import DualDeployError, RejectedByGoogle, ServiceUnavailable
+from dualdeploy import lazily
+from dualdeploy.errors import DualDeployError, PermissionSpreads, RejectedByGoogle
+from dualdeploy.google.calls import call
+from dualdeploy.read_ahead import Pipe, ReadAhead
 
 if TYPE_CHECKING:
     from google.cloud import storage
@@ -30,11 +33,18 @@ ABSENT: Final = Generation(0)
 CALL_TIMEOUT = 10.0
 RETRY_DEADLINE = 25.0
 
+#: Requests that one process may have under way at a time without opening a connection for each.
+CONNECTIONS = 32
+
 Result = TypeVar("Result")
 
 
 class ObjectMissing(DualDeployError):
     """There is no object of this name (or not at this generation)."""
+
+
+class RangeIsEmpty(DualDeployError):
+    """The object ends before the bytes that were asked for."""
 
 
 class GenerationChanged(DualDeployError):
@@ -59,7 +69,7 @@ class ObjectSummary:
 
 
 class ObjectStore(Protocol):
-    """A bucket. Every method raises ServiceUnavailable when Cloud Storage does not answer usefully."""
+    """A bucket. Besides what each method names, it raises what `google.errors` makes of Cloud Storage's answer."""
 
     def uri(self, name: str) -> str:
         """`gs://bucket/name`."""
@@ -67,8 +77,12 @@ class ObjectStore(Protocol):
     def read(self, name: str) -> StoredObject:
         """The current content. Raises ObjectMissing."""
 
-    def open(self, name: str, *, generation: Generation) -> BinaryIO:
-        """A stream over exactly this generation. Raises ObjectMissing when it is gone."""
+    def open(self, name: str, *, generation: Generation, length: int | None = None) -> BinaryIO:
+        """A stream over exactly this generation, or its first `length` bytes, as they are stored.
+
+        Nothing is decompressed (`Content-Encoding: gzip`), so that bytes, sizes and checksums are those of a listing.
+        The bytes may be fetched ahead of the reader. Raises ObjectMissing, here or at the first read, when it is gone.
+        """
 
     def put(
         self,
@@ -122,10 +136,23 @@ class GcsObjectStore:
         # The generation of the response that carried the data, so both belong together.
         return StoredObject(data, Generation(int(blob.generation)))
 
-    def open(self, name: str, *, generation: Generation) -> BinaryIO:
-        blob = self._bucket().blob(name, generation=int(generation))
-        reader = _call(name, lambda: blob.open("rb", chunk_size=8 << 20, **self._patience()))
-        return _NamedErrors(reader, name)  # type: ignore[return-value]  # it quacks for readers of bytes
+    def open(self, name: str, *, generation: Generation, length: int | None = None) -> BinaryIO:
+        blob, patience = self._bucket().blob(name, generation=int(generation)), self._patience()
+
+        def fetch(start: int, pipe: Pipe) -> None:
+            if length is not None and start >= length:
+                return
+            # One request for all of it: raw, and without the client's checksum, which is that of the whole object.
+            wanted = {"start": start or None, "end": None if length is None else length - 1}
+            try:
+                _call(
+                    name,
+                    lambda: blob.download_to_file(pipe, raw_download=True, checksum=None, **wanted, **patience),
+                )
+            except RangeIsEmpty:
+                return
+
+        return ReadAhead(fetch)  # type: ignore[return-value]  # it quacks for readers of bytes
 
     def put(
         self,
@@ -150,17 +177,17 @@ class GcsObjectStore:
                     **self._patience(),
                 ),
             )
-        except (GenerationChanged, RejectedByGoogle) as refused:
+        except (GenerationChanged, PermissionSpreads, RejectedByGoogle) as refused:
             # Who may create and not replace (roles/storage.objectCreator) is refused for the lack of
             # storage.objects.delete where something is already; which Cloud Storage looks at first is not documented.
-            if isinstance(refused, RejectedByGoogle) and expect != ABSENT:
+            if not isinstance(refused, GenerationChanged) and expect != ABSENT:
                 raise
             return self._holding(name, data, refused)
         return Generation(int(blob.generation))
 
-    def _holding(self, name: str, data: bytes, refused: GenerationChanged | RejectedByGoogle) -> Generation:
+    def _holding(self, name: str, data: bytes, refused: DualDeployError) -> Generation:
         """The generation that holds just these bytes after all; raises what `refused` turns out to mean."""
-        is_about_permission = isinstance(refused, RejectedByGoogle)
+        is_about_permission = not isinstance(refused, GenerationChanged)
         try:
             current = self.read(name)
         except ObjectMissing:
@@ -205,76 +232,50 @@ class GcsObjectStore:
         return self._bucket().blob(name)
 
     def _patience(self) -> dict[str, Any]:
-        from google.cloud.storage.retry import DEFAULT_RETRY  # noqa: PLC0415
-
+        default = lazily.load("google.cloud.storage.retry").DEFAULT_RETRY
         # Safe to repeat: every write carries a generation, so a repetition cannot overwrite somebody else's.
-        retry = DEFAULT_RETRY.with_timeout(self._retry_deadline).with_delay(initial=0.2, maximum=5.0)
+        retry = default.with_timeout(self._retry_deadline).with_delay(initial=0.2, maximum=5.0)
         return {"timeout": self._call_timeout, "retry": retry}
 
 
-def open_content(store: ObjectStore, name: str, *, generation: Generation, crc32c: str) -> BinaryIO:
+def open_content(
+    store: ObjectStore, name: str, *, generation: Generation, crc32c: str, length: int | None = None
+) -> BinaryIO:
     """A stream over the object at `generation`, or over a later generation that holds the very same bytes.
 
     Uploading the same file again gives it a new generation and, in a bucket without versioning, takes the old one away;
     what was recorded of the data is true nevertheless. `crc32c` as Cloud Storage gives it (base64). Raises
     ObjectMissing, at opening or at the first read, when those bytes are gone.
     """
-    return _SameContent(store, name, generation, crc32c)  # type: ignore[return-value]  # it quacks
+    return _SameContent(store, name, generation, crc32c, length)  # type: ignore[return-value]  # it quacks
 
 
 class _SameContent(io.RawIOBase):
-    """Opens at the first read, so that the common case costs no call of its own."""
+    """Takes the recorded generation, and looks for another with the same bytes only when that one is gone."""
 
-    def __init__(self, store: ObjectStore, name: str, generation: Generation, crc32c: str) -> None:
+    def __init__(self, store: ObjectStore, name: str, generation: Generation, crc32c: str, length: int | None) -> None:
         self._store = store
         self._name = name
-        self._generation = generation
         self._crc32c = crc32c
-        self._stream: BinaryIO | None = None
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        if self._stream is None:
-            return self._first_read(size)
-        return self._stream.read(size)
-
-    def readinto(self, buffer: Any) -> int:
-        """For `io.BufferedReader`, which calls only this."""
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed and self._stream is not None:
-            self._stream.close()
-        super().close()
-
-    def _first_read(self, size: int) -> bytes:
+        self._length = length
+        self._is_at_the_start = True
         try:
-            self._stream = self._store.open(self._name, generation=self._generation)
-            return self._stream.read(size)
+            self._stream = store.open(name, generation=generation, length=length)
         except ObjectMissing:
-            same = [each for each in self._store.list(self._name) if each.name == self._name]
-            if not same or not self._crc32c or same[0].crc32c != self._crc32c:
-                raise
-            self._stream = self._store.open(self._name, generation=same[0].generation)
-            return self._stream.read(size)
-
-
-class _NamedErrors(io.RawIOBase):
-    """A stream whose failures are ours: a shard that vanishes half-way is ObjectMissing, not Google's NotFound."""
-
-    def __init__(self, reader: Any, name: str) -> None:
-        self._reader = reader
-        self._name = name
+            self._stream = self._same_bytes()
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
-        data: bytes = _call(self._name, lambda: self._reader.read(size))
+        try:
+            data = self._stream.read(size)
+        except ObjectMissing:
+            if not self._is_at_the_start:
+                raise
+            self._stream = self._same_bytes()
+            data = self._stream.read(size)
+        self._is_at_the_start = False
         return data
 
     def readinto(self, buffer: Any) -> int:
@@ -285,8 +286,15 @@ class _NamedErrors(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
-            self._reader.close()
+            self._stream.close()
         super().close()
+
+    def _same_bytes(self) -> BinaryIO:
+        self._is_at_the_start = False
+        same = [each for each in self._store.list(self._name) if each.name == self._name]
+        if not same or not self._crc32c or same[0].crc32c != self._crc32c:
+            raise ObjectMissing(f"{self._name} is gone as it was recorded")
+        return self._store.open(self._name, generation=same[0].generation, length=self._length)
 
 
 _client_lock = threading.Lock()
@@ -294,9 +302,12 @@ _client_lock = threading.Lock()
 
 @functools.cache
 def _build_client() -> storage.Client:
-    from google.cloud import storage  # noqa: PLC0415  # 0.3 s that an ignored event must not pay
-
-    return storage.Client()
+    client: storage.Client = lazily.load("google.cloud.storage").Client()
+    # Connections that are kept: with the default of ten, each of more requests at a time would pay for a handshake.
+    adapter = lazily.load("requests.adapters").HTTPAdapter
+    for scheme in ("https://", "http://"):
+        client._http.mount(scheme, adapter(pool_maxsize=CONNECTIONS))
+    return client
 
 
 def shared_client() -> storage.Client:
@@ -305,33 +316,6 @@ def shared_client() -> storage.Client:
         return _build_client()
 
 
-def _call(name: str, call: Callable[[], Result]) -> Result:
-    import google.api_core.exceptions as google_errors  # noqa: PLC0415
-    import google.auth.exceptions  # noqa: PLC0415
-    import requests.exceptions  # noqa: PLC0415
-
-    no_answer = (
-        requests.exceptions.RequestException,
-        ConnectionError,
-        TimeoutError,
-        # The metadata server, which gives out tokens, did not answer.
-        google.auth.exceptions.TransportError,
-        google.auth.exceptions.RefreshError,
-        # Nor did it when it was asked whether it is there; on a laptop the message says how to log in.
-        google.auth.exceptions.DefaultCredentialsError,
-    )
-    try:
-        return call()
-    except google_errors.NotFound as exc:
-        raise ObjectMissing(f"{name}: {exc.message}") from exc
-    except google_errors.PreconditionFailed as exc:
-        raise GenerationChanged(f"{name}: {exc.message}") from exc
-    except (google_errors.TooManyRequests, google_errors.RetryError) as exc:
-        raise ServiceUnavailable(f"Cloud Storage, {name}: {exc}") from exc
-    except google_errors.ClientError as exc:
-        raise RejectedByGoogle(f"Cloud Storage refused {name}: {exc.message}") from exc
-    except google_errors.GoogleAPICallError as exc:
-        # 5xx, and 408, for which google.api_core has no class.
-        raise ServiceUnavailable(f"Cloud Storage, {name}: {exc}") from exc
-    except no_answer as exc:
-        raise ServiceUnavailable(f"Cloud Storage did not answer for {name}: {exc}") from exc
+def _call(name: str, function: Callable[[], Result]) -> Result:
+    meanings = {404: ObjectMissing, 412: GenerationChanged, 416: RangeIsEmpty}
+    return call(f"Cloud Storage, {name}", function, meanings=meanings)

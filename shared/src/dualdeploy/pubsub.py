@@ -7,7 +7,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
+from dualdeploy import lazily
+from dualdeploy.google.calls import call
 
 if TYPE_CHECKING:
     from google.cloud import pubsub_v1
@@ -20,7 +21,7 @@ class Publisher(Protocol):
     """Sends one message to a topic of the project and waits until it is accepted."""
 
     def publish(self, topic: str, data: bytes, attributes: Mapping[str, str]) -> str:
-        """Returns the message id. Raises ServiceUnavailable or RejectedByGoogle."""
+        """Returns the message id. Raises what `google.errors` makes of Pub/Sub's answer."""
 
     def publish_all(self, topic: str, messages: Sequence[tuple[bytes, Mapping[str, str]]]) -> None:
         """Send many messages (data, attributes) and wait until all are accepted; raises as `publish` does, and then
@@ -36,29 +37,18 @@ class PubSubPublisher:
         self._lock = threading.Lock()
 
     def publish(self, topic: str, data: bytes, attributes: Mapping[str, str]) -> str:
-        import google.api_core.exceptions as google_errors  # noqa: PLC0415
-        from google.api_core.retry import Retry  # noqa: PLC0415
-
-        with self._lock:
-            client = self._client
-        path = client.topic_path(self._project, topic)
-        try:
-            future = client.publish(
-                path, data, retry=Retry(timeout=self._timeout), timeout=self._timeout / 2, **attributes
-            )
+        def published() -> str:
+            with self._lock:
+                client = self._client
+            path = client.topic_path(self._project, topic)
+            retry = lazily.load("google.api_core.retry").Retry(timeout=self._timeout)
+            future = client.publish(path, data, retry=retry, timeout=self._timeout / 2, **attributes)
             # Without this the message may never have left: publish() only queues it.
             return str(future.result(timeout=self._timeout + 5))
-        except (google_errors.ServerError, google_errors.TooManyRequests, google_errors.RetryError) as exc:
-            raise ServiceUnavailable(f"Pub/Sub did not accept a message for {topic}: {exc}") from exc
-        except (google_errors.Aborted, google_errors.Cancelled) as exc:
-            raise ServiceUnavailable(f"Pub/Sub aborted a message for {topic}: {exc}") from exc
-        except google_errors.GoogleAPICallError as exc:
-            raise RejectedByGoogle(f"Pub/Sub refused a message for {topic}: {exc}") from exc
-        except TimeoutError as exc:
-            raise ServiceUnavailable(f"Pub/Sub did not answer for {topic}") from exc
+
+        return call(f"Pub/Sub, a message for {topic}", published)
 
     @functools.cached_property
     def _client(self) -> pubsub_v1.PublisherClient:
-        from google.cloud import pubsub_v1  # noqa: PLC0415  # 0.4 s that a service which never publishes must not pay
-
-        return pubsub_v1.PublisherClient()
+        client: pubsub_v1.PublisherClient = lazily.load("google.cloud.pubsub_v1").PublisherClient()
+        return client

@@ -14,20 +14,23 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from dualdeploy.errors import DualDeployError, RejectedByGoogle, ServiceUnavailable
+from dualdeploy import lazily
+from dualdeploy.errors import DualDeployError, ServiceUnavailable
+from dualdeploy.google.calls import call
 
 #: Seconds that one HTTP call may take.
 CALL_TIMEOUT = 20.0
 
 _SCOPES = ("https://www.googleapis.com/auth/firebase.remoteconfig",)
 _HOST = "https://firebaseremoteconfig.googleapis.com"
-#: Somebody else published meanwhile: 412 is what the reference names, 409 what such services answer under contention.
-_CHANGED = (409, 412)
-_PASSING = (408, 429)
 
 
 class TemplateChanged(DualDeployError):
     """The template is not at the ETag that the write expected: read again, decide again."""
+
+
+#: Somebody else published meanwhile: 412 is what the reference names, 409 what such services answer under contention.
+_MEANINGS = {409: TemplateChanged, 412: TemplateChanged}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Template:
 class RemoteConfig(Protocol):
     """One project's template; `testing.FakeRemoteConfig` is the other implementation.
 
-    Every method raises ServiceUnavailable when Google does not answer usefully, RejectedByGoogle when it refuses.
+    Besides what each method names, it raises what `google.errors` makes of Google's answer.
     """
 
     def read(self) -> Template:
@@ -74,36 +77,25 @@ class RemoteConfigGateway:
         return self._call("PUT", data=body, headers=headers)
 
     def _call(self, method: str, **arguments: Any) -> Template:
-        import google.auth.exceptions  # noqa: PLC0415  # an event that reads no template must not pay for it
-        import requests.exceptions  # noqa: PLC0415
+        subject = f"Remote Config, {method} of the template"
 
-        what = f"Remote Config, {method} of the template"
-        try:
-            # A session is not made for several threads.
+        def answer() -> Any:
+            # A session is not made for several threads. The body is read inside: its end may never come.
             with self._lock:
                 response = self._session.request(method, self._url, timeout=self._timeout, **arguments)
-            text = response.text
-        except google.auth.exceptions.DefaultCredentialsError as exc:
-            raise RejectedByGoogle(f"{what}: {exc}") from exc
-        except (requests.exceptions.RequestException, google.auth.exceptions.GoogleAuthError) as exc:
-            raise ServiceUnavailable(f"{what}: {exc}") from exc
-        if response.ok:
-            return _template(text, response.headers.get("ETag", ""), what)
-        message = f"{what}: {response.status_code} {_reason(text)}"
-        if response.status_code in _CHANGED:
-            raise TemplateChanged(message)
-        if response.status_code in _PASSING or response.status_code >= 500:
-            raise ServiceUnavailable(message)
-        raise RejectedByGoogle(message)
+                response.raise_for_status()
+            return response
+
+        response = call(subject, answer, meanings=_MEANINGS)
+        return _template(response.text, response.headers.get("ETag", ""), subject)
 
     @functools.cached_property
     def _session(self) -> Any:
-        import google.auth  # noqa: PLC0415
-        from google.auth.credentials import AnonymousCredentials  # noqa: PLC0415
-        from google.auth.transport.requests import AuthorizedSession  # noqa: PLC0415
-
-        credentials = AnonymousCredentials() if self._emulated else google.auth.default(scopes=_SCOPES)[0]
-        return AuthorizedSession(credentials)
+        if self._emulated:
+            credentials = lazily.load("google.auth.credentials").AnonymousCredentials()
+        else:
+            credentials = lazily.load("google.auth").default(scopes=_SCOPES)[0]
+        return lazily.load("google.auth.transport.requests").AuthorizedSession(credentials)
 
 
 def _template(text: str, etag: str, what: str) -> Template:
@@ -114,11 +106,3 @@ def _template(text: str, etag: str, what: str) -> Template:
     if not isinstance(document, dict) or not etag:
         raise ServiceUnavailable(f"{what}: the answer is no template with an ETag")
     return Template(document, etag)
-
-
-def _reason(text: str) -> str:
-    """Google's own words, out of its error envelope."""
-    try:
-        return str(json.loads(text)["error"]["message"])
-    except (ValueError, LookupError, TypeError):
-        return text[:200]

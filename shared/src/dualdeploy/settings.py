@@ -1,7 +1,8 @@
 """Configuration of a process: read once from the environment into a frozen object.
 
-A service declares what it reads as a frozen dataclass whose fields are made by `setting`. `load` reports every
-missing or wrong name together, so that a deployment is mended in one go. Order: explicit > environment > default.
+A service declares what it reads as a frozen dataclass whose fields are made by `setting`; a choice among words is a
+Literal. `load` reports every missing or wrong name together, so that a deployment is mended in one go. Order:
+explicit > environment > default.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import dataclasses
 import math
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from dualdeploy.certificates import GOOGLE_CERTS_URL
 from dualdeploy.errors import DualDeployError
@@ -76,6 +77,10 @@ def load(kind: type[Settings], environ: Mapping[str, str], **explicit: Any) -> S
 
 
 def _parse(text: str, kind: Any, *, minimum: float | None) -> Any:
+    if typing.get_origin(kind) is Literal:
+        if text not in typing.get_args(kind):
+            raise ValueError(f"must be one of {', '.join(typing.get_args(kind))}")
+        return text
     if kind is bool:
         if text.lower() not in ("true", "false"):
             raise ValueError("must be true or false")
@@ -116,6 +121,11 @@ class CloudSettings:
         "CLOUD_RUN_CHECKS_TOKENS",
         "true where only who may invoke this Cloud Run service gets in: its tokens come checked and without signature",
         default=False,
+    )
+    console_service_account: str = setting(
+        "CONSOLE_SERVICE_ACCOUNT",
+        "e-mail address of the account that the operators' console calls as; it is believed whom it acts for",
+        default="",
     )
     google_certs_url: str = setting(
         "GOOGLE_CERTS_URL", "where Google's certificates for identity tokens are", default=GOOGLE_CERTS_URL

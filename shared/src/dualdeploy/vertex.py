@@ -15,7 +15,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from dualdeploy.errors import RejectedByGoogle, RetryLater, ServiceUnavailable
+from dualdeploy import lazily
+from dualdeploy.errors import DualDeployError, RejectedByGoogle, ResourceMissing
+from dualdeploy.google import errors as google_errors
+from dualdeploy.google.calls import call
 
 #: Seconds that one HTTP call may take, and seconds after which a failed reading call is not repeated any more.
 CALL_TIMEOUT = 15.0
@@ -29,12 +32,6 @@ DATASET_LABEL = "dualdeploy_dataset"
 #: Digest of the data, and commit of the code that brought it out: for people who look into the registry.
 SNAPSHOT_LABEL = "dualdeploy_snapshot"
 REVISION_LABEL = "dualdeploy_revision"
-
-#: What Vertex AI says when another operation on the same resource is not finished.
-_BUSY = "other operations running"
-
-#: What it answers (429) while a model that was scaled to zero gets its machine.
-_NOT_READY = "not yet ready for inference"
 
 Result = TypeVar("Result")
 
@@ -58,18 +55,6 @@ OUTCOME_BY_STATE: Mapping[str, JobOutcome] = {
 }
 
 
-class ResourceConflict(RetryLater):
-    """409: the resource exists already, or somebody changes it at this moment. Look again, then decide."""
-
-
-class ResourceMissing(RejectedByGoogle):
-    """404: there is no such resource."""
-
-
-class ModelAsleep(ServiceUnavailable):
-    """429: the model was scaled to zero; this request woke it, and is dropped. Ask again in some minutes."""
-
-
 @dataclasses.dataclass(frozen=True)
 class CustomJobSpec:
     """So many `replicas` of one training container, on machines of one kind. `timeout` in seconds."""
@@ -91,12 +76,13 @@ class CustomJobSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """`state` is Vertex AI's own name; times are None until they happened."""
+    """`state` is Vertex AI's own name; times are None until they happened; `error_code` is one of google.rpc."""
 
     name: str
     state: str
     labels: Mapping[str, str]
     error: str = ""
+    error_code: int = 0
     created: datetime.datetime | None = None
     started: datetime.datetime | None = None
     ended: datetime.datetime | None = None
@@ -104,6 +90,10 @@ class Job:
     @property
     def outcome(self) -> JobOutcome:
         return OUTCOME_BY_STATE.get(self.state, JobOutcome.UNFINISHED)
+
+    def failure(self) -> DualDeployError:
+        """What the failure of a job that was accepted means: no capacity, for example, is told only then."""
+        return google_errors.of_status(self.error_code, self.error, f"Vertex AI, {self.name}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,17 +220,22 @@ class Deployment:
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """A long-running operation: `error` is Google's message once it is done and failed."""
+    """A long-running operation: `code` (of google.rpc) and `error` are Google's once it is done and failed."""
 
     name: str
     done: bool
     error: str = ""
+    code: int = 0
+
+    def failure(self, what: str) -> DualDeployError:
+        """What its failure means, by the table: most of them are no reason not to start another one."""
+        return google_errors.of_status(self.code, self.error, f"Vertex AI, {what}")
 
 
 class Vertex(Protocol):
     """The part of Vertex AI that the services call; `testing.FakeVertex` is the other implementation.
 
-    Every method raises ServiceUnavailable (429, 5xx, no answer), ResourceConflict (409) or RejectedByGoogle (4xx).
+    Every method raises what `google.errors` makes of Google's answer: RetryLater or RejectedByGoogle.
     """
 
     def create_custom_job(self, spec: CustomJobSpec) -> Job: ...
@@ -414,8 +409,9 @@ class VertexGateway:
 
     def import_evaluation(self, version: ModelVersion, evaluation: Evaluation) -> None:
         """Not repeated by itself: a second import is a second evaluation. Look with `has_evaluation` first."""
-        from google.cloud.aiplatform_v1 import types  # noqa: PLC0415
-        from google.protobuf import json_format, struct_pb2  # noqa: PLC0415
+        types = lazily.load("google.cloud.aiplatform_v1.types")
+        json_format = lazily.load("google.protobuf.json_format")
+        struct_pb2 = lazily.load("google.protobuf.struct_pb2")
 
         imported = types.ModelEvaluation(
             display_name=evaluation.display_name,
@@ -468,7 +464,7 @@ class VertexGateway:
         self, endpoint_id: str, *, display_name: str, labels: Mapping[str, str], dedicated: bool = True
     ) -> str:
         """Dedicated unless told otherwise: a shared one limits a request to 1.5 MB, less than a photo in base64."""
-        from google.cloud.aiplatform_v1 import types  # noqa: PLC0415
+        types = lazily.load("google.cloud.aiplatform_v1.types")
 
         endpoint = types.Endpoint(display_name=display_name, labels=dict(labels), dedicated_endpoint_enabled=dedicated)
         operation = _call(
@@ -519,8 +515,8 @@ class VertexGateway:
 
     def set_traffic(self, endpoint: Endpoint, traffic: Mapping[str, int]) -> None:
         """Give the endpoint this split, unless it was changed since it was read (ResourceConflict): no operation."""
-        from google.cloud.aiplatform_v1 import types  # noqa: PLC0415
-        from google.protobuf import field_mask_pb2  # noqa: PLC0415
+        types = lazily.load("google.cloud.aiplatform_v1.types")
+        field_mask_pb2 = lazily.load("google.protobuf.field_mask_pb2")
 
         changed = types.Endpoint(name=endpoint.name, etag=endpoint.etag, traffic_split=dict(traffic))
         _call(
@@ -534,8 +530,8 @@ class VertexGateway:
 
     def set_request_logging(self, endpoint: Endpoint, logging: RequestLogging | None) -> None:
         """Have the endpoint write a share of its predictions to BigQuery, or stop it: no operation."""
-        from google.cloud.aiplatform_v1 import types  # noqa: PLC0415
-        from google.protobuf import field_mask_pb2  # noqa: PLC0415
+        types = lazily.load("google.cloud.aiplatform_v1.types")
+        field_mask_pb2 = lazily.load("google.protobuf.field_mask_pb2")
 
         config = types.PredictRequestResponseLoggingConfig(enabled=logging is not None)
         if logging:
@@ -553,7 +549,8 @@ class VertexGateway:
 
     def predict(self, endpoint: Endpoint, instance: Mapping[str, Any]) -> Answer:
         """One picture through the endpoint, as users send it; not repeated, because a failure is what is looked for."""
-        from google.protobuf import json_format, struct_pb2  # noqa: PLC0415
+        json_format = lazily.load("google.protobuf.json_format")
+        struct_pb2 = lazily.load("google.protobuf.struct_pb2")
 
         value = json_format.ParseDict(dict(instance), struct_pb2.Value())
         client = self._predictions(endpoint.dns)
@@ -573,12 +570,13 @@ class VertexGateway:
             found = self._operation(name)
         except ResourceMissing:
             return None
-        return Operation(name, bool(found.done), found.error.message if found.error.code else "")
+        code = int(found.error.code)
+        return Operation(name, bool(found.done), found.error.message or f"code {code}" if code else "", code)
 
     # Inside ----------------------------------------------------------------------------------------------------
 
     def _operation(self, name: str) -> Any:
-        from google.protobuf import json_format  # noqa: PLC0415
+        json_format = lazily.load("google.protobuf.json_format")
 
         client = self._endpoints.transport.operations_client
 
@@ -597,48 +595,37 @@ class VertexGateway:
 
     def _patience(self, *, repeat: bool) -> dict[str, Any]:
         """GAPIC clients repeat nothing by themselves, and only reading calls may be repeated."""
-        import google.api_core.exceptions as google_errors  # noqa: PLC0415
-        from google.api_core.retry import Retry, if_exception_type  # noqa: PLC0415
-
-        transient = if_exception_type(
-            google_errors.ServiceUnavailable, google_errors.TooManyRequests, google_errors.BadGateway
+        exceptions = lazily.load("google.api_core.exceptions")
+        retries = lazily.load("google.api_core.retry")
+        transient = retries.if_exception_type(
+            exceptions.ServiceUnavailable, exceptions.TooManyRequests, exceptions.BadGateway
         )
-        retry = Retry(predicate=transient, initial=0.2, maximum=3.0, timeout=self._retry_deadline)
+        retry = retries.Retry(predicate=transient, initial=0.2, maximum=3.0, timeout=self._retry_deadline)
         return {"timeout": self._call_timeout, "retry": retry if repeat else None}
 
     @functools.cached_property
     def _jobs(self) -> Any:
-        from google.cloud.aiplatform_v1.services.job_service import JobServiceClient  # noqa: PLC0415
-
-        return JobServiceClient(**self._client_arguments())
+        return lazily.load("google.cloud.aiplatform_v1").JobServiceClient(**self._client_arguments())
 
     @functools.cached_property
     def _models(self) -> Any:
-        from google.cloud.aiplatform_v1.services.model_service import ModelServiceClient  # noqa: PLC0415
-
-        return ModelServiceClient(**self._client_arguments())
+        return lazily.load("google.cloud.aiplatform_v1").ModelServiceClient(**self._client_arguments())
 
     @functools.cached_property
     def _endpoints(self) -> Any:
-        from google.cloud.aiplatform_v1.services.endpoint_service import EndpointServiceClient  # noqa: PLC0415
-
-        return EndpointServiceClient(**self._client_arguments())
+        return lazily.load("google.cloud.aiplatform_v1").EndpointServiceClient(**self._client_arguments())
 
     @functools.cached_property
     def _beta_endpoints(self) -> Any:
         """For what v1 does not have. A second package of its size (a second, 65 MB): only who scales to zero pays."""
-        from google.cloud.aiplatform_v1beta1.services.endpoint_service import EndpointServiceClient  # noqa: PLC0415
-
-        return EndpointServiceClient(**self._client_arguments())
+        return lazily.load("google.cloud.aiplatform_v1beta1").EndpointServiceClient(**self._client_arguments())
 
     def _predictions(self, dns: str) -> Any:
         """A dedicated endpoint answers at a host of its own only; the clients are few, and kept."""
         if dns not in self._prediction_clients:
-            from google.cloud.aiplatform_v1.services.prediction_service import (  # noqa: PLC0415
-                PredictionServiceClient,
+            self._prediction_clients[dns] = lazily.load("google.cloud.aiplatform_v1").PredictionServiceClient(
+                **self._client_arguments(dns)
             )
-
-            self._prediction_clients[dns] = PredictionServiceClient(**self._client_arguments(dns))
         return self._prediction_clients[dns]
 
     def _client_arguments(self, host: str = "") -> dict[str, Any]:
@@ -647,19 +634,17 @@ class VertexGateway:
                 "transport": "rest",
                 "client_options": {"api_endpoint": host or f"{self._region}-aiplatform.googleapis.com"},
             }
-        from google.auth.credentials import AnonymousCredentials  # noqa: PLC0415
-
         # Anonymous on purpose: otherwise a real bearer token would travel over plain HTTP.
         return {
             "transport": "rest",
-            "credentials": AnonymousCredentials(),
+            "credentials": lazily.load("google.auth.credentials").AnonymousCredentials(),
             "client_options": {"api_endpoint": f"http://{self._emulator_host}"},
         }
 
 
 def _custom_job(spec: CustomJobSpec) -> Any:
-    from google.cloud.aiplatform_v1 import types  # noqa: PLC0415
-    from google.protobuf import duration_pb2  # noqa: PLC0415
+    types = lazily.load("google.cloud.aiplatform_v1.types")
+    duration_pb2 = lazily.load("google.protobuf.duration_pb2")
 
     machine = _machine(spec.machine, spec.accelerator_type, spec.accelerator_count)
     scheduling = types.Scheduling(timeout=duration_pb2.Duration(seconds=int(spec.timeout)))
@@ -694,7 +679,7 @@ def _custom_job(spec: CustomJobSpec) -> Any:
 
 
 def _deployed_model(deployment: Deployment) -> Any:
-    from google.cloud.aiplatform_v1 import types  # noqa: PLC0415
+    types = lazily.load("google.cloud.aiplatform_v1.types")
 
     return types.DeployedModel(
         id=deployment.id,
@@ -718,8 +703,8 @@ def _deployed_model(deployment: Deployment) -> Any:
 
 def _to_zero(usual: Any, to_zero: ScaleToZero) -> Any:
     """A `DeployedModel` of v1 as one of v1beta1, which has the same fields with the same numbers, and what v1 lacks."""
-    from google.cloud.aiplatform_v1beta1 import types  # noqa: PLC0415
-    from google.protobuf import duration_pb2  # noqa: PLC0415
+    types = lazily.load("google.cloud.aiplatform_v1beta1.types")
+    duration_pb2 = lazily.load("google.protobuf.duration_pb2")
 
     deployed = types.DeployedModel.deserialize(type(usual).serialize(usual))
     resources = deployed.dedicated_resources
@@ -733,7 +718,7 @@ def _to_zero(usual: Any, to_zero: ScaleToZero) -> Any:
 
 def _machine(machine: str, accelerator: str, count: int) -> Any:
     """A `MachineSpec`. Raises RejectedByGoogle for an accelerator that Vertex AI does not have."""
-    from google.cloud.aiplatform_v1 import types  # noqa: PLC0415
+    types = lazily.load("google.cloud.aiplatform_v1.types")
 
     spec = types.MachineSpec(machine_type=machine)
     if count:
@@ -746,7 +731,7 @@ def _machine(machine: str, accelerator: str, count: int) -> Any:
 
 
 def _model(spec: ModelSpec) -> Any:
-    from google.cloud.aiplatform_v1 import types  # noqa: PLC0415
+    types = lazily.load("google.cloud.aiplatform_v1.types")
 
     return types.Model(
         display_name=spec.display_name,
@@ -806,6 +791,7 @@ def _job(job: Any) -> Job:
         state=getattr(job.state, "name", str(job.state)),
         labels=dict(job.labels),
         error=job.error.message if job.error else "",
+        error_code=int(job.error.code) if job.error else 0,
         created=_moment(job.create_time),
         started=_moment(job.start_time),
         ended=_moment(job.end_time),
@@ -816,37 +802,5 @@ def _moment(value: Any) -> datetime.datetime | None:
     return datetime.datetime.fromtimestamp(value.timestamp(), datetime.UTC) if value else None
 
 
-def _call(what: str, call: Callable[[], Result]) -> Result:
-    import google.api_core.exceptions as google_errors  # noqa: PLC0415
-    import google.auth.exceptions  # noqa: PLC0415
-    import requests.exceptions  # noqa: PLC0415
-
-    no_answer = (
-        # The REST transport lets these through as they are: they are no google.api_core exceptions.
-        requests.exceptions.RequestException,
-        ConnectionError,
-        TimeoutError,
-        # The metadata server, which gives out tokens, did not answer.
-        google.auth.exceptions.TransportError,
-        google.auth.exceptions.RefreshError,
-    )
-    try:
-        return call()
-    except google_errors.NotFound as exc:
-        raise ResourceMissing(f"Vertex AI, {what}: {exc.message}") from exc
-    except google_errors.Conflict as exc:
-        raise ResourceConflict(f"Vertex AI, {what}: {exc.message}") from exc
-    except (google_errors.TooManyRequests, google_errors.RetryError) as exc:
-        if _NOT_READY in exc.message:
-            raise ModelAsleep(f"Vertex AI, {what}: {exc.message}") from exc
-        raise ServiceUnavailable(f"Vertex AI, {what}: {exc}") from exc
-    except google_errors.ClientError as exc:
-        if _BUSY in exc.message:
-            # An endpoint takes one change at a time, and says so with 400 FAILED_PRECONDITION: no fault of ours.
-            raise ResourceConflict(f"Vertex AI, {what}: {exc.message}") from exc
-        raise RejectedByGoogle(f"Vertex AI refused to {what}: {exc.message}") from exc
-    except google_errors.GoogleAPICallError as exc:
-        # 5xx, and 408, for which google.api_core has no class.
-        raise ServiceUnavailable(f"Vertex AI, {what}: {exc}") from exc
-    except no_answer as exc:
-        raise ServiceUnavailable(f"Vertex AI did not answer ({what}): {exc}") from exc
+def _call(what: str, function: Callable[[], Result]) -> Result:
+    return call(f"Vertex AI, {what}", function)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
+from dualdeploy.errors import PermissionSpreads, RejectedByGoogle, ResourceConflict, ResourceMissing, ServiceUnavailable
 from local_cloud.faults import Faults as CloudFaults
 
 
@@ -64,7 +64,7 @@ def test_a_name_is_taken_once(firebase_side: Any, name: str) -> None:
     first = created(firebase_side, name)
 
     # Perhaps our own, made by a try whose answer was lost: the next try finds it.
-    with pytest.raises(ServiceUnavailable):
+    with pytest.raises(ResourceConflict):
         firebase_side.firebase.create(name, gcs_uri=firebase_side.file(), tags=[])
     assert firebase_side.firebase.find(name).id == first.id
 
@@ -133,10 +133,10 @@ def test_a_model_that_does_not_exist_cannot_be_changed(firebase_side: Any) -> No
     ("code", "error"),
     [
         (400, RejectedByGoogle),
-        (403, RejectedByGoogle),
-        (404, RejectedByGoogle),
+        (403, PermissionSpreads),
+        (404, ResourceMissing),
         (408, ServiceUnavailable),
-        (409, ServiceUnavailable),
+        (409, ResourceConflict),
         (429, ServiceUnavailable),
         (502, ServiceUnavailable),
         (504, ServiceUnavailable),
@@ -168,7 +168,7 @@ def test_one_transient_failure_is_not_even_noticed(
 def test_a_creation_whose_answer_was_lost_is_found_by_its_name(
     cloud_firebase: Any, cloud_faults: CloudFaults, name: str
 ) -> None:
-    with cloud_faults.plan({"firebaseml.models.create": ["lost-response"]}), pytest.raises(ServiceUnavailable):
+    with cloud_faults.plan({"firebaseml.models.create": ["lost-response"]}), pytest.raises(ResourceConflict):
         # The SDK repeats the call and is told that the name is taken.
         cloud_firebase.firebase.create(name, gcs_uri=cloud_firebase.file(), tags=[])
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
+from dualdeploy.errors import PermissionSpreads, RejectedByGoogle, ResourceConflict, ServiceUnavailable
 from dualdeploy.events import TrainingCompleted, encode
 from local_cloud.faults import Faults as CloudFaults
 
@@ -75,10 +75,10 @@ def test_one_transient_failure_is_not_even_noticed(fault: str, cloud_publisher: 
     ("fault", "error"),
     [
         ("return-400", RejectedByGoogle),
-        ("return-403", RejectedByGoogle),
+        ("return-403", PermissionSpreads),
         ("return-404", RejectedByGoogle),
         ("return-408", ServiceUnavailable),
-        ("return-409", ServiceUnavailable),
+        ("return-409", ResourceConflict),
         ("return-429", ServiceUnavailable),
         ("return-500", ServiceUnavailable),
         ("return-503", ServiceUnavailable),

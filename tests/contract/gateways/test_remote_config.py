@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
+from dualdeploy.errors import PermissionSpreads, RejectedByGoogle, ServiceUnavailable
 from dualdeploy.remote_config import RemoteConfig, RemoteConfigGateway, TemplateChanged
 from dualdeploy.testing import FakeRemoteConfig
 from local_cloud.faults import Faults as CloudFaults
@@ -115,9 +115,9 @@ def test_a_conflict_is_told_from_a_refusal(gateway: RemoteConfigGateway, cloud_f
         gateway.write(TEAMS, expect=gateway.read().etag)
 
 
-def test_a_missing_permission_is_a_refusal(gateway: RemoteConfigGateway, cloud_faults: CloudFaults) -> None:
+def test_a_missing_permission_may_only_be_on_its_way(gateway: RemoteConfigGateway, cloud_faults: CloudFaults) -> None:
     cloud_faults.add({"remoteconfig.get": ["return-403"]})
-    with pytest.raises(RejectedByGoogle, match="403"):
+    with pytest.raises(PermissionSpreads, match="403"):
         gateway.read()
 
 

@@ -13,16 +13,8 @@ from typing import Any
 import pytest
 
 from cloud_deployer.console_metrics import SCHEMA_URI
-from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
-from dualdeploy.vertex import (
-    Evaluation,
-    JobOutcome,
-    RequestLogging,
-    ResourceConflict,
-    ResourceMissing,
-    ScaleToZero,
-    VertexGateway,
-)
+from dualdeploy.errors import RejectedByGoogle, ResourceConflict, ResourceMissing, ServiceUnavailable
+from dualdeploy.vertex import Evaluation, JobOutcome, RequestLogging, ScaleToZero, VertexGateway
 from local_cloud.faults import Faults as CloudFaults
 
 from .conftest import PROJECT, REGION, CloudVertexSide
@@ -318,6 +310,7 @@ def test_what_vertex_ai_is_asked_for_has_both_periods_and_no_least_replica(verte
     asked = dataclasses.replace(
         specs.deployment("17", model),
         max_replicas=3,
+        machine="g2-standard-8",
         accelerator_type="NVIDIA_L4",
         accelerator_count=1,
         targets={"aiplatform.googleapis.com/prediction/online/cpu/utilization": 70},

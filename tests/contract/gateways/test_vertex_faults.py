@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
-from dualdeploy.vertex import JobOutcome, ResourceConflict, ResourceMissing, VertexGateway
+from dualdeploy.errors import PermissionSpreads, RejectedByGoogle, ResourceConflict, ResourceMissing, ServiceUnavailable
+from dualdeploy.vertex import JobOutcome, VertexGateway
 from local_cloud.api import Api
 from local_cloud.faults import Faults as CloudFaults
 from local_cloud.http import HttpServer
@@ -52,7 +52,7 @@ def faults(cloud_faults: CloudFaults) -> Iterator[CloudFaults]:
     ("fault", "error"),
     [
         ("return-400", RejectedByGoogle),
-        ("return-403", RejectedByGoogle),
+        ("return-403", PermissionSpreads),
         ("return-404", ResourceMissing),
         ("return-408", ServiceUnavailable),
         ("return-409", ResourceConflict),

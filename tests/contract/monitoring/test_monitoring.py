@@ -149,7 +149,7 @@ def test_of_a_model_that_served_nothing_there_is_nothing(side: Side) -> None:
 
 
 def test_an_unavailable_monitoring_and_one_that_refuses_are_told_apart(side: Side) -> None:
-    side.faults.add({"monitoring.listTimeSeries": ["return-503", "return-403"]})
+    side.faults.add({"monitoring.listTimeSeries": ["return-503", "return-400"]})
     with pytest.raises(ServiceUnavailable):
         served(side)
     with pytest.raises(RejectedByGoogle):

@@ -7,6 +7,7 @@ import concurrent.futures
 import datetime
 import functools
 import io
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -203,6 +204,29 @@ def test_a_stream_is_read_in_pieces_to_its_end(folder: Any) -> None:
     assert {len(piece) for piece in pieces[:-1]} == {10_007}
 
 
+@pytest.mark.parametrize("length", [0, 1, 999, 1000, 5000])
+def test_a_stream_of_the_first_bytes_ends_there(folder: Any, length: int) -> None:
+    data = bytes(range(250)) * 4
+    generation = folder.put("a.bin", data, expect=ABSENT)
+
+    with folder.store.open(folder.name("a.bin"), generation=generation, length=length) as stream:
+        assert stream.read() == data[:length]
+        assert stream.read(10) == b""
+
+
+def test_a_stream_that_is_closed_early_ends_what_fetches_for_it(folder: Any) -> None:
+    generation = folder.put("a.bin", bytes(8 << 20), expect=ABSENT)
+
+    streams = [folder.store.open(folder.name("a.bin"), generation=generation) for _ in range(8)]
+    for stream in streams:
+        assert stream.read(10) == bytes(10)
+        stream.close()
+    fetching = [each for each in threading.enumerate() if each.name == "read-ahead"]
+    for each in fetching:
+        each.join(5)
+    assert not any(each.is_alive() for each in fetching)
+
+
 def test_a_stream_can_be_buffered(folder: Any) -> None:
     generation = folder.put("a.txt", b"one\ntwo\nthree", expect=ABSENT)
 
@@ -228,7 +252,7 @@ def test_a_stream_never_shows_another_generation_than_the_one_asked_for(folder: 
 def test_a_stream_of_an_object_that_is_overwritten_meanwhile_shows_the_old_bytes_or_says_that_they_are_gone(
     folder: Any,
 ) -> None:
-    old = bytes(9 << 20)  # more than the 8 MiB that are fetched at once
+    old = bytes(9 << 20)  # more than what is fetched ahead
     generation = folder.put("a.bin", old, expect=ABSENT)
 
     with folder.store.open(folder.name("a.bin"), generation=generation) as stream:

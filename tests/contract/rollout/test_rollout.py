@@ -13,11 +13,11 @@ import pytest
 from chain import DEPLOYER_SETTINGS, Chain
 
 from cloud_deployer.canary import rollout_of
-from dualdeploy.errors import ServiceUnavailable
+from dualdeploy.errors import ModelAsleep, ServiceUnavailable
 from dualdeploy.ledger import Branch, State, Versioned
 from dualdeploy.monitoring import MonitoringGateway
 from dualdeploy.object_store import Generation
-from dualdeploy.vertex import Answer, Endpoint, ModelAsleep, VertexGateway
+from dualdeploy.vertex import Answer, Endpoint, VertexGateway
 from local_cloud.faults import Faults
 from local_cloud.monitoring import Monitoring
 from local_cloud.monitoring.requests import Requests

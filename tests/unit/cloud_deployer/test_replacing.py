@@ -12,11 +12,11 @@ from releases import go_through, shares, tick, train_one
 
 from cloud_deployer import canary, hygiene, replacing
 from cloud_deployer.handler import model_id_of
-from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
+from dualdeploy.errors import ModelAsleep, RejectedByGoogle, ServiceUnavailable
 from dualdeploy.ledger import State
 from dualdeploy.testing import Failing
 from dualdeploy.testing.vertex import label_in_picture
-from dualdeploy.vertex import Answer, DeployedModel, ModelAsleep, ScaleToZero
+from dualdeploy.vertex import Answer, DeployedModel, ScaleToZero
 
 ALONE = {"scale_to_zero": {"idle": "10m", "warm": "5m"}, "canary": {"bake": 0, "answers": 2}}
 SIDE_BY_SIDE = {"canary": {"steps": [50, 100], "bake": 0, "answers": 2}}

@@ -31,7 +31,7 @@ def test_every_serving_option_reaches_the_deployment() -> None:
     chain.configure(
         serving={
             **CANARY,
-            "machine": "g2-standard-8",
+            "machine": "g2-standard-24",
             "accelerator": {"type": "NVIDIA_L4", "count": 2},
             "min_replicas": 2,
             "max_replicas": 5,
@@ -45,7 +45,7 @@ def test_every_serving_option_reaches_the_deployment() -> None:
     run_id = released(chain)
     (deployment,) = chain.vertex.deployments.values()
     assert (deployment.machine, deployment.accelerator_type, deployment.accelerator_count) == (
-        "g2-standard-8",
+        "g2-standard-24",
         "NVIDIA_L4",
         2,
     )

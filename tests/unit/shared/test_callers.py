@@ -286,6 +286,108 @@ def test_a_certificate_of_another_kind_of_key_is_no_crash(callers: Callers, issu
         callers.require_event_sender(issuer.headers(key="elliptic", signed_by=issuer.keys["one"]))
 
 
+# Two tokens in one request --------------------------------------------------------------------------------------
+
+
+OPERATOR = "operator@example.com"
+CONSOLE = "console@demo.iam.gserviceaccount.com"
+
+
+def checked(email: str, **claims: Any) -> str:
+    return f"Bearer {checked_token(email, **claims)}"
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        checked(SENDER),
+        checked(SENDER).replace("Bearer", "bearer"),
+        checked(SENDER).replace("Bearer ", "Bearer   "),
+        f"Basic {checked_token(SENDER)}",
+        checked_token(SENDER),
+        checked("boss@example.com", aud="32555940559.apps.googleusercontent.com"),
+        # Not unsigned, and not looked at either.
+        checked(SENDER).replace("SIGNATURE_REMOVED_BY_GOOGLE", "c2lnbmVk"),
+        "Bearer",
+        "Bearer x",
+        "",
+    ],
+)
+def test_beside_the_token_that_cloud_run_checked_no_other_one_counts(forged: str) -> None:
+    headers = {"X-Serverless-Authorization": checked(OPERATOR), "Authorization": forged}
+    with pytest.raises(CallerRefused):
+        cloud_run_callers().require_event_sender(headers)
+    with contextlib.suppress(CallerRefused):
+        assert cloud_run_callers().identity(headers) == OPERATOR
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        # What some servers make of a header that comes twice.
+        f"{checked(SENDER)},{checked(OPERATOR)}",
+        f"{checked(SENDER)}, {checked(OPERATOR)}",
+        f"{checked(SENDER)} {checked_token(OPERATOR)}",
+        f"{checked(SENDER)}.{checked_token(OPERATOR)}",
+        f"{checked(SENDER)}\n",
+        "Basic abc",
+        "Bearer",
+        checked_token(OPERATOR),
+    ],
+)
+@pytest.mark.parametrize("name", ["X-Serverless-Authorization", "Authorization"])
+def test_a_header_that_is_not_one_token_names_nobody(name: str, header: str) -> None:
+    headers = {name: header}
+    if header.endswith("\n"):
+        # White space at the end is no second token.
+        assert cloud_run_callers().identity(headers) == SENDER
+        return
+    with pytest.raises(CallerRefused):
+        cloud_run_callers().require_event_sender(headers)
+    with contextlib.suppress(CallerRefused):
+        assert cloud_run_callers().identity(headers) == ""
+
+
+def test_the_serverless_header_alone_is_enough() -> None:
+    """As `gcloud run services proxy` sends it, and whoever needs Authorization for something else."""
+    assert cloud_run_callers().identity({"X-Serverless-Authorization": checked(OPERATOR)}) == OPERATOR
+    assert cloud_run_callers().require_event_sender({"X-Serverless-Authorization": checked(SENDER)}) == SENDER
+    beside = {"X-Serverless-Authorization": checked(OPERATOR), "Authorization": "Basic of-another-system"}
+    assert cloud_run_callers().identity(beside) == OPERATOR
+
+
+@pytest.mark.parametrize(
+    ("caller", "headers", "named"),
+    [
+        (CONSOLE, {"X-Console-User": "jo@example.com"}, "jo@example.com"),
+        (CONSOLE, {}, CONSOLE),
+        (CONSOLE, {"X-Console-User": ""}, CONSOLE),
+        (CONSOLE, {"X-Console-User": "jo"}, CONSOLE),
+        (CONSOLE, {"X-Console-User": "jo@example.com al@example.com"}, CONSOLE),
+        (OPERATOR, {"X-Console-User": "jo@example.com"}, OPERATOR),
+        (SENDER, {"X-Console-User": "jo@example.com"}, SENDER),
+        (CONSOLE, {"X-Goog-Authenticated-User-Email": "accounts.google.com:jo@example.com"}, CONSOLE),
+        (
+            "service-1@gcp-sa-iap.iam.gserviceaccount.com",
+            {"X-Goog-Authenticated-User-Email": "accounts.google.com:jo@example.com"},
+            "service-1@gcp-sa-iap.iam.gserviceaccount.com",
+        ),
+        (OPERATOR, {"X-Forwarded-User": "jo@example.com", "From": "jo@example.com"}, OPERATOR),
+    ],
+)
+def test_a_person_is_named_by_the_console_alone(caller: str, headers: dict[str, str], named: str) -> None:
+    callers = cloud_run_callers(console=CONSOLE)
+    assert callers.identity({"Authorization": checked(caller), **headers}) == named
+    without_console = cloud_run_callers()
+    assert without_console.identity({"Authorization": checked(caller), **headers}) == caller
+
+
+def test_the_console_cannot_send_an_event_in_anybody_s_name() -> None:
+    headers = {"Authorization": checked(CONSOLE), "X-Console-User": SENDER}
+    with pytest.raises(CallerRefused):
+        cloud_run_callers(console=CONSOLE).require_event_sender(headers)
+
+
 # At the receiver -----------------------------------------------------------------------------------------------
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, Literal, get_type_hints
 
 import pytest
 
+from cloud_deployer.settings import DeployerSettings
 from dualdeploy.settings import CloudSettings, WrongSettings, load, setting, variables
+from job_notifier.settings import NotifierSettings
+from mobile_publisher.settings import PublisherSettings
+from training_launcher.settings import LauncherSettings
 
 ENVIRONMENT = {
     "GOOGLE_CLOUD_PROJECT": "demo",
@@ -115,3 +120,26 @@ def test_settings_cannot_be_changed_afterwards() -> None:
 def test_variables_tells_what_a_service_reads_and_what_it_needs() -> None:
     assert variables(Everything) == {"WORD": True, "COUNT": False, "SHARE": False, "LOUD": False}
     assert {name for name, needed in variables(CloudSettings).items() if needed} == set(ENVIRONMENT)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choosing:
+    mode: Literal["remove", "report"] = setting("MODE", "what becomes of what is left", default="remove")
+
+
+@pytest.mark.parametrize("text", ["Report", "REMOVE", "reprot", "report,remove", "none", "true"])
+def test_a_word_that_is_not_among_the_choices_is_not_taken_for_one(text: str) -> None:
+    with pytest.raises(WrongSettings, match=r"MODE='.*' is wrong: must be one of remove, report"):
+        load(Choosing, {"MODE": text})
+    assert load(Choosing, {"MODE": " report "}).mode == "report"
+    assert load(Choosing, {}).mode == "remove"
+
+
+@pytest.mark.parametrize(
+    "kind", [CloudSettings, DeployerSettings, LauncherSettings, NotifierSettings, PublisherSettings]
+)
+def test_every_number_that_a_service_reads_has_a_smallest_one(kind: type[Any]) -> None:
+    types = get_type_hints(kind)
+    numbers = {field.name: field.metadata for field in dataclasses.fields(kind) if types[field.name] in (int, float)}
+    assert numbers
+    assert [name for name, metadata in numbers.items() if metadata["minimum"] is None] == []

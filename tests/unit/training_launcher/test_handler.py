@@ -418,7 +418,7 @@ def test_the_job_document_names_exactly_the_snapshot(chain: Chain) -> None:
 def test_the_two_jobs_differ_as_the_configuration_says(chain: Chain) -> None:
     chain.configure(
         training={
-            "cloud": {"machine": "n1-standard-16", "accelerator": {"type": "NVIDIA_L4", "count": 2}, "timeout": "3h"},
+            "cloud": {"machine": "g2-standard-24", "accelerator": {"type": "NVIDIA_L4", "count": 2}, "timeout": "3h"},
             "mobile": {"accelerator": None, "spot": False},
         }
     )
@@ -427,7 +427,7 @@ def test_the_two_jobs_differ_as_the_configuration_says(chain: Chain) -> None:
     run_id = only_run(chain)
     cloud, mobile = (chain.vertex.job_specs[chain.jobs_of(run_id, target)[0]] for target in TARGETS)
     assert (cloud.machine, cloud.accelerator_type, cloud.accelerator_count, cloud.timeout, cloud.spot) == (
-        "n1-standard-16",
+        "g2-standard-24",
         "NVIDIA_L4",
         2,
         10800.0,

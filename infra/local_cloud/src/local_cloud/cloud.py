@@ -172,6 +172,7 @@ class LocalCloud:
             images=self._images(),
             publish_log=self.sinks.route,
             on_served=served.note,
+            quotas=lambda: self.project.quotas,
             python=python,
             port=self._ports.vertex,
         )

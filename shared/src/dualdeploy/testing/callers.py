@@ -21,13 +21,14 @@ CALLER_ENVIRONMENT = {
 }
 
 
-def cloud_run_callers() -> Callers:
+def cloud_run_callers(*, console: str = "") -> Callers:
     """Believes tokens without signature; certificates could not be fetched from anywhere."""
     return Callers(
         audiences=[AUDIENCE],
         event_senders=[SENDER],
         certificates=Certificates("http://127.0.0.1:9/certs"),
         cloud_run_checks_tokens=True,
+        console=console,
     )
 
 

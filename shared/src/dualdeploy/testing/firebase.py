@@ -7,7 +7,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Sequence
 
-from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
+from dualdeploy.errors import RejectedByGoogle, ResourceConflict, ServiceUnavailable
 from dualdeploy.firebase import FirebaseModel
 from dualdeploy.testing.failing import Faults
 
@@ -38,7 +38,7 @@ class FakeFirebaseMl:
     def create(self, display_name: str, *, gcs_uri: str, tags: Sequence[str]) -> FirebaseModel:
         def created() -> FirebaseModel:
             if any(model.display_name == display_name for model in self.models.values()):
-                raise ServiceUnavailable(f"{display_name} exists")
+                raise ResourceConflict(f"{display_name} exists")
             return self._store(str(next(self._ids)), display_name, gcs_uri, tags, published=False)
 
         return self.faults.run("create", created)

@@ -48,12 +48,12 @@ class MemoryObjectStore:
     def read(self, name: str) -> StoredObject:
         return self.faults.run("read", lambda: self._entry(name).stored)
 
-    def open(self, name: str, *, generation: Generation) -> BinaryIO:
+    def open(self, name: str, *, generation: Generation, length: int | None = None) -> BinaryIO:
         def opened() -> BinaryIO:
             stored = self._entry(name).stored
             if stored.generation != generation:
                 raise ObjectMissing(f"{name} has no generation {generation}")
-            return io.BytesIO(stored.data)
+            return io.BytesIO(stored.data[:length])
 
         return self.faults.run("open", opened)
 

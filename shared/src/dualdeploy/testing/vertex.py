@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dualdeploy.errors import RejectedByGoogle
+from dualdeploy.errors import RejectedByGoogle, ResourceConflict, ResourceMissing
 from dualdeploy.testing.failing import Faults
 from dualdeploy.vertex import (
     Answer,
@@ -26,8 +26,6 @@ from dualdeploy.vertex import (
     ModelVersion,
     Operation,
     RequestLogging,
-    ResourceConflict,
-    ResourceMissing,
 )
 
 PARENT = "projects/p/locations/l"
@@ -39,12 +37,17 @@ class _Model:
     numbers: int = 0
 
 
+#: Of google.rpc: what operations and jobs end with whose own fault it is.
+FAILED_PRECONDITION = 9
+
+
 @dataclasses.dataclass
 class _Pending:
     subject: str
     work: Callable[[], None]
     done: bool = False
     error: str = ""
+    code: int = 0
 
 
 def label_in_picture(deployed: DeployedModel, instance: Mapping[str, Any]) -> Answer:
@@ -80,24 +83,28 @@ class FakeVertex:
         #: The deployed models that answered a prediction, in order.
         self.answered: list[str] = []
         self._turns: dict[tuple[str, str], int] = {}
-        self._failures: dict[str, list[str]] = {}
+        self._failures: dict[str, list[tuple[str, int]]] = {}
         self._ids = itertools.count(1001)
         self._lock = threading.RLock()
 
     # What a test does ------------------------------------------------------------------------------------------
 
-    def end_job(self, name: str, state: str = "JOB_STATE_SUCCEEDED", *, error: str = "") -> None:
+    def end_job(
+        self, name: str, state: str = "JOB_STATE_SUCCEEDED", *, error: str = "", code: int = FAILED_PRECONDITION
+    ) -> None:
         ended = datetime.datetime.now(datetime.UTC)
-        self.jobs[name] = dataclasses.replace(self.jobs[name], state=state, error=error, ended=ended)
+        self.jobs[name] = dataclasses.replace(
+            self.jobs[name], state=state, error=error, error_code=code if error else 0, ended=ended
+        )
 
     def finish_operations(self) -> None:
         for name in list(self.operations):
             self._finish(name)
 
-    def fail_operation(self, kind: str, message: str) -> None:
+    def fail_operation(self, kind: str, message: str, *, code: int = FAILED_PRECONDITION) -> None:
         """The next operation of `kind` (upload, create_endpoint, deploy, undeploy, delete_version,
         delete_endpoint) ends with this error."""
-        self._failures.setdefault(kind, []).append(message)
+        self._failures.setdefault(kind, []).append((message, code))
 
     # The port --------------------------------------------------------------------------------------------------
 
@@ -321,7 +328,7 @@ class FakeVertex:
                 if self.auto_finish:
                     self._finish(name)
                 pending = self.operations[name]
-                return Operation(name, pending.done, pending.error)
+                return Operation(name, pending.done, pending.error, pending.code)
 
         return self.faults.run("operation", looked)
 
@@ -368,8 +375,8 @@ class FakeVertex:
                 raise ResourceConflict(f"another operation on {subject} is under way")
             name = f"{PARENT}/operations/{next(self._ids)}"
             planned = self._failures.get(kind)
-            error = planned.pop(0) if planned else ""
-            self.operations[name] = _Pending(subject, work, error=error)
+            error, code = planned.pop(0) if planned else ("", 0)
+            self.operations[name] = _Pending(subject, work, error=error, code=code)
             return name
 
     def _finish(self, name: str) -> None:

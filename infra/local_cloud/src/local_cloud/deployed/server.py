@@ -97,7 +97,7 @@ class Deployed:
             "cloudquotas.quotaInfos.list",
             "GET",
             f"/v1{_LOCATION}/services/<service>/quotaInfos",
-            differs="what the control API says; no job is held against it",
+            differs="what the control API says, of the metrics that jobs take from",
         )(self.quotas)
 
     def service(self, project: str, location: str, service: str) -> Any:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import collections
 import logging
 import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from local_cloud.api import ApiError
 from local_cloud.faults import JOB, JOB_MACHINE, Faults
-from local_cloud.vertex import job_spec, pages
+from local_cloud.vertex import job_spec, machines, pages
 from local_cloud.vertex.errors import CODES, failed_precondition, invalid_field, not_found
 from local_cloud.vertex.filters import enum_field, labels_field, text_field, time_field
 from local_cloud.vertex.job_log import JobLog
@@ -74,6 +76,7 @@ class CustomJobs:
         operations: Operations,
         faults: Faults,
         machine: Machine,
+        quotas: Callable[[], Mapping[str, int]],
         log: JobLog,
         folder: Path,
         provisioning_seconds: float,
@@ -86,6 +89,7 @@ class CustomJobs:
         self._operations = operations
         self._faults = faults
         self._machine = machine
+        self._quotas = quotas
         self._log = log
         self._folder = folder
         self._provisioning_seconds = provisioning_seconds
@@ -129,6 +133,7 @@ class CustomJobs:
         parent = self._location.check(project, location)
         wanted = body()
         job_spec.check(wanted)
+        self._require_quota(wanted["jobSpec"])
         created = now()
         given: Document = {
             key: wanted[key] for key in ("displayName", "jobSpec", "labels", "encryptionSpec") if key in wanted
@@ -144,6 +149,18 @@ class CustomJobs:
         self._records.put(_COLLECTION, job["name"], job)
         self._enqueue(job["name"])
         return job
+
+    def _require_quota(self, spec: Document) -> None:
+        """Refuse a job that, with those that have not ended, needs more than a quota has. Raises ApiError 429."""
+        needs, limits = machines.demand(spec), self._quotas()
+        unfinished = [job for _, job in self._records.all(_COLLECTION) if job["state"] not in TERMINAL_STATES]
+        taken = collections.Counter[str]()
+        for job in unfinished:
+            taken.update(machines.demand(job["jobSpec"]))
+        exceeded = [metric for metric, need in needs.items() if 0 <= limits.get(metric, -1) < taken[metric] + need]
+        if exceeded:
+            metrics = ", ".join(sorted(exceeded))
+            raise ApiError(429, "RESOURCE_EXHAUSTED", f"The following quota metrics exceed quota limits: {metrics}")
 
     def _get(self, project: str, location: str, job: str) -> Document:
         name = f"{self._location.check(project, location)}/customJobs/{job}"

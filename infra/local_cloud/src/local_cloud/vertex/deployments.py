@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from local_cloud.vertex import sleep
+from local_cloud.vertex import machines, sleep
 from local_cloud.vertex.bodies import whole_number
 from local_cloud.vertex.errors import failed_precondition, invalid_argument
 from local_cloud.vertex.images import Image, command_line, resolve
+from local_cloud.vertex.job_spec import SERVICE_ACCOUNT
 from local_cloud.vertex.models import Models
 from local_cloud.vertex.names import last_segment
 from local_cloud.vertex.processes import container_environment
@@ -20,7 +20,6 @@ from local_cloud.vertex.servers import ServerSpec
 _ONLINE = "aiplatform.googleapis.com/prediction/online"
 _DUTY_CYCLE = f"{_ONLINE}/accelerator/duty_cycle"
 _METRICS = frozenset({_DUTY_CYCLE, f"{_ONLINE}/cpu/utilization", f"{_ONLINE}/request_count"})
-_SERVICE_ACCOUNT = re.compile(r"[a-z0-9-]+@[a-z0-9.-]+\.gserviceaccount\.com")
 _MUTABLE_PREFIXES = ("dedicatedResources", "automaticResources", "disableContainerLogging")
 
 Document = dict[str, Any]
@@ -50,15 +49,15 @@ def deployable(deployed: Mapping[str, Any], models: Models, *, may_sleep: bool =
     resources = deployed.get("dedicatedResources") or deployed.get("automaticResources")
     if not resources:
         raise invalid_argument("deployed_model needs dedicated_resources or automatic_resources.")
-    if "dedicatedResources" in deployed and not (resources.get("machineSpec") or {}).get("machineType"):
-        raise invalid_argument("deployed_model.dedicated_resources.machine_spec.machine_type is required.")
+    if "dedicatedResources" in deployed:
+        machines.check(resources.get("machineSpec") or {}, "deployed_model.dedicated_resources.machine_spec")
     if may_sleep and sleep.sleeps(deployed):
         sleep.check(resources)
     else:
         _check_replicas(resources)
     _check_autoscaling(resources)
     account = deployed.get("serviceAccount", "")
-    if account and not _SERVICE_ACCOUNT.fullmatch(account):
+    if account and not SERVICE_ACCOUNT.fullmatch(account):
         raise invalid_argument(f"deployed_model.service_account {account!r} is not the email of a service account.")
     return model
 

@@ -9,18 +9,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from local_cloud.api import ApiError
+from local_cloud.vertex import machines
 from local_cloud.vertex.bodies import whole_number
-from local_cloud.vertex.errors import invalid_argument
+from local_cloud.vertex.errors import invalid_argument, invalid_field
 from local_cloud.vertex.images import repository_name
 from local_cloud.vertex.names import check_display_name, check_labels, seconds
 
 #: The default of scheduling.timeout: seven days.
 DEFAULT_TIMEOUT = 7 * 24 * 3600.0
+#: Who wants more has to ask Google for it.
+LONGEST_TIMEOUT = DEFAULT_TIMEOUT
 
 #: The pools by position, as TF_CONFIG names them; an evaluator is no member of the cluster.
 _TASK_TYPES = ("chief", "worker", "ps", "evaluator")
 #: Variables that describe the whole job to each of its replicas.
 CLUSTER_VARIABLES = ("CLUSTER_SPEC", "TF_CONFIG")
+SERVICE_ACCOUNT = re.compile(r"[a-z0-9-]+@[a-z0-9.-]+\.gserviceaccount\.com")
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 Document = dict[str, Any]
@@ -60,6 +64,9 @@ def check(job: Mapping[str, Any]) -> None:
     prefix = (spec.get("baseOutputDirectory") or {}).get("outputUriPrefix")
     if prefix is not None and not str(prefix).startswith("gs://"):
         raise invalid_argument(f"job_spec.base_output_directory must be a gs:// URI, got {prefix!r}.")
+    account = spec.get("serviceAccount", "")
+    if account and not SERVICE_ACCOUNT.fullmatch(account):
+        raise invalid_field("job_spec.service_account", f"{account!r} is not the e-mail of a service account.")
 
 
 def _check_pool(pool: Mapping[str, Any], field: str, *, is_primary: bool) -> None:
@@ -69,14 +76,7 @@ def _check_pool(pool: Mapping[str, Any], field: str, *, is_primary: bool) -> Non
     if not container.get("imageUri"):
         raise invalid_argument(f"{field}.container_spec.image_uri is required.")
     repository_name(container["imageUri"])
-    machine = pool.get("machineSpec") or {}
-    if not machine.get("machineType"):
-        raise invalid_argument(f"{field}.machine_spec.machine_type is required.")
-    # An enum's zero value means "unspecified", whether it comes as a number or as a name.
-    accelerator = machine.get("acceleratorType") not in {None, 0, "ACCELERATOR_TYPE_UNSPECIFIED"}
-    count = whole_number(machine.get("acceleratorCount"), f"{field}.machine_spec.accelerator_count")
-    if accelerator != (count > 0):
-        raise invalid_argument(f"{field}.machine_spec: accelerator_type and accelerator_count belong together.")
+    machines.check(pool.get("machineSpec") or {}, f"{field}.machine_spec")
     replicas = whole_number(pool.get("replicaCount"), f"{field}.replica_count", default=1)
     if replicas < 1 or (is_primary and replicas != 1):
         expected = "1 for the primary replica" if is_primary else "at least 1"
@@ -97,7 +97,10 @@ def fill(spec: Document) -> None:
 def timeout(spec: Mapping[str, Any]) -> float:
     """scheduling.timeout in seconds."""
     given = (spec.get("scheduling") or {}).get("timeout")
-    return DEFAULT_TIMEOUT if given is None else seconds(given, "job_spec.scheduling.timeout")
+    limit = DEFAULT_TIMEOUT if given is None else seconds(given, "job_spec.scheduling.timeout")
+    if limit > LONGEST_TIMEOUT:
+        raise invalid_field("job_spec.scheduling.timeout", f"timeout must be at most {LONGEST_TIMEOUT:g} seconds.")
+    return limit
 
 
 def may_restart(spec: Mapping[str, Any]) -> bool:

@@ -44,6 +44,7 @@ class Vertex:
         grace_seconds: between SIGTERM and SIGKILL when a job is cancelled or takes too long.
         server_start_seconds: after which a model server that never became healthy fails its deployment.
         seed: makes the draws of the traffic split repeatable.
+        quotas: limits of the region by metric, which unfinished jobs take from; -1, as what is not named, is none.
         on_served: told of each answer of a model server; Cloud Monitoring counts them.
         idle_clock: seconds by which a model that scales to zero falls asleep; a test need not wait for five minutes.
         stream_output: `publish_log` also receives each line that a job prints, as an unfiltered sink would.
@@ -69,6 +70,7 @@ class Vertex:
         seed: int | None = None,
         stream_output: bool = False,
         on_served: Served = nobody_counts,
+        quotas: Callable[[], Mapping[str, int]] = dict,
         idle_clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._closed = False
@@ -88,6 +90,7 @@ class Vertex:
             operations=self._operations,
             faults=faults,
             machine=Machine(images, python, environment, storage_address, project, grace_seconds),
+            quotas=quotas,
             log=JobLog(project=project, region=region, publish=publish_log, stream_output=stream_output),
             folder=state_dir / "jobs",
             provisioning_seconds=operation_seconds,

@@ -1,0 +1,109 @@
+"""The machines of Vertex AI with their accelerators, and the quotas that a job on them takes from.
+
+The table is the product's own, which a test holds equal: neither may import the other.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from local_cloud.vertex.bodies import whole_number
+from local_cloud.vertex.errors import invalid_argument, invalid_field
+
+_TABLE = Path(__file__).with_name("machines.json")
+_QUOTA = "aiplatform.googleapis.com/custom_model_training_"
+_NO_ACCELERATOR = frozenset({None, "ACCELERATOR_TYPE_UNSPECIFIED"})
+
+
+def check(machine: Mapping[str, Any], field: str) -> None:
+    """Refuse a MachineSpec that Vertex AI does not have. `field` is its path in the request. Raises ApiError 400."""
+    name, accelerator = machine.get("machineType"), machine.get("acceleratorType")
+    if not name:
+        raise invalid_argument(f"{field}.machine_type is required.")
+    count = whole_number(machine.get("acceleratorCount"), f"{field}.accelerator_count")
+    if (accelerator not in _NO_ACCELERATOR) != (count > 0):
+        raise invalid_argument(f"{field}: accelerator_type and accelerator_count belong together.")
+    if name not in _machines():
+        raise invalid_field(f"{field}.machine_type", f'Machine type "{name}" is not supported.')
+    fitting = _machines()[name]
+    if not count and fitting and not _is_plain(name):
+        raise invalid_field(f"{field}.machine_type", f'Machine type "{name}" must have accelerators.')
+    if not count:
+        return
+    if accelerator not in fitting:
+        raise invalid_field(f"{field}.accelerator_type", f'"{accelerator}" is not supported for machine type "{name}".')
+    if count not in fitting[accelerator]:
+        raise invalid_field(
+            f"{field}.accelerator_count",
+            f'{count} of accelerator "{accelerator}" is not supported for machine type "{name}".',
+        )
+
+
+def demand(spec: Mapping[str, Any]) -> dict[str, int]:
+    """What a CustomJobSpec takes of each quota, by metric."""
+    preemptible = "preemptible_" if (spec.get("scheduling") or {}).get("strategy") in {"SPOT", "FLEX_START"} else ""
+    needs: dict[str, int] = {}
+    for pool in spec["workerPoolSpecs"]:
+        machine = pool.get("machineSpec") or {}
+        if not machine:
+            continue
+        replicas = whole_number(pool.get("replicaCount"), "replica_count", default=1)
+        series = machine["machineType"].partition("-")[0]
+        # N1 and E2 count together, every other series by itself.
+        family = "" if series in {"n1", "e2"} else f"{series}_"
+        each = {f"{_QUOTA}{preemptible}{family}cpus": _vcpus(machine["machineType"])}
+        if count := whole_number(machine.get("acceleratorCount"), "accelerator_count"):
+            card = machine["acceleratorType"].lower().replace("_tesla_", "_")
+            each[f"{_QUOTA}{preemptible}{card}_gpus"] = count
+        for metric, amount in each.items():
+            needs[metric] = needs.get(metric, 0) + replicas * amount
+    return needs
+
+
+#: vCPUs of machines whose names count accelerators instead; of the others, the name ends with them.
+#: Source: https://docs.cloud.google.com/compute/docs/accelerator-optimized-machines
+_VCPUS = {
+    "a2-megagpu-16g": 96,
+    "a3-highgpu-1g": 26,
+    "a3-highgpu-2g": 52,
+    "a3-highgpu-4g": 104,
+    "a3-highgpu-8g": 208,
+    "a3-megagpu-8g": 208,
+    "a3-ultragpu-8g": 224,
+    "a4-highgpu-8g": 224,
+}
+_VCPUS_PER_A100 = 12
+
+
+def _vcpus(machine: str) -> int:
+    last = machine.rpartition("-")[2]
+    return _VCPUS.get(machine) or (int(last) if last.isdigit() else _VCPUS_PER_A100 * int(last.removesuffix("g")))
+
+
+def _is_plain(machine: str) -> bool:
+    return any(machine.startswith(f"{series['series']}-") for series in _table()["plain"])
+
+
+@functools.cache
+def _machines() -> dict[str, dict[str, list[int]]]:
+    """Numbers that can be had, by accelerator, by machine."""
+    machines: dict[str, dict[str, list[int]]] = {
+        f"{series['series']}-{kind}-{count}": {}
+        for series in _table()["plain"]
+        for kind in series["kinds"]
+        for count in series["vcpus"]
+    }
+    for pairing in _table()["accelerators"]:
+        for machine in pairing["machines"]:
+            machines.setdefault(machine, {})[pairing["accelerator"]] = pairing["counts"]
+    return machines
+
+
+@functools.cache
+def _table() -> dict[str, Any]:
+    table: dict[str, Any] = json.loads(_TABLE.read_bytes())
+    return table
