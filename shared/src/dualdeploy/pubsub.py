@@ -37,14 +37,24 @@ class PubSubPublisher:
         self._lock = threading.Lock()
 
     def publish(self, topic: str, data: bytes, attributes: Mapping[str, str]) -> str:
-        def published() -> str:
+        return self._published(topic, [(data, attributes)])[0]
+
+    def publish_all(self, topic: str, messages: Sequence[tuple[bytes, Mapping[str, str]]]) -> None:
+        if messages:
+            self._published(topic, messages)
+
+    def _published(self, topic: str, messages: Sequence[tuple[bytes, Mapping[str, str]]]) -> list[str]:
+        """The ids of the messages; the client sends them in batches of a hundred."""
+
+        def published() -> list[str]:
             with self._lock:
                 client = self._client
             path = client.topic_path(self._project, topic)
             retry = lazily.load("google.api_core.retry").Retry(timeout=self._timeout)
-            future = client.publish(path, data, retry=retry, timeout=self._timeout / 2, **attributes)
-            # Without this the message may never have left: publish() only queues it.
-            return str(future.result(timeout=self._timeout + 5))
+            options = {"retry": retry, "timeout": self._timeout / 2}
+            futures = [client.publish(path, data, **options, **attributes) for data, attributes in messages]
+            # Without this a message may never have left: publish() only queues it.
+            return [str(future.result(timeout=self._timeout + 5)) for future in futures]
 
         return call(f"Pub/Sub, a message for {topic}", published)
 

@@ -55,9 +55,6 @@ MAX_STEPS = 60
 #: After so many seconds one look takes no further step: Cloud Run ends a request after 60 (infra/topology.json).
 WORK_SECONDS = 30.0
 
-#: How long a release waits for what passes by itself, unless the error says otherwise (`RetryLater.patience`).
-PATIENCE_SECONDS = 24 * 3600.0
-
 #: How long a step that this version does not know may be left to a newer version before the release is taken back.
 UNKNOWN_STEP_SECONDS = 3600.0
 
@@ -303,8 +300,7 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
 
     def _later(self, release: AnyRelease, exc: RetryLater) -> Turn[AnyRelease]:
         """Google says later: waited for, as long as that makes sense."""
-        patience = float(getattr(exc, "patience", PATIENCE_SECONDS))
-        return Wait(release, str(exc), limit=patience, kind=type(exc).__name__)
+        return Wait(release, str(exc), limit=exc.patience, kind=type(exc).__name__)
 
     def _wait(self, versioned: Versioned[AnyRelease], turn: Wait[AnyRelease]) -> Next:
         """Record what is waited for, once; give up when its limit is reached."""
