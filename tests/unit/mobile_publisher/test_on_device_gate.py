@@ -53,6 +53,6 @@ def test_a_file_that_lost_its_accuracy_in_conversion_is_refused_without_any_conf
     assert judge(collapsed, MobileGate(max_conversion_loss=None)).passed
 
 
-def test_facts_of_a_release_from_before_there_were_comparisons_are_judged_too() -> None:
-    figures = Figures.of_facts({"accuracy": 0.9, "tflite_bytes": 2_000_000})
+def test_figures_of_another_version_are_judged_by_those_that_are_known() -> None:
+    figures = Figures.model_validate({"accuracy": 0.9, "size_bytes": 2_000_000, "carbon_grams": 4.0})
     assert judge(figures, MobileGate(min_accuracy=0.8)).passed

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dualdeploy.errors import CannotEverSucceed, LedgerContention, ServiceUnavailable
 from dualdeploy.object_store import ABSENT
 from dualdeploy.testing import Failing, MemoryObjectStore
-from mobile_publisher.storage_channel import StorageChannel, VersionTaken
+from mobile_publisher.on_device_gate import Figures
+from mobile_publisher.release import File
+from mobile_publisher.storage_channel import PointerMoved, StorageChannel, VersionTaken
 
 
 class World:
@@ -20,15 +21,27 @@ class World:
         self.models, self.phones = MemoryObjectStore("models"), MemoryObjectStore("phones")
         self.channel = StorageChannel(models=self.models, bucket=self.phones)
 
-    def exported(self, version: str, content: bytes = b"model") -> dict[str, Any]:
-        """The facts of an exported file."""
+    def exported(self, version: str, content: bytes = b"model") -> File:
         manifest = {"version": version, "sha256": "00", "size": len(content), "min_app_version": "2"}
         self.models.put(f"{version}/model.tflite", content, expect=ABSENT)
         self.models.put(f"{version}/manifest.json", json.dumps(manifest).encode(), expect=ABSENT)
-        return {"tflite": f"gs://models/{version}/model.tflite", "manifest": f"gs://models/{version}/manifest.json"}
+        return File(
+            uri=f"gs://models/{version}/model.tflite",
+            manifest=f"gs://models/{version}/manifest.json",
+            sha256="00",
+            version=version,
+            variant="float32",
+            quantization="float32",
+            named="flowers",
+            figures=Figures(accuracy=0.9, size_bytes=len(content)),
+        )
 
     def publish(self, version: str) -> None:
-        self.channel.point("flowers", self.channel.upload("flowers", self.exported(version)))
+        self.bring(self.exported(version))
+
+    def bring(self, file: File) -> None:
+        self.channel.upload("flowers", file)
+        self.channel.point("flowers", file.version)
 
 
 @pytest.fixture
@@ -37,14 +50,15 @@ def world() -> World:
 
 
 def test_nothing_points_at_a_version_before_its_files_are_there(world: World) -> None:
-    manifest = world.channel.upload("flowers", world.exported("v1"))
+    world.channel.upload("flowers", world.exported("v1"))
     assert world.channel.latest("flowers") is None
-    world.channel.point("flowers", manifest)
+    world.channel.point("flowers", "v1")
     latest = world.channel.latest("flowers")
     assert latest is not None
     assert latest["version"] == "v1"
     assert world.phones.read(latest["model"]).data == b"model"
-    assert json.loads(world.phones.read(latest["manifest"]).data) == manifest
+    assert json.loads(world.phones.read(latest["manifest"]).data)["version"] == "v1"
+    assert (latest["sha256"], latest["size"], latest["min_app_version"]) == ("00", 5, "2")
     assert latest["previous"] == ""
 
 
@@ -57,11 +71,11 @@ def test_the_pointer_remembers_what_was_before(world: World) -> None:
 
 
 def test_repeating_every_step_changes_nothing(world: World) -> None:
-    facts = world.exported("v1")
+    file = world.exported("v1")
     for _ in range(2):
-        world.channel.point("flowers", world.channel.upload("flowers", facts))
+        world.bring(file)
     generation = world.phones.read("models/flowers/latest.json").generation
-    world.channel.point("flowers", {"version": "v1", "sha256": "00", "size": 5})
+    world.channel.point("flowers", "v1")
     assert world.phones.read("models/flowers/latest.json").generation == generation
 
 
@@ -72,19 +86,32 @@ def test_other_bytes_under_a_versions_name_are_refused(world: World) -> None:
     assert world.phones.read("models/flowers/v1/model.tflite").data == b"somebody else's"
 
 
-def test_a_pointer_that_somebody_else_moves_is_decided_again(world: World) -> None:
+def test_a_pointer_that_another_instance_moves_is_decided_again(world: World) -> None:
     world.publish("v1")
-    manifest = world.channel.upload("flowers", world.exported("v2"))
+    world.channel.upload("flowers", world.exported("v2"))
 
-    def somebody_moves_it(name: str) -> None:
+    def someone_moves_it(name: str) -> None:
         world.phones.faults.before = lambda _name: None
         current = world.phones.read("models/flowers/latest.json")
         world.phones.put("models/flowers/latest.json", b'{"version": "v9"}', expect=current.generation)
 
-    world.phones.faults.before = lambda name: somebody_moves_it(name) if name == "put" else None
+    world.phones.faults.before = lambda name: someone_moves_it(name) if name == "put" else None
     with pytest.raises(LedgerContention, match="moved by another instance"):
-        world.channel.point("flowers", manifest)
+        world.channel.point("flowers", "v2")
     assert world.channel.latest("flowers")["version"] == "v9"
+
+
+@pytest.mark.parametrize("expected", [("v1",), ("",), ("v1", "v2")])
+def test_a_pointer_that_names_what_no_one_expects_is_left_as_it_is(world: World, expected: tuple[str, ...]) -> None:
+    for version in ("v1", "v2", "v3"):
+        world.publish(version)
+    with pytest.raises(
+        PointerMoved, match=r"gs://phones/models/flowers/latest.json was moved by hand: it names v3, not"
+    ):
+        world.channel.point("flowers", "v2", among=expected) if "v2" not in expected else world.channel.check(
+            "flowers", among=expected
+        )
+    assert world.channel.latest("flowers")["version"] == "v3"
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b'"v1"'])
@@ -98,23 +125,36 @@ def test_a_pointer_that_is_none_is_replaced(world: World, text: bytes) -> None:
 @pytest.mark.parametrize("nth", range(3))
 def test_a_write_that_fails_at_any_place_is_mended_by_repeating(world: World, nth: int, after: bool) -> None:
     world.publish("v1")
-    facts = world.exported("v2")
+    file = world.exported("v2")
     world.phones.faults.plan("put", *[None] * nth, Failing(ServiceUnavailable("no answer"), after=after))
     with pytest.raises(ServiceUnavailable):
-        world.channel.point("flowers", world.channel.upload("flowers", facts))
+        world.bring(file)
     # Whatever failed, phones have the old version or the new one, whole.
     seen = world.channel.latest("flowers")
     assert world.phones.read(seen["model"]).data
     assert seen["version"] == ("v2" if nth == 2 and after else "v1")
-    world.channel.point("flowers", world.channel.upload("flowers", facts))
+    world.bring(file)
     assert world.channel.latest("flowers")["version"] == "v2"
 
 
 def test_an_exported_file_that_is_gone_is_named(world: World) -> None:
-    facts = world.exported("v1")
-    world.models.delete("v1/model.tflite", expect=world.models.read("v1/model.tflite").generation)
+    file = world.exported("v1")
+    remove_export(world)
     with pytest.raises(CannotEverSucceed, match=r"gs://models/v1/model\.tflite is gone"):
-        world.channel.upload("flowers", facts)
+        world.channel.upload("flowers", file)
+
+
+def test_an_exported_file_that_is_gone_is_not_missed_where_phones_have_it(world: World) -> None:
+    file = world.exported("v1")
+    world.bring(file)
+    world.publish("v2")
+    remove_export(world)
+    world.bring(file)
+    assert world.channel.latest("flowers")["version"] == "v1"
+
+
+def remove_export(world: World) -> None:
+    world.models.delete("v1/model.tflite", expect=world.models.read("v1/model.tflite").generation)
 
 
 # Who may read them ---------------------------------------------------------------------------------------------

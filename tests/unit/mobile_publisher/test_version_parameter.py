@@ -57,8 +57,11 @@ def parameter(remote_config: FakeRemoteConfig) -> VersionParameter:
     return VersionParameter(remote_config, "flowers")
 
 
-def stage(parameter: VersionParameter, share: int, *, held: int | None = None) -> None:
-    parameter.stage(old="v1", new="v2", seed="0123456789ab", share=share, held=held)
+SEED = "0123456789ab"
+
+
+def stage(parameter: VersionParameter, share: int, *, held: int | None = None, before: str = "") -> None:
+    parameter.stage(old="v1", new="v2", seed=SEED, share=share, held=held, before=before)
 
 
 def text(document: Any) -> str:
@@ -92,10 +95,10 @@ def test_everything_else_of_the_template_stays_byte_for_byte(
     for act in (
         lambda: stage(parameter, 10),
         lambda: stage(parameter, 50, held=10),
-        lambda: parameter.settle("v2"),
-        lambda: stage(parameter, 10),
+        lambda: parameter.end_rollout(new="v2", old="v1", seed=SEED, held=50),
+        lambda: stage(parameter, 10, before="v2"),
         lambda: parameter.take_back(new="v2", old="v1", before="v1"),
-        lambda: parameter.settle(""),
+        lambda: parameter.settle("", before="v1"),
     ):
         act()
         assert text(without_ours(remote_config.document)) == text(TEAMS)
@@ -105,7 +108,7 @@ def test_in_an_empty_project_nothing_is_left_but_the_parameter() -> None:
     remote_config = FakeRemoteConfig()
     parameter = VersionParameter(remote_config, "flowers")
     stage(parameter, 10)
-    parameter.settle("v2")
+    parameter.settle("v2", before="v1")
     assert list(remote_config.document) == ["parameters"]
     assert parameter.default() == "v2"
 
@@ -113,8 +116,9 @@ def test_in_an_empty_project_nothing_is_left_but_the_parameter() -> None:
 def test_repeating_a_change_publishes_nothing(remote_config: FakeRemoteConfig, parameter: VersionParameter) -> None:
     for act in (
         lambda: stage(parameter, 10),
-        lambda: parameter.settle("v2"),
+        lambda: parameter.end_rollout(new="v2", old="v1", seed=SEED, held=10),
         lambda: parameter.take_back(new="v2", old="v1", before="v1"),
+        lambda: parameter.settle("v3", before="v1"),
     ):
         act()
         published = len(remote_config.versions)
@@ -133,7 +137,7 @@ def test_what_the_team_made_of_our_parameter_stays(
     document["parameterGroups"]["Art"]["parameters"][KEY] = moved
     remote_config.edit_by_hand(document)
     stage(parameter, 50, held=10)
-    parameter.settle("v2")
+    parameter.settle("v2", before="v1")
     ours = remote_config.document["parameterGroups"]["Art"]["parameters"][KEY]
     assert ours["description"] == "which model"
     assert ours["conditionalValues"] == {"zz beta testers": {"value": "v9"}}
@@ -141,29 +145,92 @@ def test_what_the_team_made_of_our_parameter_stays(
     assert KEY not in remote_config.document["parameters"]
 
 
-def test_a_condition_that_the_team_uses_too_stays_without_anybody_in_it(
+def test_a_condition_that_the_team_uses_too_stays_without_anyone_in_it(
     remote_config: FakeRemoteConfig, parameter: VersionParameter
 ) -> None:
     stage(parameter, 10)
     document = remote_config.document
     document["parameters"]["welcome"]["conditionalValues"]["dualdeploy flowers"] = {"value": "you have the new model"}
     remote_config.edit_by_hand(document)
-    parameter.settle("v2")
+    parameter.settle("v2", before="v1")
     assert remote_config.document["conditions"][-1]["expression"] == "percent <= 0"
     assert remote_config.values(KEY) == {"v2"}
 
 
-def test_what_was_changed_by_hand_is_not_changed_back(
-    remote_config: FakeRemoteConfig, parameter: VersionParameter
+def by_hand(remote_config: FakeRemoteConfig, **changes: Any) -> None:
+    """What someone does in the console: our parameter, or with `condition` our condition's expression."""
+    document = remote_config.document
+    if "condition" in changes:
+        document["conditions"][-1]["expression"] = changes["condition"]
+    else:
+        document["parameters"][KEY].update(changes)
+    remote_config.edit_by_hand(document)
+
+
+CHANGES = {
+    "another default": {"defaultValue": {"value": "v0"}},
+    "no default": {"defaultValue": {"useInAppDefault": True}},
+    "another version for the share": {"conditionalValues": {"dualdeploy flowers": {"value": "v9"}}},
+    "nothing for the share": {"conditionalValues": {}},
+    "another share": {"condition": "percent('0123456789ab') <= 90"},
+    "another condition": {"condition": "app.version.>=(['3.1.0'])"},
+}
+
+
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("act", ["the next share", "a look", "everybody's turn"])
+def test_what_was_changed_by_hand_in_a_rollout_ends_it_and_is_not_changed(
+    remote_config: FakeRemoteConfig, parameter: VersionParameter, act: str, changes: dict[str, Any]
 ) -> None:
     stage(parameter, 10)
-    document = remote_config.document
-    document["parameters"][KEY]["defaultValue"] = {"value": "v0"}
-    remote_config.edit_by_hand(document)
-    with pytest.raises(ParameterMoved, match="changed by hand in Remote Config \\(default v0, staged v2"):
-        stage(parameter, 50, held=10)
-    parameter.take_back(new="v2", old="v1", before="v1")
+    by_hand(remote_config, **changes)
+    theirs = text(remote_config.document)
+    acts = {
+        "the next share": lambda: stage(parameter, 50, held=10),
+        "a look": lambda: parameter.check(old="v1", new="v2", seed=SEED, share=10),
+        "everybody's turn": lambda: parameter.end_rollout(new="v2", old="v1", seed=SEED, held=10),
+    }
+    with pytest.raises(ParameterMoved, match=r"changed by hand in Remote Config \(default .*redeploy to begin anew"):
+        acts[act]()
+    assert text(remote_config.document) == theirs
+
+
+@pytest.mark.parametrize("act", ["the first share", "everybody's at once", "the pointer's turn"])
+def test_a_default_that_was_chosen_after_the_plan_is_not_changed(
+    remote_config: FakeRemoteConfig, parameter: VersionParameter, act: str
+) -> None:
+    parameter.settle("v1", before="")
+    by_hand(remote_config, defaultValue={"value": "v0"})
+    acts = {
+        "the first share": lambda: stage(parameter, 10, before="v1"),
+        "everybody's at once": lambda: parameter.settle("v2", before="v1"),
+        "the pointer's turn": lambda: parameter.settle("", before="v1"),
+    }
+    with pytest.raises(ParameterMoved, match="default v0, it was v1"):
+        acts[act]()
     assert remote_config.values(KEY) == {"v0"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "left", "told"),
+    [
+        ({}, {"v1"}, ""),
+        (CHANGES["another default"], {"v0"}, "its default v0 was chosen by hand"),
+        (CHANGES["no default"], set(), ""),
+        (CHANGES["another version for the share"], {"v1", "v9"}, "v9 was staged by hand"),
+        (CHANGES["another share"], {"v1"}, ""),
+    ],
+    ids=["nothing", *list(CHANGES)[:3], "another share"],
+)
+def test_taking_a_rollout_back_leaves_what_someone_chose_and_tells_it(
+    remote_config: FakeRemoteConfig, parameter: VersionParameter, changes: Any, left: set[str], told: str
+) -> None:
+    parameter.settle("v1", before="")
+    stage(parameter, 10, before="v1")
+    if changes:
+        by_hand(remote_config, **changes)
+    assert parameter.take_back(new="v2", old="v1", before="v1") == told
+    assert remote_config.values(KEY) == left
 
 
 def test_phones_follow_the_pointer_again_if_they_did_before(

@@ -30,9 +30,13 @@ class Displaced(CannotEverSucceed):
 
 @dataclasses.dataclass(frozen=True)
 class Admission:
-    """What came of asking for a turn: admitted, or why not yet (`waits_for`), or why never (`superseded_by`)."""
+    """What came of asking for a turn: admitted, or why not yet (`waits_for`), or why never (`superseded_by`).
+
+    `behind` is the release that has the turn.
+    """
 
     waits_for: str = ""
+    behind: Turn | None = None
     superseded_by: str = ""
 
     @property
@@ -57,7 +61,7 @@ def admission(serving: Serving, release: Release) -> Admission:
         return Admission()
     if newer := newer_live(serving, release):
         return Admission(superseded_by=newer)
-    return Admission(waits_for=_in_the_way(serving, release))
+    return Admission(waits_for=_in_the_way(serving, release), behind=serving.under_way)
 
 
 def _in_the_way(serving: Serving, release: Release) -> str:

@@ -260,8 +260,17 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
         if answer.superseded_by:
             return End(release, State.SUPERSEDED, f"{answer.superseded_by} is newer and live")
         if answer.waits_for:
+            self._ask_to_yield(release, answer)
             return Wait(release, answer.waits_for)
         return Forward(release)
+
+    def _ask_to_yield(self, release: AnyRelease, answer: serve.Admission) -> None:
+        """Have an older release looked at that makes way for newer data: it may not be due for a day."""
+        behind = answer.behind
+        if behind is None or release.request.is_of_a_person or behind.run_created_at >= release.run_created_at:
+            return
+        if any(step.yields for route in self._of.routes.values() for step in route.steps):
+            self._due.put(key_of(behind.run_id, behind.release))
 
     def _checked_claim(self, release: AnyRelease, step: Step) -> Turn[AnyRelease] | None:
         """None while the release has its claim; what was not claimed is not touched."""
