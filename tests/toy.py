@@ -17,7 +17,7 @@ from flask.testing import FlaskClient
 from dualdeploy import clock as clocks
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.due import Due
-from dualdeploy.errors import CannotEverSucceed, RejectedByGoogle
+from dualdeploy.errors import CannotEverSucceed, RejectedByGoogle, ServiceUnavailable
 from dualdeploy.events import Envelope, TrainingCompleted
 from dualdeploy.ledger import (
     Ended,
@@ -70,6 +70,8 @@ class ToyWorld:
     #: What a step meets instead of doing its work, by step: raised once.
     trouble: dict[str, Exception]
     #: Runs that do not pass their gate, and runs that pass it and fail among users.
+    #: Steps that wait for something forever.
+    stuck: set[str]
     bad: set[str]
     falls_over: set[str]
     tidied: list[str]
@@ -142,6 +144,8 @@ def take_off(release: ToyRelease, world: ToyWorld) -> Turn[ToyRelease]:
 
 
 def meet(world: ToyWorld, step: str) -> None:
+    if step in world.stuck:
+        raise ServiceUnavailable(f"{step} gets no answer")
     if step in world.trouble:
         raise world.trouble.pop(step)
 
@@ -204,7 +208,7 @@ class Toy:
         self.config = MemoryObjectStore("config", clock=self.clock)
         self.ledger = Ledger(self.store, clock=self.clock)
         self.publisher = FakePublisher()
-        self.world = ToyWorld(self.ledger, {}, {}, set(), set(), [])
+        self.world = ToyWorld(self.ledger, {}, {}, set(), set(), set(), [])
         self.configure()
         self.due = Due("toy", self.ledger)
         self.target = ToyTarget(self.world)
@@ -222,7 +226,13 @@ class Toy:
         self.ticks = Ticks(
             {"release": self.worker}, due=self.due, ledger=self.ledger, publisher=self.publisher, lease_seconds=90
         )
-        self.commands = Commands(self.target, self.worker, ledger=self.ledger, due=self.due)
+        self.commands = Commands(
+            self.target,
+            self.worker,
+            ledger=self.ledger,
+            due=self.due,
+            would_retire=lambda _dataset: ["the shelf"],
+        )
 
     def http(self) -> FlaskClient:
         app = flask.Flask("toy")

@@ -50,6 +50,16 @@ def test_messages_have_ids_of_their_own(publisher_side: Any) -> None:
     assert len(publisher_side.received(topic, 5)) == 5
 
 
+def test_many_messages_are_all_accepted_before_the_call_returns(publisher_side: Any) -> None:
+    topic = publisher_side.topic()
+    messages = [(str(number).encode(), {"service": "cloud_deployer"}) for number in range(250)]
+
+    publisher_side.publisher.publish_all(topic, messages)
+    publisher_side.publisher.publish_all(topic, [])
+
+    assert sorted(publisher_side.received(topic, 250)) == sorted(messages)
+
+
 def test_many_threads_share_a_publisher(publisher_side: Any) -> None:
     topic = publisher_side.topic()
 

@@ -38,7 +38,7 @@ def _checked_run_id(value: str) -> str:
     return value
 
 
-Dataset = Annotated[str, pydantic.Field(pattern=DATASET_NAME.pattern, examples=["flowers"])]
+Dataset = Annotated[str, pydantic.Field(pattern=f"^(?:{DATASET_NAME.pattern})$", examples=["flowers"])]
 RunId = Annotated[str, pydantic.AfterValidator(_checked_run_id)]
 Reason = Annotated[str, pydantic.Field(description="why; kept in the run's history, 500 characters of it")]
 
