@@ -1,0 +1,71 @@
+"""The service as one object: everything wired together, with whatever stands for Google handed in."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import flask
+
+from dualdeploy import events
+from dualdeploy.callers import Callers
+from dualdeploy.due import Due
+from dualdeploy.entrypoint import Handler
+from dualdeploy.pubsub import Publisher
+from dualdeploy.release.api import blueprint
+from dualdeploy.release.commands import Commands
+from dualdeploy.release.worker import KIND, ReleaseWorker
+from dualdeploy.ticks import Ticks, parse_advance
+from mobile_publisher.release import MobileRelease, MobileServing
+from mobile_publisher.steps import retire
+from mobile_publisher.target import PhoneTarget
+from mobile_publisher.world import TARGET, World
+
+SERVICE = "mobile_publisher"
+
+
+@dataclasses.dataclass(frozen=True)
+class Service:
+    """What events, ticks and people reach."""
+
+    world: World
+    worker: ReleaseWorker[MobileRelease, MobileServing]
+    ticks: Ticks
+    commands: Commands[MobileRelease, MobileServing]
+
+    @property
+    def handlers(self) -> Mapping[str, Handler]:
+        """By the name of the event."""
+        return {
+            "training-completed": lambda e: self.worker.on_training_completed(
+                events.parse_training_completed(e), self.ticks
+            ),
+            "advance": lambda e: self.ticks.on_advance(parse_advance(e)),
+            "tick": lambda _: self.ticks.on_tick(),
+        }
+
+    def routes(self, callers: Callers) -> flask.Blueprint:
+        """The HTTP interface."""
+        return blueprint(
+            SERVICE, TARGET, self.commands, ledger=self.world.ledger, serving_kind=MobileServing, callers=callers
+        )
+
+
+def compose(world: World, *, publisher: Publisher, lease_seconds: float) -> Service:
+    """Wire the service together; touches nothing yet."""
+    ledger = world.ledger
+    target, due = PhoneTarget(world), Due(SERVICE, ledger)
+    worker = ReleaseWorker(
+        target, ledger=ledger, config=world.config, due=due, publisher=publisher, lease_seconds=lease_seconds
+    )
+    ticks = Ticks({KIND: worker}, due=due, ledger=ledger, publisher=publisher, lease_seconds=lease_seconds)
+    commands = Commands(
+        target,
+        worker,
+        ledger=ledger,
+        due=due,
+        nudge=ticks.nudge,
+        would_retire=functools.partial(retire.preview, world=world),
+    )
+    return Service(world, worker, ticks, commands)
