@@ -3,40 +3,45 @@
 Everything that a service does outside its own process is one operation with a name (`ledger.put`,
 `vertex.start_deploy`, …). `Chain.operations` lists them in order; `Chain.interfere` is called before and after each
 of them and may raise. The world itself (uploads, the trainer, phones) is not counted and never fails.
+
+The services are composed by their own `service.compose`, and get what they publish by the subscriptions of
+infra/topology.json. Several versions of a service can run side by side (`Chain.versions`).
 """
 
 from __future__ import annotations
 
-import base64
 import copy
 import dataclasses
 import functools
-import hashlib
-import io
 import itertools
 import json
 import random
+import re
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+import chain_data
 import flask
+from chain_data import HELD_OUT, LABELS, NUMBERED, QUIET_SECONDS, WHOLE, config_document, overwrite, shard_bytes
 from flask.testing import FlaskClient
-from PIL import Image
 
-from cloud_deployer import hygiene
-from cloud_deployer import janitor as janitors
-from cloud_deployer.handler import CloudDeployer
+import cloud_deployer.service
+import job_notifier.service
+import mobile_publisher.service
+import training_launcher.service
 from cloud_deployer.settings import DeployerSettings
-from dualdeploy import events, release_api, tfrecord, training
-from dualdeploy.branches import BranchWorker
+from dualdeploy import training
 from dualdeploy.clock import to_text
-from dualdeploy.dataset_config import DatasetConfig, object_name
+from dualdeploy.dataset_config import object_name
+from dualdeploy.due import Due
+from dualdeploy.entrypoint import Handler
 from dualdeploy.errors import CannotEverSucceed, LeaseHeld, RetryLater
-from dualdeploy.events import Envelope, ObjectFinalized, RetrainRequested, TrainingJobLogged
-from dualdeploy.ledger import TRANSITIONS, Branch, Ledger, Live, Run, State
-from dualdeploy.monitoring import Monitoring
-from dualdeploy.object_store import ABSENT, Generation
+from dualdeploy.events import Envelope
+from dualdeploy.ledger import Ledger, Serving, State, names
+from dualdeploy.ledger.standing import Standing, standing
+from dualdeploy.ledger.states import RELEASE_MOVES, TRAINING_MOVES
 from dualdeploy.outcome import Outcome
 from dualdeploy.testing import (
     FakeFirebaseMl,
@@ -51,23 +56,23 @@ from dualdeploy.testing import (
 from dualdeploy.testing.callers import cloud_run_callers
 from dualdeploy.testing.failing import ProcessDied
 from dualdeploy.training import TARGETS, TrainingJob
-from dualdeploy.vertex import RUN_LABEL, TARGET_LABEL, JobOutcome, Vertex
-from job_notifier.handler import JobNotifier
+from dualdeploy.vertex import RUN_LABEL, TARGET_LABEL, JobOutcome
 from job_notifier.settings import NotifierSettings
-from mobile_publisher.handler import MobilePublisher
 from mobile_publisher.settings import PublisherSettings
 from mobile_publisher.storage_channel import StorageChannel
-from training_launcher.handler import Launcher
+from mobile_publisher.world import World as PublisherWorld
 from training_launcher.settings import LauncherSettings
 
-LABELS = ("blue", "red")
-LEASE_SECONDS = 90.0
-QUIET_SECONDS = 60.0
+__all__ = ["HELD_OUT", "LABELS", "NUMBERED", "QUIET_SECONDS", "WHOLE", "Chain", "Delivery", "overwrite", "shard_bytes"]
 
-#: Names of a batch that is whole by its names alone.
-NUMBERED = ("flowers/train-00000-of-00002.tfrecord", "flowers/train-00001-of-00002.tfrecord")
-HELD_OUT = ("flowers/eval-00000-of-00001.tfrecord",)
-WHOLE = (*NUMBERED, *HELD_OUT)
+LEASE_SECONDS = 90.0
+SERVICES = ("training_launcher", "job_notifier", "cloud_deployer", "mobile_publisher")
+SERVICE_OF = {"cloud": "cloud_deployer", "mobile": "mobile_publisher"}
+
+TOPOLOGY = json.loads((Path(__file__).parents[1] / "infra" / "topology.json").read_text(encoding="utf-8"))
+
+#: Kinds of due work that a run waits for; all others come again and again.
+OF_A_RUN = frozenset({"release", "launch", "job", "arrivals"})
 
 _COMMON: dict[str, Any] = {
     "project": "demo-project",
@@ -87,41 +92,7 @@ When = Literal["before", "after"]
 #: Called before and after every operation with its number, name and the time; raises to break it.
 Interfere = Callable[[int, str, When], None]
 
-
-@functools.cache
-def shard_bytes(name: str, edition: int = 1, examples: int = 4) -> bytes:
-    """A small, sound TFRecord shard; another `edition` has other pictures."""
-    seed = random.Random(f"{name} {edition}")
-    out = io.BytesIO()
-    records = []
-    for number in range(examples):
-        picture = io.BytesIO()
-        label = number % len(LABELS)
-        strong, weak = seed.randrange(128, 256), (seed.randrange(256), seed.randrange(64))
-        colour = (weak[1], weak[0], strong) if label == 0 else (strong, weak[0], weak[1])
-        image = Image.new("RGB", (8, 8), colour)
-        image.putpixel((number, number), (seed.randrange(256), seed.randrange(256), seed.randrange(256)))
-        image.save(picture, "PNG")
-        records.append(tfrecord.encode_example({"image": [picture.getvalue()], "class": [label]}))
-    tfrecord.write_records(out, records)
-    return out.getvalue()
-
-
-def config_document(dataset: str = "flowers", **sections: Any) -> dict[str, Any]:
-    """A configuration with a short quiet period; `sections` replace whole sections.
-
-    Without a cool-down, so that a release leaves nothing behind, and through both channels, unless a test wants less.
-    """
-    publishing = {"channels": ["firebase-ml", "firebase-storage"], **sections.pop("publishing", {})}
-    serving = sections.pop("serving", {"canary": {"steps": [50, 100], "bake": 0, "answers": 2}})
-    return {
-        "dataset": dataset,
-        "labels": list(LABELS),
-        "data": {"quiet_period": QUIET_SECONDS},
-        "publishing": publishing,
-        "serving": {"cool_down": 0, **serving},
-        **sections,
-    }
+Handlers = Mapping[str, Handler]
 
 
 @dataclasses.dataclass
@@ -140,16 +111,6 @@ class _Call(threading.local):
     pause: Callable[[], None] | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class StubExport:
-    """What the publisher makes of a run, without a converter."""
-
-    facts: dict[str, Any]
-
-    def as_facts(self) -> dict[str, Any]:
-        return self.facts
-
-
 class Chain:
     """One project: five buckets, Vertex AI, Firebase ML, Pub/Sub and the four services."""
 
@@ -165,6 +126,8 @@ class Chain:
         self.mobile_accuracy = 0.9
         #: How the jobs of a target end, if not with success.
         self.job_states: dict[str, str] = {}
+        #: In which order the services hear a tick; a test may draw another one for each tick.
+        self.order: Callable[[], Sequence[str]] = lambda: SERVICES
         self._call = _Call()
         self._lock = threading.RLock()
         self._routed = 0
@@ -182,100 +145,50 @@ class Chain:
         self.remote_config = FakeRemoteConfig(faults=self._faults("remote_config"))
         self.publisher = FakePublisher(faults=self._faults("pubsub"))
         self.ledger = Ledger(self.ledger_store, clock=self.clock)
-        self._build_services()
+        self.settings: dict[str, Any] = dict(
+            zip(SERVICES, (LAUNCHER_SETTINGS, NOTIFIER_SETTINGS, DEPLOYER_SETTINGS, PUBLISHER_SETTINGS), strict=True)
+        )
+        #: Versions of each service that run side by side; which of them gets a delivery, `pick` says.
+        self.versions: dict[str, list[Any]] = {service: [self.compose(service)] for service in SERVICES}
+        self.pick: Callable[[str, list[Any]], Any] = lambda _service, versions: versions[0]
         self.configure()
 
-    def _build_services(self) -> None:
-        self.launcher = self._new_launcher()
-        self.notifier = JobNotifier(
-            ledger=self.ledger,
-            models=self.models,
-            vertex=self.vertex,
-            publisher=self.publisher,
-            settings=NOTIFIER_SETTINGS,
-            clock=self.clock,
-        )
-        self.janitor = self.new_janitor()
-        publisher = MobilePublisher(
+    def compose(self, service: str, **instead: Any) -> Any:
+        """A new instance of a service; `instead` replaces something of what it is given."""
+        common = {"ledger": self.ledger, "models": self.models, "publisher": self.publisher}
+        settings = self.settings[service]
+        if service == "training_launcher":
+            given = {**common, "data": self.data, "config": self.config, "vertex": self.vertex, "settings": settings}
+            return training_launcher.service.compose(**{**given, **instead})
+        if service == "job_notifier":
+            given = {**common, "vertex": self.vertex, "settings": settings}
+            return job_notifier.service.compose(**{**given, **instead})
+        if service == "cloud_deployer":
+            given = {**common, "config": self.config, "vertex": self.vertex, "monitoring": self.monitoring}
+            return cloud_deployer.service.compose(**{**given, "settings": settings, **instead})
+        world = PublisherWorld(
             ledger=self.ledger,
             config=self.config,
             firebase=self.firebase,
             remote_config=self.remote_config,
-            export=self._export,  # type: ignore[arg-type]  # a stub needs only `as_facts`
-            settings=PUBLISHER_SETTINGS,
+            export=self._export,
+            firebase_ml_ends=settings.firebase_ml_ends,
             storage=StorageChannel(models=self.models, bucket=self.phones),
-            clock=self.clock,
         )
-        self.workers = {"mobile": self._worker("mobile", publisher.advance)}
-        self.use_deployer()
+        world = dataclasses.replace(world, **instead)
+        return mobile_publisher.service.compose(world, publisher=self.publisher, lease_seconds=LEASE_SECONDS)
 
-    def use_deployer(
-        self,
-        *,
-        settings: DeployerSettings = DEPLOYER_SETTINGS,
-        vertex: Vertex | None = None,
-        monitoring: Monitoring | None = None,
-    ) -> None:
-        """From now on a deployer with these settings, or at another Vertex AI, brings out the cloud model."""
-        deployer = CloudDeployer(
-            ledger=self.ledger,
-            config=self.config,
-            models=self.models,
-            vertex=vertex or self.vertex,
-            monitoring=monitoring or self.monitoring,
-            settings=settings,
-            clock=self.clock,
-        )
-        self.workers["cloud"] = self._worker("cloud", deployer.advance, on_end=deployer.on_end)
+    def use(self, service: str, **instead: Any) -> None:
+        """From now on another instance of the service runs, alone; see `compose`."""
+        self.versions[service] = [self.compose(service, **instead)]
 
-    def new_janitor(self, *, settings: DeployerSettings = DEPLOYER_SETTINGS) -> janitors.Janitor:
-        """The janitor of another instance."""
-        return janitors.Janitor(
-            ledger=self.ledger,
-            config=self.config,
-            vertex=self.vertex,
-            monitoring=self.monitoring,
-            settings=settings,
-            clock=self.clock,
-        )
+    def service(self, name: str) -> Any:
+        return self.pick(name, self.versions[name])
 
-    def _new_launcher(self) -> Launcher:
-        return Launcher(
-            ledger=self.ledger,
-            data=self.data,
-            config=self.config,
-            models=self.models,
-            vertex=self.vertex,
-            settings=LAUNCHER_SETTINGS,
-            clock=self.clock,
-        )
-
-    def _worker(self, target: str, advance: Any, *, on_end: Any = None) -> BranchWorker:
-        return BranchWorker(
-            target,
-            advance,
-            ledger=self.ledger,
-            publisher=self.publisher,
-            lease_seconds=LEASE_SECONDS,
-            clock=self.clock,
-            on_end=on_end,
-            overtakes_rollouts=target == "mobile",
-        )
-
-    @functools.cache  # noqa: B019  # a chain lives as long as its test
     def http(self, target: str) -> FlaskClient:
         """The HTTP interface of the target's service."""
         app = flask.Flask(target)
-        routes = release_api.blueprint(
-            target,
-            target,
-            ledger=self.ledger,
-            lease_seconds=LEASE_SECONDS,
-            clock=self.clock,
-            callers=cloud_run_callers(),
-            about=(lambda dataset: hygiene.status(self.ledger, dataset)) if target == "cloud" else (lambda _: {}),
-        )
-        app.register_blueprint(routes)
+        app.register_blueprint(self.service(SERVICE_OF[target]).routes(cloud_run_callers()))
         return app.test_client()
 
     def continued(self) -> Chain:
@@ -343,7 +256,9 @@ class Chain:
             return False
         except ProcessDied:
             # What this service remembers between events died with it.
-            self.launcher = self._new_launcher()
+            service = delivery.name.partition("/")[0]
+            if service in SERVICES and len(self.versions[service]) == 1:
+                self.use(service)
             return False
         finally:
             self._call.active = False
@@ -358,39 +273,48 @@ class Chain:
         self.write_config(dataset, json.dumps(config_document(dataset, **sections)).encode())
 
     def write_config(self, dataset: str, text: bytes) -> None:
-        _overwrite(self.config, object_name(dataset), text)
+        overwrite(self.config, object_name(dataset), text)
 
-    def upload(self, *names: str, edition: int = 1) -> list[Delivery]:
+    def forget_config(self, dataset: str = "flowers") -> None:
+        (found,) = self.config.list(object_name(dataset))
+        self.config.delete(found.name, expect=found.generation)
+
+    def event(self, service: str, event: str, document: Any, *, event_id: str = "") -> Delivery:
+        """An event on its way to whichever version of a service gets it; not queued."""
+        data = document if isinstance(document, bytes) else json.dumps(document).encode()
+        envelope = Envelope(event_id, data)
+        return Delivery(f"{service}/{event}", lambda: self.service(service).handlers[event](envelope))
+
+    def upload(self, *object_names: str, edition: int = 1) -> list[Delivery]:
         """Write shards (or empty markers) to the data bucket and queue their events, which are returned too."""
         deliveries = []
-        for name in names or WHOLE:
+        for name in object_names or WHOLE:
             data = shard_bytes(name, edition) if ".tfrec" in name else b""
-            generation = _overwrite(self.data, name, data)
+            generation = overwrite(self.data, name, data)
             deliveries.append(self.finalized(name, generation=generation))
         self.queue.extend(deliveries)
         return deliveries
 
     def finalized(self, name: str, *, bucket: str = "data", generation: int = 1) -> Delivery:
-        """The event of an object in the data bucket."""
-        event = ObjectFinalized(bucket, name, generation, 1)
-        return Delivery("training_launcher/object-finalized", lambda: self.launcher.on_object_finalized(event))
+        """The event of an object that was written at this moment."""
+        resource = {"bucket": bucket, "name": name, "generation": str(generation), "size": "1"}
+        resource["timeCreated"] = to_text(self.clock())
+        event = "config-finalized" if bucket == "config" else "object-finalized"
+        return self.event("training_launcher", event, resource)
 
     def retrain(self, *, dataset: str = "flowers", force: bool = False, event_id: str = "") -> Delivery:
         """A retrain request; not queued."""
         self._messages += 1
-        message_id = event_id or f"message-{self._messages}"
-        event = RetrainRequested(dataset, "because", force)
-        return Delivery(
-            "training_launcher/retrain-requested",
-            lambda: self.launcher.on_retrain_requested(event, event_id=message_id),
-        )
+        message = {"dataset": dataset, "reason": "because", "force": force}
+        event_id = event_id or f"message-{self._messages}"
+        return self.event("training_launcher", "retrain-requested", message, event_id=event_id)
 
     def redeploy(self, target: str, **body: Any) -> Delivery:
-        """`POST /redeploy` of the target's service, by somebody who tries again when told to; not queued."""
+        """`POST /redeploy` of the target's service, by someone who tries again when told to; not queued."""
         return self.post(target, "redeploy", **body)
 
     def post(self, target: str, command: str, *, key: str = "", **body: Any) -> Delivery:
-        """A command to the target's service, by somebody who tries again when told to; not queued."""
+        """A command to the target's service, by someone who tries again when told to; not queued."""
         headers = {"Idempotency-Key": key} if key else {}
 
         def post() -> Outcome:
@@ -399,43 +323,45 @@ class Chain:
                 raise LeaseHeld(response.json["error"])
             return Outcome("done", f"{response.status_code}: {response.json}")
 
-        return Delivery(f"{target}/{command}", post)
+        return Delivery(f"{SERVICE_OF[target]}/{command}", post)
 
     def result_hint(self, run_id: str, target: str) -> Delivery:
-        event = ObjectFinalized("models", training.result_name(run_id, target), 1, 1)
-        return Delivery("job_notifier/training-result", lambda: self.notifier.on_training_result(event))
+        resource = {"bucket": "models", "name": training.result_name(run_id, target), "generation": "1", "size": "1"}
+        return self.event("job_notifier", "training-result", {**resource, "timeCreated": to_text(self.clock())})
 
     def log_hint(self, job: str) -> Delivery:
-        event = TrainingJobLogged(job.rsplit("/", 1)[-1])
-        return Delivery("job_notifier/training-job-log", lambda: self.notifier.on_training_job_log(event))
+        labels = {"job_id": job.rsplit("/", 1)[-1]}
+        return self.event("job_notifier", "training-job-log", {"resource": {"type": "ml_job", "labels": labels}})
 
-    def clock_deliveries(self) -> list[Delivery]:
-        """One tick as each of the services gets it."""
-        return [
-            Delivery("training_launcher/clock", self.launcher.on_clock),
-            Delivery("job_notifier/clock", self.notifier.on_clock),
-            Delivery("cloud_deployer/clock", lambda: janitors.tick(self.workers["cloud"], self.janitor)),
-            Delivery("mobile_publisher/clock", self.workers["mobile"].on_clock),
-        ]
+    # Ticks -----------------------------------------------------------------------------------------------------
 
     def tick(self, seconds: float = 60.0) -> None:
-        """Time passes, and everybody is told; an unanswered tick is not sent again, the next one is soon there."""
+        """Time passes, and everyone is told; an unanswered tick is not sent again, the next one is soon there."""
         self.clock.advance(seconds)
-        for delivery in self.clock_deliveries():
+        for service in self.order():
+            self.tick_of(service)
+
+    def tick_of(self, service: str) -> list[str]:
+        """A tick of one service and all that it makes it advance, at this time; what came of each."""
+        before = len(self.outcomes)
+        self.handle(Delivery(f"{service}/tick", lambda: self.service(service).handlers["tick"](Envelope("", b"{}"))))
+        name = f"{service}/advance"
+        mine = [delivery for delivery in self.queue if delivery.name == name]
+        self.queue = [delivery for delivery in self.queue if delivery.name != name]
+        for delivery in mine:
             self.handle(delivery)
+        return [message for _, _, message in self.outcomes[before:]]
 
     def _route_messages(self) -> None:
         """What was published reaches those who subscribed to it."""
         with self._lock:
             fresh, self._routed = self.publisher.sent[self._routed :], len(self.publisher.sent)
             for message in fresh:
-                if message.topic == "training-completed":
-                    self.queue.append(self._training_completed(message.data, message.attributes["target"]))
-
-    def _training_completed(self, data: bytes, target: str) -> Delivery:
-        service = {"cloud": "cloud_deployer", "mobile": "mobile_publisher"}[target]
-        event = events.parse_training_completed(Envelope("", data))
-        return Delivery(f"{service}/training-completed", lambda: self.workers[target].on_training_completed(event))
+                for service, event, asked in _subscribers(message.topic):
+                    if asked.items() <= message.attributes.items():
+                        self._messages += 1
+                        event_id = f"message-{self._messages}"
+                        self.queue.append(self.event(service, event, message.data, event_id=event_id))
 
     # The world -------------------------------------------------------------------------------------------------
 
@@ -458,55 +384,10 @@ class Chain:
             self.queue += [self.result_hint(run_id, target), self.log_hint(job_name)]
 
     def write_result(self, run_id: str, target: str, *, accuracy: float = 0.95, name: str = "") -> None:
-        directory = self.models.uri(training.artifact_directory(run_id, target))
-        artifacts = {
-            "saved_model": "model",
-            "pixels_model": "pixels_model",
-            "keras": "model.keras",
-            "metrics": "metrics.json",
-            "golden": "golden.json",
-            "labels": "labels.txt",
-        }
-        result = {
-            "v": 1,
-            "run_id": run_id,
-            "dataset": run_id.rsplit("-", 1)[0],
-            "target": target,
-            "finished_at": to_text(self.clock()),
-            "architecture": "densenet121",
-            "image_size": 224,
-            "labels": LABELS,
-            "artifacts": {key: f"{directory}/{value}" for key, value in artifacts.items()},
-            "metrics": {"accuracy": accuracy, "loss": 0.1, "examples": 40},
-            "data": {"train_examples": 160, "eval_examples": 40},
-        }
-        # A picture is the bytes of its label: see `dualdeploy.testing.vertex.label_in_picture`.
-        pictures = [(label.encode(), [float(label == other) for other in LABELS]) for label in LABELS]
-        _overwrite(self.models, f"{training.artifact_directory(run_id, target)}/golden.json", golden_set(pictures))
-        _overwrite(self.models, name or training.result_name(run_id, target), json.dumps(result).encode())
+        chain_data.write_result(self.models, run_id, target, clock=self.clock, accuracy=accuracy, name=name)
 
-    def _export(self, run: Run, config: DatasetConfig) -> StubExport:
-        asked = config.publishing.quantization
-        tflite = ("" if asked == "auto" else f"{asked} ").encode() + f"file of {run.run_id}".encode()
-        digest = hashlib.sha256(tflite).hexdigest()
-        name = f"mobile/{run.dataset}/{run.run_id}/{digest[:12]}/model.tflite"
-        self.models.put(name, tflite, expect=ABSENT)
-        version = f"{run.run_id.removeprefix(f'{run.dataset}-')}-{digest[:12]}"
-        manifest = {"version": version, "sha256": digest, "size": len(tflite)}
-        described = name.replace("model.tflite", "manifest.json")
-        self.models.put(described, json.dumps(manifest).encode(), expect=ABSENT)
-        return StubExport(
-            {
-                "manifest": self.models.uri(described),
-                "tflite": self.models.uri(name),
-                "tflite_sha256": digest,
-                "tflite_bytes": 2_000_000,
-                "quantization": asked,
-                "named": config.publishing.name,
-                "variant": self._variant if asked == "auto" else asked,
-                "accuracy": self.mobile_accuracy,
-            }
-        )
+    def _export(self, run: Any, config: Any, _live: str) -> Any:
+        return chain_data.stub_file(self.models, run, config, accuracy=self.mobile_accuracy, variant=self._variant)
 
     # Driving ---------------------------------------------------------------------------------------------------
 
@@ -533,13 +414,12 @@ class Chain:
                 return
 
     def is_quiet(self) -> bool:
-        """Whether no message, job, operation, branch or arrival waits for anything."""
+        """Whether no message, job, operation, run or arrival waits for anything."""
         return (
             not self.queue
             and not self.unfinished_jobs()
             and not self.active()
             and all(operation.done for operation in self.vertex.operations.values())
-            and not self.ledger.arrivals()
         )
 
     # What came of it -------------------------------------------------------------------------------------------
@@ -547,15 +427,28 @@ class Chain:
     def run_ids(self, dataset: str = "flowers") -> list[str]:
         return self.ledger.run_ids(dataset)
 
-    def branch(self, run_id: str, target: str) -> Branch:
-        return self.ledger.read_branch(run_id, target).document
+    def standing(self, run_id: str, target: str) -> Standing:
+        return standing(self.ledger, run_id, target)
 
-    def live(self, target: str, dataset: str = "flowers") -> Live | None:
-        found = self.ledger.read_live(dataset, target)
-        return found.document if found else None
+    def serving(self, target: str, dataset: str = "flowers") -> Any:
+        """What serves, as the service's own document; an empty one when nothing ever did."""
+        kind: type[Serving] = self.service(SERVICE_OF[target]).worker._of.serving_kind
+        found = self.ledger.find(names.serving(target, dataset), kind)
+        return found.document if found else kind(dataset=dataset, target=target)
+
+    def live(self, target: str, dataset: str = "flowers") -> Any:
+        """The same, None when nothing is live."""
+        found = self.serving(target, dataset)
+        return found if found.current else None
 
     def active(self) -> list[str]:
-        return [f"{target}/{run_id}" for target in TARGETS for run_id in self.ledger.active(target)]
+        """What waits to be looked at because of a run: `<service>/<key>`."""
+        return [
+            f"{service}/{key}"
+            for service in SERVICES
+            for key in Due(service, self.ledger).all_keys()
+            if key.partition("/")[0] in OF_A_RUN
+        ]
 
     def messages(self, topic: str, **attributes: str) -> list[dict[str, Any]]:
         """What was published to `topic` with these attributes."""
@@ -577,8 +470,8 @@ class Chain:
 
     def check_is_live(self, run_id: str) -> None:
         for target in TARGETS:
-            branch = self.branch(run_id, target)
-            assert branch.state is State.LIVE, (target, branch.state, branch.step, branch.reason)
+            found = self.standing(run_id, target)
+            assert found.state is State.LIVE, (target, found.state, found.step, found.reason, found.waits_for)
             live = self.live(target)
             assert live is not None
             assert live.current.run_id == run_id, target
@@ -595,34 +488,48 @@ class Chain:
         pointer = json.loads(self.phones.read("models/flowers/latest.json").data)
         published = self.phones.read(pointer["model"]).data
         assert published == f"file of {run_id}".encode()
-        assert hashlib.sha256(published).hexdigest() == pointer["sha256"]
 
     def check_is_tidy(self) -> None:
-        """Nothing is left over, nothing happened twice that must not, no branch took a forbidden way."""
+        """Nothing is left over, nothing happened twice that must not, nothing took a forbidden way."""
         assert self.active() == []
         assert self.queue == []
         assert self.rejected == []
-        assert self.ledger.arrivals() == {}
         assert not [name for name in self.ledger_store.names() if name.startswith("rejected/")]
+        for target in TARGETS:
+            serving = self.serving(target)
+            assert (serving.under_way, serving.waiting, serving.removing) == (None, (), ""), target
         for run_id in self.run_ids():
             for target in TARGETS:
                 assert len(self.jobs_of(run_id, target)) == 1, (run_id, target)
-                check_history(self.branch(run_id, target))
+                check_history(self.standing(run_id, target))
 
 
-def check_history(branch: Branch) -> None:
-    """Every step of a branch's history is one that the transition table has."""
-    states = [moment.state for moment in branch.history]
+@functools.cache
+def _subscribers(topic: str) -> list[tuple[str, str, Mapping[str, str]]]:
+    """Service, event and the attributes that a message must have, of each push subscription to a topic."""
+    return [
+        (
+            each["service"],
+            each["path"].rsplit("/", 1)[-1],
+            dict(re.findall(r'attributes\.(\w+) = "(.*?)"', _filter(each))),
+        )
+        for each in TOPOLOGY["subscriptions"].values()
+        if each["topic"] == topic and not each.get("pull")
+    ]
+
+
+def _filter(subscription: Mapping[str, Any]) -> str:
+    return str(subscription.get("filter", ""))
+
+
+def check_history(found: Standing) -> None:
+    """Every step of a history is one that the transition tables have."""
+    states = [moment.state for moment in found.history]
     assert states[0] is State.PENDING
     for before, after in itertools.pairwise(states):
-        assert after in TRANSITIONS[before], states
-    assert states[-1] is branch.state
-
-
-def _overwrite(store: MemoryObjectStore, name: str, data: bytes) -> Generation:
-    """Write as people and pipelines do: whatever is there is replaced, and the generation is a new one."""
-    current = next((summary.generation for summary in store.list(name) if summary.name == name), ABSENT)
-    return store.put(name, data, expect=current)
+        begins = (before, after) == (State.TRAINED, State.WAITING)
+        assert begins or after in {*TRAINING_MOVES.get(before, ()), *RELEASE_MOVES.get(before, ())}, states
+    assert states[-1] is found.state
 
 
 class Interleaving:
@@ -660,12 +567,3 @@ class Interleaving:
         for thread in threads:
             thread.join()
         return unanswered
-
-
-def golden_set(pictures: Iterable[tuple[bytes, Sequence[float]]]) -> bytes:
-    """The document `golden.json` that the trainer writes."""
-    examples = [
-        {"image_bytes": {"b64": base64.b64encode(picture).decode()}, "probabilities": list(probabilities)}
-        for picture, probabilities in pictures
-    ]
-    return json.dumps({"v": 1, "examples": examples}).encode()
