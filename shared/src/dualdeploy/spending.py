@@ -12,26 +12,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Literal
 
-import pydantic
-
-from dualdeploy.errors import CannotEverSucceed, LedgerContention
-from dualdeploy.ledger import Ledger
-from dualdeploy.object_store import ABSENT, Generation
-from dualdeploy.training import Target
+from dualdeploy.errors import CannotEverSucceed
+from dualdeploy.ledger import Document, Ledger, names
 
 log = logging.getLogger(__name__)
 
-#: Launches of one data set that change its account at the very same time, and then some.
-_ATTEMPTS = 20
 
-
-class _Record(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="ignore")
-
-
-class TargetEstimate(_Record):
+class TargetEstimate(Document):
     """One job. Without a known price the three amounts are None; `price` says where they come from, or what lacks."""
 
     usd_per_hour: float | None
@@ -42,16 +30,16 @@ class TargetEstimate(_Record):
     price: str
 
 
-class Estimate(_Record):
+class Estimate(Document):
     """What one run may cost, decided once; `refusal` is empty when it may begin. `month` is `2026-11`, in UTC."""
 
-    v: Literal[1] = 1
+    v: int = 1
     run_id: str
     dataset: str
     month: str
     region: str
     prices_as_of: str
-    targets: Mapping[Target, TargetEstimate]
+    targets: Mapping[str, TargetEstimate]
     refusal: str = ""
 
     @property
@@ -64,7 +52,7 @@ class Estimate(_Record):
         return sum(each.most_usd or 0.0 for each in self.targets.values())
 
 
-class Entry(_Record):
+class Entry(Document):
     """One job in the account; `actual_usd` is None until it is settled."""
 
     estimated_usd: float
@@ -77,10 +65,10 @@ class Entry(_Record):
         return self.reserved_usd if self.actual_usd is None else self.actual_usd
 
 
-class Account(_Record):
+class Account(Document):
     """The jobs of one data set in one month: trainings by `<run_id>/<target>`, others by names that begin so."""
 
-    v: Literal[1] = 1
+    v: int = 1
     dataset: str
     month: str
     jobs: Mapping[str, Entry] = {}
@@ -95,19 +83,18 @@ class OverBudget(CannotEverSucceed):
 
 def record_estimate(ledger: Ledger, estimate: Estimate) -> Estimate:
     """Keep an estimate beside its run; returns the one that is there, which may be an earlier one."""
-    name = _estimate_name(estimate.run_id)
-    return Estimate.model_validate_json(ledger.write_once(name, estimate.model_dump_json(indent=1).encode()))
+    return ledger.create(names.estimate(estimate.run_id), estimate)[0].document
 
 
 def read_estimate(ledger: Ledger, run_id: str) -> Estimate | None:
     """The recorded estimate of a run, if any. Raises CannotEverSucceed when it cannot be read."""
-    found = ledger.read_document(_estimate_name(run_id), Estimate)
+    found = ledger.find(names.estimate(run_id), Estimate)
     return found.document if found else None
 
 
 def read_account(ledger: Ledger, dataset: str, month: str) -> Account:
     """The account of a month, empty when nothing was reserved in it."""
-    found = ledger.read_document(_account_name(dataset, month), Account)
+    found = ledger.find(names.account(month, dataset), Account)
     return found.document if found else Account(dataset=dataset, month=month)
 
 
@@ -128,22 +115,21 @@ def reserve_jobs(
     ledger: Ledger, dataset: str, month: str, jobs: Mapping[str, Entry], *, limit_usd: float | None
 ) -> None:
     """Put jobs on an account by names of their own, once. Raises OverBudget when `limit_usd` does not allow them."""
-    most = sum(entry.reserved_usd for entry in jobs.values())
-    for _ in range(_ATTEMPTS):
-        found = ledger.read_document(_account_name(dataset, month), Account)
-        account = found.document if found else Account(dataset=dataset, month=month)
+    name = names.account(month, dataset)
+
+    def reserved(found: Account | None) -> Account | None:
+        account = found or Account(dataset=dataset, month=month)
         if jobs.keys() <= account.jobs.keys():
-            return
-        spent = account.total_usd()
+            return None
+        most, spent = sum(entry.reserved_usd for entry in jobs.values()), account.total_usd()
         if limit_usd is not None and spent + most > limit_usd:
             raise OverBudget(
                 f"may cost {most:.2f} USD, and {spent:.2f} USD of this month's {limit_usd:.2f} are"
-                f" spent or reserved ({_account_name(dataset, month)})"
+                f" spent or reserved ({name})"
             )
-        changed = account.model_copy(update={"jobs": {**account.jobs, **jobs}})
-        if _write(ledger, changed, expect=found.generation if found else ABSENT):
-            return
-    raise LedgerContention(f"the account of {dataset} changes faster than it can be written")
+        return account.changed(jobs={**account.jobs, **jobs})
+
+    ledger.update(name, Account, reserved)
 
 
 def settle(ledger: Ledger, run_id: str, target: str, *, seconds: float) -> float | None:
@@ -176,29 +162,11 @@ def settle_job(ledger: Ledger, dataset: str, month: str, job: str, *, actual_usd
 
     Raises CannotEverSucceed when the account cannot be read, LedgerContention when it changes too often.
     """
-    for _ in range(_ATTEMPTS):
-        found = ledger.read_document(_account_name(dataset, month), Account)
-        entry = found.document.jobs.get(job) if found else None
-        if found is None or entry is None or entry.actual_usd == actual_usd:
-            return
-        settled = entry.model_copy(update={"actual_usd": actual_usd, "seconds": seconds})
-        changed = found.document.model_copy(update={"jobs": {**found.document.jobs, job: settled}})
-        if _write(ledger, changed, expect=found.generation):
-            return
-    raise LedgerContention(f"the account of {dataset} changes faster than it can be written")
 
+    def settled(account: Account | None) -> Account | None:
+        entry = account.jobs.get(job) if account else None
+        if account is None or entry is None or entry.actual_usd == actual_usd:
+            return None
+        return account.changed(jobs={**account.jobs, job: entry.changed(actual_usd=actual_usd, seconds=seconds)})
 
-def _write(ledger: Ledger, account: Account, *, expect: Generation) -> bool:
-    try:
-        ledger.write_document(_account_name(account.dataset, account.month), account, expect=expect)
-    except LedgerContention:
-        return False
-    return True
-
-
-def _estimate_name(run_id: str) -> str:
-    return f"runs/{run_id}/estimate.json"
-
-
-def _account_name(dataset: str, month: str) -> str:
-    return f"spend/{month}/{dataset}.json"
+    ledger.update(names.account(month, dataset), Account, settled)

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from dualdeploy import clock as clocks
-from dualdeploy import logs
+from dualdeploy import health, logs
 from dualdeploy.due import Due, Entry, Taken, minute_of
 from dualdeploy.errors import CannotEverSucceed, LeaseHeld, MalformedEvent, RetryLater
 from dualdeploy.events import Envelope
@@ -174,6 +174,7 @@ class Ticks:
             self._due.finish(taken)
             return done(f"{key} can never succeed: {exc}")
         except Exception as exc:
+            health.PROCESS.judge(exc)
             # A bug that one of them meets must delay no other.
             log.exception("%s failed", key)
             wait = min(2**taken.marker.failures, _LONGEST_WAIT_MINUTES)

@@ -15,9 +15,11 @@ from typing import Annotated, Any
 
 import flask
 import pydantic
-from werkzeug.exceptions import RequestEntityTooLarge
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from dualdeploy import clock as clocks
+from dualdeploy import health
 from dualdeploy.callers import CallerRefused, Callers
 from dualdeploy.dataset_config import DATASET_NAME, Quantization
 from dualdeploy.errors import CannotEverSucceed, RetryLater, UnknownRun
@@ -200,6 +202,14 @@ def blueprint(
     @routes.errorhandler(CannotEverSucceed)
     def cannot(exc: CannotEverSucceed) -> tuple[flask.Response, int]:
         return flask.jsonify(error=str(exc)), 409
+
+    @routes.errorhandler(Exception)
+    def unexpected(exc: Exception) -> ResponseReturnValue:
+        if isinstance(exc, HTTPException):
+            return exc
+        health.PROCESS.judge(exc)
+        log.error("unexpected error while answering %s", flask.request.path, exc_info=exc)
+        return flask.jsonify(error="unexpected error; the log has it"), 500
 
     return routes
 
