@@ -181,7 +181,8 @@ class ToyTarget:
         return frozenset()
 
     def route_back(self, release: ToyRelease) -> str:
-        return "back" if release.rests_until else ""
+        # From the step on that users may see something of, whatever was recorded of it.
+        return "back" if release.state == State.CANARY or release.rests_until else ""
 
     def failed(self, release: ToyRelease, step: Step | None, exc: CannotEverSucceed) -> Turn[ToyRelease]:
         why = f"{type(exc).__name__}: {exc}"

@@ -30,6 +30,7 @@ from dualdeploy.ledger import (
     Run,
     Served,
     Serving,
+    Turn,
     UnreadableDocument,
     Versioned,
     dataset_of,
@@ -302,7 +303,7 @@ class Commands(Generic[AnyRelease, AnyServing]):
     def _refuse_while_under_way(self, dataset: str, serving: AnyServing | None, run: Run) -> None:
         turn = serving.under_way if serving else None
         of_this_run = next((each for each in serving.waiting if each.run_id == run.run_id), None) if serving else None
-        busy = turn if turn and not self._is_out(turn.run_id, turn.release) else of_this_run
+        busy = turn if turn and not self._is_out(serving, turn) else of_this_run
         if busy is None:
             return
         state = "under way" if busy is turn else "waiting for its turn"
@@ -316,7 +317,7 @@ class Commands(Generic[AnyRelease, AnyServing]):
         turn = serving.under_way
         if turn is None:
             return
-        if not self._is_out(turn.run_id, turn.release):
+        if not self._is_out(serving, turn):
             raise Refusal(
                 409,
                 f"{turn.name} is under way and not live yet: /abort stops it, and what serves goes on serving",
@@ -331,20 +332,15 @@ class Commands(Generic[AnyRelease, AnyServing]):
             n=turn.release,
         )
 
-    def _is_out(self, run_id: str, n: int) -> bool:
-        """Whether users have this release already. What cannot be read is not."""
+    def _is_out(self, serving: AnyServing | None, turn: Turn) -> bool:
+        """Whether users have this release already, or it is over. What cannot be read is neither."""
+        if serve.serves(serving, turn.run_id, turn.release):
+            return True
         try:
-            found = self._ledger.find_release(self._of.release_kind, run_id, self._of.target, n)
+            found = self._ledger.find_release(self._of.release_kind, turn.run_id, self._of.target, turn.release)
         except UnreadableDocument:
             return False
-        if found is None:
-            return False
-        return found.document.is_over or self._is_at_tail(found.document)
-
-    def _is_at_tail(self, release: Release) -> bool:
-        route = self._of.routes.get(release.route)
-        step = route.find(release.step) if route else None
-        return step is not None and step.is_out
+        return found is not None and found.document.is_over
 
     # Abort, hold, resume ---------------------------------------------------------------------------------------
 
@@ -364,39 +360,34 @@ class Commands(Generic[AnyRelease, AnyServing]):
     def _abort(self, serving: AnyServing, run_id: str, n: int, asked: Asked) -> tuple[dict[str, Any], bool] | None:
         """The answer; None for a release that is over."""
         name = names.release(run_id, self._of.target, n)
-        already = False
+        key = key_of(run_id, n)
+        kind, target, dataset = self._of.serving_kind, self._of.target, serving.dataset
+        try:
+            found = self._ledger.find(name, self._of.release_kind)
+        except UnreadableDocument:
+            serve.note_abort(self._ledger, kind, dataset, target, run_id=run_id, n=n, asked=asked)
+            self._look_now(key)
+            answer = {"run_id": run_id, "target": target, "state": "unreadable", "release": n}
+            return {**answer, "status": f"/status/{dataset}"}, False
+        if found is None or found.document.is_over:
+            return None
+        try:
+            serve.note_abort(self._ledger, kind, dataset, target, run_id=run_id, n=n, asked=asked)
+        except serve.ServesAlready as exc:
+            raise Refusal(
+                409,
+                f"{exc}: /rollback brings back what served before",
+                send={"path": "/rollback", "body": {"dataset": dataset}},
+            ) from exc
+        already = found.document.abort is not None
 
         def decide(release: AnyRelease | None) -> AnyRelease | None:
-            nonlocal already
-            if release is None or release.is_over:
-                return release
-            if self._is_at_tail(release) and not release.going_back:
-                raise Refusal(
-                    409,
-                    f"{run_id} serves already: /rollback brings back what served before",
-                    send={"path": "/rollback", "body": {"dataset": release.dataset}},
-                )
-            already = release.abort is not None
-            return release if already else release.changed(abort=asked)
+            return release if release is None or release.is_over else release.changed(abort=release.abort or asked)
 
-        try:
-            aborted = self._ledger.update(name, self._of.release_kind, decide)
-        except UnreadableDocument:
-            serve.abort_without_document(
-                self._ledger,
-                self._of.serving_kind,
-                serving.dataset,
-                self._of.target,
-                run_id=run_id,
-                n=n,
-                asked=asked,
-            )
-            self._look_now(key_of(run_id, n))
-            answer = {"run_id": run_id, "target": self._of.target, "state": "unreadable", "release": n}
-            return {**answer, "status": f"/status/{serving.dataset}"}, False
+        aborted = self._ledger.update(name, self._of.release_kind, decide)
         if aborted is None or aborted.is_over:
             return None
-        self._look_now(key_of(run_id, n))
+        self._look_now(key)
         log.info("%s: %s", aborted.name, aborted.is_aborted)
         return self._answer(aborted), already
 

@@ -96,8 +96,8 @@ StepFunction = Callable[[Any, Any], Turn[Any]]
 class Step:
     """One step: `take` is its function, `says` what people read while it lasts.
 
-    `yields`: a newer release that waits may take the place of this one here. `is_out`: users have the release already,
-    what is left is tidying: it cannot be aborted, and a rollback may end it.
+    `yields`: a newer release that waits may take the place of this one here. `is_out`: it is recorded as what serves,
+    what is left is tidying.
     """
 
     name: str

@@ -18,6 +18,7 @@ from typing import TypeVar
 from dualdeploy import clock as clocks
 from dualdeploy.errors import CannotEverSucceed, LedgerContention
 from dualdeploy.ledger import Asked, Ledger, Release, Served, Serving, State, Turn, names
+from dualdeploy.ledger.documents import sentence
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,14 @@ AnyServing = TypeVar("AnyServing", bound=Serving)
 
 class Displaced(CannotEverSucceed):
     """Another release has claimed what serves since: this one changes nothing any more."""
+
+
+class Aborted(CannotEverSucceed):
+    """Someone aborted the release before it served."""
+
+
+class ServesAlready(CannotEverSucceed):
+    """The release cannot be aborted any more: it serves."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +103,12 @@ def newer_waiting(serving: Serving, release: Release) -> Turn | None:
     return max(newer, key=lambda turn: turn.run_created_at, default=None)
 
 
+def serves(serving: Serving | None, run_id: str, n: int) -> bool:
+    """Whether this release is what serves. From that moment on it is taken back by a rollback, and not by an abort."""
+    current = serving.current if serving else None
+    return current is not None and (current.run_id, current.release) == (run_id, n)
+
+
 def holds(serving: Serving, run_created_at: str) -> str:
     """Why a release of a training is kept away, empty when it is not: a hold ends with data claimed after it."""
     hold = serving.hold
@@ -135,10 +150,12 @@ def ask_for_turn(ledger: Ledger, kind: type[AnyServing], release: Release) -> Ad
             return serving.changed(waiting=(*others, waits))
         if serving.under_way:
             return serving
+        known = next((turn for turn in serving.waiting if turn.is_of(release.run_id, release.n)), None)
+        turn = turn_of(release, at=ledger.clock()).changed(abort=known.abort if known else None)
         hold = serving.hold if release.request.is_of_a_person else None  # data that is newer than the hold has come
         if release.request.kind == "rollback":
             hold = hold or Asked(at=release.history[0].at, by=release.request.by, reason=release.request.describe())
-        return serving.changed(under_way=turn_of(release, at=ledger.clock()), waiting=others, hold=hold)
+        return serving.changed(under_way=turn, waiting=others, hold=hold)
 
     ledger.update(names.serving(release.target, release.dataset), kind, decide)
     return answer
@@ -168,17 +185,31 @@ def end_tail(ledger: Ledger, kind: type[AnyServing], dataset: str, target: str, 
     ledger.update(names.serving(target, dataset), kind, decide)
 
 
-def abort_without_document(
+def note_abort(
     ledger: Ledger, kind: type[AnyServing], dataset: str, target: str, *, run_id: str, n: int, asked: Asked
 ) -> None:
-    """Note an abort in the claim, because the document of the release cannot be read."""
+    """Note an abort where it is decided whether a release serves: of the two, only one comes first.
+
+    Raises ServesAlready.
+    """
+
+    def noted(turn: Turn) -> Turn:
+        return turn.changed(abort=turn.abort or asked) if turn.is_of(run_id, n) else turn
 
     def decide(serving: AnyServing | None) -> AnyServing | None:
-        if serving is None or serving.under_way is None or not serving.under_way.is_of(run_id, n):
-            return serving
-        return serving.changed(under_way=serving.under_way.changed(abort=asked))
+        if serving is None:
+            return None
+        if serves(serving, run_id, n):
+            raise ServesAlready(f"{run_id} serves already")
+        under_way = noted(serving.under_way) if serving.under_way else None
+        return serving.changed(under_way=under_way, waiting=tuple(noted(turn) for turn in serving.waiting))
 
     ledger.update(names.serving(target, dataset), kind, decide)
+
+
+def abort_of(turn: Turn) -> str:
+    """The sentence of an abort that stands in a claim, or nothing."""
+    return sentence("aborted", turn.abort.by, turn.abort.reason) if turn.abort else ""
 
 
 def note_way_back(ledger: Ledger, kind: type[AnyServing], release: Release, **facts: object) -> None:
@@ -207,14 +238,16 @@ def note_taken_back(ledger: Ledger, kind: type[AnyServing], release: Release, wh
 def record_live(ledger: Ledger, kind: type[AnyServing], release: Release, served: Served) -> AnyServing:
     """Make this release what serves; what it replaces becomes `previous`. Repeating it changes nothing.
 
-    Raises Displaced when another release has the claim.
+    Raises Displaced when another release has the claim, and Aborted.
     """
 
     def decide(serving: AnyServing | None) -> AnyServing:
-        present, _ = _under_way(serving, release)
+        present, turn = _under_way(serving, release)
         current, previous = present.current, present.previous
-        if current and (current.run_id, current.release) == (release.run_id, release.n):
+        if serves(present, release.run_id, release.n):
             return present
+        if turn.abort:
+            raise Aborted(abort_of(turn))
         # A redeploy of what serves replaces nothing that one could roll back to.
         if current and current.run_id != release.run_id:
             is_rollback = release.request.kind == "rollback"

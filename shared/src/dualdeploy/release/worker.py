@@ -205,9 +205,8 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
         """What happens next; nothing is written but what the step itself writes."""
         route = self._of.routes.get(release.route)
         step = route.find(release.step) if route else None
-        is_out = step is not None and step.is_out
         try:
-            if release.is_aborted and not release.going_back and not is_out:
+            if release.is_aborted and not release.going_back and not self._serves(release):
                 return self._stopped(release, release.is_aborted)
             return self._take(release, route, step) if release.route else self._begin(release)
         except (LeaseHeld, LedgerContention):
@@ -215,7 +214,9 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
         except RetryLater as exc:
             return self._later(release, exc)
         except serve.Displaced as exc:
-            return self._displaced(release, is_out, str(exc))
+            return self._displaced(release, str(exc))
+        except serve.Aborted as exc:
+            return self._stopped(release, str(exc))
         except CannotEverSucceed as exc:
             log.error("%s at %s: %s", release.name, release.step or "its beginning", exc)  # noqa: TRY400
             return self._of.failed(release, step, exc)
@@ -278,15 +279,19 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
         turn = found.document.under_way if found else None
         if found is None or turn is None or not turn.is_of(release.run_id, release.n):
             holder = turn.name if turn else "no release"
-            return self._displaced(release, step.is_out, f"{holder} has the claim on what serves")
+            return self._displaced(release, f"{holder} has the claim on what serves")
+        if turn.abort and not release.going_back and not serve.serves(found.document, release.run_id, release.n):
+            return self._stopped(release, serve.abort_of(turn))
         if step.yields and not release.going_back and (newer := serve.newer_waiting(found.document, release)):
             return Back(release, f"replaced by {newer.run_id}", ends=State.SUPERSEDED)
         return None
 
-    def _displaced(self, release: AnyRelease, is_out: bool, why: str) -> Turn[AnyRelease]:
+    def _serves(self, release: AnyRelease) -> bool:
         found = self._ledger.find_serving(self._of.serving_kind, self._of.target, release.dataset)
-        current = found.document.current if found else None
-        if is_out and current and (current.run_id, current.release) == (release.run_id, release.n):
+        return serve.serves(found.document if found else None, release.run_id, release.n)
+
+    def _displaced(self, release: AnyRelease, why: str) -> Turn[AnyRelease]:
+        if self._serves(release):
             return End(release, State.LIVE, f"what it replaced is left to the cleanup: {why}")
         return End(release, State.SUPERSEDED, why)
 
