@@ -125,6 +125,6 @@ def _is_given_up(world: World, claim: NameClaim) -> bool:
 def _taken(release: MobileRelease, claim: NameClaim | None) -> NameTaken:
     holder = f"{claim.dataset or 'no one'} since {claim.since}" if claim else "no one any more"
     return NameTaken(
-        f"publishing.name {release.published_as!r} of {release.dataset} is held by {holder}: give one of the two another"
-        " name, or free it by /retire of the data set that holds it, then redeploy"
+        f"publishing.name {release.published_as!r} of {release.dataset} is held by {holder}: give one of the two"
+        " another name, or free it by /retire of the data set that holds it, then redeploy"
     )
