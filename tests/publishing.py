@@ -21,18 +21,14 @@ from dualdeploy.due import Due
 from dualdeploy.events import Envelope, TrainingCompleted
 from dualdeploy.ledger import Ended, Launch, Ledger, Run, Snapshot, State, dataset_of, names
 from dualdeploy.object_store import ABSENT
-from dualdeploy.release.api import blueprint
-from dualdeploy.release.commands import Commands
-from dualdeploy.release.worker import KIND, ReleaseWorker
 from dualdeploy.testing import FakeFirebaseMl, FakePublisher, FakeRemoteConfig, Faults, ManualClock, MemoryObjectStore
 from dualdeploy.testing.callers import cloud_run_callers
 from dualdeploy.testing.failing import ProcessDied
-from dualdeploy.ticks import ADVANCE_TOPIC, Ticks, parse_advance
+from dualdeploy.ticks import ADVANCE_TOPIC, parse_advance
 from mobile_publisher.on_device_gate import Figures
 from mobile_publisher.release import File, MobileRelease, MobileServing
-from mobile_publisher.steps import retire
+from mobile_publisher.service import SERVICE, compose
 from mobile_publisher.storage_channel import StorageChannel
-from mobile_publisher.target import PhoneTarget
 from mobile_publisher.world import World
 
 LEASE_SECONDS = 90.0
@@ -72,39 +68,14 @@ class Publishing:
             firebase_ml_ends="2027-06-15",
             storage=StorageChannel(models=self.models, bucket=self.phones) if bucket else None,
         )
-        self.target = PhoneTarget(self.world)
-        self.due = Due("mobile_publisher", self.ledger)
-        self.worker = ReleaseWorker(
-            self.target,
-            ledger=self.ledger,
-            config=self.config,
-            due=self.due,
-            publisher=self.publisher,
-            lease_seconds=LEASE_SECONDS,
-        )
-        self.ticks = Ticks(
-            {KIND: self.worker},
-            due=self.due,
-            ledger=self.ledger,
-            publisher=self.publisher,
-            lease_seconds=LEASE_SECONDS,
-        )
+        self.service = compose(self.world, publisher=self.publisher, lease_seconds=LEASE_SECONDS)
+        self.worker, self.ticks = self.service.worker, self.service.ticks
+        self.due = Due(SERVICE, self.ledger)
 
     @functools.cached_property
     def http(self) -> FlaskClient:
-        app = flask.Flask("mobile_publisher")
-        preview = functools.partial(retire.preview, world=self.world)
-        commands = Commands(self.target, self.worker, ledger=self.ledger, due=self.due, would_retire=preview)
-        app.register_blueprint(
-            blueprint(
-                "mobile_publisher",
-                "mobile",
-                commands,
-                ledger=self.ledger,
-                serving_kind=MobileServing,
-                callers=cloud_run_callers(),
-            )
-        )
+        app = flask.Flask(SERVICE)
+        app.register_blueprint(self.service.routes(cloud_run_callers()))
         return app.test_client()
 
     # What the world does ---------------------------------------------------------------------------------------

@@ -160,7 +160,7 @@ FORWARD = Route(
         Step("put", State.CANARY, put, "gets a share"),
         Step("rest", State.CANARY, rest, "proves itself"),
     ),
-    Step("record", State.CANARY, record, "is recorded", is_out=True),
+    Step("record", State.CANARY, record, "is recorded"),
     Step("tidy", State.CANARY, tidy, "tidies up", is_out=True),
 )
 BACK = Route("back", Step("take off", State.CANARY, take_off, "is taken off"))

@@ -95,7 +95,7 @@ STATES: dict[str, tuple[Callable[[], Toy], str]] = {
     "wrap": (third_at("wrap"), "abort"),
     "put": (third_at("put"), "abort"),
     "rest": (third_at("rest"), "abort"),
-    "record": (third_at("record"), "rollback"),
+    "record": (third_at("record"), "abort"),
     "tidy": (third_at("tidy"), "rollback"),
     "going back": (going_back, "abort"),
     "unreadable": (unreadable, "abort"),
