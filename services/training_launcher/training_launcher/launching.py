@@ -118,7 +118,7 @@ class Launching:
     def _start(self, run: Run) -> str:
         """Validate and reserve once, then launch what is not launched; one instance at a time."""
         with self._ledger.lease(f"launch/{run.run_id}", seconds=self._settings.lease_seconds):
-            admission = examine(run, ledger=self._ledger, data=self._data)
+            admission = examine(run, ledger=self._ledger, data=self._data, clock=self._clock)
             estimate = self._estimate(run)
             if admission.accepted:
                 admission = self._within_budget(run, estimate)

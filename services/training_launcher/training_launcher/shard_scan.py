@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from array import array
-from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO, cast
 
 import google_crc32c
 import numpy as np
@@ -46,7 +47,7 @@ _REMEDIES = {
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Usable images side by side: record number, class, bytes, pixels, CRC32C, and a hash of the last bytes."""
+    """Usable images side by side: record number, class, bytes, pixels, CRC32C, and CRC-32 of the last bytes."""
 
     records: npt.NDArray[np.uint32]
     labels: npt.NDArray[np.uint32]
@@ -54,7 +55,21 @@ class Images:
     widths: npt.NDArray[np.uint32]
     heights: npt.NDArray[np.uint32]
     checksums: npt.NDArray[np.uint32]
-    tails: npt.NDArray[np.int64]
+    tails: npt.NDArray[np.uint32]
+
+    @classmethod
+    def none(cls) -> Images:
+        return cls(*(np.zeros(0, np.uint32) for _ in dataclasses.fields(cls)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Images]) -> Images:
+        return cls(
+            *(np.concatenate([getattr(each, field.name) for each in parts]) for field in dataclasses.fields(cls))
+        )
+
+    def between(self, start: int, stop: int) -> Images:
+        """Return the images from `start` to before `stop`."""
+        return Images(*(getattr(self, field.name)[start:stop] for field in dataclasses.fields(self)))
 
     def where(self, chosen: npt.NDArray[np.bool_]) -> Images:
         """Return the chosen images."""
@@ -62,7 +77,7 @@ class Images:
 
     def fingerprints(self) -> npt.NDArray[np.uint64]:
         """Mix checksum, size and tail to 64 bits that are equal for equal images, and hardly ever otherwise."""
-        return self.tails.view(np.uint64) ^ (self.checksums.astype(np.uint64) << np.uint64(32)) ^ self.sizes
+        return (self.checksums.astype(np.uint64) << np.uint64(32)) | (self.tails ^ self.sizes)
 
 
 class DecodeSample:
@@ -134,29 +149,28 @@ class ShardScan:
         self._limits = limits
         self._findings = findings
         self._settle = settle
-        self._columns = (array("I"), array("I"), array("I"), array("I"), array("I"), array("I"), array("q"))
+        self._columns = (array("I"), array("I"), array("I"), array("I"), array("I"), array("I"), array("I"))
 
-    def run(self, progress: Callable[[int], None] | None) -> None:
-        """Read the shard; whatever is wrong with its bytes becomes findings."""
-        with self._shard.open() as opened:
-            stream = MeteredStream(opened, self._shard, self._share, progress)
-            try:
-                self._judge(self._read(stream))
-                self.whole = not stream.stopped_early
-            except CorruptRecords as fault:
-                # A share ends anywhere, so it usually cuts a record in two: that is no fault of the shard.
-                if not (stream.stopped_early and isinstance(fault, TruncatedShard | NotTFRecord)):
-                    self._report(fault, tolerable=False)
-                    self.records += 1
-                    self.bad_records += 1
-            except _Hopeless:
-                message = f"given up after {self.bad_records} unusable records of {self.records}"
-                remedy = "write the shard again as the findings above say"
-                self._findings.add(Finding("error", "given_up", message, remedy, self._shard.name))
-            finally:
-                self.bytes_read = stream.bytes_read
-                self.stopped_early = stream.stopped_early
-                self.compressed = is_gzip(stream.head)
+    def run(self, opened: BinaryIO, progress: Callable[[int], None] | None) -> None:
+        """Read the shard's stream; whatever is wrong with its bytes becomes findings."""
+        stream = MeteredStream(opened, self._shard, self._share, progress)
+        try:
+            self._judge(self._read(stream))
+            self.whole = not stream.stopped_early
+        except CorruptRecords as fault:
+            # A share ends anywhere, so it usually cuts a record in two: that is no fault of the shard.
+            if not (stream.stopped_early and isinstance(fault, TruncatedShard | NotTFRecord)):
+                self._report(fault, tolerable=False)
+                self.records += 1
+                self.bad_records += 1
+        except _Hopeless:
+            message = f"given up after {self.bad_records} unusable records of {self.records}"
+            remedy = "write the shard again as the findings above say"
+            self._findings.add(Finding("error", "given_up", message, remedy, self._shard.name))
+        finally:
+            self.bytes_read = stream.bytes_read
+            self.stopped_early = stream.stopped_early
+            self.compressed = is_gzip(stream.head)
         self._add_up()
 
     def _read(self, stream: MeteredStream) -> Iterator[Record]:
@@ -175,6 +189,7 @@ class ShardScan:
     def _judge(self, records: Iterator[Record]) -> None:
         """Check each record; this loop is the validator's cost, hence the local names."""
         read_example, read_header, checksum = self._reader.read, self._headers.read, google_crc32c.value
+        tail_checksum = zlib.crc32  # of another polynomial, and the same in every process
         appends = [column.append for column in self._columns]
         add_record, add_label, add_size, add_width, add_height, add_checksum, add_tail = appends
         labels = self._columns[1]
@@ -197,15 +212,14 @@ class ShardScan:
             add_width(width)
             add_height(height)
             add_checksum(checksum(image))
-            add_tail(hash(image[-_TAIL:]))
+            add_tail(tail_checksum(image[-_TAIL:]))
             del data, image  # a long record must not stay in memory while the next is read
             if len(labels) == _BATCH:
                 self._add_up()
 
     def _add_up(self) -> None:
         """Hand the collected numbers on and start over."""
-        kinds: tuple[Any, ...] = (*[np.uint32] * 6, np.int64)
-        images = Images(*(np.array(column, kind) for column, kind in zip(self._columns, kinds, strict=True)))
+        images = Images(*(np.array(column, np.uint32) for column in self._columns))
         for column in self._columns:
             del column[:]
         if len(images.labels):

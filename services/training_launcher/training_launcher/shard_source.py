@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Protocol
-
-#: Opening an object costs a round trip, so a sample rather leaves shards out than read less than this of each.
-SMALLEST_SHARE = 1 << 20
 
 
 class ShardSource(Protocol):
@@ -24,7 +21,8 @@ class ShardSource(Protocol):
     @property
     def size(self) -> int: ...
 
-    def open(self) -> BinaryIO: ...
+    def open(self, length: int) -> BinaryIO:
+        """A stream of which no more than the first `length` bytes are read; it may fetch them ahead."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +37,7 @@ class FileShard:
         """Size of the file in bytes."""
         return self.path.stat().st_size
 
-    def open(self) -> BinaryIO:
+    def open(self, length: int) -> BinaryIO:  # noqa: ARG002 (a file costs nothing that is not read)
         """Open the file without a buffer: the reader asks for large blocks already."""
         return self.path.open("rb", buffering=0)
 
@@ -56,7 +54,7 @@ class MemoryShard:
         """Size of the data in bytes."""
         return len(self.data)
 
-    def open(self) -> BinaryIO:
+    def open(self, length: int) -> BinaryIO:  # noqa: ARG002
         """Read from the bytes."""
         return io.BytesIO(self.data)
 
@@ -66,6 +64,17 @@ class ShardReadIncomplete(OSError):
 
     Infrastructure, not a verdict on the data: list the shards again and repeat.
     """
+
+
+class Unopened(io.BytesIO):
+    """Stands for a stream that could not be opened; reading it raises why."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    def read(self, size: int | None = -1) -> bytes:  # noqa: ARG002
+        raise self._error
 
 
 class MeteredStream:
@@ -105,23 +114,3 @@ class MeteredStream:
         if self._progress and block:
             self._progress(len(block))
         return block
-
-
-def plan_shares(sizes: Sequence[int], max_bytes: int) -> list[int]:
-    """Divide `max_bytes` over shards of these sizes: how many bytes of each may be read, in the same order.
-
-    Small shards are read whole and leave the rest of their share to the others. When shares would become smaller
-    than `SMALLEST_SHARE`, an evenly spread selection of shards gets a share and the others get 0.
-    """
-    if sum(sizes) <= max_bytes:
-        return list(sizes)
-    occupied = [index for index, size in enumerate(sizes) if size]
-    most = max(1, max_bytes // SMALLEST_SHARE)
-    count = min(len(occupied), most)
-    chosen = [occupied[index * len(occupied) // count] for index in range(count)]
-    shares = [0] * len(sizes)
-    left = max_bytes
-    for place, index in enumerate(sorted(chosen, key=lambda index: sizes[index])):
-        shares[index] = min(sizes[index], left // (count - place))
-        left -= shares[index]
-    return shares

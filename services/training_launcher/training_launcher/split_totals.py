@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from training_launcher.extrapolation import Extrapolation
 from training_launcher.shard_scan import Images
 from training_launcher.validation_report import Distribution, SplitStatistics, Spread, lengthened
 
@@ -39,6 +40,9 @@ class SplitTotals:
         self.shards = shards
         self.class_records = np.zeros(classes, np.int64)
         self.class_bytes = np.zeros(classes, np.int64)
+        #: The same counts with what they say of the shards that were not read.
+        self.extrapolation = Extrapolation(classes)
+        self._of_shard = np.zeros(classes, np.int64)
         self._sizes = ImageSizes()
 
     @property
@@ -53,13 +57,21 @@ class SplitTotals:
         self._sizes.add(images)
         self.lengthen(int(images.labels.max()) + 1)
         classes = len(self.class_records)
-        self.class_records += np.bincount(images.labels, minlength=classes)
+        counts = np.bincount(images.labels, minlength=classes)
+        self.class_records += counts
+        self._of_shard = lengthened(self._of_shard, classes) + counts
         self.class_bytes += np.bincount(images.labels, weights=images.sizes, minlength=classes).astype(np.int64)
+
+    def close_shard(self, bytes_read: int) -> None:
+        """All images of a shard were added; so many stored bytes were read of it."""
+        self.extrapolation.add(self._of_shard, bytes_read)
+        self._of_shard = np.zeros(len(self.class_records), np.int64)
 
     def lengthen(self, classes: int) -> None:
         """Make room for at least so many classes."""
         self.class_records = lengthened(self.class_records, classes)
         self.class_bytes = lengthened(self.class_bytes, classes)
+        self.extrapolation.lengthen(classes)
 
     def statistics(self, duplicates: int) -> SplitStatistics:
         """Return the totals as a part of the verdict."""

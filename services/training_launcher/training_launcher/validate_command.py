@@ -129,7 +129,7 @@ def _validate(
 ) -> Verdict:
     total = sum(shard.size for shard in shards)
     most = options.max_mebibytes * _MEBIBYTE if options.max_mebibytes else max(1, total)
-    limits = ValidationLimits(max_bytes=most, full_decode_sample=max(0, options.decode))
+    limits = ValidationLimits(max_bytes=most, max_shards=max(1, len(shards)), full_decode_sample=max(0, options.decode))
     columns = (TextColumn("validating"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("validating", total=min(total, most))
@@ -216,7 +216,7 @@ def _class_table(verdict: Verdict) -> Table:
     for heading in ("index", "train", "eval"):
         table.add_column(heading, justify="right")
     for entry in verdict.classes[:100]:
-        counts = (f"{entry.records['train']:,}", f"{entry.records['eval']:,}")
+        counts = [str(entry.estimated.get(split, f"{entry.records[split]:,}")) for split in ("train", "eval")]
         table.add_row(_plain(entry.label), str(entry.index), *counts)
     return table
 

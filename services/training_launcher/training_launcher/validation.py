@@ -6,20 +6,29 @@ the data (below 100 MB).
 
 from __future__ import annotations
 
+import collections
+import itertools
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import BinaryIO
+
+import numpy as np
 
 from dualdeploy.contracts.split import HELD_OUT_ONE_IN, Split, held_out_by_checksum
 from training_launcher.dataset_checks import DatasetChecks
 from training_launcher.example_reader import ExampleReader
+from training_launcher.extrapolation import Extrapolation
 from training_launcher.fingerprints import Fingerprints
+from training_launcher.readings import ShardReading, decode, encode
+from training_launcher.sampling import plan
 from training_launcher.shard_scan import DecodeSample, Images, ShardScan
-from training_launcher.shard_source import FileShard, MemoryShard, ShardReadIncomplete, ShardSource, plan_shares
+from training_launcher.shard_source import FileShard, MemoryShard, ShardReadIncomplete, ShardSource, Unopened
 from training_launcher.split_totals import ImageSizes, SplitTotals
 from training_launcher.validation_limits import ValidationLimits
 from training_launcher.validation_report import (
     ClassStatistics,
     Coverage,
+    Estimate,
     Finding,
     Findings,
     ShardStatistics,
@@ -32,6 +41,7 @@ __all__ = [
     "MemoryShard",
     "ShardReadIncomplete",
     "ShardSource",
+    "Validation",
     "ValidationLimits",
     "Verdict",
     "validate",
@@ -64,10 +74,8 @@ def validate(
     unknown = sorted({*eval_shards, *split.eval} - set(names))
     if unknown:
         raise ValueError(f"eval_shards names shards that are not there: {', '.join(unknown)}")
-    if len(set(names)) != len(names):
-        raise ValueError("two shards have the same name, so findings could not tell them apart")
-    validation = _Validation(shards, labels, features, split, limits or ValidationLimits())
-    validation.read(progress)
+    validation = Validation(shards, labels=labels, features=features, split=split, limits=limits)
+    validation.read(progress=progress)
     return validation.conclude()
 
 
@@ -76,88 +84,147 @@ def _named_by_caller(names: Sequence[str], eval_shards: Collection[str]) -> Spli
     return Split(tuple(name for name in names if name not in eval_shards), held_out, dict.fromkeys(names, "as asked"))
 
 
-class _Validation:
-    """One validation, from the first byte to the verdict."""
+class Validation:
+    """One validation, from the first byte to the verdict; it may be read in several goes, by several processes.
+
+    What one process read it tells as a `step()`, which the next takes up. Steps are kept only when `keep` says so,
+    since they hold 28 bytes of each image.
+    """
 
     def __init__(
         self,
         shards: Sequence[ShardSource],
+        *,
         labels: Sequence[str] | None,
         features: Mapping[str, str],
         split: Split,
-        limits: ValidationLimits,
+        limits: ValidationLimits | None = None,
+        keep: bool = False,
     ) -> None:
+        """Raises ValueError when two shards have the same name."""
+        names = [shard.name for shard in shards]
+        if len(set(names)) != len(names):
+            raise ValueError("two shards have the same name, so findings could not tell them apart")
         self._started = time.monotonic()
         self._shards = shards
         self._sizes = [shard.size for shard in shards]
         self._labels = labels
-        self._limits = limits
+        self._limits = limits = limits or ValidationLimits()
         self._reader = ExampleReader(features["image"], features["label"], len(labels) if labels else None)
         self._findings = Findings(limits.max_findings, limits.max_findings_per_code)
         self._fingerprints = Fingerprints(limits.max_compared_images)
         self._split = split
-        self._held_out = [split.side(shard.name) == "eval" for shard in shards]
+        self._held_out = [split.side(name) == "eval" for name in names]
         self._by_hash = split.by_hash
         classes = len(labels or ())
         self._train = SplitTotals("train", self._numbers(held_out=False), classes)
         self._eval = SplitTotals("eval", self._numbers(held_out=True), classes)
-        self._statistics: list[ShardStatistics] = []
-        self._left_out = 0
-        self._decoded = 0
+        self._records = Extrapolation(1)
+        self._statistics: dict[int, ShardStatistics] = {}
+        self._plan = plan(names, self._sizes, self._held_out, max_bytes=limits.max_bytes, max_shards=limits.max_shards)
+        self._bases = [0, *itertools.accumulate(self._plan.shares)]
+        self._sample = DecodeSample(limits, self._bases[-1])
+        self._keep = keep
+        self._kept: list[ShardReading] = []
 
     def _numbers(self, *, held_out: bool) -> list[int]:
         return [number for number, is_held_out in enumerate(self._held_out) if is_held_out == held_out]
 
-    def read(self, progress: Callable[[int], None] | None) -> None:
-        """Read every shard, as far as its share goes."""
-        shares = plan_shares(self._sizes, self._limits.max_bytes)
-        sample = DecodeSample(self._limits, sum(shares))
-        base = 0
-        for number, share in enumerate(shares):
-            self._read_shard(number, base, share, sample, progress)
-            base += share
-        self._decoded = sample.decoded
+    @property
+    def shards_read(self) -> int:
+        """How many of `shards_planned` are read."""
+        return len(self._statistics)
 
-    def _read_shard(
-        self, number: int, base: int, share: int, sample: DecodeSample, progress: Callable[[int], None] | None
-    ) -> None:
-        shard, sizes = self._shards[number], ImageSizes()
+    @property
+    def shards_planned(self) -> int:
+        return len(self._plan.opened)
+
+    # Reading ---------------------------------------------------------------------------------------------------
+
+    def take_up(self, step: bytes) -> None:
+        """Count what an earlier process read, as if this one had read it; nothing of another data set or draw."""
+        most, most_of_a_kind = self._limits.max_findings, self._limits.max_findings_per_code
+        for reading in decode(step, seed=self._plan.seed, most=most, most_of_a_kind=most_of_a_kind):
+            if reading.number not in self._statistics:
+                sizes = ImageSizes()
+                if reading.images:
+                    sizes.add(reading.images)
+                    self._add(reading.number, reading.images)
+                self._sample.decoded += reading.decoded
+                self._close(reading, sizes)
+
+    def step(self) -> bytes:
+        """What was read since the last step, for `take_up`."""
+        kept, self._kept = self._kept, []
+        return encode(kept, seed=self._plan.seed)
+
+    def read(self, *, go_on: Callable[[], bool] = lambda: True, progress: Callable[[int], None] | None = None) -> bool:
+        """Read the shards, as far as their shares go, until all are read or `go_on` says no; whether all are.
+
+        The next shards are opened while one is read: opening costs a round trip each, and they take it together.
+        """
+        waiting = collections.deque(number for number in self._plan.opened if number not in self._statistics)
+        opened: collections.deque[tuple[int, BinaryIO]] = collections.deque()
+        try:
+            while (waiting or opened) and go_on():
+                while waiting and len(opened) < self._limits.opened_ahead:
+                    number = waiting.popleft()
+                    opened.append((number, self._opened(number)))
+                number, stream = opened[0]
+                self._read_shard(number, stream, progress)
+                opened.popleft()[1].close()
+        finally:
+            for _, stream in opened:
+                stream.close()
+        return self.shards_read == self.shards_planned
+
+    def _opened(self, number: int) -> BinaryIO:
+        try:
+            return self._shards[number].open(self._plan.shares[number])
+        except Exception as exc:  # noqa: BLE001  # raised when it is its turn: what comes before it is read and kept
+            return Unopened(exc)
+
+    def _read_shard(self, number: int, stream: BinaryIO, progress: Callable[[int], None] | None) -> None:
+        sizes, kept, decoded = ImageSizes(), [Images.none()], self._sample.decoded
+        findings = Findings(self._limits.max_findings, self._limits.max_findings_per_code)
 
         def settle(images: Images) -> None:
             sizes.add(images)
             self._add(number, images)
+            if self._keep:
+                kept.append(images)
 
         scan = ShardScan(
-            shard,
+            self._shards[number],
             reader=self._reader,
-            sample=sample,
-            base=base,
-            share=share,
+            sample=self._sample,
+            base=self._bases[number],
+            share=self._plan.shares[number],
             limits=self._limits,
-            findings=self._findings,
+            findings=findings,
             settle=settle,
         )
-        if share:
-            scan.run(progress)
-        size = self._sizes[number]
-        if not size or (scan.whole and not scan.records):
-            message = "the shard is empty (0 bytes)" if not size else "the shard has no records"
-            remedy = "remove it, or upload it again if it should have records"
-            self._findings.add(Finding("warning", "empty_shard", message, remedy, shard.name))
-        self._left_out += scan.stopped_early or share < size
-        statistics = ShardStatistics(
-            shard.name,
-            "hash" if self._by_hash else self._split.side(shard.name),
-            self._split.reasons[shard.name],
-            size,
-            scan.bytes_read,
-            scan.compressed,
-            scan.whole or not size,
-            scan.records,
-            scan.bad_records,
-            *sizes.spreads(),
+        scan.run(stream, progress)
+        reading = ShardReading(
+            number=number,
+            records=scan.records,
+            bad_records=scan.bad_records,
+            bytes_read=scan.bytes_read,
+            compressed=scan.compressed,
+            whole=scan.whole,
+            stopped_early=scan.stopped_early,
+            decoded=self._sample.decoded - decoded,
+            findings=findings,
+            images=Images.joined(kept) if self._keep else None,
         )
-        self._statistics.append(statistics)
+        if self._keep:
+            self._kept.append(reading)
+        self._close(reading, sizes)
+
+    def _splits_of(self, number: int) -> tuple[SplitTotals, ...]:
+        if self._by_hash:
+            return self._train, self._eval
+        return (self._eval,) if self._held_out[number] else (self._train,)
 
     def _add(self, number: int, images: Images) -> None:
         """Count the images of one shard in their split, and remember their fingerprints."""
@@ -167,10 +234,54 @@ class _Validation:
             self._eval.add(images.where(held_out))
             self._train.add(images.where(~held_out))
         else:
-            (self._eval if self._held_out[number] else self._train).add(images)
+            self._splits_of(number)[0].add(images)
+
+    def _close(self, reading: ShardReading, sizes: ImageSizes) -> None:
+        """Sum one shard up, all of whose images were added."""
+        number = reading.number
+        self._findings.merge(reading.findings)
+        if reading.whole and not reading.records:
+            self._found_empty(number, "the shard has no records")
+        self._records.add(np.array([reading.records]), reading.bytes_read)
+        for split in self._splits_of(number):
+            split.close_shard(reading.bytes_read)
+        self._statistics[number] = self._described(reading, sizes)
+
+    def _described(self, reading: ShardReading, sizes: ImageSizes) -> ShardStatistics:
+        name = self._shards[reading.number].name
+        return ShardStatistics(
+            name,
+            "hash" if self._by_hash else self._split.side(name),
+            self._split.reasons[name],
+            self._sizes[reading.number],
+            reading.bytes_read,
+            reading.compressed,
+            reading.whole,
+            reading.records,
+            reading.bad_records,
+            *sizes.spreads(),
+        )
+
+    def _found_empty(self, number: int, message: str) -> None:
+        remedy = "remove it, or upload it again if it should have records"
+        self._findings.add(Finding("warning", "empty_shard", message, remedy, self._shards[number].name))
+
+    def _close_unread(self) -> None:
+        """Sum up the shards that are empty or were left out of the draw."""
+        for number, size in enumerate(self._sizes):
+            if number not in self._statistics:
+                if not size:
+                    self._found_empty(number, "the shard is empty (0 bytes)")
+                nothing = Findings(0, 0)
+                reading = ShardReading(number, 0, 0, 0, False, not size, bool(size), 0, nothing)
+                self._statistics[number] = self._described(reading, ImageSizes())
+
+    # Concluding ------------------------------------------------------------------------------------------------
 
     def conclude(self) -> Verdict:
         """Check the data set as a whole and sum everything up."""
+        self._close_unread()
+        statistics = [self._statistics[number] for number in range(len(self._shards))]
         classes = max(len(self._train.class_records), len(self._eval.class_records))
         for split in (self._train, self._eval):
             split.lengthen(classes)
@@ -179,7 +290,7 @@ class _Validation:
             train=self._train,
             evaluation=self._eval,
             split_by_hash=self._by_hash,
-            complete=all(shard.whole for shard in self._statistics),
+            complete=all(shard.whole for shard in statistics),
             class_names=names,
             shard_names=[shard.name for shard in self._shards],
             limits=self._limits,
@@ -190,7 +301,7 @@ class _Validation:
         checks.check_classes()
         checks.check_balance()
         duplicates = checks.check_duplicates(self._fingerprints.repeated())
-        coverage = self._coverage()
+        coverage, estimated = self._coverage(), self._estimated()
         tolerate = coverage.bad_records <= self._limits.max_bad_records * coverage.records
         return Verdict(
             accepted=not self._findings.has_errors(tolerate=tolerate),
@@ -199,30 +310,46 @@ class _Validation:
             notes=self._notes(classes, coverage),
             coverage=coverage,
             splits=(self._train.statistics(duplicates[0]), self._eval.statistics(duplicates[1])),
-            classes=tuple(self._class_statistics(index, name) for index, name in enumerate(names)),
-            shards=tuple(self._statistics),
+            classes=tuple(self._class_statistics(index, name, estimated) for index, name in enumerate(names)),
+            shards=tuple(statistics),
             seconds=round(time.monotonic() - self._started, 3),
+            records_estimated=self._records.of_all(coverage.bytes_total)[0],
         )
 
     def _coverage(self) -> Coverage:
-        total, read = sum(self._sizes), sum(shard.bytes_read for shard in self._statistics)
+        total, read = sum(self._sizes), sum(shard.bytes_read for shard in self._statistics.values())
         return Coverage(
             bytes_total=total,
             bytes_read=read,
             fraction=read / total if total else 1.0,
             shards_total=len(self._shards),
-            shards_read=sum(1 for shard in self._statistics if shard.bytes_read),
-            shards_sampled=self._left_out,
-            records=sum(shard.records for shard in self._statistics),
-            bad_records=sum(shard.bad_records for shard in self._statistics),
-            images_decoded=self._decoded,
+            shards_read=sum(1 for shard in self._statistics.values() if shard.bytes_read),
+            shards_sampled=sum(
+                not shard.whole and shard.bytes_read < shard.size for shard in self._statistics.values()
+            ),
+            records=sum(shard.records for shard in self._statistics.values()),
+            bad_records=sum(shard.bad_records for shard in self._statistics.values()),
+            images_decoded=self._sample.decoded,
             images_compared=self._fingerprints.tracked,
         )
 
-    def _class_statistics(self, index: int, name: str) -> ClassStatistics:
+    def _class_statistics(self, index: int, name: str, estimated: Mapping[str, list[Estimate]]) -> ClassStatistics:
         splits = (self._train, self._eval)
         records = {split.name: int(split.class_records[index]) for split in splits}
-        return ClassStatistics(index, name, records, {split.name: int(split.class_bytes[index]) for split in splits})
+        image_bytes = {split.name: int(split.class_bytes[index]) for split in splits}
+        return ClassStatistics(
+            index, name, records, image_bytes, {split: of_class[index] for split, of_class in estimated.items()}
+        )
+
+    def _estimated(self) -> dict[str, list[Estimate]]:
+        """Records of each class in all shards of each split; nothing when all were read."""
+        if all(shard.bytes_read == shard.size for shard in self._statistics.values()):
+            return {}
+        total = {split.name: 0 for split in (self._train, self._eval)}
+        for number, size in enumerate(self._sizes):
+            for split in self._splits_of(number):
+                total[split.name] += size
+        return {split.name: split.extrapolation.of_all(total[split.name]) for split in (self._train, self._eval)}
 
     def _notes(self, classes: int, coverage: Coverage) -> tuple[str, ...]:
         notes = []
@@ -237,11 +364,18 @@ class _Validation:
         else:
             notes.append(f"{self._split.describe()}.")
         if coverage.shards_sampled:
-            notes.append(
-                f"Sampled: {coverage.bytes_read:,} of {coverage.bytes_total:,} bytes were read, from the start of "
-                f"{coverage.shards_read} of {coverage.shards_total} shards; what follows was not looked at."
-            )
+            notes.append(self._sampled(coverage))
         if self._fingerprints.tracked < self._fingerprints.seen:
             tracked, seen = self._fingerprints.tracked, self._fingerprints.seen
             notes.append(f"Duplicates were looked for among the first {tracked:,} of {seen:,} images.")
         return tuple(notes)
+
+    def _sampled(self, coverage: Coverage) -> str:
+        which = f"{coverage.shards_read:,} of {coverage.shards_total:,} shards"
+        if self._plan.is_drawn:
+            which += f", drawn at random (draw {self._plan.seed}; validation.max_bytes and .max_shards say how many)"
+        records = self._records.of_all(coverage.bytes_total)[0]
+        return (
+            f"Sampled: {coverage.bytes_read:,} of {coverage.bytes_total:,} bytes were read, from the start of {which};"
+            f" what follows was not looked at. All shards together have {records} records."
+        )

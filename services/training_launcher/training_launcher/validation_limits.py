@@ -14,6 +14,10 @@ class ValidationLimits:
 
     #: Stored (compressed) bytes read in all, shared evenly by the shards.
     max_bytes: int = 2 << 30
+    #: Shards opened at most; of more, a random sample is.
+    max_shards: int = 10_000
+    #: Shards that are opened while one is read: round trips that overlap.
+    opened_ahead: int = 24
     #: Images decoded pixel by pixel, spread evenly over what is read, and their pixels together.
     full_decode_sample: int = 256
     full_decode_pixels: int = 500_000_000

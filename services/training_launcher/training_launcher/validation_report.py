@@ -52,7 +52,8 @@ class Findings:
         self.counts: Counter[str] = Counter()
         self._most = most
         self._most_of_a_kind = most_of_a_kind
-        self._kept: list[tuple[Finding, bool]] = []
+        #: What is listed, and whether it concerns one record only.
+        self.kept: list[tuple[Finding, bool]] = []
         self._tolerable_errors = False
         self._errors = False
 
@@ -63,14 +64,24 @@ class Findings:
             self._errors |= not tolerable
         # A kind that comes late is kept once in any case, so that every kind can be read about.
         first = finding.code not in self.counts
-        if first or (self.counts[finding.code] < self._most_of_a_kind and len(self._kept) < self._most):
-            self._kept.append((finding, tolerable))
+        if first or (self.counts[finding.code] < self._most_of_a_kind and len(self.kept) < self._most):
+            self.kept.append((finding, tolerable))
         self.counts[finding.code] += 1
 
     def count_more(self, code: str, count: int) -> None:
         """Count findings of a kind of which enough were added."""
         if count > 0:
             self.counts[code] += count
+
+    def merge(self, others: Findings) -> None:
+        """Add what was found elsewhere, after what was found here."""
+        self._errors |= others._errors
+        self._tolerable_errors |= others._tolerable_errors
+        counts = dict(self.counts)
+        for finding, tolerable in others.kept:
+            self.add(finding, tolerable=tolerable)
+        for code, count in others.counts.items():
+            self.counts[code] = counts.get(code, 0) + count
 
     def has_errors(self, *, tolerate: bool) -> bool:
         """Tell whether any error was found; with `tolerate`, errors of single records do not count."""
@@ -80,7 +91,7 @@ class Findings:
         """Return what was kept, errors first; with `tolerate`, errors of single records become warnings."""
         findings = [
             dataclasses.replace(finding, severity="warning") if tolerable and tolerate else finding
-            for finding, tolerable in self._kept
+            for finding, tolerable in self.kept
         ]
         return tuple(sorted(findings, key=lambda finding: finding.severity != "error"))
 
@@ -125,6 +136,21 @@ def lengthened(counts: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int
 
 
 @dataclasses.dataclass(frozen=True)
+class Estimate:
+    """About `value`, and with 95 of 100 between `low` and `high`; no `high` where one shard alone was read."""
+
+    value: int
+    low: int
+    high: int | None
+
+    def __str__(self) -> str:
+        if self.low == self.value == self.high:
+            return f"{self.value:,}"
+        bounds = f"at least {self.low:,}" if self.high is None else f"{self.low:,} to {self.high:,}"
+        return f"about {self.value:,} ({bounds})"
+
+
+@dataclasses.dataclass(frozen=True)
 class ShardStatistics:
     """One shard; sizes in bytes, image sizes in bytes and pixels; `whole`: read to its end."""
 
@@ -158,12 +184,16 @@ class SplitStatistics:
 
 @dataclasses.dataclass(frozen=True)
 class ClassStatistics:
-    """One class: usable records and bytes of encoded images in each split."""
+    """One class: usable records and bytes of encoded images in each split.
+
+    `estimated`: records in all shards of each split, when only a part was read.
+    """
 
     index: int
     label: str
     records: Mapping[str, int]
     image_bytes: Mapping[str, int]
+    estimated: Mapping[str, Estimate] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,6 +225,7 @@ class Verdict:
     classes: tuple[ClassStatistics, ...]
     shards: tuple[ShardStatistics, ...]
     seconds: float
+    records_estimated: Estimate | None = None
 
     def reason(self) -> str:
         """Return one line for the ledger: the first fault, or what was accepted."""

@@ -156,9 +156,10 @@ class Data(_Section):
 
 
 class Validation(_Section):
-    """How much is read before anything is spent: `max_bytes` of the shards as stored, spread evenly over all."""
+    """How much is read before anything is spent: `max_bytes`, as stored, of at most `max_shards` shards."""
 
     max_bytes: int = Field(default=512_000_000, ge=1_000_000)
+    max_shards: int = Field(default=10_000, ge=1)
 
 
 class Accelerator(_Section):

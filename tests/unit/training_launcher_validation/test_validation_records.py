@@ -209,10 +209,10 @@ def test_empty_shards_are_warned_about(check, record, shard, good_eval) -> None:
     )
     assert verdict.accepted
     assert [(finding.severity, finding.code, finding.shard) for finding in verdict.findings] == [
-        ("warning", "empty_shard", "train-1"),
         ("warning", "empty_shard", "train-2"),
+        ("warning", "empty_shard", "train-1"),
     ]
-    assert verdict.findings[0].message == "the shard is empty (0 bytes)"
+    assert verdict.findings[1].message == "the shard is empty (0 bytes)"
     assert verdict.reason().endswith("4 shards, 2 warnings")
 
 
