@@ -176,7 +176,7 @@ class Chain:
             storage=StorageChannel(models=self.models, bucket=self.phones),
         )
         world = dataclasses.replace(world, **instead)
-        return mobile_publisher.service.compose(world, publisher=self.publisher, lease_seconds=LEASE_SECONDS)
+        return mobile_publisher.service.compose(world, publisher=self.publisher, settings=settings)
 
     def use(self, service: str, **instead: Any) -> None:
         """From now on another instance of the service runs, alone; see `compose`."""
@@ -511,15 +511,12 @@ def _subscribers(topic: str) -> list[tuple[str, str, Mapping[str, str]]]:
         (
             each["service"],
             each["path"].rsplit("/", 1)[-1],
-            dict(re.findall(r'attributes\.(\w+) = "(.*?)"', _filter(each))),
+            dict(re.findall(r'attributes\.(\w+) = "(.*?)"', asked)),
         )
         for each in TOPOLOGY["subscriptions"].values()
+        for asked in [each.get("filter", "")]
         if each["topic"] == topic and not each.get("pull")
     ]
-
-
-def _filter(subscription: Mapping[str, Any]) -> str:
-    return str(subscription.get("filter", ""))
 
 
 def check_history(found: Standing) -> None:

@@ -32,7 +32,7 @@ def create_app() -> flask.Flask:
     logs.configure()
     read = settings.load(PublisherSettings, os.environ)
     ledger = Ledger(GcsObjectStore(read.ledger_bucket))
-    service = compose(_world(read, ledger), publisher=PubSubPublisher(read.project), lease_seconds=read.lease_seconds)
+    service = compose(_world(read, ledger), publisher=PubSubPublisher(read.project), settings=read)
     callers = Callers.of(read)
     receiver = Receiver(SERVICE, service.handlers, ledger=ledger, project=read.project, callers=callers)
     app = flask.Flask(SERVICE)

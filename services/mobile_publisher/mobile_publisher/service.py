@@ -18,6 +18,7 @@ from dualdeploy.release.commands import Commands
 from dualdeploy.release.worker import KIND, ReleaseWorker
 from dualdeploy.ticks import Ticks, parse_advance
 from mobile_publisher.release import MobileRelease, MobileServing
+from mobile_publisher.settings import PublisherSettings
 from mobile_publisher.steps import retire
 from mobile_publisher.target import PhoneTarget
 from mobile_publisher.world import TARGET, World
@@ -52,14 +53,21 @@ class Service:
         )
 
 
-def compose(world: World, *, publisher: Publisher, lease_seconds: float) -> Service:
+def compose(world: World, *, publisher: Publisher, settings: PublisherSettings) -> Service:
     """Wire the service together; touches nothing yet."""
     ledger = world.ledger
     target, due = PhoneTarget(world), Due(SERVICE, ledger)
     worker = ReleaseWorker(
-        target, ledger=ledger, config=world.config, due=due, publisher=publisher, lease_seconds=lease_seconds
+        target, ledger=ledger, config=world.config, due=due, publisher=publisher, lease_seconds=settings.lease_seconds
     )
-    ticks = Ticks({KIND: worker}, due=due, ledger=ledger, publisher=publisher, lease_seconds=lease_seconds)
+    ticks = Ticks(
+        {KIND: worker},
+        due=due,
+        ledger=ledger,
+        publisher=publisher,
+        lease_seconds=settings.lease_seconds,
+        slots=settings.request_slots,
+    )
     commands = Commands(
         target,
         worker,

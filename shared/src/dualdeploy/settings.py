@@ -139,6 +139,12 @@ class CloudSettings:
     remote_config_emulator_host: str = setting(
         "REMOTE_CONFIG_EMULATOR_HOST", "host:port of a Remote Config emulator; empty for the real one", default=""
     )
+    request_slots: int = setting(
+        "REQUEST_SLOTS",
+        "how many requests all instances of this service handle at once: a tick publishes what they have time for",
+        default=80,
+        minimum=1,
+    )
     # A lease that is over at once is held by everybody.
     lease_seconds: float = setting(
         "LEASE_SECONDS",

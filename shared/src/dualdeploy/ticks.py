@@ -35,6 +35,9 @@ ADVANCE_TOPIC = "advance"
 #: An `advance` that is older is dropped: a later tick has published it again.
 LATEST_SECONDS = 120.0
 
+#: How many looks one request slot has time for between two ticks, at a second a look.
+MOST_PER_SLOT = 60
+
 #: Work that was begun so often without ever ending (its process died each time), or failed so often for a reason that
 #: is not known to pass, is given up.
 MOST_BEGUN = 10
@@ -90,7 +93,8 @@ def parse_advance(envelope: Envelope) -> Advance:
 class Ticks:
     """The tick and the `advance` messages of one service; `works` are its kinds of work.
 
-    `hourly` are keys that every full hour makes due.
+    `slots` is how many requests all instances of the service handle at once; `hourly` are keys that every full hour
+    makes due.
     """
 
     def __init__(
@@ -101,6 +105,7 @@ class Ticks:
         ledger: Ledger,
         publisher: Publisher,
         lease_seconds: float,
+        slots: int = 80,
         hourly: Iterable[str] = (),
     ) -> None:
         self._works = works
@@ -108,18 +113,24 @@ class Ticks:
         self._ledger = ledger
         self._publisher = publisher
         self._lease_seconds = lease_seconds
+        self._most = slots * MOST_PER_SLOT
         self._hourly = tuple(hourly)
 
     def on_tick(self) -> Outcome:
-        """Publish one `advance` for each marker that is due."""
+        """Publish one `advance` for each marker that is due, the oldest first.
+
+        Of more than the service can look at in a minute the rest waits for the next tick: messages that come too late
+        to be taken would use up the request slots.
+        """
         now = self._ledger.clock()
         if now.minute == 0:
             for key in self._hourly:
                 self._due.put(key, now)
         entries = self._due.entries()
         attributes = {"service": self._due.service}
-        self._publisher.publish_all(ADVANCE_TOPIC, [(self._message(entry, now), attributes) for entry in entries])
-        return done(f"{len(entries)} due")
+        messages = [(self._message(entry, now), attributes) for entry in entries[: self._most]]
+        self._publisher.publish_all(ADVANCE_TOPIC, messages)
+        return done(f"{len(entries)} due" + (f", {len(messages)} of them now" if len(messages) < len(entries) else ""))
 
     def on_advance(self, event: Advance) -> Outcome:
         """Take one marker and do its work. Never raises what would have it delivered again."""

@@ -44,6 +44,7 @@ class World:
             ledger=ledger,
             publisher=self.publisher,
             lease_seconds=60,
+            slots=20,
             hourly=["sweep/all"],
         )
 
@@ -79,6 +80,15 @@ def test_a_tick_publishes_each_thing_that_is_due_to_its_service_and_does_nothing
     assert [message.topic for message in world.publisher.sent] == ["advance", "advance"]
     assert [message.attributes for message in world.publisher.sent] == [{"service": "tester"}] * 2
     assert world.work.seen == []
+
+
+def test_of_more_than_a_minute_has_time_for_the_oldest_are_published_first(world: World) -> None:
+    for number in range(1300):
+        world.due.put(f"toy/{number:04d}")
+    world.clock.advance(60)
+    world.due.put("toy/0000 and newer")
+    keys = [event.entry.key for event in world.advances()]
+    assert keys == [f"toy/{number:04d}" for number in range(1200)]
 
 
 def test_what_is_handled_is_not_published_again_and_a_duplicate_does_nothing(world: World) -> None:
