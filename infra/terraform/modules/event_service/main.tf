@@ -45,6 +45,9 @@ locals {
       ])
       PUSH_SERVICE_ACCOUNTS   = google_service_account.caller.email
       CLOUD_RUN_CHECKS_TOKENS = "true"
+
+      # A tick publishes what these have time for.
+      REQUEST_SLOTS = tostring(var.concurrency * var.max_instances)
     },
     var.environment,
     var.secret_file == null ? {} : { (var.secret_file.variable) = "${local.secret_folder}/key" }
