@@ -341,10 +341,14 @@ class Chain:
         for service in self.order():
             self.tick_of(service)
 
+    def tick_deliveries(self) -> list[Delivery]:
+        """A tick as each of the services gets it; what they publish is queued."""
+        return [self.event(service, "tick", {"v": 1}) for service in self.order()]
+
     def tick_of(self, service: str) -> list[str]:
         """A tick of one service and all that it makes it advance, at this time; what came of each."""
         before = len(self.outcomes)
-        self.handle(Delivery(f"{service}/tick", lambda: self.service(service).handlers["tick"](Envelope("", b"{}"))))
+        self.handle(self.event(service, "tick", {"v": 1}))
         name = f"{service}/advance"
         mine = [delivery for delivery in self.queue if delivery.name == name]
         self.queue = [delivery for delivery in self.queue if delivery.name != name]

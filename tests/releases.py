@@ -5,7 +5,7 @@ from __future__ import annotations
 from chain import Chain
 from stories import upload
 
-from dualdeploy.ledger import Branch
+from dualdeploy.ledger.standing import Standing
 
 
 def train_one(chain: Chain, edition: int = 1) -> str:
@@ -25,18 +25,17 @@ def train_one(chain: Chain, edition: int = 1) -> str:
 def tick(chain: Chain, seconds: float = 60) -> str:
     """Time passes for cloud_deployer alone; what it says came of it."""
     chain.clock.advance(seconds)
-    assert chain.handle(chain.clock_deliveries()[2])
-    return chain.outcomes[-1][2]
+    return "; ".join(chain.tick_of("cloud_deployer"))
 
 
-def go_through(chain: Chain, run_id: str, *, ticks: int = 60) -> Branch:
+def go_through(chain: Chain, run_id: str, *, ticks: int = 60) -> Standing:
     """The branch at its end."""
     for _ in range(ticks):
         tick(chain)
         chain.vertex.finish_operations()
-        if chain.branch(run_id, "cloud").is_final:
-            return chain.branch(run_id, "cloud")
-    raise AssertionError(chain.branch(run_id, "cloud"))
+        if chain.standing(run_id, "cloud").is_over:
+            return chain.standing(run_id, "cloud")
+    raise AssertionError(chain.standing(run_id, "cloud"))
 
 
 def shares(chain: Chain) -> dict[str, int]:

@@ -73,8 +73,8 @@ def train_without_success_for_the_cloud(chain: Chain) -> None:
 
 def check_that_only_the_phones_have_it(chain: Chain) -> None:
     (run_id,) = chain.run_ids()
-    assert chain.branch(run_id, "cloud").state is State.FAILED
-    assert chain.branch(run_id, "mobile").state is State.LIVE
+    assert chain.standing(run_id, "cloud").state is State.FAILED
+    assert chain.standing(run_id, "mobile").state is State.LIVE
     assert chain.messages("training-completed", target="cloud", outcome="failed")
     assert not chain.messages("training-completed", target="cloud", outcome="succeeded")
     assert not chain.messages("deployment-completed", target="cloud")
@@ -91,7 +91,7 @@ def check_that_the_second_run_replaced_the_first(chain: Chain) -> None:
     chain.check_is_live(newer)
     for target in ("cloud", "mobile"):
         assert chain.live(target).previous.run_id == older
-        assert chain.branch(older, target).state is State.SUPERSEDED
+        assert chain.standing(older, target).state is State.SUPERSEDED
     chain.check_is_tidy()
 
 
@@ -149,8 +149,8 @@ def bring_a_bad_model(chain: Chain) -> None:
 
 def check_the_bad_model_is_gone(chain: Chain) -> None:
     _, second, bad = in_order_of_time(chain)
-    assert chain.branch(bad, "cloud").state is State.ROLLED_BACK, chain.branch(bad, "cloud").reason
-    assert chain.branch(second, "cloud").state is State.LIVE
+    assert chain.standing(bad, "cloud").state is State.ROLLED_BACK, chain.standing(bad, "cloud").reason
+    assert chain.standing(second, "cloud").state is State.LIVE
     assert chain.messages("deployment-completed", run_id=bad, target="cloud", outcome="rolled_back")
     check_serves(chain, second)
     chain.check_is_tidy()
@@ -162,9 +162,9 @@ def roll_back(chain: Chain) -> None:
 
 def check_the_first_run_is_back(chain: Chain) -> None:
     first, second = in_order_of_time(chain)
-    assert chain.branch(first, "cloud").state is State.LIVE
-    assert chain.branch(first, "cloud").release == 2
-    assert chain.branch(second, "cloud").state is State.ROLLED_BACK
+    assert chain.standing(first, "cloud").state is State.LIVE
+    assert chain.standing(first, "cloud").release == 2
+    assert chain.standing(second, "cloud").state is State.ROLLED_BACK
     check_serves(chain, first)
     chain.check_is_tidy()
 
@@ -174,7 +174,7 @@ def check_serves(chain: Chain, run_id: str) -> None:
     assert live.current.run_id == run_id
     assert [deployed.display_name for deployed in endpoint.deployed] == [run_id]
     assert dict(endpoint.traffic) == {endpoint.deployed[0].id: 100}
-    assert (live.current.facts["deployed_model"], live.undeployed_at) == (endpoint.deployed[0].id, "")
+    assert (live.current.deployed_model, live.undeployed_at) == (endpoint.deployed[0].id, "")
 
 
 def two_live_runs_and_a_watched_canary(chain: Chain) -> None:
@@ -198,9 +198,9 @@ def bring_a_good_model(chain: Chain) -> None:
 
 def check_the_good_model_was_watched_at_every_share(chain: Chain) -> None:
     _, second, good = in_order_of_time(chain)
-    assert chain.branch(good, "cloud").state is State.LIVE, chain.branch(good, "cloud").reason
-    assert chain.branch(second, "cloud").state is State.SUPERSEDED
-    passed = chain.branch(good, "cloud").facts["rollout"]["passed"]
+    assert chain.standing(good, "cloud").state is State.LIVE, chain.standing(good, "cloud").reason
+    assert chain.standing(second, "cloud").state is State.SUPERSEDED
+    passed = chain.standing(good, "cloud").facts["rollout"]["passed"]
     assert [(step["share"], step["monitoring"]["requests"]) for step in passed] == [(50, 100), (100, 100)]
     assert min(seconds for _, _, seconds in chain.monitoring.asked) >= SHORTEST_PERIOD
     cool_down(chain)
@@ -235,8 +235,8 @@ def scale_to_zero_no_more_with_a_bad_model(chain: Chain) -> None:
 
 def check_the_newest_serves(chain: Chain) -> None:
     _, second, newest = in_order_of_time(chain)
-    assert chain.branch(newest, "cloud").state is State.LIVE, chain.branch(newest, "cloud").reason
-    assert chain.branch(second, "cloud").state is State.SUPERSEDED
+    assert chain.standing(newest, "cloud").state is State.LIVE, chain.standing(newest, "cloud").reason
+    assert chain.standing(second, "cloud").state is State.SUPERSEDED
     check_serves(chain, newest)
     chain.check_is_tidy()
 

@@ -6,7 +6,7 @@ import random
 import threading
 
 import pytest
-from chain import NUMBERED, WHOLE, Chain, Delivery, Interleaving
+from chain import NUMBERED, SERVICES, WHOLE, Chain, Delivery, Interleaving
 
 from dualdeploy.ledger import State
 
@@ -35,7 +35,7 @@ def live_through(chain: Chain, seed: int, *, steps: int = 60) -> None:
             chain.vertex.finish_operations()
         else:
             chain.clock.advance(chance.choice([1, 20, 60]))
-            chain.handle(chance.choice(chain.clock_deliveries()))
+            chain.tick_of(chance.choice(SERVICES))
     chain.settle()
 
 
@@ -55,7 +55,7 @@ def settle_at_once(chain: Chain, interleaving: Interleaving, *, ticks: int = 15)
             chain.train(job)
         waiting, chain.queue = chain.queue * 2, []
         chain.clock.advance(60)
-        chain.queue += interleaving.run(chain, waiting + chain.clock_deliveries())
+        chain.queue += interleaving.run(chain, waiting + chain.tick_deliveries())
         chain.vertex.finish_operations()
         if chain.is_quiet():
             return
@@ -137,7 +137,7 @@ def test_a_shard_that_arrives_while_its_batch_is_launched_becomes_a_run_of_its_o
     late: list[Delivery] = []
 
     def a_late_shard(number: int, name: str, when: str) -> None:
-        # The listing is over, the windows of arrivals are not yet forgotten.
+        # The listing is over, the arrival is not yet forgotten.
         if name == "data.open" and not late:
             late.extend(chain.upload("flowers/tulips.tfrecord"))
             for delivery in late:
@@ -150,7 +150,7 @@ def test_a_shard_that_arrives_while_its_batch_is_launched_becomes_a_run_of_its_o
     chain.settle(ticks=25)
     assert late
     assert [len(chain.ledger.read_run(run_id).snapshot.shards) for run_id in chain.run_ids()].count(3) == 1
-    assert {chain.branch(run_id, "cloud").state for run_id in chain.run_ids()} == {State.LIVE, State.SUPERSEDED}
+    assert {chain.standing(run_id, "cloud").state for run_id in chain.run_ids()} == {State.LIVE, State.SUPERSEDED}
     chain.check_is_tidy()
 
 

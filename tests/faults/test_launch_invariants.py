@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from chain import Chain, Delivery, shard_bytes
+from chain import SERVICES, Chain, Delivery, shard_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,7 +52,7 @@ class Story:
             self.hand_over(self.delivered[number % len(self.delivered)])
         elif what == "tick":
             self.chain.clock.advance([1, 20, 60][number % 3])
-            self.chain.handle(self.chain.clock_deliveries()[number % 2])
+            self.chain.tick_of(SERVICES[number % 2])
         elif what in ("die", "fail"):
             self.disturb(ProcessDied() if what == "die" else ServiceUnavailable("no answer"), after=number)
         elif what == "no quota":
@@ -60,7 +60,7 @@ class Story:
                 "create_custom_job", Failing(ServiceUnavailable("429"), after=number % 2 == 0)
             )
         elif what == "restart":
-            self.chain.launcher = self.chain._new_launcher()
+            self.chain.use("training_launcher")
         elif what == "ask":
             self.hand_over(self.chain.retrain(event_id="asked"))
 
@@ -103,7 +103,7 @@ def check_one_job_each(chain: Chain) -> None:
     contents = [chain.ledger.read_run(run_id).snapshot.digest() for run_id in chain.run_ids()]
     assert len(contents) == len(set(contents))
     for run_id in chain.run_ids():
-        assert run_id == run_id_of("flowers", chain.ledger.read_run(run_id).snapshot)
+        assert run_id == run_id_of("flowers", chain.ledger.read_run(run_id).snapshot.digest())
         for target in TARGETS:
             assert len(chain.jobs_of(run_id, target)) <= 1
     assert len(chain.vertex.jobs) <= 2 * len(chain.run_ids())
@@ -120,7 +120,7 @@ def test_a_complete_batch_becomes_one_run_with_two_jobs_in_the_end(moves: list[M
     (run_id,) = story.chain.run_ids()
     for target in TARGETS:
         assert len(story.chain.jobs_of(run_id, target)) == 1
-        assert story.chain.branch(run_id, target).was_trained
+        assert story.chain.messages("training-completed", run_id=run_id, target=target, outcome="succeeded")
 
 
 @settings(max_examples=30)
@@ -134,7 +134,7 @@ def test_data_that_is_rejected_starts_no_job_whatever_happens(moves: list[Move])
     story.end()
     (run_id,) = story.chain.run_ids()
     assert story.chain.vertex.jobs == {}
-    assert {story.chain.branch(run_id, target).state for target in TARGETS} == {State.REJECTED}
+    assert {story.chain.standing(run_id, target).state for target in TARGETS} == {State.REJECTED}
 
 
 @settings(max_examples=30)

@@ -73,14 +73,14 @@ def test_two_runs_a_redeploy_and_a_rollback_at_once_leave_one_model_that_serves_
             waiting, chain.queue = chain.queue + asked[:1], []
             asked = asked[1:]
             chain.clock.advance(60)
-            chain.queue += interleaving.run(chain, waiting + chain.clock_deliveries())
+            chain.queue += interleaving.run(chain, waiting + chain.tick_deliveries())
             for job in chain.unfinished_jobs():
                 chain.train(job)
             chain.vertex.finish_operations()
             check_the_endpoint(chain)
             if not asked and chain.is_quiet():
                 break
-        states = {run_id: chain.branch(run_id, "cloud").state for run_id in chain.run_ids()}
+        states = {run_id: chain.standing(run_id, "cloud").state for run_id in chain.run_ids()}
         assert set(states.values()) <= ENDS, (seed, states)
         # A redeploy of the live run that was aborted ends as such; the release before it serves on.
         live = chain.live("cloud").current.run_id

@@ -91,7 +91,7 @@ def killed_and_aborted(name: str, number: int, *, answer_is_lost: bool) -> tuple
                 chain.clock.advance(120)
                 handle(chain.post("cloud", "abort", dataset="flowers"))
                 # Heard of before the operation is through that the dead instance has begun.
-                handle(chain.clock_deliveries()[2])
+                chain.tick_of("cloud_deployer")
             return acknowledged
 
         chain.handle = handle_and_abort  # type: ignore[method-assign]
@@ -121,7 +121,7 @@ def test_two_runs_a_redeploy_and_a_rollback_at_once_leave_one_model_that_serves_
             waiting, chain.queue = chain.queue + asked[:1], []
             asked = asked[1:]
             chain.clock.advance(60)
-            chain.queue += interleaving.run(chain, waiting + chain.clock_deliveries())
+            chain.queue += interleaving.run(chain, waiting + chain.tick_deliveries())
             for job in chain.unfinished_jobs():
                 chain.train(job)
             chain.vertex.finish_operations()

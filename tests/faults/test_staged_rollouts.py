@@ -95,9 +95,9 @@ def once_at(chain: Chain, step: str, act: Callable[[], Outcome]) -> Delivery:
     def act_in_time() -> Outcome:
         # The world looks, not a service: it is neither counted nor disturbed.
         chain._call.active = False
-        branch = chain.branch(first, "mobile")
+        branch = chain.standing(first, "mobile")
         chain._call.active = True
-        if not began and branch.step != step and not (branch.is_final and branch.release > 1):
+        if not began and branch.step != step and not (branch.is_over and branch.release > 1):
             raise LeaseHeld("not yet")
         began.append(True)
         return act()
@@ -122,19 +122,19 @@ def check_live(chain: Chain, run_id: str) -> None:
 def check_the_first_is_live(chain: Chain) -> None:
     first, second = in_order_of_time(chain)
     check_live(chain, first)
-    assert chain.branch(second, "mobile").state is State.SUPERSEDED
+    assert chain.standing(second, "mobile").state is State.SUPERSEDED
 
 
 def check_it_is_rolled_back(chain: Chain) -> None:
     first, second = in_order_of_time(chain)
     check_live(chain, first)
-    assert chain.branch(second, "mobile").state is State.ROLLED_BACK
+    assert chain.standing(second, "mobile").state is State.ROLLED_BACK
 
 
 def check_the_second_is_live_still(chain: Chain) -> None:
     first, second = in_order_of_time(chain)
     check_live(chain, second)
-    assert (chain.branch(first, "mobile").state, chain.branch(first, "mobile").reason) == (State.ROLLED_BACK, "aborted")
+    assert (chain.standing(first, "mobile").state, chain.standing(first, "mobile").reason) == (State.ROLLED_BACK, "aborted")
 
 
 def check_one_of_both_is_live(chain: Chain) -> None:
@@ -143,13 +143,13 @@ def check_one_of_both_is_live(chain: Chain) -> None:
     check_live(chain, run_id)
     first, second = in_order_of_time(chain)
     ended = {State.LIVE, State.ROLLED_BACK} if run_id == second else {State.LIVE, State.SUPERSEDED}
-    assert {chain.branch(each, "mobile").state for each in (first, second)} == ended
+    assert {chain.standing(each, "mobile").state for each in (first, second)} == ended
 
 
 def check_the_third_is_live(chain: Chain) -> None:
     first, _, third = in_order_of_time(chain)
     check_live(chain, third)
-    assert (chain.branch(first, "mobile").state, chain.branch(first, "mobile").reason) == (
+    assert (chain.standing(first, "mobile").state, chain.standing(first, "mobile").reason) == (
         State.SUPERSEDED,
         f"replaced by {third}",
     )
@@ -204,7 +204,7 @@ def test_undisturbed_stories_go_where_they_say() -> None:
     chain, _ = told(STORIES["an abort at the end"])
     check_the_second_is_live_still(chain)
     chain, _ = told(STORIES["a newer run half-way"])
-    states = [moment.state for moment in chain.branch(in_order_of_time(chain)[0], "mobile").history]
+    states = [moment.state for moment in chain.standing(in_order_of_time(chain)[0], "mobile").history]
     assert states[-2:] == [State.CANARY, State.SUPERSEDED]
 
 

@@ -31,7 +31,7 @@ def train(chain: Chain, run_id: str) -> None:
 def check_newer_is_live(chain: Chain, older: str, newer: str) -> None:
     chain.check_is_live(newer)
     for target in TARGETS:
-        assert chain.branch(older, target).state is State.SUPERSEDED
+        assert chain.standing(older, target).state is State.SUPERSEDED
     chain.check_is_tidy()
 
 
@@ -54,7 +54,7 @@ def test_two_runs_are_brought_out_one_after_the_other_and_never_at_the_same_time
     for _ in range(30):
         chain.drain()
         for target in TARGETS:
-            states = {chain.branch(run_id, target).state for run_id in (older, newer)}
+            states = {chain.standing(run_id, target).state for run_id in (older, newer)}
             assert not states <= at_once, (target, states)
         chain.vertex.finish_operations()
         chain.tick()
@@ -74,7 +74,7 @@ def test_an_older_run_that_finishes_later_is_superseded_visibly_and_changes_noth
     chain.settle()
     check_newer_is_live(chain, older, newer)
     for target in TARGETS:
-        assert chain.branch(older, target).reason == f"{newer} is newer and live"
+        assert chain.standing(older, target).reason == f"{newer} is newer and live"
         (message,) = chain.messages("deployment-completed", run_id=older, target=target)
         assert message["outcome"] == "superseded"
         assert chain.live(target).previous is None
@@ -91,7 +91,7 @@ def test_two_runs_handled_by_many_instances_at_once_leave_the_newer_one_live(blo
         for _ in range(25):
             waiting, chain.queue = chain.queue * 2, []
             chain.clock.advance(60)
-            chain.queue += interleaving.run(chain, waiting + chain.clock_deliveries() * 2)
+            chain.queue += interleaving.run(chain, waiting + chain.tick_deliveries() * 2)
             chain.vertex.finish_operations()
             if chain.is_quiet():
                 break
@@ -115,8 +115,8 @@ def test_a_redeploy_of_the_replaced_run_needs_force_and_makes_the_newer_one_prev
     assert chain.live("cloud").current.run_id == older
     assert chain.live("cloud").current.release == 2
     assert chain.live("cloud").previous.run_id == newer
-    assert chain.branch(older, "cloud").state is State.LIVE
-    assert chain.branch(newer, "cloud").state is State.SUPERSEDED
+    assert chain.standing(older, "cloud").state is State.LIVE
+    assert chain.standing(newer, "cloud").state is State.SUPERSEDED
     assert [deployed.display_name for deployed in chain.vertex.endpoints["flowers"].deployed] == [older]
     # The phones were not asked for.
     assert chain.live("mobile").current.run_id == newer
@@ -135,7 +135,7 @@ def test_a_redeploy_while_a_newer_run_waits_is_finished_first_and_then_replaced(
     assert "202" in chain.outcomes[-1][2]
     train(chain, newer)
     chain.drain()
-    assert chain.branch(newer, "cloud").state is State.TRAINED
+    assert chain.standing(newer, "cloud").state is State.TRAINED
     chain.settle(ticks=25)
     check_newer_is_live(chain, older, newer)
-    assert chain.branch(older, "cloud").release == 2
+    assert chain.standing(older, "cloud").release == 2
