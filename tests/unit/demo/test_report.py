@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dualdeploy.ledger import Branch, Moment, State
+from dualdeploy.ledger import State
+from dualdeploy.ledger.standing import Standing
 from local_cloud.demo import report
 from local_cloud.demo.answers import Answer, Answers
 from local_cloud.demo.source import DataSource, Picture
@@ -23,37 +24,33 @@ CLOUD_FACTS = {
     "eval_examples": 160,
     "training_seconds": 90.0,
 }
+FILE = {"variant": "dynamic", "figures": {"accuracy": 0.9, "examples": 160}}
 MOBILE_FACTS = {
     "firebase_model": "17",
-    "firebase_name": "flowers",
-    "variant": "dynamic",
-    "accuracy": 0.9,
-    "eval_examples": 160,
+    "published_as": "flowers",
+    "file": FILE,
     "training_seconds": 60.0,
 }
 
 
-def branch(target: str, facts: dict[str, Any], state: State = State.LIVE) -> Branch:
-    return Branch.model_validate(
-        {
-            "run_id": "flowers-0123456789ab",
-            "dataset": "flowers",
-            "target": target,
-            "state": state,
-            "since": "2026-11-23T12:00:00.000Z",
-            "facts": facts,
-            "history": [Moment(at="2026-11-23T12:00:00.000Z", state=state).model_dump()],
-        }
+def stands(target: str, facts: dict[str, Any], state: State = State.LIVE) -> Standing:
+    return Standing(
+        run_id="flowers-0123456789ab",
+        dataset="flowers",
+        target=target,
+        state=state,
+        since="2026-11-23T12:00:00.000Z",
+        facts=facts,
     )
 
 
-def summary(cloud: Branch | None = None, mobile: Branch | None = None) -> dict[str, Any]:
+def summary(cloud: Standing | None = None, mobile: Standing | None = None) -> dict[str, Any]:
     pictures = [Picture(b"", label) for label in LABELS]
     found = DataSource([], {"dataset": "flowers", "labels": LABELS}, pictures, "five pictures")
     right = Answers([Answer(label, 0.9) for label in LABELS], 30.0)
     one_wrong = Answers([Answer("tulips", 0.5), *right.answers[1:]], 0.2)
-    branches = {"cloud": cloud or branch("cloud", CLOUD_FACTS), "mobile": mobile or branch("mobile", MOBILE_FACTS)}
-    return report.summarise(found, branches, right, one_wrong, sizes={"cloud": 30_000_000, "mobile": 1_100_000})
+    standings = {"cloud": cloud or stands("cloud", CLOUD_FACTS), "mobile": mobile or stands("mobile", MOBILE_FACTS)}
+    return report.summarise(found, standings, right, one_wrong, sizes={"cloud": 30_000_000, "mobile": 1_100_000})
 
 
 def test_the_report_has_every_figure_that_is_promised() -> None:
@@ -74,11 +71,18 @@ def test_two_live_models_that_beat_chance_are_ok() -> None:
 
 @pytest.mark.parametrize("accuracy", [0.2, 0.25, 0.29])
 def test_a_model_that_guesses_is_not_ok(accuracy: float) -> None:
-    assert summary(mobile=branch("mobile", {**MOBILE_FACTS, "accuracy": accuracy}))["ok"] is False
+    assert (
+        summary(
+            mobile=stands(
+                "mobile", {**MOBILE_FACTS, "file": {**FILE, "figures": {"accuracy": accuracy, "examples": 160}}}
+            )
+        )["ok"]
+        is False
+    )
 
 
 def test_a_model_that_is_not_live_is_not_ok() -> None:
-    assert summary(cloud=branch("cloud", CLOUD_FACTS, State.ROLLED_BACK))["ok"] is False
+    assert summary(cloud=stands("cloud", CLOUD_FACTS, State.ROLLED_BACK))["ok"] is False
 
 
 @pytest.mark.parametrize(

@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 from collections.abc import Iterator, Mapping
 
 from doctor.examination import Check, Look
 from doctor.findings import Finding, Place, State
 from doctor.store import ReadOnlyStore
 from dualdeploy import clock as clocks
+from dualdeploy.due import Due
 from dualdeploy.errors import CannotEverSucceed
-from dualdeploy.ledger import Branch, Ledger
-from dualdeploy.ledger import State as BranchState
+from dualdeploy.ledger import Ledger
+from dualdeploy.ledger import State as RunState
+from dualdeploy.ledger.standing import Standing, standing
 from dualdeploy.training import TARGETS
 
 _HOUR = datetime.timedelta(hours=1)
-#: How long a branch may be in a state before somebody should look, with all the repetitions that the code itself makes.
-#: A canary is not among them: how long it bakes is up to the data set.
-_LONGEST: Mapping[BranchState, datetime.timedelta] = {
-    BranchState.PENDING: 25 * _HOUR,
-    BranchState.LAUNCHING: 25 * _HOUR,
-    BranchState.TRAINING: 26 * _HOUR,
-    BranchState.TRAINED: 2 * _HOUR,
-    BranchState.GATING: 3 * _HOUR,
-    BranchState.DEPLOYING: 3 * _HOUR,
+#: How long a target of a run may be in a state before someone should look, with all the repetitions that the code
+#: itself makes. A canary is not among them: how long it bakes is up to the data set.
+_LONGEST: Mapping[RunState, datetime.timedelta] = {
+    RunState.PENDING: 25 * _HOUR,
+    RunState.LAUNCHING: 25 * _HOUR,
+    RunState.TRAINING: 26 * _HOUR,
+    RunState.TRAINED: 2 * _HOUR,
+    RunState.GATING: 3 * _HOUR,
+    RunState.DEPLOYING: 3 * _HOUR,
 }
 _RECENT = datetime.timedelta(days=1)
+
+#: Kinds of due work that belong to a run, and the service that has each.
+_OF_A_RUN = (("training_launcher", "launch"), ("cloud_deployer", "release"), ("mobile_publisher", "release"))
 
 
 def checks(look: Look) -> Iterator[Check]:
     bucket = look.chain.bucket("ledger")
-    missing = f"gs://{bucket} is missing: nobody knows of any run"
+    missing = f"gs://{bucket} is missing: no run is known"
     under_way = Check(Place.RUN, "under way", lambda: _under_way(look, under_way), missing, look.chain.deploy)
     yield under_way
     refused = Check(Place.RUN, "refused events", lambda: _refused(look, refused), missing, look.chain.deploy)
@@ -39,36 +45,40 @@ def checks(look: Look) -> Iterator[Check]:
 
 def _under_way(look: Look, check: Check) -> Iterator[Finding]:
     ledger = Ledger(ReadOnlyStore(look.google, look.chain.bucket("ledger")))
-    active = [(run_id, target) for target in TARGETS for run_id in ledger.active(target)]
-    for run_id, target in active:
+    run_ids = sorted({run_id for service, kind in _OF_A_RUN for run_id in _due(ledger, service, kind)})
+    count = 0
+    for run_id, target in itertools.product(run_ids, TARGETS):
         try:
-            branch = ledger.read_branch(run_id, target).document
+            found = standing(ledger, run_id, target)
         except CannotEverSucceed as exc:
-            yield check.warning(
-                f"{run_id}/{target} is marked as under way and cannot be read: {exc}", _run(look, run_id)
-            )
+            yield check.warning(f"{run_id}/{target} is under way and cannot be read: {exc}", _run(look, run_id))
             continue
-        yield from _judged(look, branch)
-    if not any(True for _ in active):
-        yield check.ok("no run is under way")
-    else:
-        yield check.ok(f"{len(active)} branches are under way")
+        count += not found.is_over
+        yield from _judged(look, found)
+    yield check.ok(f"{count} releases and trainings are under way" if count else "no run is under way")
 
 
-def _judged(look: Look, branch: Branch) -> Iterator[Finding]:
-    about = f"{branch.run_id}/{branch.target}"
-    if branch.is_final:
+def _due(ledger: Ledger, service: str, kind: str) -> Iterator[str]:
+    """The runs that a service has yet to look at."""
+    for key in Due(service, ledger).all_keys():
+        found, _, what = key.partition("/")
+        if found == kind:
+            yield what.partition("/")[0]
+
+
+def _judged(look: Look, found: Standing) -> Iterator[Finding]:
+    about = f"{found.run_id}/{found.target}"
+    if found.is_over:
         return
-    if branch.retry_at:
-        says = f"waits for quota or capacity of Vertex AI since {branch.waiting_since}, and is asked for again"
-        yield Finding(Place.QUOTA, about, State.WARNING, says, _run(look, branch.run_id))
+    if found.state in (RunState.PENDING, RunState.LAUNCHING) and "asked again" in found.waits_for:
+        yield Finding(Place.QUOTA, about, State.WARNING, f"waits for {found.waits_for}", _run(look, found.run_id))
         return
-    stood = look.now - clocks.from_text(branch.since)
-    longest = _LONGEST.get(branch.state)
+    stood = look.now - clocks.from_text(found.since)
+    longest = next((limit for state, limit in _LONGEST.items() if state == found.state), None)
     if longest and stood > longest:
         hours = int(stood / _HOUR)
-        says = f"is {branch.state} for {hours} hours: the clock should have moved it, or given it up"
-        yield Finding(Place.RUN, about, State.WARNING, says, _run(look, branch.run_id))
+        says = f"is {found.state} for {hours} hours: a tick should have moved it, or given it up"
+        yield Finding(Place.RUN, about, State.WARNING, says, _run(look, found.run_id))
 
 
 def _run(look: Look, run_id: str) -> str:

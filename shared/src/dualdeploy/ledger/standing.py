@@ -104,7 +104,13 @@ def _training_waits_for(launch: Launch, state: str) -> str:
 def _facts_of_training(ended: Ended | None) -> dict[str, Any]:
     if ended is None:
         return {}
-    known = {"accuracy": ended.accuracy, "eval_examples": ended.eval_examples, "result": ended.result or None}
+    known = {
+        "accuracy": ended.accuracy,
+        "eval_examples": ended.eval_examples,
+        "result": ended.result or None,
+        "training_seconds": ended.seconds,
+        "cost_usd": ended.cost_usd,
+    }
     return {key: value for key, value in known.items() if value is not None}
 
 

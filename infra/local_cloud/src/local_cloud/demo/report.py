@@ -10,26 +10,32 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dualdeploy.ledger import Branch, State
+from dualdeploy.ledger import State
+from dualdeploy.ledger.standing import Standing
 from local_cloud.demo.answers import Answers
 from local_cloud.demo.source import DataSource
 
 
 def summarise(
     found: DataSource,
-    branches: Mapping[str, Branch],
+    standings: Mapping[str, Standing],
     of_cloud: Answers,
     of_mobile: Answers,
     *,
     sizes: Mapping[str, int],
 ) -> dict[str, Any]:
-    cloud, mobile = branches["cloud"], branches["mobile"]
+    cloud, mobile = standings["cloud"], standings["mobile"]
+    file = mobile.facts["file"]
+    figures = file["figures"]
+    measured = {
+        "cloud": (cloud.facts["accuracy"], cloud.facts["eval_examples"]),
+        "mobile": (figures["accuracy"], figures["examples"]),
+    }
     pairs = list(zip(found.unseen, of_cloud.answers, of_mobile.answers, strict=True))
     chance = 1 / len(found.config["labels"])
     ok = all(
-        branch.state is State.LIVE
-        and beats_chance(branch.facts["accuracy"], branch.facts["eval_examples"], chance=chance)
-        for branch in branches.values()
+        each.state is State.LIVE and beats_chance(*measured[target], chance=chance)
+        for target, each in standings.items()
     )
     return {
         "ok": ok,
@@ -51,11 +57,11 @@ def summarise(
         "mobile": {
             "state": str(mobile.state),
             "firebase_model": mobile.facts["firebase_model"],
-            "firebase_name": mobile.facts["firebase_name"],
-            "variant": mobile.facts["variant"],
+            "firebase_name": mobile.facts["published_as"],
+            "variant": file["variant"],
             "tflite_bytes": sizes["mobile"],
-            "accuracy": mobile.facts["accuracy"],
-            "eval_examples": mobile.facts["eval_examples"],
+            "accuracy": figures["accuracy"],
+            "eval_examples": figures["examples"],
             "training_seconds": mobile.facts["training_seconds"],
             "unseen_right": of_mobile.share_right(found.unseen),
             "invoke_ms_p50": round(of_mobile.median_ms, 3),
@@ -81,9 +87,9 @@ def show(console: Console, report: Mapping[str, Any], files: Mapping[Path, str],
     table.add_column("phone: MobileNetV3", overflow="fold")
     rows = [
         ("state", cloud["state"], mobile["state"]),
-        ("lives at", _tail(cloud["endpoint"]), f"Firebase ML model {mobile['firebase_name']}"),
+        ("serves at", _tail(cloud["endpoint"]), f"Firebase ML model {mobile['firebase_name']}"),
         (
-            f"right on held-out pictures (chance {report['chance']:.0%})",
+            f"held-out accuracy (chance {report['chance']:.0%})",
             f"{cloud['accuracy']:.1%} of {cloud['eval_examples']}",
             f"{mobile['accuracy']:.1%} of {mobile['eval_examples']}",
         ),
@@ -114,7 +120,7 @@ def show(console: Console, report: Mapping[str, Any], files: Mapping[Path, str],
     console.print(f"\n{verdict}  ({report['seconds']['total']:.0f} s in all)\n", highlight=False)
     for path, what in files.items():
         console.print(f"  {_relative(path, repository):<28} {what}", highlight=False)
-    console.print("\nGo on with:", highlight=False)
+    console.print("\nNext steps:", highlight=False)
     for command, what in (
         ("make demo DATA=folder", "the same with your own TFRecords"),
         ("make up", "leave the stack running and play with it (make down stops it)"),

@@ -16,7 +16,8 @@ from typing import Any
 from rich.console import Console
 
 from dualdeploy.errors import DualDeployError
-from dualdeploy.ledger import Branch, Ledger, State
+from dualdeploy.ledger import Ledger, State
+from dualdeploy.ledger.standing import Standing
 from dualdeploy.object_store import GcsObjectStore
 from local_cloud import supervisor
 from local_cloud.demo import answers, drop, picture, report, source, watch
@@ -142,16 +143,16 @@ def _run(repository: Path, paths: Paths, teller: Teller, *, data: Path | None, l
         with teller.phase("train_and_deploy"):
             run_id = watch.wait_for_run(ledger, found.dataset, limit_seconds=CLAIM_LIMIT_SECONDS)
             teller("run", f"{run_id} claimed: the name is a digest of the data, the same bytes are never trained twice")
-            branches = watch.wait_for_end(
+            standings = watch.wait_for_end(
                 ledger,
                 run_id,
                 jobs_folder=paths.state / "cloud" / "vertex" / "jobs",
                 tell=teller,
                 limit_seconds=RUN_LIMIT_SECONDS,
             )
-        _refuse_dead_ends(branches)
+        _refuse_dead_ends(standings)
         with teller.phase("predict"):
-            summary = _ask(found, branches, environment, paths, teller)
+            summary = _ask(found, standings, environment, paths, teller)
     summary["seconds"] = {**teller.seconds, "total": teller.total()}
     paths.report.write_text(json.dumps(summary, indent=1) + "\n")
     files = {
@@ -163,26 +164,26 @@ def _run(repository: Path, paths: Paths, teller: Teller, *, data: Path | None, l
     return 0 if summary["ok"] else 1
 
 
-def _refuse_dead_ends(branches: Mapping[str, Branch]) -> None:
-    for target, branch in branches.items():
-        if branch.state is not State.LIVE:
-            raise DemoFailed(f"the {target} model is {branch.state}: {branch.reason}")
+def _refuse_dead_ends(standings: Mapping[str, Standing]) -> None:
+    for target, each in standings.items():
+        if each.state is not State.LIVE:
+            raise DemoFailed(f"the {target} model is {each.state}: {each.reason}")
 
 
 def _ask(
-    found: DataSource, branches: Mapping[str, Branch], environment: Mapping[str, str], paths: Paths, teller: Teller
+    found: DataSource, standings: Mapping[str, Standing], environment: Mapping[str, str], paths: Paths, teller: Teller
 ) -> dict[str, Any]:
-    cloud, mobile = branches["cloud"].facts, branches["mobile"].facts
+    cloud, mobile = standings["cloud"].facts, standings["mobile"].facts
     of_cloud = answers.ask_cloud(cloud["endpoint"], found.unseen, environment=environment)
     teller("predict", f"asked the endpoint about {len(found.unseen)} pictures that it never saw")
     tflite = answers.download_to_phone(mobile["firebase_model"], environment=environment)
     of_mobile = answers.ask_phone(tflite, found.unseen)
     teller("predict", "downloaded the published file as a phone would, and asked it the same")
-    title = f"{found.dataset}: two models from one run, {branches['cloud'].run_id}"
+    title = f"{found.dataset}: two models from one run, {standings['cloud'].run_id}"
     picture.draw(paths.predictions, found.unseen, of_cloud.answers, of_mobile.answers, title)
-    _fetch(str(mobile["gate_table"]), paths.variants)
+    _fetch(str(mobile["file"]["gate_table"]), paths.variants)
     sizes = {"cloud": _size_of(str(cloud["saved_model"])), "mobile": len(tflite)}
-    return report.summarise(found, branches, of_cloud, of_mobile, sizes=sizes)
+    return report.summarise(found, standings, of_cloud, of_mobile, sizes=sizes)
 
 
 def _fetch(table: str, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What happens to a run, told as it happens: every new line of both branches' histories, and the training's epochs."""
+"""What happens to a run, told as it happens: every new line of the history of both targets, and the training's epochs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dualdeploy.errors import DualDeployError
-from dualdeploy.ledger import Branch, Ledger
+from dualdeploy.ledger import Ledger
+from dualdeploy.ledger.standing import Standing, standing
 from dualdeploy.training import TARGETS
 
 POLL_SECONDS = 0.3
@@ -35,24 +36,24 @@ def wait_for_run(ledger: Ledger, dataset: str, *, limit_seconds: float) -> str:
 
 def wait_for_end(
     ledger: Ledger, run_id: str, *, jobs_folder: Path, tell: Tell, limit_seconds: float
-) -> dict[str, Branch]:
-    """Follow both branches until they have ended, telling every step. Raises RunDidNotFinish."""
+) -> dict[str, Standing]:
+    """Follow both targets until they have ended, telling every step. Raises RunDidNotFinish."""
     deadline = time.monotonic() + limit_seconds
     followers = {target: _Follower(ledger, run_id, target, jobs_folder, tell) for target in TARGETS}
     while time.monotonic() < deadline:
         ended = [follower.look() for follower in followers.values()]
         if all(ended):
-            return {target: follower.branch for target, follower in followers.items() if follower.branch}
+            return {target: follower.standing for target, follower in followers.items() if follower.standing}
         time.sleep(POLL_SECONDS)
-    states = ", ".join(f"{t} is {f.branch.state if f.branch else 'unknown'}" for t, f in followers.items())
+    states = ", ".join(f"{t} is {f.standing.state if f.standing else 'unknown'}" for t, f in followers.items())
     raise RunDidNotFinish(f"after {limit_seconds:.0f} s: {states}")
 
 
 class _Follower:
-    """One branch: how much of its history and of its job's log was told."""
+    """One target: how much of its history and of its job's log was told."""
 
     def __init__(self, ledger: Ledger, run_id: str, target: str, jobs_folder: Path, tell: Tell) -> None:
-        self.branch: Branch | None = None
+        self.standing: Standing | None = None
         self._ledger = ledger
         self._run_id = run_id
         self._target = target
@@ -65,7 +66,7 @@ class _Follower:
     def look(self) -> bool:
         """Tell what is new; whether the branch has ended."""
         try:
-            self.branch = self._ledger.read_branch(self._run_id, self._target).document
+            now = standing(self._ledger, self._run_id, self._target)
         except DualDeployError:
             # Not there yet, or the bucket is busy: looked at again in a moment.
             return False
@@ -76,11 +77,11 @@ class _Follower:
         if self._step != self.branch.step and self.branch.step:
             self._tell(self._target, f"{'':<10} {self.branch.step}")
         self._told, self._step = len(self.branch.history), self.branch.step
-        return self.branch.is_final
+        return now.is_over
 
     def _tell_epochs(self, branch: Branch) -> None:
         log = self._jobs_folder / branch.job.rsplit("/", 1)[-1] / "log"
-        if not branch.job or not log.exists():
+        if not job or not log.exists():
             return
         with log.open(encoding="utf-8", errors="replace") as stream:
             stream.seek(self._log_position)
