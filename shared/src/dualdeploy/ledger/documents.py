@@ -203,10 +203,10 @@ class Release(_Moving):
     """One release of one trained model: written by the service of its target only, and never reopened.
 
     `n` counts the releases of a run, `route` and `step` say where it is (`dualdeploy.release.route`), `steps` are those
-    of its route; `operation` is the
-    long-running operation that the step waits for, `attempts` counts what the step tried. `config` is the data set's
-    configuration as it was when the release began: what the release does is fixed then. `going_back` says why it is
-    taken back, `back_ends` in which state that ends.
+    of its route; `operation` is the long-running operation that the step waits for, `attempts` counts what the step
+    tried, `failing_since` is when its operation first failed for a reason that passes by itself. `config` is the data
+    set's configuration as it was when the release began: what the release does is fixed then. `going_back` says why it
+    is taken back, `back_ends` in which state that ends.
     """
 
     v: int = 1
@@ -222,6 +222,7 @@ class Release(_Moving):
     step: str = ""
     operation: str = ""
     operation_since: str = ""
+    failing_since: str = ""
     attempts: int = 0
     holdup: Holdup | None = None
     look_at: str = ""
@@ -272,7 +273,8 @@ class Turn(Document):
     """A release that is under way, or waits for that: which one, since when, and how old its data is.
 
     `ready`: all that it still waits for is its turn. `way_back` is what its service needs to take it back although the
-    document of the release cannot be read; `abort` is then where an abort is noted.
+    document of the release cannot be read; `abort` is then where an abort is noted. `replaces` is what served when this
+    release was recorded as live: `<run>/<release>`.
     """
 
     run_id: str
@@ -283,6 +285,7 @@ class Turn(Document):
     ready: bool = False
     way_back: Mapping[str, Any] = {}
     abort: Asked | None = None
+    replaces: str = ""
 
     def is_of(self, run_id: str, n: int) -> bool:
         return (self.run_id, self.release) == (run_id, n)
@@ -335,14 +338,15 @@ class Intent(Document):
 class Claim(Document):
     """Which data set holds what only one can hold: an endpoint, a publishing name.
 
-    `unconfigured_since` is when someone who wants it first saw that the holder has no configuration any more;
-    `formerly` are the data sets that held it before.
+    `unconfigured_since` is when someone who wants it first saw that the holder has no configuration any more,
+    `deleting_since` when its deletion began; `formerly` are the data sets that held it before.
     """
 
     v: int = 1
     dataset: str
     since: str
     unconfigured_since: str = ""
+    deleting_since: str = ""
     formerly: tuple[str, ...] = ()
 
 

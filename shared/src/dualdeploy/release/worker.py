@@ -375,8 +375,8 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
 
     def _entered(self, release: AnyRelease, step: Step, note: str) -> AnyRelease:
         """The release at the beginning of a step."""
-        begins = {"step": step.name, "operation": "", "operation_since": "", "attempts": 0}
-        begins |= {"holdup": None, "look_at": ""}
+        begins: dict[str, Any] = {"step": step.name, "operation": "", "operation_since": "", "failing_since": ""}
+        begins |= {"attempts": 0, "holdup": None, "look_at": ""}
         log.info("%s: %s -> %s", release.name, release.step or "begins", step.name)
         # The way back keeps the state: where a release was when it failed is what people look for.
         if step.state == release.state or release.going_back:
