@@ -181,3 +181,53 @@ def test_unknown_fields_of_a_newer_version_survive_every_decision(ledger: Ledger
     for decide in DECISIONS.values():
         decide(ledger, a_release(NEW))
     assert now(ledger).model_dump()["traffic_plan"] == {"v": 2}
+
+
+# What is replaced -----------------------------------------------------------------------------------------------
+
+
+def recorded(ledger: Ledger, release: ToyRelease) -> ToyRelease:
+    """The release, live in the ledger too."""
+    live = release.changed(state=State.LIVE)
+    ledger.create(names.release(release.run_id, "cloud", release.n), live)
+    bring_out(ledger, release)
+    return live
+
+
+def state_of(ledger: Ledger, release: ToyRelease) -> str:
+    found = ledger.find_release(ToyRelease, release.run_id, "cloud", release.n)
+    assert found is not None
+    return str(found.document.state)
+
+
+def test_the_release_that_served_is_marked_as_replaced_even_if_others_of_its_run_came_to_nothing(
+    ledger: Ledger,
+) -> None:
+    first = recorded(ledger, a_release(OLD))
+    # A second release of the same run was aborted; the third goes out.
+    third = a_release(OLD, n=3, kind="redeploy")
+    assert ask(ledger, third).is_admitted
+    serve.record_live(ledger, ToyServing, third, served(third))
+    assert state_of(ledger, first) == State.SUPERSEDED
+
+
+def test_a_death_before_the_mark_is_made_up_for_by_the_repetition(ledger: Ledger) -> None:
+    first, second = a_release(OLD), a_release(NEW)
+    bring_out(ledger, first)
+    assert ask(ledger, second).is_admitted
+    serve.record_live(ledger, ToyServing, second, served(second))
+    # Its record came late, or the instance died before it could mark it.
+    ledger.create(names.release(first.run_id, "cloud", 1), first.changed(state=State.LIVE))
+    serve.record_live(ledger, ToyServing, second, served(second))
+    assert state_of(ledger, first) == State.SUPERSEDED
+
+
+def test_what_people_gave_users_by_hand_is_what_a_rollback_goes_to(ledger: Ledger) -> None:
+    good, bad, newest = recorded(ledger, a_release(OLD)), recorded(ledger, a_release(NEW)), a_release(NEWEST)
+    assert ask(ledger, newest).is_admitted
+    serve.record_moved_back(ledger, ToyServing, newest, "by hand")
+    assert now(ledger).current.run_id == good.run_id
+    assert now(ledger).previous.taken_back == "by hand"
+    assert state_of(ledger, bad) == State.ROLLED_BACK
+    serve.record_live(ledger, ToyServing, newest, served(newest))
+    assert (now(ledger).previous.run_id, now(ledger).previous.taken_back) == (good.run_id, "")

@@ -251,19 +251,53 @@ def record_live(ledger: Ledger, kind: type[AnyServing], release: Release, served
         # A redeploy of what serves replaces nothing that one could roll back to.
         if current and current.run_id != release.run_id:
             is_rollback = release.request.kind == "rollback"
-            previous = current.changed(taken_back=release.request.describe() if is_rollback else current.taken_back)
+            taken_back = release.request.describe() if is_rollback else current.taken_back
+            previous = current.changed(taken_back=taken_back)
+        replaces = f"{current.run_id}/{current.release}" if current else ""
         return present.changed(
-            current=served, previous=previous, undeployed_at="", undeployed_because="", retired_at=""
+            current=served,
+            previous=previous,
+            under_way=turn.changed(replaces=replaces),
+            undeployed_at="",
+            undeployed_because="",
+            retired_at="",
         )
 
     written = ledger.update(names.serving(release.target, release.dataset), kind, decide)
-    if written is None:
+    if written is None or written.under_way is None:
         raise Displaced(f"{release.name} has no claim on what serves")
-    if written.previous:
-        _mark_replaced(ledger, written.previous.run_id, written.previous.release, release)
-    if release.n > 1:
-        _mark_replaced(ledger, release.run_id, release.n - 1, release)
+    run_id, _, n = written.under_way.replaces.partition("/")
+    if run_id:
+        mark_replaced(ledger, run_id, int(n), release, note=_replaced_by(release, run_id))
     return written
+
+
+def _replaced_by(release: Release, run_id: str) -> str:
+    if run_id == release.run_id:
+        return f"brought out again as release {release.n}"
+    if release.request.kind == "rollback":
+        return f"{release.request.describe()}; {release.run_id} serves again"
+    return f"replaced by {release.run_id}"
+
+
+def record_moved_back(ledger: Ledger, kind: type[AnyServing], release: Release, why: str) -> None:
+    """Record that people gave users by hand what served before: a rollback of this release then goes to it.
+
+    Raises Displaced.
+    """
+    moved: Served | None = None
+
+    def decide(serving: AnyServing | None) -> AnyServing:
+        nonlocal moved
+        present, _ = _under_way(serving, release)
+        moved, previous = present.current, present.previous
+        if moved is None or previous is None:
+            return present
+        return present.changed(current=previous.changed(taken_back=""), previous=moved.changed(taken_back=why))
+
+    ledger.update(names.serving(release.target, release.dataset), kind, decide)
+    if moved:
+        mark_replaced(ledger, moved.run_id, moved.release, release, note=why, state=State.ROLLED_BACK)
 
 
 def record_retired(ledger: Ledger, kind: type[AnyServing], release: Release) -> None:
@@ -276,17 +310,14 @@ def record_retired(ledger: Ledger, kind: type[AnyServing], release: Release) -> 
     ledger.update(names.serving(release.target, release.dataset), kind, decide)
 
 
-def _mark_replaced(ledger: Ledger, run_id: str, n: int, by: Release) -> None:
+def mark_replaced(ledger: Ledger, run_id: str, n: int, by: Release, *, note: str, state: State | None = None) -> None:
     """Say in the release that was live that it is not any more. What serves is the truth, so a failure is only told."""
+    wanted = state or (State.ROLLED_BACK if by.request.kind in ("rollback", "retire") else State.SUPERSEDED)
     try:
         found = ledger.find_release(Release, run_id, by.target, n)
         if found is None or found.document.state != State.LIVE:
             return
-        is_rollback = by.request.kind == "rollback"
-        state = State.ROLLED_BACK if is_rollback else State.SUPERSEDED
-        again = f"{by.request.describe()}; {by.run_id} serves again" if is_rollback else f"replaced by {by.run_id}"
-        note = f"brought out again as release {by.n}" if run_id == by.run_id else again
-        replaced = found.document.moved(state, at=ledger.clock(), note=note)
+        replaced = found.document.moved(wanted, at=ledger.clock(), note=note)
         ledger.write(names.release(run_id, by.target, n), replaced, expect=found.generation)
     except (CannotEverSucceed, LedgerContention) as exc:
         log.error("%s release %d is not marked as replaced by %s: %s", run_id, n, by.run_id, exc)  # noqa: TRY400
