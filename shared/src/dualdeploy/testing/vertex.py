@@ -103,7 +103,7 @@ class FakeVertex:
 
     def fail_operation(self, kind: str, message: str, *, code: int = FAILED_PRECONDITION) -> None:
         """The next operation of `kind` (upload, create_endpoint, deploy, undeploy, delete_version,
-        delete_endpoint) ends with this error."""
+        delete_model, delete_endpoint) ends with this error."""
         self._failures.setdefault(kind, []).append((message, code))
 
     # The port --------------------------------------------------------------------------------------------------
@@ -170,6 +170,20 @@ class FakeVertex:
             model.versions = [other for other in model.versions if other.version != version.version]
 
         return self.faults.run("start_delete_version", started)
+
+    def start_delete_model(self, model_id: str) -> str:
+        def work() -> None:
+            self.models.pop(model_id, None)
+
+        def started() -> str:
+            name = f"{PARENT}/models/{model_id}"
+            if model_id not in self.models:
+                raise ResourceMissing(f"no model {model_id}")
+            if any(one.model == name for endpoint in self.endpoints.values() for one in endpoint.deployed):
+                raise RejectedByGoogle(f"a version of {model_id} is deployed")
+            return self._start("delete_model", "", work)
+
+        return self.faults.run("start_delete_model", started)
 
     def find(self, version: ModelVersion) -> ModelVersion:
         """The version as it is now. Raises ResourceMissing."""
