@@ -6,44 +6,52 @@ of its own, so that the deployer needs no right to change an artifact.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import pydantic
-
-from dualdeploy.errors import CannotEverSucceed, RejectedByGoogle
-from dualdeploy.ledger import Branch, Ledger, Run
+from cloud_deployer.release import TARGET, CloudRelease
+from dualdeploy import training
+from dualdeploy.errors import CannotEverSucceed
+from dualdeploy.ledger import Document, Ended, Launch, Ledger, Run, names
 from dualdeploy.object_store import ABSENT, GenerationChanged, ObjectMissing, ObjectStore
 from dualdeploy.training import TrainingResult, as_mapping
 
 log = logging.getLogger(__name__)
 
-#: A card is written by whoever holds the data set's lease; only one whose lease ran out can be in the way.
+#: A card is written by whoever holds the claim on what serves; only an instance that was frozen can be in the way.
 _ATTEMPTS = 3
 
 
-class _Record(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="ignore")
-
-
-class ClassCount(_Record):
+class ClassCount(Document):
     """Records of one class, by split."""
 
     label: str
     records: Mapping[str, int]
 
 
-class Coverage(_Record):
+class Coverage(Document):
     fraction: float
 
 
-class Validation(_Record):
+class Validation(Document):
     """What a card takes from the launcher's report; the rest of it is the launcher's business."""
 
     classes: tuple[ClassCount, ...] = ()
     coverage: Coverage | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Story:
+    """What is known of a release beside itself: its run, how it was trained, and what came of that."""
+
+    run: Run
+    launch: Launch
+    ended: Ended | None
+    result: TrainingResult
+    validation: Validation
 
 
 def card_name(run_id: str) -> str:
@@ -52,31 +60,44 @@ def card_name(run_id: str) -> str:
 
 
 class ModelCards:
-    """Writes the card of a branch as it stands; writing it again as it is changes nothing."""
+    """Writes the card of a release as it stands; writing it again as it is changes nothing."""
 
     def __init__(self, *, ledger: Ledger, models: ObjectStore, revision: str) -> None:
         self._ledger = ledger
         self._models = models
         self._revision = revision
 
-    def write(self, branch: Branch, run: Run, result: TrainingResult) -> None:
-        """Raises RetryLater when the bucket does not answer; one that refuses costs the card, not the release."""
-        validation = self._validation(run.run_id)
-        card = build(branch, run, result, validation=validation, revision=self._revision)
-        name = card_name(run.run_id)
+    def write(self, release: CloudRelease) -> None:
+        """Raises RetryLater when a bucket does not answer; what can never succeed costs the card, not the release."""
         try:
+            card = build(release, self._story(release.run_id), revision=self._revision)
+            name = card_name(release.run_id)
             self._put(name, to_markdown(card).encode())
             self._put(name.removesuffix(".md") + ".json", json.dumps(card, indent=1, ensure_ascii=False).encode())
-        except RejectedByGoogle as exc:
-            log.error("%s gets no model card: %s", run.run_id, exc)  # noqa: TRY400  # expected, and said in full
+        except ObjectMissing as exc:
+            log.warning("%s gets no model card: %s", release.run_id, exc)
+        except CannotEverSucceed as exc:
+            log.error("%s gets no model card: %s", release.run_id, exc)  # noqa: TRY400  # expected, and said in full
 
     def uri(self, run_id: str) -> str:
         return self._models.uri(card_name(run_id))
 
+    def _story(self, run_id: str) -> Story:
+        launch = self._ledger.read_launch(run_id, TARGET).document
+        ended = self._ledger.find_ended(run_id, TARGET, launch.attempt)
+        name = training.result_name(run_id, TARGET)
+        return Story(
+            run=self._ledger.read_run(run_id),
+            launch=launch,
+            ended=ended.document if ended else None,
+            result=training.parse_result(self._models.read(name).data, source=self._models.uri(name)),
+            validation=self._validation(run_id),
+        )
+
     def _validation(self, run_id: str) -> Validation:
-        """What the launcher found the data to be; empty when nobody can read it, which the card then shows."""
+        """What the launcher found the data to be; empty when it cannot be read, which the card then shows."""
         try:
-            found = self._ledger.read_document(f"runs/{run_id}/validation.json", Validation)
+            found = self._ledger.find(names.validation(run_id), Validation)
         except CannotEverSucceed as exc:
             log.warning("the card of %s has no counts: %s", run_id, exc)
             return Validation()
@@ -96,53 +117,64 @@ class ModelCards:
             except GenerationChanged:
                 continue
             return
-        log.error("%s is written by somebody else all the time: this version of it is left out", self._models.uri(name))
+        log.error("%s is written by someone else all the time: this version of it is left out", self._models.uri(name))
 
 
-def build(branch: Branch, run: Run, result: TrainingResult, *, validation: Validation, revision: str) -> dict[str, Any]:
+def build(release: CloudRelease, story: Story, *, revision: str) -> dict[str, Any]:
     """The card as JSON values; a function of its arguments alone, so that an unchanged card is the same bytes."""
-    facts = branch.facts
-    shards = run.snapshot.shards
-    rollout = facts.get("rollout") or {}
+    run, result, ended = story.run, story.result, story.ended
+    rollout = release.rollout
     return {
         "v": 1,
         "run_id": run.run_id,
         "dataset": run.dataset,
-        "state": str(branch.state),
-        "since": branch.since,
-        "reason": branch.reason,
-        "release": branch.release,
+        "state": str(release.state),
+        "since": release.since,
+        "reason": release.reason,
+        "release": release.n,
         "model": {
             "architecture": result.architecture,
             "weights": result.weights,
             "image_size": result.image_size,
             "labels": list(result.labels),
             "trained_at": result.finished_at,
-            **{key: facts.get(key) for key in ("model", "model_version", "endpoint", "deployed_model")},
+            "model": release.model,
+            "model_version": release.model_version,
+            "endpoint": release.endpoint,
+            "deployed_model": release.deployed_model,
         },
-        "data": {
-            "bucket": run.snapshot.bucket,
-            "prefix": run.snapshot.prefix,
-            "snapshot": run.snapshot.digest(),
-            "shards": len(shards),
-            "bytes": sum(shard.size for shard in shards),
-            **as_mapping(result.data),
-            "classes": [{"label": each.label, **each.records} for each in validation.classes],
-            "share_of_bytes_counted": validation.coverage.fraction if validation.coverage else None,
-        },
+        "data": _data_of(story),
         "metrics": as_mapping(result.metrics),
-        "gate": facts.get("gate"),
-        "rollout": {"passed": rollout.get("passed", []), "breach": rollout.get("breach", "")},
-        "cost": {key: facts.get(key) for key in ("estimated_usd", "cost_usd", "training_seconds")},
+        "gate": release.gate,
+        "rollout": {"passed": list(rollout.passed) if rollout else [], "breach": release.going_back},
+        "cost": {
+            "estimated_usd": story.launch.estimated_usd,
+            "cost_usd": ended.cost_usd if ended else None,
+            "training_seconds": ended.seconds if ended else None,
+        },
         "lineage": {
             "why": run.reason,
             "claimed_at": run.created_at,
             "revision": revision,
-            "training_job": branch.job,
-            "result": facts.get("result"),
+            "training_job": story.launch.job,
+            "result": release.result,
             **{key: value for key, value in as_mapping(result.artifacts).items() if value},
         },
-        "history": [moment.model_dump(mode="json") for moment in branch.history],
+        "history": [moment.model_dump(mode="json") for moment in (*story.launch.history, *release.history)],
+    }
+
+
+def _data_of(story: Story) -> dict[str, Any]:
+    shards, validation = story.run.snapshot.shards, story.validation
+    return {
+        "bucket": story.run.snapshot.bucket,
+        "prefix": story.run.snapshot.prefix,
+        "snapshot": story.run.snapshot.digest(),
+        "shards": len(shards),
+        "bytes": sum(shard.size for shard in shards),
+        **as_mapping(story.result.data),
+        "classes": [{"label": each.label, **each.records} for each in validation.classes],
+        "share_of_bytes_counted": validation.coverage.fraction if validation.coverage else None,
     }
 
 

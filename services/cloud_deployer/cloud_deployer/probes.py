@@ -18,7 +18,7 @@ from typing import Any
 
 import pydantic
 
-from dualdeploy.dataset_config import Canary, Monitored
+from cloud_deployer.release import Limits, Tally, Watched
 from dualdeploy.errors import ModelAsleep, RejectedByGoogle, ServiceUnavailable, UnusableResult
 from dualdeploy.gate import Rule, Verdict
 from dualdeploy.monitoring import Served
@@ -30,7 +30,7 @@ CLOSE = 0.01
 #: Probing goes on in slices of so many seconds, so that an instance is never long away from its lease.
 SLICE_SECONDS = 5.0
 
-#: Networks lose a request now and then: so many failures of a step are charged to nobody.
+#: Networks lose a request now and then: so many failures of a step are charged to no one.
 STRAY = 1
 
 #: A share is given so many times the requests that should suffice before its model counts as unreachable.
@@ -60,7 +60,7 @@ def parse_golden(data: bytes, *, labels: Sequence[str], source: str) -> list[Gol
         document = _GoldenDocument.model_validate(json.loads(data))
         return [_golden(picture, labels) for picture in document.examples]
     except (ValueError, LookupError) as exc:
-        raise UnusableResult(f"{source} is no golden set for the labels {list(labels)}: {exc}") from exc
+        raise UnusableResult(f"{source} is not a golden set for the labels {list(labels)}: {exc}") from exc
 
 
 def _golden(picture: _Picture, labels: Sequence[str]) -> Golden:
@@ -75,42 +75,6 @@ def _golden(picture: _Picture, labels: Sequence[str]) -> Golden:
     return Golden({"b64": picture.image_bytes["b64"]}, frozenset(likely))
 
 
-class Tally(pydantic.BaseModel):
-    """What came of the probes of one step; durations in seconds."""
-
-    requests: int = 0
-    failures: int = 0
-    first_failure: str = ""
-    agreed: int = 0
-    candidate_seconds: tuple[float, ...] = ()
-    other_seconds: tuple[float, ...] = ()
-
-    @property
-    def judged(self) -> int:
-        """Requests that say something about the candidate; one failure alone is nobody's proof (see `STRAY`)."""
-        return len(self.candidate_seconds) + max(0, self.failures - STRAY)
-
-    def with_failure(self, reason: str) -> Tally:
-        first = self.first_failure or reason[:300]
-        return self.model_copy(
-            update={"requests": self.requests + 1, "failures": self.failures + 1, "first_failure": first}
-        )
-
-    def with_answer(self, answer: Answer, golden: Golden, *, candidate: str) -> Tally:
-        took = round(answer.seconds, 4)
-        if answer.deployed_id != candidate:
-            return self.model_copy(
-                update={"requests": self.requests + 1, "other_seconds": (*self.other_seconds, took)[-200:]}
-            )
-        return self.model_copy(
-            update={
-                "requests": self.requests + 1,
-                "agreed": self.agreed + (answer.prediction.get("label") in golden.labels),
-                "candidate_seconds": (*self.candidate_seconds, took),
-            }
-        )
-
-
 def probe(
     vertex: Vertex, endpoint: Endpoint, golden: Sequence[Golden], *, candidate: str, tally: Tally, wanted: int
 ) -> Tally:
@@ -122,7 +86,7 @@ def probe(
     until = time.monotonic() + SLICE_SECONDS
     limit = max_requests(endpoint.traffic.get(candidate, 100), wanted)
     while tally.requests < limit and time.monotonic() < until:
-        enough = tally.judged if candidate else tally.requests
+        enough = judged(tally) if candidate else tally.requests
         if enough >= wanted:
             break
         picture = golden[tally.requests % len(golden)]
@@ -132,10 +96,31 @@ def probe(
             # This request has woken it: nothing is known about the model before it is up.
             raise
         except (ServiceUnavailable, RejectedByGoogle) as exc:
-            tally = tally.with_failure(str(exc))
+            tally = _with_failure(tally, str(exc))
         else:
-            tally = tally.with_answer(answer, picture, candidate=candidate)
+            tally = _with_answer(tally, answer, picture, candidate=candidate)
     return tally
+
+
+def judged(tally: Tally) -> int:
+    """Requests that say something about the candidate; one failure alone is no one's proof (see `STRAY`)."""
+    return len(tally.candidate_seconds) + max(0, tally.failures - STRAY)
+
+
+def _with_failure(tally: Tally, reason: str) -> Tally:
+    first = tally.first_failure or reason[:300]
+    return tally.changed(requests=tally.requests + 1, failures=tally.failures + 1, first_failure=first)
+
+
+def _with_answer(tally: Tally, answer: Answer, golden: Golden, *, candidate: str) -> Tally:
+    took = round(answer.seconds, 4)
+    if answer.deployed_id != candidate:
+        return tally.changed(requests=tally.requests + 1, other_seconds=(*tally.other_seconds, took)[-200:])
+    return tally.changed(
+        requests=tally.requests + 1,
+        agreed=tally.agreed + (answer.prediction.get("label") in golden.labels),
+        candidate_seconds=(*tally.candidate_seconds, took),
+    )
 
 
 def max_requests(share: int, wanted: int) -> int:
@@ -143,7 +128,7 @@ def max_requests(share: int, wanted: int) -> int:
     return math.ceil(PATIENCE * wanted * 100 / max(share, 1)) + 10
 
 
-def judge(tally: Tally, limits: Canary, *, before: Tally) -> Verdict:
+def judge(tally: Tally, limits: Limits, *, before: Tally) -> Verdict:
     """Hold a step's probes against their limits; `before` is the tally of the time before the candidate had traffic."""
     answers = len(tally.candidate_seconds)
     others = len(tally.other_seconds)
@@ -162,7 +147,7 @@ def judge(tally: Tally, limits: Canary, *, before: Tally) -> Verdict:
     return Verdict(rules)
 
 
-def judge_monitored(seen: Served, limits: Monitored) -> Verdict:
+def judge_monitored(seen: Served, limits: Watched) -> Verdict:
     """Hold all traffic of the candidate, as Cloud Monitoring saw it, against its limits; what lacks data is named."""
     rules, not_judged = [], []
     if seen.requests or seen.errors:

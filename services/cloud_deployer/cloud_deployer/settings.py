@@ -32,8 +32,8 @@ class DeployerSettings(CloudSettings):
     git_revision: str = setting(
         "GIT_REVISION", "commit that this service was made of: a label of every version, and in its card", default=""
     )
-    hygiene: Literal["remove", "report"] = setting(
-        "HYGIENE",
-        "`report`: the janitor removes nothing of any data set, and only tells what it would",
+    cleanup: Literal["remove", "report"] = setting(
+        "CLEANUP",
+        "`report`: the cleanup removes nothing of any data set, and only tells what it would",
         default="remove",
     )

@@ -370,7 +370,7 @@ class Serving(_Section):
 
     What was replaced stays deployed without traffic for `cool_down`, or with `keep_previous: 1` until the next release:
     so long a rollback takes seconds, and so long it costs. `keep_versions`: how many of the newest versions the Model
-    Registry keeps, besides those that serve or may serve again. `hygiene: report` only tells what it would remove.
+    Registry keeps, besides those that serve or may serve again. `cleanup: report` only tells what it would remove.
     `idle: undeploy` takes down what nobody has asked for `idle_after`; the endpoint and its address stay.
     With `scale_to_zero` a release takes down what serves before it deploys what shall: what contradicts is refused.
     """
@@ -391,7 +391,7 @@ class Serving(_Section):
     keep_previous: int = Field(default=0, ge=0, le=1)
     cool_down: Duration = 3600.0
     keep_versions: int = Field(default=10, ge=1)
-    hygiene: Literal["remove", "report"] = "remove"
+    cleanup: Literal["remove", "report"] = "remove"
     idle_after: Annotated[Duration, Field(ge=3600.0)] | None = 604800.0
     idle: Literal["report", "undeploy"] = "report"
     scale_to_zero: ScaleToZero | None = None

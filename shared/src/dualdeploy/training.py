@@ -238,13 +238,17 @@ def result_name(run_id: str, target: str) -> str:
     return f"results/{run_id}/{target}.json"
 
 
-def live_evaluation_name(run_id: str, live_run_id: str) -> str:
-    """Where `LiveMetrics` of another model on the pictures of `run_id` are written."""
-    return f"evaluations/{run_id}/{live_run_id}.json"
+def live_evaluation_name(run_id: str, live_run_id: str, *, release: int = 1) -> str:
+    """Where `LiveMetrics` of another model on the pictures of `run_id` are written; each release asks anew."""
+    return f"{_evaluation(run_id, live_run_id, release)}.json"
 
 
-def live_evaluation_job_name(run_id: str, live_run_id: str) -> str:
-    return f"evaluations/{run_id}/{live_run_id}.job.json"
+def live_evaluation_job_name(run_id: str, live_run_id: str, *, release: int = 1) -> str:
+    return f"{_evaluation(run_id, live_run_id, release)}.job.json"
+
+
+def _evaluation(run_id: str, live_run_id: str, release: int) -> str:
+    return f"evaluations/{run_id}/{live_run_id}" + (f"-release-{release}" if release > 1 else "")
 
 
 def parse_result_name(name: str) -> tuple[str, str] | None:

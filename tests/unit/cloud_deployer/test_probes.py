@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_deployer.probes import Tally, judge, parse_golden, percentile_95
+from cloud_deployer.probes import judge, parse_golden, percentile_95
+from cloud_deployer.release import Limits, Tally
 from cloud_deployer.traffic import same, with_share
 from dualdeploy.dataset_config import Canary
 from dualdeploy.errors import UnusableResult
@@ -28,7 +29,7 @@ def test_every_split_sums_to_100_and_gives_the_candidate_its_share(parts: list[i
     assert all(part >= 0 for part in split.values())
 
 
-def test_where_nobody_serves_the_candidate_has_everything() -> None:
+def test_where_no_one_serves_the_candidate_has_everything() -> None:
     assert with_share({}, "new", 5) == {"new": 100}
     assert with_share({"old": 0}, "new", 5) == {"new": 100}
 
@@ -43,25 +44,25 @@ def test_the_95th_percentile_is_the_nearest_rank() -> None:
     assert percentile_95([3.0]) == 3.0
 
 
-def test_one_lost_request_is_charged_to_nobody_and_the_rest_against_the_limit() -> None:
+def test_one_lost_request_is_charged_to_no_one_and_the_rest_against_the_limit() -> None:
     for answers, failures, passed in ((1, 1, True), (1, 2, False), (9, 2, True), (9, 3, False), (0, 2, False)):
         tally = Tally(
             requests=answers + failures, failures=failures, agreed=answers, candidate_seconds=(0.1,) * answers
         )
-        assert judge(tally, Canary(), before=Tally()).passed is passed
+        assert judge(tally, Limits(), before=Tally()).passed is passed
 
 
 def test_a_model_is_as_slow_as_it_may_be_and_not_slower() -> None:
     before = Tally(requests=3, other_seconds=(0.1, 0.1, 0.1))
     for seconds, passed in ((0.45, True), (0.46, False)):
         tally = Tally(requests=1, agreed=1, candidate_seconds=(seconds,))
-        assert judge(tally, Canary(), before=before).passed is passed
+        assert judge(tally, Limits(), before=before).passed is passed
 
 
-def test_an_absolute_limit_of_latency_holds_without_anybody_to_compare_with() -> None:
+def test_an_absolute_limit_of_latency_holds_without_anyone_to_compare_with() -> None:
     tally = Tally(requests=1, agreed=1, candidate_seconds=(0.6,))
-    assert judge(tally, Canary(), before=Tally()).passed
-    assert not judge(tally, Canary(max_latency=0.5), before=Tally()).passed
+    assert judge(tally, Limits(), before=Tally()).passed
+    assert not judge(tally, Limits(max_latency=0.5), before=Tally()).passed
 
 
 def document(*pictures: dict[str, object]) -> bytes:
@@ -86,7 +87,7 @@ def test_of_two_classes_that_are_nearly_equal_either_answer_is_right() -> None:
     ],
 )
 def test_a_golden_set_that_cannot_be_used_says_where_it_lies(data: bytes) -> None:
-    with pytest.raises(UnusableResult, match=r"gs://m/golden\.json is no golden set"):
+    with pytest.raises(UnusableResult, match=r"gs://m/golden\.json is not a golden set"):
         parse_golden(data, labels=["blue", "red"], source="gs://m/golden.json")
 
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from chain import Chain, config_document
+from deployer import Deployer
 
 from dualdeploy import dataset_config
 from dualdeploy.errors import InvalidDatasetConfig
@@ -17,18 +17,16 @@ ACCOUNT = "predictor@demo.iam.gserviceaccount.com"
 CANARY = {"canary": {"steps": [100], "answers": 1}}
 
 
-def released(chain: Chain, edition: int = 1) -> str:
-    known = set(chain.run_ids())
-    chain.upload(edition=edition)
-    chain.settle()
-    (run_id,) = set(chain.run_ids()) - known
-    chain.clock.advance(600)
+def released(deployer: Deployer, edition: int = 1) -> str:
+    run_id = deployer.train(edition)
+    deployer.go_through(run_id)
+    deployer.clock.advance(600)
     return run_id
 
 
 def test_every_serving_option_reaches_the_deployment() -> None:
-    chain = Chain()
-    chain.configure(
+    deployer = Deployer()
+    deployer.configure(
         serving={
             **CANARY,
             "machine": "g2-standard-24",
@@ -42,8 +40,8 @@ def test_every_serving_option_reaches_the_deployment() -> None:
             "access_log": True,
         }
     )
-    run_id = released(chain)
-    (deployment,) = chain.vertex.deployments.values()
+    run_id = released(deployer)
+    (deployment,) = deployer.vertex.deployments.values()
     assert (deployment.machine, deployment.accelerator_type, deployment.accelerator_count) == (
         "g2-standard-24",
         "NVIDIA_L4",
@@ -61,35 +59,35 @@ def test_every_serving_option_reaches_the_deployment() -> None:
 
 
 def test_nothing_is_asked_for_that_the_configuration_does_not_name() -> None:
-    chain = Chain()
-    released(chain)
-    (deployment,) = chain.vertex.deployments.values()
+    deployer = Deployer()
+    released(deployer)
+    (deployment,) = deployer.vertex.deployments.values()
     assert (deployment.accelerator_count, deployment.targets, deployment.spot) == (0, {}, False)
     assert (deployment.service_account, deployment.container_log, deployment.access_log) == ("", True, False)
-    assert chain.vertex.endpoints["flowers"].request_logging is None
+    assert deployer.vertex.endpoints["flowers"].request_logging is None
 
 
 def test_predictions_are_logged_to_bigquery_from_the_next_release_on_and_no_longer_when_that_is_taken_back() -> None:
-    chain = Chain()
-    released(chain)
-    chain.configure(serving={**CANARY, "request_log": {"table": "bq://demo.logs.flowers", "sampling": 0.25}})
-    released(chain, edition=2)
-    assert chain.vertex.endpoints["flowers"].request_logging == RequestLogging("bq://demo.logs.flowers", 0.25)
-    chain.configure()
-    released(chain, edition=3)
-    assert chain.vertex.endpoints["flowers"].request_logging is None
-    assert chain.vertex.faults.calls["set_request_logging"] == 2
+    deployer = Deployer()
+    released(deployer)
+    deployer.configure(serving={**CANARY, "request_log": {"table": "bq://demo.logs.flowers", "sampling": 0.25}})
+    released(deployer, edition=2)
+    assert deployer.vertex.endpoints["flowers"].request_logging == RequestLogging("bq://demo.logs.flowers", 0.25)
+    deployer.configure()
+    released(deployer, edition=3)
+    assert deployer.vertex.endpoints["flowers"].request_logging is None
+    assert deployer.vertex.faults.calls["set_request_logging"] == 2
 
 
 def test_an_endpoint_is_made_shared_if_asked_and_does_not_change_its_kind() -> None:
-    chain = Chain()
-    chain.configure(serving={**CANARY, "dedicated": False})
-    released(chain)
-    assert chain.vertex.endpoints["flowers"].dns == ""
-    chain.configure()
-    branch = chain.branch(released(chain, edition=2), "cloud")
-    assert branch.state is State.FAILED
-    assert "endpoint flowers is shared, which cannot be changed: set serving.dedicated: false" in branch.reason
+    deployer = Deployer()
+    deployer.configure(serving={**CANARY, "dedicated": False})
+    released(deployer)
+    assert deployer.vertex.endpoints["flowers"].dns == ""
+    deployer.configure()
+    release = deployer.release(released(deployer, edition=2))
+    assert release.state is State.FAILED
+    assert "endpoint flowers is shared, which cannot be changed: set serving.dedicated: false" in release.reason
 
 
 @pytest.mark.parametrize(
@@ -108,7 +106,7 @@ def test_an_endpoint_is_made_shared_if_asked_and_does_not_change_its_kind() -> N
     ],
 )
 def test_what_vertex_ai_would_refuse_is_refused_when_it_is_read(options: dict[str, Any], why: str) -> None:
-    text = json.dumps(config_document(serving=options))
+    text = json.dumps({"dataset": "flowers", "labels": ["blue", "red"], "serving": options})
     with pytest.raises(InvalidDatasetConfig, match=why):
         dataset_config.parse(text, source="flowers.yaml")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from dualdeploy.dataset_config import Serving
 from dualdeploy.errors import RejectedByGoogle
 from dualdeploy.vertex import Deployment, Endpoint, RequestLogging, ScaleToZero
@@ -20,14 +18,8 @@ class OtherKindOfEndpoint(RejectedByGoogle):
     """Whether an endpoint is dedicated is decided when it is made."""
 
 
-def deployed_id(text: str) -> str:
-    """A number of ten digits (Vertex AI's limit), always the same one for the same text."""
-    digest = hashlib.sha256(text.encode()).digest()
-    return str(int.from_bytes(digest[:8], "big") % 9_000_000_000 + 1_000_000_000)
-
-
 def deployment(serving: Serving, *, deployed_id: str, model: str, run_id: str) -> Deployment:
-    """How a version (`…/models/<id>@<version>`) is deployed; named after its run, which is how the janitor knows it."""
+    """How a version (`…/models/<id>@<version>`) is deployed; named after its run, which is how the cleanup knows it."""
     targets = serving.autoscaling.model_dump(exclude_none=True)
     to_zero = serving.scale_to_zero
     return Deployment(

@@ -1,16 +1,16 @@
-"""Whether anybody asks the model that serves, and what it costs while nobody does."""
+"""Whether anyone asks the model that serves, and what it costs while no one does."""
 
 from __future__ import annotations
 
 import datetime
 import logging
 
-from cloud_deployer.hygiene import Idle
+from cloud_deployer.cleanup.report import Idle
+from cloud_deployer.release import CloudServed, DeploymentPlan
 from dualdeploy import clock as clocks
 from dualdeploy import prices
 from dualdeploy.dataset_config import Serving
 from dualdeploy.errors import RejectedByGoogle, RetryLater
-from dualdeploy.ledger import Live
 from dualdeploy.monitoring import Monitoring
 from dualdeploy.vertex import Endpoint
 
@@ -27,24 +27,23 @@ class Watch:
         self._monitoring = monitoring
         self._region = region
 
-    def look(self, endpoint: Endpoint, live: Live, serving: Serving, *, now: datetime.datetime) -> Idle | None:
-        """Told when nobody asked the live model of `endpoint` for `serving.idle_after`, all of which it was there.
+    def look(self, endpoint: Endpoint, served: CloudServed, serving: Serving, *, now: datetime.datetime) -> Idle | None:
+        """Told when no one asked the live model of `endpoint` for `serving.idle_after`, all of which it was there.
 
-        What scales to zero costs nothing while nobody asks: there is nothing to tell.
+        What scales to zero costs nothing while no one asks: there is nothing to tell.
         """
         if serving.idle_after is None or serving.scale_to_zero:
             return None
         since = now - datetime.timedelta(seconds=serving.idle_after)
-        if clocks.from_text(live.current.since) > since:
+        if clocks.from_text(served.since) > since:
             return None
         try:
-            deployed_id = str(live.current.facts["deployed_model"])
-            served = self._monitoring.served(endpoint.id, deployed_id, since=since, until=now)
+            seen = self._monitoring.served(endpoint.id, served.deployed_model, since=since, until=now)
         except (RetryLater, RejectedByGoogle) as exc:
             # Everything else is tidied all the same; whether it is idle is asked again in an hour.
             log.warning("whether %s is idle is not known: %s", endpoint.id, exc)
             return None
-        if served.requests or served.errors:
+        if seen.requests or seen.errors:
             return None
         usd, price = monthly_usd(serving, region=self._region)
         return Idle(endpoint=endpoint.id, since=clocks.to_text(since), usd_per_month=usd, price=price)
@@ -53,12 +52,28 @@ class Watch:
 def monthly_usd(serving: Serving, *, region: str) -> tuple[float | None, str]:
     """What the smallest number of replicas costs, None if a price is unknown, and where the figure comes from."""
     accelerator = serving.accelerator
-    hour, source = prices.table().hour(
-        use="serving",
+    return _monthly_usd(
         region=region,
         machine=serving.machine,
         accelerator=accelerator.type if accelerator else "",
         count=accelerator.count if accelerator else 0,
+        replicas=serving.min_replicas,
     )
-    replicas = serving.min_replicas
+
+
+def monthly_usd_of(deployment: DeploymentPlan, *, region: str) -> float | None:
+    """The same of what was deployed, whatever is configured now; None if a price is unknown."""
+    return _monthly_usd(
+        region=region,
+        machine=deployment.machine,
+        accelerator=deployment.accelerator_type,
+        count=deployment.accelerator_count,
+        replicas=0 if deployment.scale_to_zero else deployment.min_replicas,
+    )[0]
+
+
+def _monthly_usd(*, region: str, machine: str, accelerator: str, count: int, replicas: int) -> tuple[float | None, str]:
+    hour, source = prices.table().hour(
+        use="serving", region=region, machine=machine, accelerator=accelerator, count=count
+    )
     return round(hour * replicas * HOURS_PER_MONTH, 2) if hour is not None else None, f"{replicas} x {source}"

@@ -1,0 +1,148 @@
+"""Which data set holds an endpoint: one object for each, changed by compare-and-swap before the endpoint is touched.
+
+    absent ─► held by flowers ─► its configuration is gone ─► ten minutes later, and nothing under way ─► held by blooms
+                 ▲                        │ configured again, or its release goes on
+                 └────────────────────────┘
+                 └─► retired, or the endpoint is deleted by the cleanup ─► absent
+
+Someone who wants an endpoint is told who holds it and since when.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+
+from cloud_deployer.release import TARGET, CloudServing
+from dualdeploy import clock as clocks
+from dualdeploy import dataset_config
+from dualdeploy.errors import CannotEverSucceed, UnknownDataset
+from dualdeploy.ledger import Claim, Ledger, UnreadableDocument, Versioned, names
+from dualdeploy.object_store import ObjectStore
+
+log = logging.getLogger(__name__)
+
+#: So long a holder without a configuration keeps its endpoint from whoever wants it: a file may be replaced by
+#: deleting it first.
+GRACE = datetime.timedelta(minutes=10)
+
+
+class EndpointTaken(CannotEverSucceed):
+    """Another data set holds the endpoint: its users must not get answers of this one's model."""
+
+
+def claim_endpoint(ledger: Ledger, config: ObjectStore, endpoint_id: str, dataset: str) -> str:
+    """Hold the endpoint for `dataset`. Returns what it waits for, empty once it is held. Raises EndpointTaken."""
+    waits_for = ""
+    now = clocks.to_text(ledger.clock())
+
+    def decide(present: Claim | None) -> Claim:
+        nonlocal waits_for
+        waits_for = ""
+        if present is None:
+            return Claim(dataset=dataset, since=now)
+        if present.deleting_since:
+            waits_for = f"the cleanup, which deletes endpoint {endpoint_id} since {present.deleting_since}"
+            return present
+        if present.dataset == dataset:
+            return present.changed(unconfigured_since="")
+        _refuse_if_configured(config, present, endpoint_id, dataset)
+        since = present.unconfigured_since or now
+        waits_for = _waits_for(ledger, present, endpoint_id, clocks.from_text(since))
+        if waits_for:
+            return present.changed(unconfigured_since=since)
+        log.warning(
+            "endpoint %s passes from %s, which has no configuration, to %s", endpoint_id, present.dataset, dataset
+        )
+        formerly = (*(each for each in present.formerly if each != dataset), present.dataset)
+        return Claim(dataset=dataset, since=now, formerly=formerly)
+
+    ledger.update(names.endpoint_claim(endpoint_id), Claim, decide)
+    return waits_for
+
+
+def _refuse_if_configured(config: ObjectStore, holder: Claim, endpoint_id: str, dataset: str) -> None:
+    if has_configuration(config, holder.dataset):
+        raise EndpointTaken(
+            f"endpoint {endpoint_id} is held by data set {holder.dataset} since {holder.since}: give {dataset} another"
+            f" serving.endpoint, or send {holder.dataset} to /retire first"
+        )
+
+
+def _waits_for(ledger: Ledger, holder: Claim, endpoint_id: str, since: datetime.datetime) -> str:
+    """Why the endpoint of a data set without a configuration does not pass on yet."""
+    held = f"endpoint {endpoint_id}, held by {holder.dataset} since {holder.since}, which has no configuration"
+    until = since + GRACE
+    if ledger.clock() < until:
+        return f"{held}: it passes on at {clocks.to_text(until)}, or at once when {holder.dataset} is sent to /retire"
+    try:
+        found = ledger.find_serving(CloudServing, TARGET, holder.dataset)
+    except UnreadableDocument as exc:
+        log.warning("what is under way of %s is not known: %s", holder.dataset, exc)
+        return ""
+    turn = found.document.under_way if found else None
+    return f"{held} but has {turn.name} under way since {turn.since}: /abort stops it" if turn else ""
+
+
+def has_configuration(config: ObjectStore, dataset: str) -> bool:
+    """Whether there is one, be it broken or not."""
+    try:
+        dataset_config.read(config, dataset)
+    except UnknownDataset:
+        return False
+    except CannotEverSucceed:
+        return True
+    return True
+
+
+def holder_of(ledger: Ledger, endpoint_id: str) -> Versioned[Claim] | None:
+    """The claim on an endpoint. Raises UnreadableDocument."""
+    return ledger.find_claim(names.endpoint_claim(endpoint_id))
+
+
+def held_by(ledger: Ledger, dataset: str) -> list[str]:
+    """The ids of the endpoints that a data set holds; reads every claim, so it is for commands and the cleanup."""
+    prefix = names.endpoint_claim("").removesuffix(".json")
+    ids = [name.removeprefix(prefix).removesuffix(".json") for name in ledger.names(prefix)]
+    held = []
+    for endpoint_id in ids:
+        try:
+            found = holder_of(ledger, endpoint_id)
+        except UnreadableDocument as exc:
+            log.warning("%s", exc)
+            continue
+        if found and found.document.dataset == dataset:
+            held.append(endpoint_id)
+    return held
+
+
+def free(ledger: Ledger, endpoint_id: str, dataset: str) -> bool:
+    """Give an endpoint up; whether `dataset` does not hold it any more."""
+    found = holder_of(ledger, endpoint_id)
+    if found is None or found.document.dataset != dataset:
+        return True
+    return ledger.remove(names.endpoint_claim(endpoint_id), expect=found.generation)
+
+
+def begin_deletion(ledger: Ledger, endpoint_id: str, dataset: str) -> bool:
+    """Note that the cleanup deletes an endpoint, so that no one takes it over meanwhile; False if another holds it."""
+
+    def decide(present: Claim | None) -> Claim:
+        now = clocks.to_text(ledger.clock())
+        if present is None:
+            return Claim(dataset=dataset, since=now, deleting_since=now)
+        if present.dataset != dataset or present.deleting_since:
+            return present
+        return present.changed(deleting_since=now)
+
+    claim = ledger.update(names.endpoint_claim(endpoint_id), Claim, decide)
+    return claim is not None and claim.dataset == dataset
+
+
+def end_deletion(ledger: Ledger, endpoint_id: str, dataset: str) -> None:
+    """The endpoint could not be deleted: it stays the data set's."""
+
+    def decide(present: Claim | None) -> Claim | None:
+        return present.changed(deleting_since="") if present and present.dataset == dataset else present
+
+    ledger.update(names.endpoint_claim(endpoint_id), Claim, decide)

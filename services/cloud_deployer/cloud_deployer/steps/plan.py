@@ -1,0 +1,163 @@
+"""How a release gets its traffic, and what the traffic was before: fixed while nothing is changed yet."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from cloud_deployer import deployments
+from cloud_deployer.naming import deployed_id_of, former_id_of, model_id_in
+from cloud_deployer.release import CloudRelease, CloudServing, DeploymentPlan, InPlace, Limits, Rollout
+from cloud_deployer.world import World, config_of
+from dualdeploy.dataset_config import Serving
+from dualdeploy.errors import RejectedByGoogle
+from dualdeploy.ledger import dataset_of, names
+from dualdeploy.release import serving as serve
+from dualdeploy.release.route import Forward, Turn
+from dualdeploy.training import as_mapping
+from dualdeploy.vertex import DeployedModel, Deployment, Endpoint
+
+#: The limits of a release that goes to everyone at once: it is probed all the same.
+_AT_ONCE = {"steps": (100,), "bake": 0.0, "monitoring": None}
+
+
+class NotAlone(RejectedByGoogle):
+    """What scales to zero must be the endpoint's only model, and one of the others is not ours to take down."""
+
+
+def plan(release: CloudRelease, world: World) -> Turn[CloudRelease]:
+    """Fix the rollout, side by side with what serves or in its place. Raises NotAlone."""
+    serving = config_of(release).serving
+    endpoint = world.endpoint(serving.endpoint)
+    respect_traffic_by_hand(release, world, endpoint)
+    model = f"{release.model}@{release.model_version}"
+    deployment = deployments.deployment(
+        serving, deployed_id=deployed_id_of(release), model=model, run_id=release.run_id
+    )
+    in_place = _in_place(release, world, endpoint, serving, deployment)
+    if in_place:
+        rollout = _rollout_in_place(release, endpoint, serving, deployment, in_place)
+    else:
+        rollout = _side_by_side(release, world, endpoint, serving, deployment)
+    note_way_back(release, world, rollout)
+    return Forward(release.changed(rollout=rollout, route="in place" if in_place else "forward"))
+
+
+def note_way_back(release: CloudRelease, world: World, rollout: Rollout) -> None:
+    """Keep in the claim what taking the release back needs, before anything of it can be seen."""
+    serve.note_way_back(world.ledger, CloudServing, release, rollout=rollout.model_dump(mode="json"))
+
+
+def ours(endpoint: Endpoint, release: CloudRelease) -> list[DeployedModel]:
+    """Versions of the model that is being released, named after runs of its data set: what is taken down serves users,
+    so a name alone is not enough."""
+    return [
+        one
+        for one in endpoint.deployed
+        if dataset_of(one.display_name) == release.dataset and model_id_in(one.model) == model_id_in(release.model)
+    ]
+
+
+def respect_traffic_by_hand(release: CloudRelease, world: World, endpoint: Endpoint) -> None:
+    """Someone may have moved the traffic by hand: then what is recorded as live is not what serves, nor what a rollback
+    of this release should go to."""
+    known = world.serving(release.dataset)
+    current, previous = known.current, known.previous
+    serving = {key for key, share in endpoint.traffic.items() if share}
+    if current is None or current.endpoint_id != endpoint.id or not serving or current.deployed_model in serving:
+        return
+    why = "its traffic was moved away by hand"
+    if previous and previous.deployed_model in serving:
+        serve.record_moved_back(world.ledger, CloudServing, release, why)
+    else:
+        serve.note_taken_back(world.ledger, CloudServing, release, why)
+
+
+# Side by side --------------------------------------------------------------------------------------------------
+
+
+def _side_by_side(
+    release: CloudRelease, world: World, endpoint: Endpoint, serving: Serving, deployment: Deployment
+) -> Rollout:
+    candidate = _warm(release, endpoint) or deployment.id
+    shares = {key: share for key, share in endpoint.traffic.items() if share}
+    before = shares if shares.keys() - {candidate} else {}
+    limits = Limits.model_validate(as_mapping(serving.canary))
+    if not before or not release.request.canary:
+        limits = limits.changed(**_AT_ONCE)
+    claim = world.ledger.find_claim(names.endpoint_claim(endpoint.id))
+    return Rollout(
+        endpoint=endpoint.id,
+        candidate=candidate,
+        deployment=DeploymentPlan.of(deployment),
+        before=before,
+        limits=limits,
+        keep_previous=serving.keep_previous,
+        cool_down=serving.cool_down,
+        formerly=claim.document.formerly if claim else (),
+    )
+
+
+def _warm(release: CloudRelease, endpoint: Endpoint) -> str:
+    """What a rollback finds still deployed (`cool_down`, `keep_previous`): only its traffic was taken away."""
+    if release.request.kind != "rollback":
+        return ""
+    for deployed in endpoint.deployed:
+        if deployed.display_name == release.run_id and deployed.version == release.model_version:
+            return deployed.id
+    return ""
+
+
+# In place ------------------------------------------------------------------------------------------------------
+
+
+def _in_place(
+    release: CloudRelease, world: World, endpoint: Endpoint, wanted: Serving, deployment: Deployment
+) -> InPlace | None:
+    """How this release replaces what serves, None when it need not: then both models can stand side by side.
+
+    What serves goes back as it was deployed, or, when that is not recorded, as the configuration asks. Raises NotAlone.
+    """
+    mine = ours(endpoint, release)
+    serves = max(
+        (one for one in mine if endpoint.traffic.get(one.id)), key=lambda one: endpoint.traffic[one.id], default=None
+    )
+    recorded = _recorded(release, world, serves)
+    if not (wanted.scale_to_zero or (recorded and recorded.scale_to_zero)):
+        return None
+    strangers = [one.id for one in endpoint.deployed if one not in mine]
+    if strangers and wanted.scale_to_zero:
+        raise NotAlone(
+            f"endpoint {endpoint.id} has a model that is not ours ({', '.join(strangers)}), and what scales to zero"
+            " must be alone there: undeploy it, or give the data set another serving.endpoint"
+        )
+    if serves is None:
+        return InPlace()
+    former = dataclasses.replace(
+        recorded or deployment,
+        id=former_id_of(release),
+        model=f"{serves.model.partition('@')[0]}@{serves.version}",
+        display_name=serves.display_name,
+    )
+    return InPlace(former=DeploymentPlan.of(former), former_id=serves.id)
+
+
+def _recorded(release: CloudRelease, world: World, serves: DeployedModel | None) -> Deployment | None:
+    current = world.serving(release.dataset).current
+    if serves is None or current is None or current.deployed_model != serves.id or current.deployment is None:
+        return None
+    return current.deployment.to_vertex()
+
+
+def _rollout_in_place(
+    release: CloudRelease, endpoint: Endpoint, serving: Serving, deployment: Deployment, in_place: InPlace
+) -> Rollout:
+    limits = Limits.model_validate(as_mapping(serving.canary)).changed(**_AT_ONCE)
+    if in_place.former and release.request.canary:
+        limits = limits.changed(bake=serving.canary.bake)
+    return Rollout(
+        endpoint=endpoint.id,
+        candidate=deployment.id,
+        deployment=DeploymentPlan.of(deployment),
+        limits=limits,
+        in_place=in_place,
+    )
