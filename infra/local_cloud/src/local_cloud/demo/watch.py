@@ -1,4 +1,4 @@
-"""What happens to a run, told as it happens: every new line of the history of both targets, and the training's epochs."""
+"""What happens to a run, told as it happens: every new line of both histories, and the epochs of the trainings."""
 
 from __future__ import annotations
 
@@ -70,17 +70,19 @@ class _Follower:
         except DualDeployError:
             # Not there yet, or the bucket is busy: looked at again in a moment.
             return False
+        self.standing = now
         # The job's lines first: they were written before the end that they led to was recorded.
-        self._tell_epochs(self.branch)
-        for moment in self.branch.history[self._told :]:
+        self._tell_epochs(now.job)
+        for moment in now.history[self._told :]:
             self._tell(self._target, f"{moment.state:<10} {_shorten(moment.note)}")
-        if self._step != self.branch.step and self.branch.step:
-            self._tell(self._target, f"{'':<10} {self.branch.step}")
-        self._told, self._step = len(self.branch.history), self.branch.step
+        if self._step != now.step and now.step:
+            says = next((step.says for step in now.steps if step.name == now.step), now.step)
+            self._tell(self._target, f"{'':<10} {says}")
+        self._told, self._step = len(now.history), now.step
         return now.is_over
 
-    def _tell_epochs(self, branch: Branch) -> None:
-        log = self._jobs_folder / branch.job.rsplit("/", 1)[-1] / "log"
+    def _tell_epochs(self, job: str) -> None:
+        log = self._jobs_folder / job.rsplit("/", 1)[-1] / "log"
         if not job or not log.exists():
             return
         with log.open(encoding="utf-8", errors="replace") as stream:
