@@ -56,7 +56,7 @@ class Service:
 def compose(world: World, *, publisher: Publisher, settings: PublisherSettings) -> Service:
     """Wire the service together; touches nothing yet."""
     ledger = world.ledger
-    target, due = PhoneTarget(world), Due(SERVICE, ledger)
+    target, due = PhoneTarget(world), Due(SERVICE, ledger, every=settings.tick_seconds)
     worker = ReleaseWorker(
         target, ledger=ledger, config=world.config, due=due, publisher=publisher, lease_seconds=settings.lease_seconds
     )

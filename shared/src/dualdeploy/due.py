@@ -1,6 +1,6 @@
-"""What a service has to look at, and when: markers in the ledger, named after the minute in which they are due.
+"""What a service has to look at, and when: markers in the ledger, named after the tick at which they are due.
 
-    due/<service>/<minute>/<kind>/<key>
+    due/<service>/<time>/<kind>/<key>
 
 A tick lists them up to now and publishes one `advance` for each (`ticks`); nothing else is listed, so what is not due
 costs nothing. Whoever handles one takes it first::
@@ -25,7 +25,10 @@ from dualdeploy.ledger import Document, Ledger, UnreadableDocument
 from dualdeploy.ledger.ledger import encode
 from dualdeploy.object_store import ABSENT, Generation, GenerationChanged
 
-_MINUTE = "%Y-%m-%dT%H%M"
+_TIME = "%Y-%m-%dT%H%M%S"
+
+#: Seconds between two ticks, unless a service is told otherwise (TICK_SECONDS).
+EVERY_SECONDS = 60.0
 
 
 class Marker(Document):
@@ -43,9 +46,9 @@ class Marker(Document):
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A marker's place: `minute` as in its name, `key` is `<kind>/<what>`."""
+    """A marker's place: `time` as in its name, `key` is `<kind>/<what>`."""
 
-    minute: str
+    time: str
     key: str
 
 
@@ -59,28 +62,29 @@ class Taken:
 
 
 class Due:
-    """The markers of one service."""
+    """The markers of one service; `every` is how many seconds lie between two ticks."""
 
-    def __init__(self, service: str, ledger: Ledger) -> None:
+    def __init__(self, service: str, ledger: Ledger, *, every: float = EVERY_SECONDS) -> None:
         self.service = service
+        self.every = every
         self._ledger = ledger
 
     def put(self, key: str, at: datetime.datetime | None = None, *, service: str = "") -> None:
-        """Have `key` looked at in the minute of `at`, or now; by another service if one is named.
+        """Have `key` looked at at the first tick from `at` on, or now; by another service if one is named.
 
         Whoever creates a document puts a marker a few minutes ahead before it, for the case that it dies, and one of
         now after it: a marker that was there already may be taken before the document is written.
         """
-        entry = Entry(minute_of(at or self._ledger.clock()), key)
+        entry = Entry(self.time_of(at or self._ledger.clock()), key)
         with contextlib.suppress(GenerationChanged):
             self._ledger.store.put(self._name(entry, service), encode(Marker()), expect=ABSENT)
 
     def entries(self) -> list[Entry]:
         """What is due by now, the oldest first; one listing."""
         prefix = f"due/{self.service}/"
-        end = prefix + minute_of(self._ledger.clock() + datetime.timedelta(minutes=1))
+        end = prefix + self.time_of(self._ledger.clock() + datetime.timedelta(seconds=self.every))
         found = (summary.name.removeprefix(prefix) for summary in self._ledger.store.list(prefix, end=end))
-        return [Entry(minute, key) for minute, _, key in (name.partition("/") for name in found) if key]
+        return [Entry(time, key) for time, _, key in (name.partition("/") for name in found) if key]
 
     def all_keys(self) -> list[str]:
         """What is due now or later: for people and tests."""
@@ -93,8 +97,8 @@ class Due:
         if found is None:
             return None
         marker, generation = found
-        until = self._ledger.clock() + datetime.timedelta(seconds=seconds + 60)
-        moved = Entry(minute_of(until), entry.key)
+        until = self._ledger.clock() + datetime.timedelta(seconds=seconds + self.every)
+        moved = Entry(self.time_of(until), entry.key)
         mine = marker.changed(begun=marker.begun + 1, taker=uuid.uuid4().hex)
         if moved == entry:
             expect = generation
@@ -119,12 +123,12 @@ class Due:
         """Look again at `at`. `failed`: why the work was to no avail this time, which is counted."""
         failures = taken.marker.failures + 1 if failed else 0
         marker = Marker(failures=failures, why=failed, is_missing=is_missing)
-        entry = Entry(minute_of(at), taken.entry.key)
+        entry = Entry(self.time_of(at), taken.entry.key)
         same = entry == taken.entry
         try:
             self._ledger.store.put(self._name(entry), encode(marker), expect=taken.generation if same else ABSENT)
         except GenerationChanged:
-            # There is a reminder for that minute already.
+            # There is a reminder for that time already.
             if same:
                 return
         if not same:
@@ -141,9 +145,13 @@ class Due:
         return (found.document, found.generation) if found else None
 
     def _name(self, entry: Entry, service: str = "") -> str:
-        return f"due/{service or self.service}/{entry.minute}/{entry.key}"
+        return f"due/{service or self.service}/{entry.time}/{entry.key}"
 
+    def soon(self) -> datetime.datetime:
+        """The earliest time for another look: the next tick."""
+        return self._ledger.clock() + datetime.timedelta(seconds=self.every)
 
-def minute_of(moment: datetime.datetime) -> str:
-    """`2026-11-28T0315`, in UTC: sorts by time."""
-    return moment.astimezone(datetime.UTC).strftime(_MINUTE)
+    def time_of(self, moment: datetime.datetime) -> str:
+        """`2026-11-28T031500`, in UTC: the tick that `moment` belongs to; sorts by time."""
+        whole = moment.timestamp() // self.every * self.every
+        return datetime.datetime.fromtimestamp(whole, datetime.UTC).strftime(_TIME)

@@ -139,6 +139,12 @@ class CloudSettings:
     remote_config_emulator_host: str = setting(
         "REMOTE_CONFIG_EMULATOR_HOST", "host:port of a Remote Config emulator; empty for the real one", default=""
     )
+    tick_seconds: float = setting(
+        "TICK_SECONDS",
+        "how often this service hears a tick: what waits is looked at again then",
+        default=60.0,
+        minimum=1,
+    )
     request_slots: int = setting(
         "REQUEST_SLOTS",
         "how many requests all instances of this service handle at once: a tick publishes what they have time for",

@@ -21,7 +21,7 @@ from typing import Protocol
 
 from dualdeploy import clock as clocks
 from dualdeploy import health, logs
-from dualdeploy.due import Due, Entry, Taken, minute_of
+from dualdeploy.due import Due, Entry, Taken
 from dualdeploy.errors import CannotEverSucceed, LeaseHeld, MalformedEvent, RetryLater
 from dualdeploy.events import Envelope
 from dualdeploy.ledger import Ledger, Rejected
@@ -42,8 +42,8 @@ MOST_PER_SLOT = 60
 #: is not known to pass, is given up.
 MOST_BEGUN = 10
 
-#: After a failure the next look is 1, 2, 4, … minutes later.
-_LONGEST_WAIT_MINUTES = 30
+#: After a failure the next look is 1, 2, 4, … ticks later.
+_LONGEST_WAIT = 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +81,11 @@ class Advance:
 def parse_advance(envelope: Envelope) -> Advance:
     """Raises MalformedEvent."""
     document = envelope.json()
-    minute, key, at = (document.get(name) for name in ("minute", "key", "at"))
-    if not (isinstance(minute, str) and isinstance(key, str) and isinstance(at, str)):
-        raise MalformedEvent("an advance has minute, key and at, which are texts")
+    time, key, at = (document.get(name) for name in ("time", "key", "at"))
+    if not (isinstance(time, str) and isinstance(key, str) and isinstance(at, str)):
+        raise MalformedEvent("an advance has time, key and at, which are texts")
     try:
-        return Advance(Entry(minute, key), clocks.from_text(at))
+        return Advance(Entry(time, key), clocks.from_text(at))
     except ValueError as exc:
         raise MalformedEvent(f"at is not a time: {exc}") from exc
 
@@ -141,17 +141,17 @@ class Ticks:
     def nudge(self, key: str) -> None:
         """Ask for a look at `key` now, by whichever instance is free. The next tick does the same."""
         now = self._ledger.clock()
-        message = self._message(Entry(minute_of(now), key), now)
+        message = self._message(Entry(self._due.time_of(now), key), now)
         self._publisher.publish(ADVANCE_TOPIC, message, {"service": self._due.service})
 
     def now(self, key: str) -> Outcome:
         """Do the work of `key` within the event that asks for it; if this instance dies, a tick goes on."""
-        entry = Entry(minute_of(self._ledger.clock()), key)
+        entry = Entry(self._due.time_of(self._ledger.clock()), key)
         self._due.put(key)
         return self._handle(entry)
 
     def _message(self, entry: Entry, now: datetime.datetime) -> bytes:
-        message = {"v": 1, "minute": entry.minute, "key": entry.key, "at": clocks.to_text(now)}
+        message = {"v": 1, "time": entry.time, "key": entry.key, "at": clocks.to_text(now)}
         return json.dumps(message, sort_keys=True).encode()
 
     def _handle(self, entry: Entry) -> Outcome:
@@ -173,12 +173,12 @@ class Ticks:
         try:
             following = work.advance(what)
         except LeaseHeld as exc:
-            self._due.put_back(taken, self._in_minutes(1))
+            self._due.put_back(taken, self._due.soon())
             return already_done(f"{key} waits: {exc}")
         except RetryLater as exc:
             # Bounded by whoever knows for how long it makes sense: the work itself.
             log.warning("%s is looked at again: %s", key, exc)
-            self._due.put_back(taken, self._in_minutes(1))
+            self._due.put_back(taken, self._due.soon())
             return done(f"{key} later: {exc}")
         except CannotEverSucceed as exc:
             self._record(key, exc)
@@ -188,14 +188,14 @@ class Ticks:
             health.PROCESS.judge(exc)
             # A bug that one of them meets must delay no other.
             log.exception("%s failed", key)
-            wait = min(2**taken.marker.failures, _LONGEST_WAIT_MINUTES)
-            self._due.put_back(taken, self._in_minutes(wait), failed=f"{type(exc).__name__}: {exc}"[:500])
-            return done(f"{key} failed and is looked at again in {wait} minutes: {exc}")
+            wait = min(2**taken.marker.failures, _LONGEST_WAIT)
+            self._due.put_back(taken, self._in_ticks(wait), failed=f"{type(exc).__name__}: {exc}"[:500])
+            return done(f"{key} failed and is looked at again in {wait} ticks: {exc}")
         if following.at is None:
             self._due.finish(taken)
         else:
             failed = following.message if following.failed or following.is_missing else ""
-            at = max(following.at, self._in_minutes(1))
+            at = max(following.at, self._due.soon())
             self._due.put_back(taken, at, failed=failed, is_missing=following.is_missing)
         return done(f"{key}: {following.message}")
 
@@ -210,7 +210,7 @@ class Ticks:
         try:
             work.give_up(what, sentence)
         except RetryLater as exc:
-            self._due.put_back(taken, self._in_minutes(1), failed=why)
+            self._due.put_back(taken, self._due.soon(), failed=why)
             return done(f"{taken.entry.key} is given up later: {exc}")
         except Exception as exc:  # whatever it is, the marker must come to an end
             log.exception("%s cannot be given up in good order", taken.entry.key)
@@ -230,5 +230,5 @@ class Ticks:
         )
         self._ledger.record_rejected(rejected, event_id=f"{key} {reason}")
 
-    def _in_minutes(self, minutes: float) -> datetime.datetime:
-        return self._ledger.clock() + datetime.timedelta(minutes=minutes)
+    def _in_ticks(self, ticks: int) -> datetime.datetime:
+        return self._ledger.clock() + datetime.timedelta(seconds=ticks * self._due.every)

@@ -6,7 +6,7 @@ import datetime
 
 import pytest
 
-from dualdeploy.due import Due, Entry, minute_of
+from dualdeploy.due import Due, Entry
 from dualdeploy.ledger import Ledger
 from dualdeploy.object_store import ABSENT
 from dualdeploy.testing import ManualClock, MemoryObjectStore
@@ -123,7 +123,7 @@ def test_a_marker_that_cannot_be_read_reminds_all_the_same(data: bytes, due: Due
 
 
 def test_an_object_without_a_key_is_not_a_marker(due: Due, store: MemoryObjectStore, clock: ManualClock) -> None:
-    store.put(f"due/cloud_deployer/{minute_of(clock())}", b"", expect=ABSENT)
+    store.put(f"due/cloud_deployer/{due.time_of(clock())}", b"", expect=ABSENT)
     assert due.entries() == []
 
 
@@ -142,7 +142,7 @@ def test_a_death_at_any_operation_of_taking_and_putting_back_forgets_nothing(
 
     store.faults.before = die
     try:
-        taken = due.take(Entry(minute_of(clock()), KEY), seconds=60)
+        taken = due.take(Entry(due.time_of(clock()), KEY), seconds=60)
         assert taken is not None
         due.put_back(taken, in_minutes(clock, 2))
     except ProcessDied:
@@ -150,3 +150,11 @@ def test_a_death_at_any_operation_of_taking_and_putting_back_forgets_nothing(
     store.faults.before = lambda _name: None
     clock.advance(300)
     assert KEY in {entry.key for entry in due.entries()}
+
+
+def test_where_ticks_come_more_often_markers_are_due_as_often(ledger: Ledger, clock: ManualClock) -> None:
+    often = Due("cloud_deployer", ledger, every=2)
+    often.put(KEY, often.soon())
+    assert often.entries() == []
+    clock.advance(2)
+    assert [entry.key for entry in often.entries()] == [KEY]

@@ -212,7 +212,7 @@ def test_the_full_hour_makes_the_hourly_work_due_once(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"{}", b"[]", b"x", b'{"minute": 1, "key": "a", "at": "b"}', b'{"minute": "m", "key": "k", "at": "b"}']
+    "data", [b"{}", b"[]", b"x", b'{"time": 1, "key": "a", "at": "b"}', b'{"time": "m", "key": "k", "at": "b"}']
 )
 def test_a_message_that_is_not_an_advance_is_refused(data: bytes) -> None:
     with pytest.raises(MalformedEvent):

@@ -188,7 +188,7 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
         except UnreadableDocument as exc:
             return self._unreadable(run_id, n, exc)
         if versioned is None:
-            return Next("nothing is recorded yet", self._in(60), is_missing=True)
+            return Next("nothing is recorded yet", self._due.soon(), is_missing=True)
         for _ in range(MAX_STEPS):
             release = versioned.document
             if release.is_over:
@@ -325,7 +325,7 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
         until = since + datetime.timedelta(seconds=turn.limit) if turn.limit is not None else None
         if until and now >= until:
             return self._waited_too_long(versioned, f"waited since {clocks.to_text(since)} for {turn.what}")
-        at = max(turn.at or now, now + datetime.timedelta(seconds=60))
+        at = max(turn.at or now, self._due.soon())
         holdup = Holdup(
             what=turn.what,
             kind=turn.kind,
@@ -437,7 +437,7 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
         if turn is not None and turn.is_of(run_id, n) and turn.abort:
             self._made_anew(run_id, n, f"aborted; {exc}")
             return Next("is taken back without its document", self._in(0))
-        return Next(str(exc), self._in(60), failed=True)
+        return Next(str(exc), self._due.soon(), failed=True)
 
     def _made_anew(self, run_id: str, n: int, why: str) -> None:
         """Replace a document that cannot be read by one that goes back with what the claim kept."""
