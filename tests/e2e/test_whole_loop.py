@@ -21,7 +21,8 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
 from dualdeploy.errors import UnknownRun
-from dualdeploy.ledger import Ledger, State
+from dualdeploy.ledger import Ledger, Release, Serving, State
+from dualdeploy.ledger.standing import standing
 from dualdeploy.object_store import GcsObjectStore
 from local_cloud.demo import answers, flowers
 from local_cloud.demo.source import Picture
@@ -74,6 +75,17 @@ class Stack:
     def drop(self, name: str, data: bytes) -> None:
         self.client.bucket(self.environment["DATA_BUCKET"]).blob(name).upload_from_string(data)
 
+    def served(self, target: str) -> dict[str, Any]:
+        """What serves for flowers, as its service recorded it."""
+        found = self.ledger.find_serving(Serving, target, "flowers")
+        assert found is not None
+        assert found.document.current is not None
+        return found.document.current.model_dump()
+
+    def waiting(self, run_id: str) -> list[str]:
+        """What has yet to be looked at because of the run."""
+        return [name for name in self.ledger.names("due/") if run_id in name]
+
     def jobs(self) -> list[Any]:
         host, project = self.environment["VERTEX_EMULATOR_HOST"], self.environment["GOOGLE_CLOUD_PROJECT"]
         url = f"http://{host}/v1/projects/{project}/locations/{self.environment['GOOGLE_CLOUD_REGION']}/customJobs"
@@ -104,14 +116,14 @@ class Stack:
         token = requests.post(control, json=wanted, timeout=30).json()["token"]
         return requests.post(address + path, timeout=30, headers={"Authorization": f"Bearer {token}"}, **arguments)
 
-    def wait_for_branch(self, run_id: str, target: str, state: State, *, release: int = 1, seconds: float = 600) -> Any:
+    def wait_for_state(self, run_id: str, target: str, state: State, *, release: int = 0, seconds: float = 600) -> Any:
         def reached() -> Any:
             try:
-                branch = self.ledger.read_branch(run_id, target).document
+                found = standing(self.ledger, run_id, target)
             except UnknownRun:
-                return None  # claimed, and its branches are opened in a moment
-            assert branch.state is state or not branch.is_final or branch.release < release, branch.reason
-            return branch if branch.state is state and branch.release == release else None
+                return None  # claimed, and its training is recorded in a moment
+            assert found.state is state or not found.is_over or found.release < release, found.reason
+            return found if found.state is state and found.release >= release else None
 
         return wait_for(reached, seconds=seconds, what=f"{target} to be {state}")
 
@@ -147,7 +159,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run_id(stack: Stack, data: Path) -> str:
-    """The run that the dropped shards lead to, every event on its way doubled, the clock's excepted."""
+    """The run that the dropped shards lead to, every event on its way doubled, ticks excepted."""
     stack.plan_faults(
         {
             "delivery.data-object-finalized": ["duplicate"] * 4,
@@ -174,8 +186,8 @@ def unseen(data: Path) -> list[Picture]:
 
 
 def test_dropped_shards_become_two_live_models_although_every_event_comes_twice(stack: Stack, run_id: str) -> None:
-    cloud = stack.wait_for_branch(run_id, "cloud", State.LIVE)
-    mobile = stack.wait_for_branch(run_id, "mobile", State.LIVE)
+    cloud = stack.wait_for_state(run_id, "cloud", State.LIVE)
+    mobile = stack.wait_for_state(run_id, "mobile", State.LIVE)
 
     assert stack.ledger.run_ids("flowers") == [run_id]
     assert sorted(job["labels"]["dualdeploy_target"] for job in stack.jobs()) == ["cloud", "mobile"]
@@ -184,16 +196,10 @@ def test_dropped_shards_become_two_live_models_although_every_event_comes_twice(
 
 
 def test_the_endpoint_and_the_published_file_answer_the_same_pictures(stack: Stack, run_id: str, data: Path) -> None:
-    cloud = stack.ledger.read_live("flowers", "cloud")
-    mobile = stack.ledger.read_live("flowers", "mobile")
-    assert cloud is not None
-    assert mobile is not None
     pictures = unseen(data)
 
-    of_cloud = answers.ask_cloud(str(cloud.document.current.facts["endpoint"]), pictures, environment=stack.environment)
-    tflite = answers.download_to_phone(
-        str(mobile.document.current.facts["firebase_model"]), environment=stack.environment
-    )
+    of_cloud = answers.ask_cloud(stack.served("cloud")["endpoint"], pictures, environment=stack.environment)
+    tflite = answers.download_to_phone(stack.served("mobile")["firebase_model"], environment=stack.environment)
     of_phone = answers.ask_phone(tflite, pictures)
 
     for answer in (*of_cloud.answers, *of_phone.answers):
@@ -202,13 +208,14 @@ def test_the_endpoint_and_the_published_file_answer_the_same_pictures(stack: Sta
 
 
 def test_the_ledger_forgets_nothing_and_nothing_waits(stack: Stack, run_id: str) -> None:
-    wait_for(lambda: not stack.ledger.active("cloud"), seconds=20, what="the cloud marker to go")
-    wait_for(lambda: not stack.ledger.active("mobile"), seconds=20, what="the mobile marker to go")
+    wait_for(lambda: not stack.waiting(run_id), seconds=30, what="the run's markers to go")
     for target in ("cloud", "mobile"):
-        branch = stack.ledger.read_branch(run_id, target).document
-        states = [moment.state for moment in branch.history if moment.state is not State.CANARY]
-        assert states == ["pending", "launching", "training", "trained", "gating", "deploying", "live"]
-        assert branch.deployment_announced
+        states = [moment.state for moment in standing(stack.ledger, run_id, target).history]
+        for state in ("pending", "launching", "training", "trained", "gating", "deploying", "live"):
+            assert state in states, states
+        found = stack.ledger.find_release(Release, run_id, target, 1)
+        assert found is not None
+        assert found.document.announced
 
 
 def test_uploading_the_same_shards_again_launches_nothing(stack: Stack, run_id: str, data: Path) -> None:
@@ -227,7 +234,7 @@ def test_a_redeploy_brings_the_recorded_run_out_again_without_training(
     assert answer.status_code == 202, answer.text
     assert answer.json()["run_id"] == run_id
 
-    stack.wait_for_branch(run_id, target, State.LIVE, release=2, seconds=180)
+    stack.wait_for_state(run_id, target, State.LIVE, release=2, seconds=180)
 
     assert len(stack.jobs()) == 2
     status = requests.get(stack.environment[f"{service}_URL"] + "/status/flowers", timeout=30).json()
@@ -235,15 +242,13 @@ def test_a_redeploy_brings_the_recorded_run_out_again_without_training(
 
 
 def test_after_a_redeploy_one_model_is_deployed_and_serves(stack: Stack, data: Path) -> None:
-    live = stack.ledger.read_live("flowers", "cloud")
-    assert live is not None
-    facts = live.document.current.facts
+    served = stack.served("cloud")
     host = stack.environment["VERTEX_EMULATOR_HOST"]
-    endpoint = requests.get(f"http://{host}/v1/{facts['endpoint']}", timeout=10).json()
-    assert [deployed["id"] for deployed in endpoint["deployedModels"]] == [facts["deployed_model"]]
-    assert endpoint["trafficSplit"] == {facts["deployed_model"]: 100}
+    endpoint = requests.get(f"http://{host}/v1/{served['endpoint']}", timeout=10).json()
+    assert [deployed["id"] for deployed in endpoint["deployedModels"]] == [served["deployed_model"]]
+    assert endpoint["trafficSplit"] == {served["deployed_model"]: 100}
 
-    of_cloud = answers.ask_cloud(str(facts["endpoint"]), unseen(data)[:2], environment=stack.environment)
+    of_cloud = answers.ask_cloud(served["endpoint"], unseen(data)[:2], environment=stack.environment)
     assert len(of_cloud.answers) == 2
 
 
@@ -254,8 +259,8 @@ def test_a_garbage_shard_is_rejected_with_a_reason_before_any_job(stack: Stack) 
 
     claimed = wait_for(lambda: stack.ledger.run_ids("garbage"), seconds=30, what="the run to be claimed")
     for target in ("cloud", "mobile"):
-        branch = stack.wait_for_branch(claimed[0], target, State.REJECTED, seconds=30)
-        assert "train-00000-of-00001.tfrecord" in branch.reason
+        found = stack.wait_for_state(claimed[0], target, State.REJECTED, seconds=30)
+        assert "train-00000-of-00001.tfrecord" in found.reason
     assert len(stack.jobs()) == 2
 
 
@@ -268,9 +273,9 @@ def test_a_truncated_shard_is_rejected_with_its_record_and_byte(stack: Stack, da
     stack.drop("truncated/_SUCCESS", b"")
 
     claimed = wait_for(lambda: stack.ledger.run_ids("truncated"), seconds=30, what="the run to be claimed")
-    branch = stack.wait_for_branch(claimed[0], "cloud", State.REJECTED, seconds=30)
-    assert "record" in branch.reason
-    assert "byte" in branch.reason
+    found = stack.wait_for_state(claimed[0], "cloud", State.REJECTED, seconds=30)
+    assert "record" in found.reason
+    assert "byte" in found.reason
     assert len(stack.jobs()) == 2
 
 

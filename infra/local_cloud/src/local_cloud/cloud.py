@@ -87,6 +87,8 @@ class LocalCloud:
         self.project = Project()
         self._repository = Path(repository).resolve()
         self._time_scale = time_scale
+        #: How often schedules fire: a service is told, because what it waits for it looks at again then.
+        self.tick_seconds = clock_seconds
         self._ports = ports
         self._state = Path(state_dir).resolve()
         with contextlib.ExitStack() as parts:

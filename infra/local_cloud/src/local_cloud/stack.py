@@ -279,6 +279,7 @@ class Stack:
         return {
             **self.cloud.environment(),
             "GIT_REVISION": revision_of(self._repository),
+            "TICK_SECONDS": f"{max(1.0, self.cloud.tick_seconds):g}",
             "PUSH_SERVICE_ACCOUNTS": topology.caller_of(name),
             **{f"{image.upper()}_IMAGE": f"{repository}/{image}:local" for image in topology.images},
         }
