@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import flask
+from chain_data import overwrite, stub_file
 from flask.testing import FlaskClient
 
 from dualdeploy import clock as clocks
@@ -20,12 +21,10 @@ from dualdeploy.dataset_config import DatasetConfig, object_name
 from dualdeploy.due import Due
 from dualdeploy.events import Envelope, TrainingCompleted
 from dualdeploy.ledger import Ended, Launch, Ledger, Run, Snapshot, State, dataset_of, names
-from dualdeploy.object_store import ABSENT
 from dualdeploy.testing import FakeFirebaseMl, FakePublisher, FakeRemoteConfig, Faults, ManualClock, MemoryObjectStore
 from dualdeploy.testing.callers import cloud_run_callers
 from dualdeploy.testing.failing import ProcessDied
 from dualdeploy.ticks import ADVANCE_TOPIC, parse_advance
-from mobile_publisher.on_device_gate import Figures
 from mobile_publisher.release import File, MobileRelease, MobileServing
 from mobile_publisher.service import SERVICE, compose
 from mobile_publisher.storage_channel import StorageChannel
@@ -87,7 +86,7 @@ class Publishing:
         self.write_config(json.dumps(document).encode(), dataset)
 
     def write_config(self, text: bytes, dataset: str = "flowers") -> None:
-        self.overwrite(self.config, object_name(dataset), text)
+        overwrite(self.config, object_name(dataset), text)
 
     def delete_config(self, dataset: str = "flowers") -> None:
         (found,) = self.config.list(object_name(dataset))
@@ -108,16 +107,11 @@ class Publishing:
         self.clock.advance(1)
         return run_id
 
-    def overwrite(self, store: MemoryObjectStore, name: str, data: bytes) -> None:
-        """Write as people do: whatever is there is replaced."""
-        current = next((found.generation for found in store.list(name) if found.name == name), ABSENT)
-        store.put(name, data, expect=current)
-
     def change(self, name: str, change: Callable[[dict[str, Any]], object]) -> None:
         """Change a document of the ledger behind the service's back, as another version of it would."""
         document = json.loads(self.ledger_store.read(name).data)
         change(document)
-        self.overwrite(self.ledger_store, name, json.dumps(document).encode())
+        overwrite(self.ledger_store, name, json.dumps(document).encode())
 
     def change_parameter(self, key: str, **parameter: Any) -> None:
         """What the team does to a parameter in the console."""
@@ -143,13 +137,14 @@ class Publishing:
 
     def handle(self, work: Callable[[], object]) -> bool:
         """Let the service do something; whether it lived to the end of it."""
-        self._at_work, self._dead = True, False
+        before, self._at_work, self._dead = self._at_work, True, False
         try:
             work()
         except ProcessDied:
             return False
         finally:
-            self._at_work = False
+            # While one handling is under way, another one may come and go.
+            self._at_work, self._dead = before, False
         return True
 
     def post(self, command: str, *, key: str = "", **body: Any) -> dict[str, Any]:
@@ -242,34 +237,15 @@ class Publishing:
             raise ProcessDied
         if when == "before":
             self.operations.append(name)
+        # What the world does and sees meanwhile is no operation of the service.
+        self._at_work = False
         try:
             self.interfere(name, when)
         except ProcessDied:
             self._dead = True
             raise
+        finally:
+            self._at_work = True
 
     def _export(self, run: Run, config: DatasetConfig, live: str) -> File:
-        """What the export makes of a run, without a converter."""
-        return stub_export(run, config, self.models, accuracy=self.accuracy)
-
-
-def stub_export(run: Run, config: DatasetConfig, models: MemoryObjectStore, *, accuracy: float = 0.9) -> File:
-    """A file of a run in the models bucket, as `mobile_publisher.export` leaves it, but of no use to a phone."""
-    asked = config.publishing.quantization
-    tflite = ("" if asked == "auto" else f"{asked} ").encode() + f"file of {run.run_id}".encode()
-    digest = hashlib.sha256(tflite).hexdigest()
-    folder = f"mobile/{run.dataset}/{run.run_id}/{digest[:12]}"
-    version = f"{run.run_id.removeprefix(f'{run.dataset}-')}-{digest[:12]}"
-    manifest = {"version": version, "sha256": digest, "size": len(tflite)}
-    models.put(f"{folder}/model.tflite", tflite, expect=ABSENT)
-    models.put(f"{folder}/manifest.json", json.dumps(manifest).encode(), expect=ABSENT)
-    return File(
-        uri=models.uri(f"{folder}/model.tflite"),
-        sha256=digest,
-        version=version,
-        manifest=models.uri(f"{folder}/manifest.json"),
-        variant="dynamic" if asked == "auto" else asked,
-        quantization=asked,
-        named=config.publishing.name,
-        figures=Figures(accuracy=accuracy, size_bytes=2_000_000, examples=40),
-    )
+        return stub_file(self.models, run, config, accuracy=self.accuracy, variant="dynamic")

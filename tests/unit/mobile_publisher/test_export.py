@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain import PUBLISHER_SETTINGS, golden_set
+from chain_data import golden_set
 from PIL import Image
 
 from dualdeploy import dataset_config, tfrecord
@@ -27,12 +27,20 @@ from mobile_publisher import candidates, conversion, on_device_gate
 from mobile_publisher import export as exports
 from mobile_publisher.candidates import ConversionDisagrees
 from mobile_publisher.conversion import ConversionFailed
-from mobile_publisher.export import Export
-from mobile_publisher.handler import FILE_FACTS
 from mobile_publisher.on_device import Evaluation
 from mobile_publisher.on_device_gate import Figures
+from mobile_publisher.release import File
+from mobile_publisher.settings import PublisherSettings
 
 RUN_ID = "flowers-0123456789ab"
+SETTINGS = PublisherSettings(
+    project="demo-project",
+    region="us-central1",
+    ledger_bucket="ledger",
+    config_bucket="config",
+    models_bucket="models",
+    data_bucket="data",
+)
 #: The tiny model's classes: it names the mean colour of a picture.
 LABELS = ["red", "green", "blue"]
 PUBLISHING = {"quantization": "float32"}
@@ -133,14 +141,14 @@ class World:
             claim="",
         )
 
-    def export(self, config: DatasetConfig = CONFIG, *, live: str = "") -> Export:
+    def export(self, config: DatasetConfig = CONFIG, *, live: str = "") -> File:
         return exports.export(
             self.run(),
             config,
             live=live,
             models=self.models,
             data=self.data,
-            settings=PUBLISHER_SETTINGS,
+            settings=SETTINGS,
             converter=self.converter,
         )
 
@@ -169,12 +177,12 @@ def test_the_file_is_stored_under_a_name_made_of_its_content_and_measured(world:
     name = f"mobile/flowers/{RUN_ID}/{export.sha256[:12]}/model.tflite"
     assert export.uri == f"gs://models/{name}"
     stored = world.models.read(name).data
-    facts = export.as_facts()
-    assert set(facts) == set(FILE_FACTS)
-    assert facts["tflite_bytes"] == len(stored)
-    assert (facts["accuracy"], facts["eval_examples"], facts["agreement_with_source"]) == (1.0, 3, 1.0)
-    assert facts["variant"] == "float32"
-    json.dumps(facts)
+    assert (export.variant, export.version) == ("float32", f"0123456789ab-{export.sha256[:12]}")
+    figures = export.figures
+    assert (figures.size_bytes, figures.examples) == (len(stored), 3)
+    assert (figures.accuracy, figures.agreement_with_source) == (1.0, 1.0)
+    # It stands in the ledger as it is.
+    assert File.model_validate_json(export.model_dump_json()) == export
 
 
 def test_exporting_again_leaves_the_same_object_alone(world: World) -> None:
@@ -187,7 +195,7 @@ def test_exporting_again_leaves_the_same_object_alone(world: World) -> None:
 
 def test_what_counts_is_how_the_file_does_on_the_held_out_pictures(world: World) -> None:
     world.put_shard({"red": 0, "lime": 1, "blue": 1})
-    assert world.export().evaluation.accuracy == pytest.approx(2 / 3)
+    assert world.export().figures.accuracy == pytest.approx(2 / 3)
 
 
 def test_a_file_that_does_not_answer_what_its_source_answers_is_refused(world: World) -> None:
@@ -286,7 +294,7 @@ def test_folder_markers_are_no_files(tmp_path: Path) -> None:
 # Several variants ----------------------------------------------------------------------------------------------
 
 
-def table_of(world: World, export: Export) -> dict[str, dict[str, Any]]:
+def table_of(world: World, export: File) -> dict[str, dict[str, Any]]:
     name = export.gate_table.removeprefix("gs://models/").replace(".md", ".json")
     return {row["variant"]: row for row in json.loads(world.models.read(name).data)["variants"]}
 
@@ -363,7 +371,7 @@ def test_time_that_is_used_up_is_said_and_not_exceeded(world: World, tiny_float3
             config_with(),
             models=world.models,
             data=world.data,
-            settings=dataclasses.replace(PUBLISHER_SETTINGS, conversion_timeout_seconds=0.0),
+            settings=dataclasses.replace(SETTINGS, conversion_timeout_seconds=0.0),
             converter=world.converter,
         )
 
@@ -399,7 +407,7 @@ def test_the_answers_of_the_cloud_model_are_compared_when_there_are_any(world: W
 
 def test_the_manifest_tells_an_app_what_the_file_is(world: World) -> None:
     export = world.export(config_with(quantization="float32"))
-    manifest = json.loads(world.models.read(f"{export.folder.removeprefix('gs://models/')}/manifest.json").data)
+    manifest = json.loads(world.models.read(export.manifest.removeprefix("gs://models/")).data)
     stored = world.models.read(export.uri.removeprefix("gs://models/")).data
     assert manifest["sha256"] == hashlib.sha256(stored).hexdigest()
     assert manifest["size"] == len(stored)

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from chain_data import overwrite
 from publishing import Publishing
 
 from dualdeploy import dataset_config
@@ -133,7 +134,7 @@ def test_a_pointer_that_names_no_version_is_pointed_at_what_is_live_and_the_roll
     project: Publishing, first: str, garbage: bytes
 ) -> None:
     old = project.version(first)
-    project.overwrite(project.phones, "models/flowers/latest.json", garbage)
+    overwrite(project.phones, "models/flowers/latest.json", garbage)
     second = project.train(2)
     project.tick()
     assert (project.release(second).state, project.pointer()) == (State.CANARY, old)
@@ -148,7 +149,7 @@ def test_a_pointer_that_names_no_version_is_pointed_at_what_is_live_and_the_roll
 def test_a_pointer_that_names_no_version_where_none_is_known_is_said_to_be_replaced_at_once(
     project: Publishing,
 ) -> None:
-    project.overwrite(project.phones, "models/flowers/latest.json", b"{")
+    overwrite(project.phones, "models/flowers/latest.json", b"{")
     run_id = live_run(project)
     assert project.pointer() == project.version(run_id)
     assert "latest.json named no version, and none is known: everybody's at once" in project.release(run_id).reason

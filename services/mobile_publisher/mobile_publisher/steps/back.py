@@ -1,6 +1,7 @@
 """What an abort, a newer run or a failure half-way leads to: phones get back what they had before the release.
 
-Each step looks whether there is anything of this release to take back at all. What someone else has chosen meanwhile
+Each step looks whether there is anything of this release to take back at all: where another data set has taken the name
+over, phones have what that one gave them. What someone else has chosen meanwhile
 stays, and what cannot be taken back does not keep the others: the release's last note says both.
 """
 
@@ -27,7 +28,8 @@ class NothingBefore(CannotEverSucceed):
 def restore_parameter(release: MobileRelease, world: World) -> Turn[MobileRelease]:
     """Let Remote Config say what it said before."""
     before = release.before or Before()
-    names.require(release, world)
+    if not names.is_held(release, world):
+        return Forward(release)
     if release.rollout:
         parameter = world.parameter(release.published_as)
         stays = parameter.take_back(new=release.version, old=release.rollout.old, before=before.parameter)
@@ -41,9 +43,8 @@ def restore_parameter(release: MobileRelease, world: World) -> Turn[MobileReleas
 
 def restore_pointer(release: MobileRelease, world: World) -> Turn[MobileRelease]:
     """Point at the version of before, unless the pointer never named this release's or was moved on by hand."""
-    if FIREBASE_STORAGE not in release.channels:
+    if FIREBASE_STORAGE not in release.channels or not names.is_held(release, world):
         return Forward(release)
-    names.require(release, world)
     before, storage = release.before or Before(), world.bucket()
     found = named(storage.latest(release.published_as))
     if before.pointer in (release.version, found) or not found:
@@ -58,9 +59,8 @@ def restore_pointer(release: MobileRelease, world: World) -> Turn[MobileRelease]
 
 def restore_firebase(release: MobileRelease, world: World) -> Turn[MobileRelease]:
     """Give the Firebase model the file of before, if it holds this release's, or may hold it in a moment."""
-    if FIREBASE_ML not in release.channels:
+    if FIREBASE_ML not in release.channels or not names.is_held(release, world):
         return Forward(release)
-    names.require(release, world)
     return firebase_ml.once_allowed(release, lambda: _update_back(release, world))
 
 

@@ -65,16 +65,24 @@ def take(release: MobileRelease, world: World) -> Turn[MobileRelease]:
 
 def require(release: MobileRelease, world: World) -> None:
     """Raise NameTaken if another data set has taken the name since: what is not ours is not touched."""
+    if not is_held(release, world):
+        found = world.ledger.find(name_claim(release.published_as), NameClaim)
+        raise _taken(release, found.document if found else None)
+
+
+def is_held(release: MobileRelease, world: World) -> bool:
+    """Whether the data set has its name; someone who takes a claim away by hand leaves it to whoever comes first."""
     found = world.ledger.find(name_claim(release.published_as), NameClaim)
-    if found and found.document.dataset != release.dataset:
-        raise _taken(release, found.document)
+    return found is None or found.document.dataset == release.dataset
 
 
 def note_parameter(release: MobileRelease, world: World, *, is_used: bool) -> None:
     """Remember whether Remote Config tells phones their version under this name: whoever publishes next must know."""
 
     def decide(present: NameClaim | None) -> NameClaim | None:
-        if present is None or present.dataset != release.dataset:
+        if present is None:
+            return NameClaim(dataset=release.dataset, since=clocks.to_text(world.clock()), parameter=is_used)
+        if present.dataset != release.dataset:
             raise _taken(release, present)
         return present.changed(parameter=is_used)
 

@@ -79,6 +79,7 @@ def bake(release: MobileRelease, world: World) -> Turn[MobileRelease]:
     following = rollout.changed(index=rollout.index + 1)
     if following.share < 100:
         return Again(release.changed(rollout=following))
+    names.require(release, world)
     # Seen here, before anything is everybody's; `point` and `settle` look again, for what is changed from now on.
     world.parameter(release.published_as).check(
         old=rollout.old, new=release.version, seed=rollout.seed, share=rollout.share
