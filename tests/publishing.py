@@ -27,10 +27,19 @@ from dualdeploy.testing.failing import ProcessDied
 from dualdeploy.ticks import ADVANCE_TOPIC, parse_advance
 from mobile_publisher.release import File, MobileRelease, MobileServing
 from mobile_publisher.service import SERVICE, compose
+from mobile_publisher.settings import PublisherSettings
 from mobile_publisher.storage_channel import StorageChannel
 from mobile_publisher.world import World
 
-LEASE_SECONDS = 90.0
+SETTINGS = PublisherSettings(
+    project="demo-project",
+    region="us-central1",
+    ledger_bucket="ledger",
+    config_bucket="config",
+    models_bucket="models",
+    data_bucket="data",
+    lease_seconds=90.0,
+)
 
 #: Called before and after every operation with its name and the time.
 Interfere = Callable[[str, str], None]
@@ -64,10 +73,10 @@ class Publishing:
             firebase=self.firebase,
             remote_config=self.remote_config,
             export=self._export,
-            firebase_ml_ends="2027-06-15",
+            firebase_ml_ends=SETTINGS.firebase_ml_ends,
             storage=StorageChannel(models=self.models, bucket=self.phones) if bucket else None,
         )
-        self.service = compose(self.world, publisher=self.publisher, lease_seconds=LEASE_SECONDS)
+        self.service = compose(self.world, publisher=self.publisher, settings=SETTINGS)
         self.worker, self.ticks = self.service.worker, self.service.ticks
         self.due = Due(SERVICE, self.ledger)
 

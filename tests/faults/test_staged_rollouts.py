@@ -134,7 +134,10 @@ def check_it_is_rolled_back(chain: Chain) -> None:
 def check_the_second_is_live_still(chain: Chain) -> None:
     first, second = in_order_of_time(chain)
     check_live(chain, second)
-    assert (chain.standing(first, "mobile").state, chain.standing(first, "mobile").reason) == (State.ROLLED_BACK, "aborted")
+    assert (chain.standing(first, "mobile").state, chain.standing(first, "mobile").reason) == (
+        State.ROLLED_BACK,
+        "aborted",
+    )
 
 
 def check_one_of_both_is_live(chain: Chain) -> None:

@@ -99,22 +99,39 @@ def test_a_rollout_that_does_not_come_through_leaves_phones_with_what_the_team_g
     assert (project.seen(), project.pointer(), project.expression()) == (*before, "")
 
 
-@pytest.mark.parametrize(("publishing", "hands"), [({}, in_the_pointer), *[(STAGED, hands) for hands in WAYS]])
-def test_a_rollback_does_not_go_by_itself_to_what_the_team_took_back(
+EVERY_WAY = [({}, in_the_pointer), *[(STAGED, hands) for hands in WAYS]]
+
+
+@pytest.mark.parametrize(("publishing", "hands"), EVERY_WAY)
+def test_a_rollback_goes_to_what_the_team_gave_phones_and_not_to_what_it_took_back(
     publishing: dict[str, object], hands: Hands
 ) -> None:
     project, first, second = with_two(publishing)
     hands(project, project.version(first))
     third = live_run(project, 3)
-    assert project.serving().previous.run_id == second
+    assert project.release(second, 1).state is State.ROLLED_BACK
+    assert project.release(second, 1).reason.startswith("phones were given")
+    assert project.post("rollback")["run_id"] == first
+    project.tick()
+    assert project.seen() == {project.pointer()} == {project.version(first)}
+    assert project.release(third).state is State.ROLLED_BACK
+
+
+@pytest.mark.parametrize(("publishing", "hands"), EVERY_WAY)
+def test_where_the_team_went_further_back_someone_chooses_where_a_rollback_goes(
+    publishing: dict[str, object], hands: Hands
+) -> None:
+    project, first, second = with_two(publishing)
+    third = live_run(project, 3)
+    hands(project, project.version(first))
+    live_run(project, 4)
     response = project.http.post("/rollback", json={"dataset": "flowers"})
     assert response.status_code == 409
-    assert f"{second}, which served before, was taken back (phones were given" in response.json["error"]
-    assert set(response.json["candidates"]) == {first, second}
+    assert f"{third}, which served before, was taken back (phones were given" in response.json["error"]
+    assert set(response.json["candidates"]) == {first, second, third}
     project.post("rollback", to_run=first)
     project.tick()
     assert project.seen() == {project.version(first)}
-    assert project.release(third).state is State.ROLLED_BACK
 
 
 def test_what_the_team_took_back_and_gave_again_is_where_a_rollback_goes() -> None:
@@ -124,7 +141,7 @@ def test_what_the_team_took_back_and_gave_again_is_where_a_rollback_goes() -> No
     project.firebase.validate = lambda uri: "Invalid TFLite model" if third in uri else ""
     project.tick(times=3)
     assert project.release(third).state is State.FAILED
-    assert project.serving().current.taken_back
+    assert project.live() == first
     in_the_pointer(project, project.version(second))
     project.firebase.validate = lambda _uri: ""
     live_run(project, 4)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from chain_data import golden_set
 from PIL import Image
+from publishing import SETTINGS
 
 from dualdeploy import dataset_config, tfrecord
 from dualdeploy.dataset_config import DatasetConfig, MobileGate
@@ -30,17 +31,8 @@ from mobile_publisher.conversion import ConversionFailed
 from mobile_publisher.on_device import Evaluation
 from mobile_publisher.on_device_gate import Figures
 from mobile_publisher.release import File
-from mobile_publisher.settings import PublisherSettings
 
 RUN_ID = "flowers-0123456789ab"
-SETTINGS = PublisherSettings(
-    project="demo-project",
-    region="us-central1",
-    ledger_bucket="ledger",
-    config_bucket="config",
-    models_bucket="models",
-    data_bucket="data",
-)
 #: The tiny model's classes: it names the mean colour of a picture.
 LABELS = ["red", "green", "blue"]
 PUBLISHING = {"quantization": "float32"}

@@ -12,8 +12,8 @@ import logging
 from dualdeploy import clock as clocks
 from dualdeploy.errors import CannotEverSucceed
 from dualdeploy.release import serving as serve
-from dualdeploy.release.route import Again, Forward, Turn, Wait
-from mobile_publisher.release import FIREBASE_STORAGE, Before, MobileRelease, MobileServed, MobileServing, Rollout
+from dualdeploy.release.route import Again, Forward, Stay, Turn, Wait
+from mobile_publisher.release import FIREBASE_STORAGE, Before, MobileRelease, MobileServing, Rollout
 from mobile_publisher.steps import names
 from mobile_publisher.storage_channel import StorageChannel, named
 from mobile_publisher.world import World
@@ -26,25 +26,21 @@ REMOTE_CONFIG = "Remote Config"
 
 def plan(release: MobileRelease, world: World) -> Turn[MobileRelease]:
     """Look what phones have now, and fix the shares, while nothing is changed yet."""
-    served = world.served(release.dataset)
-    before, remark = Before(), ""
-    if served:
-        before = Before(firebase_file=served.file.uri, firebase_tags=served.firebase_tags)
-    if FIREBASE_STORAGE in release.channels:
-        before, remark = _look(release, world, before, served)
-    rollout = _rollout(release, before)
-    release = release.changed(before=before, rollout=rollout, remark=remark)
-    if rollout and REMOTE_CONFIG not in release.not_brought_back:
+    if release.before is None:
+        return Stay(_looked(release, world))
+    if release.rollout and REMOTE_CONFIG not in release.not_brought_back:
         names.note_parameter(release, world, is_used=True)
         release = release.changed(parameter=True)
+    _record_by_hand(release, world)
     # From the next step on phones may see something of this release.
     kept = release.model_dump(mode="json", include=WAY_BACK)
     serve.note_way_back(world.ledger, MobileServing, release, **kept)
+    rollout = release.rollout
     if rollout is None or rollout.shares == (100,):
         return Forward(release)
     shares = ", ".join(map(str, rollout.shares))
-    note = f"{release.version} goes to {shares} % of the installations, {rollout.bake:g} s apart{remark}"
-    return Forward(release, note)
+    note = f"{release.version} goes to {shares} % of the installations, {rollout.bake:g} s apart"
+    return Forward(release, note + release.remark)
 
 
 #: What taking a release back needs to know of it, kept in its claim in case that its document becomes unreadable.
@@ -119,23 +115,36 @@ def described(release: MobileRelease) -> str:
 # What phones have ----------------------------------------------------------------------------------------------
 
 
-def _look(release: MobileRelease, world: World, before: Before, served: MobileServed | None) -> tuple[Before, str]:
-    """What pointer and parameter say now, and what of it is not as recorded."""
-    is_told_by_parameter = bool(release.shares) or release.parameter
+def _looked(release: MobileRelease, world: World) -> MobileRelease:
+    """The release with its plan, what phones had before it, and what of that is not as recorded."""
+    served = world.served(release.dataset)
+    before = Before()
+    if served:
+        before = Before(firebase_file=served.file.uri, firebase_tags=served.firebase_tags)
+    if FIREBASE_STORAGE not in release.channels:
+        return release.changed(before=before)
     default = ""
-    if is_told_by_parameter and REMOTE_CONFIG not in release.not_brought_back:
+    if (release.shares or release.parameter) and REMOTE_CONFIG not in release.not_brought_back:
         default = world.parameter(release.published_as).default()
     recorded = served.version if served and served.published_as == release.published_as else ""
-    storage = world.bucket()
-    pointer, remark = _pointed(storage, release.published_as, default or recorded)
-    has = default or pointer
+    pointer, remark = _pointed(world.bucket(), release.published_as, default or recorded)
+    before = before.changed(pointer=pointer, parameter=default)
     by_hand = ""
-    if recorded and has and has != recorded:
-        by_hand = f"phones were given {has} by hand instead of {recorded} before {release.run_id} went out"
-    # A rollback must not go to what the team has taken away itself.
-    serve.note_taken_back(world.ledger, MobileServing, release, by_hand)
-    remark += f"; {by_hand}" if by_hand else ""
-    return before.changed(pointer=pointer, parameter=default), remark
+    if recorded and before.version not in ("", recorded):
+        by_hand = f"phones were given {before.version} by hand instead of {recorded} before {release.run_id} went out"
+        remark += f"; {by_hand}"
+    return release.changed(before=before, rollout=_rollout(release, before), by_hand=by_hand, remark=remark)
+
+
+def _record_by_hand(release: MobileRelease, world: World) -> None:
+    """A rollback must not go to what the team has taken away itself, but to what it gave phones instead."""
+    serving = world.serving(release.dataset)
+    previous, before = serving.previous, release.before or Before()
+    is_previous = previous is not None and previous.published_as == release.published_as
+    if release.by_hand and is_previous and previous and previous.version == before.version:
+        serve.record_moved_back(world.ledger, MobileServing, release, release.by_hand)
+    elif serving.current and serving.current.taken_back != release.by_hand:
+        serve.note_taken_back(world.ledger, MobileServing, release, release.by_hand)
 
 
 def _pointed(storage: StorageChannel, name: str, live: str) -> tuple[str, str]:
@@ -158,7 +167,7 @@ def _pointed(storage: StorageChannel, name: str, live: str) -> tuple[str, str]:
 def _rollout(release: MobileRelease, before: Before) -> Rollout | None:
     if not release.shares:
         return None
-    old = before.parameter or before.pointer
+    old = before.version
     at_once = old in ("", release.version) or not release.request.canary
     return Rollout(
         old=old,
