@@ -14,12 +14,13 @@ import flask
 import pytest
 from werkzeug.test import TestResponse
 
-from dualdeploy import entrypoint, logs, release_api, settings
+from dualdeploy import entrypoint, logs, settings
 from dualdeploy.entrypoint import MAX_BODY_BYTES, Receiver
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
 from dualdeploy.firebase import credential_of_key
 from dualdeploy.ledger import Ledger
 from dualdeploy.object_store import ABSENT
+from dualdeploy.release import api
 from dualdeploy.testing import ManualClock, MemoryObjectStore
 from dualdeploy.testing.callers import CALLER_ENVIRONMENT, checked_token, cloud_run_callers, from_sender
 from mobile_publisher import signing_key
@@ -126,12 +127,12 @@ def test_a_request_larger_than_any_sensible_one_is_refused(
     client: Callable[[str], Any], service: str, path: str
 ) -> None:
     calls = client(service)
-    padded = json.dumps({"dataset": "flowers", "reason": "x" * release_api.MAX_BODY_BYTES}).encode()
+    padded = json.dumps({"dataset": "flowers", "reason": "x" * api.MAX_BODY_BYTES}).encode()
     announced = calls.post(path, data=padded)
 
     assert announced.status_code == 413
-    assert str(release_api.MAX_BODY_BYTES) in announced.json["error"]
-    assert chunked(calls, path, release_api.MAX_BODY_BYTES + 1).status_code == 413
+    assert str(api.MAX_BODY_BYTES) in announced.json["error"]
+    assert chunked(calls, path, api.MAX_BODY_BYTES + 1).status_code == 413
 
 
 @pytest.mark.parametrize(("service", "path"), REQUESTS)

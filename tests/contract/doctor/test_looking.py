@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from dualdeploy import clock as clocks
-from dualdeploy.ledger import Ledger, Run, Shard, Snapshot, State
+from dualdeploy.due import Due
+from dualdeploy.ledger import Launch, Ledger, Run, Shard, Snapshot, State, names
 from dualdeploy.object_store import GcsObjectStore, Generation
 
 PROJECT = "demo-dualdeploy"
@@ -153,7 +154,7 @@ def test_dead_letters_are_counted_and_lead_to_replay(ward: Any) -> None:
 
 
 def start_run(ward: Any, at: datetime.datetime, *states: State, **changes: Any) -> str:
-    """A run as the services leave it in the ledger; its cloud branch is in the last of `states` since `at`."""
+    """A run as the services leave it in the ledger; its cloud training is in the last of `states` since `at`."""
     ledger = Ledger(GcsObjectStore(f"{PROJECT}-ledger", client=lambda: ward.storage), clock=lambda: at)
     shard = Shard(name="flowers/a", generation=Generation(1), size=1, crc32c="AAAAAA==")
     run = Run(
@@ -166,12 +167,12 @@ def start_run(ward: Any, at: datetime.datetime, *states: State, **changes: Any) 
         claim="",
     )
     ledger.claim(run)
-    ledger.open_branches(run)
-    versioned = ledger.read_branch(run.run_id, "cloud")
+    named = {"run_id": run.run_id, "dataset": "flowers", "target": "cloud", "since": run.created_at}
+    launch = Launch(**named, state=State.PENDING, attempt=1)
     for state in states:
-        branch = versioned.document.moved(state, at=at)
-        versioned = ledger.write_branch(branch, expect=versioned.generation)
-    ledger.write_branch(versioned.document.changed(**changes), expect=versioned.generation)
+        launch = launch.moved(state, at=at)
+    ledger.create(names.launch(run.run_id, "cloud"), launch.changed(**changes))
+    Due("training_launcher", ledger).put(f"launch/{run.run_id}", at)
     return run.run_id
 
 

@@ -6,9 +6,10 @@ import json
 import re
 from pathlib import Path
 
-from dualdeploy import dataset_config, release_api
+from dualdeploy import dataset_config
 from dualdeploy.entrypoint import MAX_BODY_BYTES
 from dualdeploy.images import MAX_PIXELS
+from dualdeploy.release import api
 from dualdeploy.tfrecord import MAX_GZIP_RATIO, MAX_RECORD_BYTES
 from predictor.settings import PredictorSettings
 
@@ -49,7 +50,7 @@ def test_every_way_to_replace_a_model_has_an_answer() -> None:
 
 
 def test_the_limits_are_those_of_the_code() -> None:
-    bodies = (MAX_BODY_BYTES >> 20, release_api.MAX_BODY_BYTES >> 10)
+    bodies = (MAX_BODY_BYTES >> 20, api.MAX_BODY_BYTES >> 10)
     predictor = {each.name: each.default for each in PredictorSettings.__dataclass_fields__.values()}
 
     assert f"{bodies[0]} MB for events, {bodies[1]} KB for requests" in PAGE

@@ -17,8 +17,9 @@ ALSO_HEAVY = ("firebase_admin", "google.auth", "google.api_core", "grpc", "tenso
 COMPOSE = """
 import json, sys
 from dualdeploy.testing import callers
-from dualdeploy import (branches, clock, dataset_config, entrypoint, errors, events, firebase, gate, ledger, logs,
-                        object_store, outcome, pubsub, release_api, settings, shards, training, vertex)
+from dualdeploy import (clock, dataset_config, due, entrypoint, errors, events, firebase, gate, ledger, logs,
+                        object_store, outcome, pubsub, settings, shards, ticks, training, vertex)
+from dualdeploy.release import api, commands, operations, route, serving, worker
 
 store = object_store.GcsObjectStore("ledger")
 book = ledger.Ledger(store)

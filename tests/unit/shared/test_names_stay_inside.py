@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain import Chain
+from chain import SERVICE_OF, Chain
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dualdeploy import dataset_config, events, local_paths, training
 from dualdeploy.errors import CannotEverSucceed, InvalidDatasetConfig, UnknownDataset, UnknownRun
-from dualdeploy.events import Envelope, ObjectFinalized, RetrainRequested, TrainingCompleted
+from dualdeploy.events import TrainingCompleted
 from dualdeploy.ledger import Ledger
+from dualdeploy.ledger.standing import standing
 from dualdeploy.object_store import ABSENT
 from dualdeploy.testing import ManualClock, MemoryObjectStore
 from local_cloud.storage.blobs import Blobs
@@ -74,11 +75,15 @@ def untouched() -> Ledger:
 
 @pytest.mark.parametrize("run_id", HOSTILE)
 def test_the_ledger_makes_no_object_s_name_of_what_is_no_run_id(untouched: Ledger, run_id: str) -> None:
-    with pytest.raises(UnknownRun, match="is no run id"):
-        untouched.read_run(run_id)
-    with pytest.raises(UnknownRun, match="is no run id"):
-        untouched.read_branch(run_id, "cloud")
-    assert not untouched.run_exists(run_id)
+    for read in (
+        lambda: untouched.read_run(run_id),
+        lambda: untouched.read_launch(run_id, "cloud"),
+        lambda: untouched.find_ended(run_id, "cloud", 1),
+        lambda: untouched.newest_release_number(run_id, "cloud"),
+        lambda: standing(untouched, run_id, "cloud"),
+    ):
+        with pytest.raises(UnknownRun, match="is not a run id"):
+            read()
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -100,15 +105,12 @@ def test_a_run_is_read_from_its_own_folder_or_not_at_all(run_id: str) -> None:
 def test_a_message_that_names_no_run_is_refused_before_anything_is_read(chain: Chain, run_id: str) -> None:
     for target in training.TARGETS:
         event = TrainingCompleted(run_id=run_id, dataset="flowers", target=target, outcome="succeeded")
-        envelope = Envelope("1", events.encode(event))
         with pytest.raises(CannotEverSucceed):
-            chain.workers[target].on_training_completed(events.parse_training_completed(envelope))
-    # With another number of folders it is no result's name at all, and passed over.
+            chain.event(SERVICE_OF[target], "training-completed", events.encode(event)).handle()
+    # With another number of folders it is not a result's name at all, and passed over.
     outcome = ""
     with contextlib.suppress(CannotEverSucceed):
-        outcome = chain.notifier.on_training_result(
-            ObjectFinalized("models", f"results/{run_id}/cloud.json", 1, 2)
-        ).kind
+        outcome = chain.result_hint(run_id, "cloud").handle().kind
     assert outcome in ("", "ignored")
     assert list(chain.ledger_store.list("")) == []
 
@@ -118,13 +120,13 @@ def test_a_data_set_s_configuration_is_looked_for_only_under_a_data_set_s_name(c
     with pytest.raises(UnknownDataset):
         dataset_config.read(Untouched("config"), dataset)
     with pytest.raises(UnknownDataset):
-        chain.launcher.on_retrain_requested(RetrainRequested(dataset), event_id="1")
+        chain.retrain(dataset=dataset).handle()
 
 
 @pytest.mark.parametrize("folder", [name for name in HOSTILE if name and "/" not in name])
 def test_a_shard_in_a_folder_that_is_no_data_set_leaves_nothing_in_the_ledger(chain: Chain, folder: str) -> None:
     with pytest.raises(UnknownDataset):
-        chain.launcher.on_object_finalized(ObjectFinalized("data", f"{folder}/a.tfrecord", 1, 2))
+        chain.finalized(f"{folder}/a.tfrecord").handle()
     assert list(chain.ledger_store.list("")) == []
 
 
@@ -133,7 +135,8 @@ def asked_over_http(name: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield "POST", "/redeploy", {"dataset": name}
     yield "POST", "/rollback", {"dataset": name}
     yield "POST", "/rollback", {"dataset": "flowers", "to_run": name}
-    yield "POST", "/abort", {"dataset": name}
+    for command in ("abort", "hold", "resume", "retire"):
+        yield "POST", f"/{command}", {"dataset": name}
 
 
 @pytest.mark.parametrize("name", HOSTILE[1:])

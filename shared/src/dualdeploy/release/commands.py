@@ -393,6 +393,8 @@ class Commands(Generic[AnyRelease, AnyServing]):
 
     def hold(self, wanted: Wanted) -> dict[str, Any]:
         """Keep releases of trainings away, until /resume or until data arrive that are claimed after this."""
+        if self._serving(wanted.dataset) is None and not self._ledger.run_ids(wanted.dataset):
+            raise Refusal(404, f"nothing is known of a data set {wanted.dataset!r}")
         asked = Asked(at=clocks.to_text(self._ledger.clock()), by=wanted.by, reason=wanted.reason)
         self._hold(asked, wanted.dataset)
         until = "/resume, or data that arrive from now on"
