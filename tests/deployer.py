@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
 import dataclasses
+import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flask
@@ -64,6 +66,8 @@ class Deployer:
         self.ledger = Ledger(self.ledger_store, clock=self.clock)
         self._dead = False
         self._at_work = False
+        #: The due key that is looked at.
+        self.work_of = ""
         self.service = self.another(settings)
         self.configure()
 
@@ -78,6 +82,19 @@ class Deployer:
             settings=settings,
             **clients,
         )
+
+    def continued(self) -> Deployer:
+        """Another project in the same state, so that a hundred tests need not bring it there a hundred times."""
+        other = Deployer()
+        pairs = [(self.vertex, other.vertex), (self.publisher, other.publisher), (self.monitoring, other.monitoring)]
+        pairs += [(getattr(self, store), getattr(other, store)) for store in ("ledger_store", "config", "models")]
+        for mine, theirs in pairs:
+            for name, value in vars(mine).items():
+                if isinstance(value, dict | list | itertools.count):
+                    setattr(theirs, name, copy.copy(value))
+        other.vertex.models = copy.deepcopy(self.vertex.models)
+        other.clock.now = self.clock.now
+        return other
 
     # The world -------------------------------------------------------------------------------------------------
 
@@ -196,6 +213,7 @@ class Deployer:
         for message in self.publisher.sent[seen:]:
             if message.topic == ADVANCE_TOPIC:
                 advance = parse_advance(Envelope("", message.data))
+                self.work_of = advance.entry.key
                 self._work(lambda advance=advance: at.ticks.on_advance(advance))  # type: ignore[misc]
 
     def settle(self, *, ticks: int = 60, seconds: float = 60.0) -> None:
@@ -248,6 +266,12 @@ class Deployer:
     def post(self, command: str, *, key: str = "", **body: Any) -> TestResponse:
         headers = {"Idempotency-Key": key} if key else {}
         return self.http().post(f"/{command}", json=body, headers=headers)
+
+    def meanwhile(self, work: Callable[[], Any]) -> None:
+        """Do something while an instance is frozen in the middle of its work."""
+        frozen = (self._at_work, self._dead, self.work_of)
+        work()
+        self._at_work, self._dead, self.work_of = frozen
 
     def _work(self, call: Callable[[], Any]) -> bool:
         """Whether it was done; not, if the process died at it."""
@@ -333,6 +357,27 @@ class Deployer:
         except ProcessDied:
             self._dead = True
             raise
+
+
+class Kill:
+    """The process dies before or after one operation, once."""
+
+    def __init__(self, number: int, when: str) -> None:
+        self._at = (number, when)
+        self.happened = False
+
+    def __call__(self, number: int, _name: str, when: str) -> None:
+        if (number, when) == self._at and not self.happened:
+            self.happened = True
+            raise ProcessDied
+
+
+def kill_points(operations: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Where a process may die: before each operation, and after each that changes something."""
+    for number, name in enumerate(operations):
+        yield number, "before"
+        if not name.endswith((".read", ".list", ".operation", ".predict")) and ".find_" not in name:
+            yield number, "after"
 
 
 def overwrite(store: MemoryObjectStore, name: str, data: bytes) -> None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from cloud_deployer.cleanup.work import CLEANUP, SWEEP_ALL, next_full_hour
 from cloud_deployer.naming import CANDIDATE, model_id_of
 from cloud_deployer.release import LINKS, TARGET, CloudRelease, CloudServing, Rollout
 from cloud_deployer.route import ROUTES
@@ -21,9 +22,6 @@ from dualdeploy.release.route import Back, End, Route, Step, Turn
 from dualdeploy.release.worker import WaitedTooLong
 
 log = logging.getLogger(__name__)
-
-#: The kind of the cleanup's due keys: `cleanup/<dataset>`.
-CLEANUP = "cleanup"
 
 
 class CloudTarget:
@@ -84,6 +82,8 @@ class CloudTarget:
     def tidy(self, release: CloudRelease) -> None:
         """Leave the registry as the release left the world: no candidate that is none, and a card that is true."""
         self.world.due.put(f"{CLEANUP}/{release.dataset}")
+        # Should the tick of the full hour be lost, the cleanup comes by all the same.
+        self.world.due.put(SWEEP_ALL, next_full_hour(self.world.clock()))
         measure.call_off(release, self.world)
         if release.state != State.LIVE and release.model_version and release.request.kind != "retire":
             version = self.world.vertex.find_model_version(model_id_of(release.dataset), release.run_id)

@@ -71,7 +71,7 @@ class Sweep:
         now = self._world.clock()
         until = now + datetime.timedelta(seconds=SWEEP_SECONDS)
         after = what.removeprefix("after/") if what != "all" else ""
-        following = None if after else _next_full_hour(now)
+        following = None if after else next_full_hour(now)
         names_of_all = [each for each in self._datasets() if each > after]
         for number, dataset in enumerate(names_of_all):
             if number and self._world.clock() >= until:
@@ -99,7 +99,7 @@ class Sweep:
         return sorted(name for name in known if DATASET_NAME.fullmatch(name))
 
 
-def _next_full_hour(now: datetime.datetime) -> datetime.datetime:
+def next_full_hour(now: datetime.datetime) -> datetime.datetime:
     return now.replace(minute=0, second=0, microsecond=0) + datetime.timedelta(hours=1)
 
 
