@@ -7,46 +7,41 @@ import os
 import flask
 import functions_framework
 
-from dualdeploy import events, logs, settings
+from dualdeploy import logs, settings
 from dualdeploy.callers import Callers
 from dualdeploy.entrypoint import Receiver
 from dualdeploy.ledger import Ledger
 from dualdeploy.object_store import GcsObjectStore
+from dualdeploy.pubsub import PubSubPublisher
 from dualdeploy.vertex import VertexGateway
-from training_launcher.handler import Launcher
+from training_launcher.service import SERVICE, compose
 from training_launcher.settings import LauncherSettings
 
 
-def compose() -> Receiver:
+def create_receiver() -> Receiver:
     """Everything wired together; Google's clients inside are built at their first use."""
     logs.configure()
     read = settings.load(LauncherSettings, os.environ)
     ledger = Ledger(GcsObjectStore(read.ledger_bucket))
-    launcher = Launcher(
+    service = compose(
         ledger=ledger,
         data=GcsObjectStore(read.data_bucket),
         config=GcsObjectStore(read.config_bucket),
         models=GcsObjectStore(read.models_bucket),
         vertex=VertexGateway(project=read.project, region=read.region, emulator_host=read.vertex_emulator_host),
+        publisher=PubSubPublisher(read.project),
         settings=read,
     )
-    handlers = {
-        "object-finalized": lambda e: launcher.on_object_finalized(events.parse_object_finalized(e)),
-        "retrain-requested": lambda e: launcher.on_retrain_requested(
-            events.parse_retrain_requested(e), event_id=e.event_id
-        ),
-        "tick": lambda _: launcher.on_clock(),
-    }
-    return Receiver("training_launcher", handlers, ledger=ledger, project=read.project, callers=Callers.of(read))
+    return Receiver(SERVICE, service.handlers, ledger=ledger, project=read.project, callers=Callers.of(read))
 
 
 # At the start, not at the first event: a wrong environment has to stop the deployment.
-_receiver = compose()
+_receiver = create_receiver()
 
 
 # Not @cloud_event: the framework would answer 400 to a malformed event before we could record it, and would drop
 # the message id and the delivery attempt of a raw push.
 @functions_framework.http
 def on_event(request: flask.Request) -> flask.Response:
-    """A Cloud Storage finalize event, a retrain request, or a tick of the clock."""
+    """A Cloud Storage finalize event, a retrain request, a tick, or something that is due."""
     return _receiver(request)

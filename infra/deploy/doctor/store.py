@@ -38,21 +38,23 @@ class ReadOnlyStore:
             raise ObjectMissing(f"{self.uri(name)} at {generation}")
         return io.BytesIO(stored.data[:length])
 
-    def list(self, prefix: str) -> Iterator[ObjectSummary]:
+    def list(self, prefix: str, *, end: str = "") -> Iterator[ObjectSummary]:
         for each in self._google.pages(
             "storage",
             self._objects,
             "items",
             needs="storage.objects.list",
             prefix=prefix,
-            fields="items(name,generation,size,crc32c,updated),nextPageToken",
+            fields="items(name,generation,size,crc32c,updated,timeCreated),nextPageToken",
+            **({"endOffset": end} if end else {}),
         ):
             yield ObjectSummary(
                 each["name"],
                 Generation(int(each["generation"])),
                 int(each["size"]),
                 each.get("crc32c", ""),
-                datetime.datetime.fromisoformat(each["updated"]),
+                updated=datetime.datetime.fromisoformat(each["updated"]),
+                created=datetime.datetime.fromisoformat(each["timeCreated"]),
             )
 
     def put(self, name: str, *_arguments: object, **_named: object) -> NoReturn:

@@ -1,25 +1,28 @@
 """Three independent hints, one authority, one message.
 
     results/<run>/<target>.json finalized ─┐
-    ml_job log entry ──────────────────────┼─► GetCustomJob decides ─► branch recorded ─► training-completed
-    clock ─────────────────────────────────┘
+    ml_job log entry ──────────────────────┼─► GetCustomJob decides ─► ended-<attempt>.json ─► training-completed
+    marker of the launcher, each minute ───┘
 
-No Google event tells that a CustomJob ended, so no hint is believed, and none is needed: the clock alone suffices.
+No Google event tells that a CustomJob ended, so no hint is believed, and none is needed: the markers alone suffice. A
+marker goes only when the end of its training was published.
 """
 
 from __future__ import annotations
 
+import datetime
 import logging
 
 from dualdeploy import clock as clocks
 from dualdeploy import logs, spending, training
-from dualdeploy.clock import Clock
-from dualdeploy.errors import LedgerContention, NotConfirmedYet, ResourceMissing, RetryLater, UnknownRun, UnusableResult
+from dualdeploy.due import Due
+from dualdeploy.errors import CannotEverSucceed, NoCapacity, ResourceMissing, UnknownRun, UnusableResult
 from dualdeploy.events import ObjectFinalized, TrainingCompleted, TrainingJobLogged, encode
-from dualdeploy.ledger import CALLED_OFF, Branch, Ledger, State, Versioned
+from dualdeploy.ledger import Ended, Launch, Ledger, Versioned, names
 from dualdeploy.object_store import ObjectMissing, ObjectStore
-from dualdeploy.outcome import Outcome, already_done, done, ignored
+from dualdeploy.outcome import Outcome, done, ignored
 from dualdeploy.pubsub import Publisher
+from dualdeploy.ticks import Next, Ticks
 from dualdeploy.training import TARGETS, TrainingResult
 from dualdeploy.vertex import RUN_LABEL, TARGET_LABEL, Job, JobOutcome, Vertex
 from job_notifier.settings import NotifierSettings
@@ -28,9 +31,17 @@ log = logging.getLogger(__name__)
 
 TRAINING_COMPLETED_TOPIC = "training-completed"
 
+#: The kind of due work: `job/<run>/<target>/<attempt>`, put by the launcher.
+JOB = "job"
+
+#: The service and the kind of due work that take note of an end.
+LAUNCHER, LAUNCH = "training_launcher", "launch"
+
+_LOOK_SECONDS = 60.0
+
 
 class JobNotifier:
-    """The decisions of job_notifier; everything it touches is handed to it."""
+    """The decisions of job_notifier; implements `ticks.Work`."""
 
     def __init__(
         self,
@@ -39,26 +50,26 @@ class JobNotifier:
         models: ObjectStore,
         vertex: Vertex,
         publisher: Publisher,
+        due: Due,
         settings: NotifierSettings,
-        clock: Clock = clocks.utc_now,
     ) -> None:
         self._ledger = ledger
         self._models = models
         self._vertex = vertex
         self._publisher = publisher
+        self._due = due
         self._settings = settings
-        self._clock = clock
 
     # Hints -----------------------------------------------------------------------------------------------------
 
-    def on_training_result(self, event: ObjectFinalized) -> Outcome:
+    def on_training_result(self, event: ObjectFinalized, ticks: Ticks) -> Outcome:
         """The trainer wrote its result, which is its last act: the job ends about now."""
         place = training.parse_result_name(event.name)
         if event.bucket != self._settings.models_bucket or place is None:
             return ignored(f"{event.name} is no result")
-        return self._settle(*place)
+        return self._look(*place, ticks)
 
-    def on_training_job_log(self, event: TrainingJobLogged) -> Outcome:
+    def on_training_job_log(self, event: TrainingJobLogged, ticks: Ticks) -> Outcome:
         """Something was logged about a job; its labels tell whether it is ours."""
         try:
             job = self._vertex.get_custom_job(event.job_id)
@@ -68,134 +79,146 @@ class JobNotifier:
         run_id, target = job.labels.get(RUN_LABEL), job.labels.get(TARGET_LABEL)
         if not run_id or target not in TARGETS:
             return ignored(f"{job.name} is not ours")
-        return self._settle(run_id, target)
+        return self._look(run_id, target, ticks)
 
-    def on_clock(self) -> Outcome:
-        """Look at every branch in training, and announce what was recorded and never announced."""
-        outcomes = [self._sweep(run_id, target) for target in TARGETS for run_id in self._ledger.active(target)]
-        return done("; ".join(filter(None, outcomes)) or "nothing ended")
+    def _look(self, run_id: str, target: str, ticks: Ticks) -> Outcome:
+        launch = self._ledger.read_launch(run_id, target).document
+        if not launch.job:
+            return done(f"{run_id}/{target} has no recorded job yet; the launcher says when it has")
+        return ticks.now(f"{JOB}/{run_id}/{target}/{launch.attempt}")
 
-    def _sweep(self, run_id: str, target: str) -> str:
-        try:
-            versioned = self._ledger.read_branch(run_id, target)
-            branch = versioned.document
-            if branch.state is State.TRAINING:
-                return f"{run_id}/{target} {self._settle(run_id, target).message}"
-            if _is_announceable(branch):
-                if not self._is_overdue(branch):
-                    return ""
-                self._announce(versioned)
-                return f"{run_id}/{target} announced late"
-            if branch.is_final and not branch.was_trained:
-                # Whoever announced it died before it removed the marker; nobody else would.
-                self._ledger.unmark_active(run_id, target)
-        except NotConfirmedYet:
-            return ""
-        except RetryLater as exc:
-            log.warning("%s/%s is looked at again at the next tick: %s", run_id, target, exc)
-        except UnknownRun:
-            # A marker without a branch: the launcher writes it at its next tick.
-            return ""
-        except Exception:
-            # An unreadable record, or a bug that one run meets, must not stop the clock for every other run.
-            log.exception("%s/%s cannot be settled", run_id, target)
-        return ""
+    # Markers ---------------------------------------------------------------------------------------------------
+
+    def advance(self, what: str) -> Next:
+        """`what` is `<run>/<target>/<attempt>`."""
+        run_id, target, attempt = _parts(what)
+        with logs.bind(run_id=run_id, target=target):
+            ended = self._ledger.find_ended(run_id, target, attempt)
+            if ended is None:
+                try:
+                    launch = self._ledger.read_launch(run_id, target).document
+                except UnknownRun as exc:
+                    return Next(str(exc), self._soon(), is_missing=True)
+                if attempt < launch.attempt:
+                    return Next("another attempt is under way")
+                end = self._end_of(launch, attempt)
+                if end is None:
+                    return Next("has not ended", self._soon())
+                ended = self._record(end)
+            return self._announce(ended)
+
+    def give_up(self, what: str, why: str) -> None:
+        """Whoever waits for this training must hear of an end."""
+        run_id, target, attempt = _parts(what)
+        launch = self._ledger.read_launch(run_id, target).document
+        self._announce(self._record(self._ended(launch, attempt, outcome="failed", reason=why)))
 
     # The decision ----------------------------------------------------------------------------------------------
 
-    def _settle(self, run_id: str, target: str) -> Outcome:
-        """Record how the job of a branch ended, if Vertex AI says that it ended; then announce it."""
-        with logs.bind(run_id=run_id, target=target):
-            versioned = self._ledger.read_branch(run_id, target)
-            branch = versioned.document
-            if branch.state in (State.PENDING, State.LAUNCHING):
-                raise NotConfirmedYet(f"{run_id}/{target} is {branch.state}: its job is not recorded yet")
-            if branch.state is not State.TRAINING:
-                return already_done(f"is {branch.state}")
-            following = self._judge(branch)
-            try:
-                versioned = self._ledger.write_branch(following, expect=versioned.generation)
-            except LedgerContention:
-                # Another hint was faster; it announces.
-                return already_done("was settled by another hint")
-            log.info("training %s: %s", following.state, following.reason)
-            self._announce(versioned)
-            return done(f"is {following.state}")
-
-    def _judge(self, branch: Branch) -> Branch:
+    def _end_of(self, launch: Launch, attempt: int) -> Ended | None:
+        """How this attempt ended, if it did."""
+        if attempt > launch.attempt:
+            # The training ended without this job: nothing but its end is left to tell.
+            outcome = "cancelled" if launch.called_off else "failed"
+            return self._ended(launch, attempt, outcome=outcome, reason=launch.reason) if launch.is_over else None
         try:
-            job = self._vertex.get_custom_job(branch.job)
+            job = self._vertex.get_custom_job(launch.job)
         except ResourceMissing:
-            return branch.moved(State.FAILED, at=self._clock(), note=f"{branch.job} no longer exists")
+            return self._ended(launch, attempt, outcome="failed", reason=f"{launch.job} no longer exists")
         if job.outcome is JobOutcome.UNFINISHED:
-            raise NotConfirmedYet(f"{job.name} is {job.state}")
-        facts = {**branch.facts, **self._spent(branch, _seconds(job))}
-        if job.outcome is JobOutcome.CANCELLED and branch.step == CALLED_OFF:
-            # The launcher cancelled it, and died or was overtaken before it could say so.
-            return branch.moved(State.SUPERSEDED, at=self._clock(), note=branch.reason, facts=facts)
+            return None
+        return self._judge(launch, attempt, job)
+
+    def _judge(self, launch: Launch, attempt: int, job: Job) -> Ended:
+        seconds = _seconds(job)
+        if job.outcome is JobOutcome.CANCELLED:
+            reason = launch.called_off or "the job was cancelled"
+            return self._ended(launch, attempt, outcome="cancelled", reason=reason, seconds=seconds)
         if job.outcome is not JobOutcome.SUCCEEDED:
-            note = f"the job {job.outcome}: {job.error or 'Vertex AI gives no reason'}"
-            return branch.moved(State.FAILED, at=self._clock(), note=note, facts=facts)
+            # Vertex AI takes a job and tells only then that it has no machine for it.
+            outcome = "no_capacity" if isinstance(job.failure(), NoCapacity) else "failed"
+            reason = f"the job {job.outcome}: {job.error or 'Vertex AI gives no reason'}"
+            return self._ended(launch, attempt, outcome=outcome, reason=reason, seconds=seconds)
         try:
-            result = self._read_result(branch)
+            result = self._read_result(launch)
         except UnusableResult as exc:
-            return branch.moved(State.FAILED, at=self._clock(), note=str(exc), facts=facts)
-        facts |= {
-            "accuracy": result.metrics.accuracy,
-            "eval_examples": result.metrics.examples,
-            "result": self._models.uri(training.result_name(branch.run_id, branch.target)),
-        }
-        note = f"accuracy {result.metrics.accuracy:.3f} on {result.metrics.examples} held-out examples"
-        return branch.moved(State.TRAINED, at=self._clock(), note=note, facts=facts)
+            return self._ended(launch, attempt, outcome="failed", reason=str(exc), seconds=seconds)
+        metrics = result.metrics
+        return self._ended(
+            launch,
+            attempt,
+            outcome="succeeded",
+            reason=f"accuracy {metrics.accuracy:.3f} on {metrics.examples} held-out examples",
+            seconds=seconds,
+            accuracy=metrics.accuracy,
+            eval_examples=metrics.examples,
+            result=self._models.uri(training.result_name(launch.run_id, launch.target)),
+        )
 
-    def _spent(self, branch: Branch, seconds: float) -> dict[str, float]:
-        """Settle the account before the branch is written: who dies in between settles the same amount again."""
-        cost = spending.settle(self._ledger, branch.run_id, branch.target, seconds=seconds)
-        spent = {"training_seconds": seconds}
-        return spent if cost is None else {**spent, "cost_usd": cost}
+    def _ended(self, launch: Launch, attempt: int, *, outcome: str, reason: str, **found: object) -> Ended:
+        is_of_job = attempt == launch.attempt
+        ended = Ended(
+            run_id=launch.run_id,
+            dataset=launch.dataset,
+            target=launch.target,
+            attempt=attempt,
+            at=clocks.to_text(self._ledger.clock()),
+            outcome=outcome,
+            reason=reason,
+            job=launch.job if is_of_job else "",
+        )
+        return ended.changed(**found) if found else ended
 
-    def _read_result(self, branch: Branch) -> TrainingResult:
-        name = training.result_name(branch.run_id, branch.target)
+    def _record(self, ended: Ended) -> Versioned[Ended]:
+        """Keep the end, once: of two hints at the same time, what the first one wrote counts for both."""
+        cost = spending.cost_of(self._ledger, ended.run_id, ended.target, seconds=ended.seconds)
+        name = names.ended(ended.run_id, ended.target, ended.attempt)
+        found, created = self._ledger.create(name, ended.changed(cost_usd=cost))
+        if created:
+            log.info("training %s: %s", ended.outcome, ended.reason)
+        return found
+
+    def _read_result(self, launch: Launch) -> TrainingResult:
+        name = training.result_name(launch.run_id, launch.target)
         try:
             stored = self._models.read(name)
         except ObjectMissing as exc:
             raise UnusableResult(f"the job succeeded but wrote no {self._models.uri(name)}") from exc
         result = training.parse_result(stored.data, source=self._models.uri(name))
-        if (result.run_id, result.target) != (branch.run_id, branch.target):
+        if (result.run_id, result.target) != (launch.run_id, launch.target):
             raise UnusableResult(f"{self._models.uri(name)} is of {result.run_id}/{result.target}")
         return result
 
     # The message -----------------------------------------------------------------------------------------------
 
-    def _is_overdue(self, branch: Branch) -> bool:
-        age = (self._clock() - clocks.from_text(branch.since)).total_seconds()
-        return age >= self._settings.announce_grace_seconds
+    def _announce(self, versioned: Versioned[Ended]) -> Next:
+        """Publish, then remember that it was published: a death in between repeats the message, and never loses it."""
+        ended = versioned.document
+        if not ended.announced:
+            if ended.outcome != "no_capacity":
+                # Such a training is not over: the launcher asks for another job.
+                event = TrainingCompleted(
+                    run_id=ended.run_id,
+                    dataset=ended.dataset,
+                    target=ended.target,
+                    outcome=ended.outcome,
+                    reason=ended.reason,
+                )
+                self._publisher.publish(TRAINING_COMPLETED_TOPIC, encode(event), event.attributes)
+            name = names.ended(ended.run_id, ended.target, ended.attempt)
+            self._ledger.write(name, ended.changed(announced=True), expect=versioned.generation)
+        self._due.put(f"{LAUNCH}/{ended.run_id}", service=LAUNCHER)
+        return Next(f"{ended.outcome}: {ended.reason}")
 
-    def _announce(self, versioned: Versioned[Branch]) -> None:
-        """Publish, then remember that it was published: a death in between repeats the message, never loses it."""
-        branch = versioned.document
-        event = TrainingCompleted(
-            run_id=branch.run_id,
-            dataset=branch.dataset,
-            target=branch.target,
-            outcome="succeeded" if branch.was_trained else "failed",
-            reason=branch.reason,
-        )
-        self._publisher.publish(TRAINING_COMPLETED_TOPIC, encode(event), event.attributes)
-        try:
-            self._ledger.write_branch(branch.changed(training_announced=True), expect=versioned.generation)
-        except LedgerContention:
-            # The deployer or publisher was so fast that the branch is already its own; it carries the fact along.
-            log.info("%s/%s was taken up before the announcement was recorded", branch.run_id, branch.target)
-        if not branch.was_trained:
-            self._ledger.unmark_active(branch.run_id, branch.target)
+    def _soon(self) -> datetime.datetime:
+        return self._ledger.clock() + datetime.timedelta(seconds=_LOOK_SECONDS)
 
 
-def _is_announceable(branch: Branch) -> bool:
-    """Whether nobody has been told how training ended. From `gating` on somebody obviously was."""
-    if branch.training_announced:
-        return False
-    return branch.state is State.TRAINED or (branch.is_final and not branch.was_trained)
+def _parts(what: str) -> tuple[str, str, int]:
+    run_id, target, attempt = (*what.split("/"), "", "")[:3]
+    if target not in TARGETS or not attempt.isascii() or not attempt.isdigit():
+        raise CannotEverSucceed(f"{what!r} is not <run>/<target>/<attempt>")
+    return run_id, target, int(attempt)
 
 
 def _seconds(job: Job) -> float:

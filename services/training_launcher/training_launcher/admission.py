@@ -7,12 +7,14 @@ import json
 
 from dualdeploy import clock as clocks
 from dualdeploy.clock import Clock
-from dualdeploy.ledger import Ledger, Run
-from dualdeploy.object_store import ObjectStore
+from dualdeploy.ledger import Ledger, Run, names
+from dualdeploy.object_store import ABSENT, GenerationChanged, ObjectMissing, ObjectStore
 from training_launcher import examination
 from training_launcher.examination import StoredShard
 
-__all__ = ["Admission", "StoredShard", "examine"]
+__all__ = ["Admission", "StoredShard", "examine", "is_about_the_objects"]
+
+_VERDICT = "validation.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +33,17 @@ class _NotesOfRun:
     run_id: str
 
     def read(self, name: str) -> bytes | None:
-        return self.ledger.read_bytes(f"runs/{self.run_id}/{name}")
+        try:
+            return self.ledger.store.read(names.note(self.run_id, name)).data
+        except ObjectMissing:
+            return None
 
     def keep(self, name: str, data: bytes) -> bytes:
-        return self.ledger.write_once(f"runs/{self.run_id}/{name}", data)
+        try:
+            self.ledger.store.put(names.note(self.run_id, name), data, expect=ABSENT)
+        except GenerationChanged:
+            return self.ledger.store.read(names.note(self.run_id, name)).data
+        return data
 
 
 def examine(run: Run, *, ledger: Ledger, data: ObjectStore, clock: Clock = clocks.utc_now) -> Admission:
@@ -43,9 +52,19 @@ def examine(run: Run, *, ledger: Ledger, data: ObjectStore, clock: Clock = clock
     Raises ValidationUnderWay while there is more to read than one request has time for.
     """
     notes = _NotesOfRun(ledger, run.run_id)
-    recorded = notes.read("validation.json")
+    recorded = notes.read(_VERDICT)
     if recorded is None:
-        recorded = notes.keep("validation.json", examination.examine(run, notes=notes, data=data, clock=clock))
+        recorded = notes.keep(_VERDICT, examination.examine(run, notes=notes, data=data, clock=clock))
     document = json.loads(recorded)
     accepted = document["verdict"] == "accepted"
     return Admission(accepted, "" if accepted else document["reason"])
+
+
+def is_about_the_objects(ledger: Ledger, run_id: str) -> bool:
+    """Whether a run was rejected because its objects were away or could not be read: no verdict on their bytes."""
+    recorded = _NotesOfRun(ledger, run_id).read(_VERDICT)
+    try:
+        document = json.loads(recorded) if recorded else {}
+    except ValueError:
+        return False
+    return isinstance(document, dict) and document.get("about") == "objects"

@@ -23,7 +23,7 @@ from dualdeploy.training import TARGETS, Target
 def estimate(run: Run, *, region: str, prices: PriceTable, now: datetime.datetime) -> Estimate:
     """What both jobs of `run` may cost in `region`; the month is the one of `now`, in UTC."""
     config = DatasetConfig.model_validate(run.config)
-    targets = {target: _target(config, target, region, prices) for target in TARGETS}
+    targets: dict[str, TargetEstimate] = {target: _target(config, target, region, prices) for target in TARGETS}
     found = Estimate(
         run_id=run.run_id,
         dataset=run.dataset,
@@ -90,7 +90,7 @@ def _within(found: Estimate, limit: float | None) -> Estimate:
     )
 
 
-def _shortened(targets: Mapping[Target, TargetEstimate], share: float) -> dict[Target, TargetEstimate]:
+def _shortened(targets: Mapping[str, TargetEstimate], share: float) -> dict[str, TargetEstimate]:
     """The same jobs with only this share of the time between what is expected and their timeouts."""
     shortened = {}
     for target, each in targets.items():

@@ -83,7 +83,9 @@ def examine(
         return _examine(run, notes, data, clock, clock() + datetime.timedelta(seconds=seconds))
     except ObjectMissing as exc:
         return _rejected(
-            f"a shard was replaced or deleted after the snapshot ({exc}); what replaced it becomes a run of its own"
+            f"a shard was replaced or deleted after the snapshot ({exc}); what replaces it becomes a run of its own,"
+            " be it the same bytes",
+            about="objects",
         )
     except (ValidationUnderWay, ShardUnreadable):
         raise
@@ -142,11 +144,16 @@ def _unreadable(run: Run, notes: Notes, now: datetime.datetime, exc: Exception) 
     since = clocks.from_text(noted["since"])
     if (now - since).total_seconds() < UNREADABLE_SECONDS:
         raise ShardUnreadable(f"a shard of {run.run_id} cannot be read since {noted['since']}: {reason}") from exc
-    return _rejected(f"a shard could not be read from {noted['since']} to {clocks.to_text(now)}: {reason}")
+    return _rejected(
+        f"a shard could not be read from {noted['since']} to {clocks.to_text(now)}: {reason}; upload it again, or send"
+        " a forced retrain request when it can be read",
+        about="objects",
+    )
 
 
-def _rejected(reason: str) -> bytes:
-    return json.dumps({"v": 1, "verdict": "rejected", "reason": reason}).encode()
+def _rejected(reason: str, *, about: str = "data") -> bytes:
+    """`about` is `objects` when other objects with the same bytes are to be judged anew."""
+    return json.dumps({"v": 1, "verdict": "rejected", "about": about, "reason": reason}).encode()
 
 
 def _step(number: int) -> str:

@@ -6,7 +6,7 @@ that failed is remembered, and nothing for longer than it is true:
 | remembered                       | true                                                                           |
 |----------------------------------|--------------------------------------------------------------------------------|
 | a configuration                  | for five seconds; read again before anything is launched with it               |
-| a noted window of arrivals       | while the window lasts: nobody may delete it before it ended                   |
+| that an arrival was noted        | for the minute: its marker is of the next one, and taken no sooner             |
 | what the last listing missed     | for two seconds; each of the missing shards that comes is crossed off          |
 | the versions of a claimed run    | for ever: a run and its snapshot do not change                                 |
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import datetime
 import threading
 from collections.abc import Mapping
 
@@ -22,8 +23,10 @@ from dualdeploy import dataset_config
 from dualdeploy import shards as shard_names
 from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import DatasetConfig
-from dualdeploy.ledger import Ledger, Run
+from dualdeploy.due import Due, minute_of
+from dualdeploy.ledger import Run
 from dualdeploy.object_store import ObjectStore
+from training_launcher.arrivals import ARRIVALS
 from training_launcher.snapshots import Listing
 
 #: What an event may look at: one page of a Cloud Storage listing. Larger sets are completed by the clock.
@@ -49,13 +52,13 @@ class _Listed:
 class Intake:
     """The memory of one instance; thread-safe, because one instance handles many events at a time."""
 
-    def __init__(self, *, config: ObjectStore, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, *, config: ObjectStore, due: Due, clock: Clock) -> None:
         self._config = config
-        self._ledger = ledger
+        self._due = due
         self._clock = clock
         self._lock = threading.Lock()
         self._configs: dict[str, tuple[float, DatasetConfig]] = {}
-        self._noted: dict[str, int] = {}
+        self._noted: dict[str, str] = {}
         self._listed: dict[str, _Listed] = {}
         self._claimed: collections.OrderedDict[str, tuple[str, Mapping[str, int]]] = collections.OrderedDict()
 
@@ -70,11 +73,12 @@ class Intake:
         return config
 
     def note_arrival(self, dataset: str) -> None:
-        """Make sure that the clock knows of an arrival of now."""
-        window = self._ledger.arrival_window()
-        if self._noted.get(dataset) != window:
-            self._ledger.note_arrival(dataset, window)
-            self._noted[dataset] = window
+        """Have the data set looked at in the next minute, whatever becomes of this event."""
+        at = self._clock() + datetime.timedelta(minutes=1)
+        minute = minute_of(at)
+        if self._noted.get(dataset) != minute:
+            self._due.put(f"{ARRIVALS}/{dataset}", at)
+            self._noted[dataset] = minute
 
     # Which events are worth a listing --------------------------------------------------------------------------
 
@@ -124,7 +128,7 @@ class Intake:
         return claimed[0]
 
     def remember_claim(self, run: Run) -> None:
-        """Only for a run whose branches are open: the clock brings it to its end."""
+        """Only for a run that was claimed: a marker brings it to its end."""
         generations = {shard.name: shard.generation for shard in run.snapshot.shards}
         with self._lock:
             self._claimed[run.dataset] = (run.run_id, generations)

@@ -1,147 +1,221 @@
-"""From a claimed run to two labelled jobs, resumable at any line.
+"""From a claimed run to its two trainings and their ends, resumable at any line; the kind of due work `launch/<run>`.
 
-    validate ─► reserve its cost ─► call off what it supersedes ─► for each target: find the labelled job, or create it
-        └ rejected    └ rejected                                        └ no quota, no capacity: again on the clock
+    validate ─► reserve its cost ─► each target: find the labelled job, or create it ─► call off what it supersedes
+        └ rejected    └ rejected         └ no quota, no capacity: asked again later        │
+                                         ◄── Vertex AI could not place the job ◄── ended ◄─┘ job_notifier says so
 
-One instance at a time works on a run (a lease); what keeps a second job from being started are the labels.
+One instance at a time works on a run (a lease); what keeps a second job from being started are the labels, and what an
+instance writes that was frozen meanwhile fails by its generation.
 """
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import datetime
 import logging
-from typing import NoReturn
 
 from dualdeploy import clock as clocks
-from dualdeploy import logs, prices, spending, training
-from dualdeploy.clock import Clock
+from dualdeploy import logs, prices, spending
 from dualdeploy.dataset_config import DatasetConfig
-from dualdeploy.errors import CannotEverSucceed, LeaseHeld, RejectedByGoogle, RetryLater, ServiceUnavailable, UnknownRun
-from dualdeploy.ledger import Branch, Ledger, Run, State, Versioned
-from dualdeploy.object_store import ABSENT, GenerationChanged, ObjectStore
-from dualdeploy.outcome import Outcome, already_done, done
+from dualdeploy.due import Due
+from dualdeploy.errors import LeaseHeld, LedgerContention, RejectedByGoogle, RetryLater
+from dualdeploy.ledger import (
+    Ended,
+    Holdup,
+    Launch,
+    Ledger,
+    Moment,
+    Run,
+    State,
+    UnreadableDocument,
+    Versioned,
+    lease,
+    names,
+)
+from dualdeploy.object_store import ObjectStore
 from dualdeploy.spending import Estimate
-from dualdeploy.training import TARGETS, Target
-from dualdeploy.vertex import Job, Vertex
-from training_launcher import budget, job_spec
+from dualdeploy.ticks import Next
+from dualdeploy.training import TARGETS
+from training_launcher import budget
 from training_launcher.admission import Admission, examine
-from training_launcher.live_model import live_model
+from training_launcher.data_sets import DataSets
+from training_launcher.jobs import Jobs
 from training_launcher.settings import LauncherSettings
 from training_launcher.superseding import Superseding
 
 log = logging.getLogger(__name__)
 
+#: The service and the kind of due work that look at a job until it ends.
+NOTIFIER, JOB = "job_notifier", "job"
+
 #: After a refusal for lack of quota or capacity the next tick tries again, later ones wait 1, 2, 4, … minutes.
 FIRST_WAIT_SECONDS = 60.0
 LONGEST_WAIT_SECONDS = 1800.0
 
+#: When a creation that was answered by nothing is looked for once more.
+UNANSWERED_SECONDS = 120.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Target:
+    """One target of a run at work: its document as it was read, and what the run is allowed."""
+
+    run: Run
+    launch: Versioned[Launch]
+    estimate: Estimate
+
+    @property
+    def document(self) -> Launch:
+        return self.launch.document
+
 
 class Launching:
-    """Everything between the claim of a run and its jobs."""
+    """Everything between the claim of a run and the ends of its trainings; implements `ticks.Work`."""
 
     def __init__(
         self,
         *,
         ledger: Ledger,
         data: ObjectStore,
-        models: ObjectStore,
-        vertex: Vertex,
+        jobs: Jobs,
+        due: Due,
+        data_sets: DataSets,
+        superseding: Superseding,
         settings: LauncherSettings,
-        clock: Clock,
     ) -> None:
         self._ledger = ledger
         self._data = data
-        self._models = models
-        self._vertex = vertex
+        self._jobs = jobs
+        self._due = due
+        self._data_sets = data_sets
+        self._superseding = superseding
         self._settings = settings
-        self._clock = clock
-        self._superseding = Superseding(ledger=ledger, vertex=vertex, lease_seconds=settings.lease_seconds, clock=clock)
 
-    def open(self, run: Run) -> None:
-        """Make sure that the clock knows of the run: whoever claimed it may have died before it said so."""
-        self._ledger.open_branches(run)
+    def advance(self, what: str) -> Next:
+        """`what` is the id of a run."""
+        with logs.bind(run_id=what):
+            found = self._ledger.find(names.run(what), Run)
+            if found is None:
+                # Whoever set the marker died before the claim; the event that led to it comes again.
+                return Next(f"{what} was never claimed", self._in(60), is_missing=True)
+            with lease(self._ledger, f"launch/{what}", seconds=self._settings.lease_seconds):
+                return self._look(found.document)
 
-    def launch(self, run: Run, *, created: bool) -> Outcome:
-        """Take a run whose branches are open to its jobs, if this very call claimed it."""
-        with logs.bind(run_id=run.run_id):
-            if not created:
-                return already_done(f"nothing new: {run.run_id} is this very data")
-            log.info("claimed %s: %d shards, %s", run.run_id, len(run.snapshot.shards), run.reason)
-            return done(self._start(run))
-
-    def resume_all(self) -> list[str]:
-        """Go on with every launch that was interrupted or waits; what came of each."""
-        return [self._resume(run_id) for run_id in self._unlaunched()]
-
-    # What waits ------------------------------------------------------------------------------------------------
-
-    def _unlaunched(self) -> list[str]:
-        """Run ids with a branch that still waits for its job."""
-        waiting = set()
+    def give_up(self, what: str, why: str) -> None:
+        """End what has no job; a training that has one ends with it."""
+        run = self._ledger.read_run(what)
         for target in TARGETS:
-            for run_id in self._ledger.active(target):
-                if self._waits_for_its_job(run_id, target):
-                    waiting.add(run_id)
-        return sorted(waiting)
+            launch = self._opened(run, target)
+            if launch.document.state in (State.PENDING, State.LAUNCHING):
+                self._end(launch, State.FAILED, why)
+        if self._is_over(run):
+            self._data_sets.over(run)
 
-    def _waits_for_its_job(self, run_id: str, target: str) -> bool:
-        try:
-            branch = self._ledger.read_branch(run_id, target).document
-        except UnknownRun:
-            # Whoever set the marker died before it wrote the branch.
-            return True
-        except CannotEverSucceed:
-            # An unreadable record must not stop the clock for every other run.
-            log.exception("%s/%s cannot be looked at", run_id, target)
-            return False
-        return branch.state in (State.PENDING, State.LAUNCHING) and not self._is_too_early(branch)
+    # A look at a run -------------------------------------------------------------------------------------------
 
-    def _resume(self, run_id: str) -> str:
-        try:
-            with logs.bind(run_id=run_id):
-                run = self._ledger.read_run(run_id)
-                self._ledger.open_branches(run)
-                return self._start(run)
-        except LeaseHeld:
-            return ""
-        except RetryLater as exc:
-            log.warning("%s is tried again at the next tick: %s", run_id, exc)
-            return ""
-        except Exception:
-            # An unreadable record, or a bug that one run meets, must not stop the clock for every other run.
-            log.exception("%s cannot be launched", run_id)
-            return ""
+    def _look(self, run: Run) -> Next:
+        launches, unreadable = self._open(run)
+        if all(each.document.is_over for each in launches):
+            for each in launches:
+                self._after_the_end(run, each)
+            message, times = "its trainings are over", list[datetime.datetime]()
+        else:
+            message, times = self._go_on(run, launches)
+        if unreadable and not times:
+            raise unreadable[0]
+        if not unreadable and self._is_over(run):
+            self._data_sets.over(run)
+        return Next(message, min(times) if times else None)
+
+    def _open(self, run: Run) -> tuple[list[Versioned[Launch]], list[UnreadableDocument]]:
+        """The trainings of the run, begun if they were not yet; one that cannot be read keeps no other."""
+        launches, unreadable = [], []
+        for target in TARGETS:
+            try:
+                launches.append(self._opened(run, target))
+            except UnreadableDocument as exc:
+                unreadable.append(exc)
+        return launches, unreadable
+
+    def _go_on(self, run: Run, launches: list[Versioned[Launch]]) -> tuple[str, list[datetime.datetime]]:
+        """What came of each target, and when to look again; never, if nothing is to be done before a job ends."""
+        estimate = self._estimate(run)
+        pending = [each for each in launches if each.document.state == State.PENDING]
+        if pending and not self._admit(run, pending, estimate):
+            return "rejected", []
+        said: list[str] = []
+        times: list[datetime.datetime] = []
+        for each in launches:
+            target = each.document.target
+            try:
+                message, at = self._advance_target(run, target, estimate)
+            except LeaseHeld:
+                raise
+            except RetryLater as exc:
+                # The other target may be luckier; another instance may have gone on with this one.
+                log.warning("%s/%s is looked at again: %s", run.run_id, target, exc)
+                message, at = f"later: {exc}", self._in(60)
+            said.append(f"{target} {message}")
+            times += [at] if at else []
+        return "; ".join(said), times
+
+    def _is_over(self, run: Run) -> bool:
+        return all(self._ledger.read_launch(run.run_id, target).document.is_over for target in TARGETS)
+
+    def _opened(self, run: Run, target: str) -> Versioned[Launch]:
+        """The training of one target, begun if it was not yet."""
+        name = names.launch(run.run_id, target)
+        found = self._ledger.find(name, Launch)
+        if found:
+            return found
+        self._data_sets.begun(run)
+        at = clocks.to_text(self._ledger.clock())
+        fresh = Launch(
+            run_id=run.run_id,
+            dataset=run.dataset,
+            target=target,
+            state=State.PENDING,
+            since=at,
+            history=(Moment(at=at, state=State.PENDING, note=run.reason),),
+        )
+        return self._ledger.create(name, fresh)[0]
 
     # Admission -------------------------------------------------------------------------------------------------
 
-    def _start(self, run: Run) -> str:
-        """Validate and reserve once, then launch what is not launched; one instance at a time."""
-        with self._ledger.lease(f"launch/{run.run_id}", seconds=self._settings.lease_seconds):
-            admission = examine(run, ledger=self._ledger, data=self._data, clock=self._clock)
-            estimate = self._estimate(run)
+    def _admit(self, run: Run, pending: list[Versioned[Launch]], estimate: Estimate) -> bool:
+        """Validate and reserve, and say of each pending target what came of it; whether the run may cost anything."""
+        try:
+            admission = examine(run, ledger=self._ledger, data=self._data, clock=self._ledger.clock)
             if admission.accepted:
                 admission = self._within_budget(run, estimate)
-            if admission.accepted and DatasetConfig.model_validate(run.config).data.on_new_data == "supersede":
-                self._superseding.make_way_for(run)
-            outcomes, failures = [], []
-            for target in TARGETS:
-                try:
-                    outcomes.append(f"{target} {self._launch_target(run, target, admission, estimate)}")
-                except RetryLater as exc:
-                    # The other target may be luckier: quotas, for example, are counted by accelerator type.
-                    failures.append(exc)
-        if failures:
-            raise failures[0]
-        return f"{run.run_id}: " + ", ".join(outcomes)
+        except RetryLater as exc:
+            self._say(pending, exc)
+            raise
+        if not admission.accepted:
+            log.error("%s is rejected before any job: %s", run.run_id, admission.reason)
+            for each in pending:
+                self._end(each, State.REJECTED, admission.reason)
+            return False
+        for each in pending:
+            expected = estimate.targets[each.document.target].estimated_usd
+            usd = None if expected is None else round(expected, 4)
+            self._move(each, State.LAUNCHING, estimated_usd=usd)
+        return True
+
+    def _say(self, pending: list[Versioned[Launch]], exc: RetryLater) -> None:
+        """Tell people what is waited for before a verdict; for how long, the examination knows."""
+        kind = type(exc).__name__
+        for each in pending:
+            held = each.document.holdup
+            since = held.since if held and held.kind == kind else clocks.to_text(self._ledger.clock())
+            self._write(each, each.document.changed(holdup=Holdup(what=str(exc), kind=kind, since=since)))
 
     def _estimate(self, run: Run) -> Estimate:
         """The recorded estimate of a run, or a new one: prices and the month are those of its first launch."""
         recorded = spending.read_estimate(self._ledger, run.run_id)
         if recorded:
             return recorded
-        region = self._settings.region
-        estimate = budget.estimate(run, region=region, prices=prices.table(), now=self._clock())
+        estimate = budget.estimate(run, region=self._settings.region, prices=prices.table(), now=self._ledger.clock())
         for target, each in estimate.targets.items():
             if each.most_usd is None:
                 log.warning("the cost of %s/%s is not counted: %s", run.run_id, target, each.price)
@@ -159,103 +233,185 @@ class Launching:
 
     # One target ------------------------------------------------------------------------------------------------
 
-    def _launch_target(self, run: Run, target: Target, admission: Admission, estimate: Estimate) -> str:
-        versioned = self._ledger.read_branch(run.run_id, target)
-        branch = versioned.document
-        if branch.state is State.PENDING:
-            if not admission.accepted:
-                rejected = branch.moved(State.REJECTED, at=self._clock(), note=admission.reason)
-                self._ledger.write_branch(rejected, expect=versioned.generation)
-                log.error("%s is rejected before any job: %s", run.run_id, admission.reason)
-                return f"rejected: {admission.reason}"
-            launching = branch.moved(State.LAUNCHING, at=self._clock(), facts=_facts(branch, estimate))
-            versioned = self._ledger.write_branch(launching, expect=versioned.generation)
-        if versioned.document.state is not State.LAUNCHING:
-            return str(versioned.document.state)
-        if self._is_too_early(versioned.document):
-            return f"waits for Vertex AI until {versioned.document.retry_at}"
-        return self._find_or_create_job(run, target, versioned, estimate)
+    def _advance_target(self, run: Run, target: str, estimate: Estimate) -> tuple[str, datetime.datetime | None]:
+        """What came of it, and when to look again; None for when its job ends, or never."""
+        each = _Target(run, self._ledger.read_launch(run.run_id, target), estimate)
+        if each.document.is_over:
+            self._after_the_end(run, each.launch)
+            return str(each.document.state), None
+        if each.document.state == State.LAUNCHING:
+            return self._launch(each)
+        if each.document.state == State.TRAINING:
+            return self._training(each)
+        return f"is {each.document.state}, which a newer version knows", self._in(3600)
 
-    def _find_or_create_job(self, run: Run, target: Target, versioned: Versioned[Branch], estimate: Estimate) -> str:
-        """One job for each run and target: Vertex AI takes no id of ours, so labels tell whether it is there."""
-        branch, labels = versioned.document, job_spec.job_labels(run, target)
+    def _launch(self, each: _Target) -> tuple[str, datetime.datetime | None]:
+        launch, now = each.document, self._ledger.clock()
+        if not launch.called_off:
+            newer = self._superseding.newer_that_trains(each.run, launch.target)
+            if newer:
+                each = dataclasses.replace(each, launch=self._superseding.note(each.launch, by=newer))
+                launch = each.document
+        if not launch.called_off and launch.retry_at and now < clocks.from_text(launch.retry_at):
+            return f"waits for Vertex AI until {launch.retry_at}", clocks.from_text(launch.retry_at)
         try:
-            jobs = self._vertex.find_custom_jobs(labels)
-            if jobs:
-                log.info("adopted %s", jobs[0].name, extra={"target": target})
-            elif self._has_waited_enough(branch):
-                return self._fail(versioned, f"given up after {branch.attempts} attempts: {branch.reason}")
-            else:
-                created = self._create_job(run, target, versioned, estimate)
-                log.info("started %s", created.name, extra={"target": target})
-                # Not `created`: an instance that was frozen after it had looked, for longer than its lease, may have
-                # started another one. Whoever creates looks again, so that the later of the two sees both.
-                jobs = self._vertex.find_custom_jobs(labels) or [created]
+            if launch.called_off:
+                return self._call_off_unnamed(each)
+            if launch.holdup and launch.holdup.until and now >= clocks.from_text(launch.holdup.until):
+                return self._end(each.launch, State.FAILED, self._given_up(launch, launch.holdup)), None
+            timeout = each.estimate.targets[launch.target].timeout_seconds
+            job = self._jobs.find_or_create(each.run, launch, timeout=timeout)
         except RejectedByGoogle as exc:
-            return self._fail(versioned, f"the job could not be created: {exc}")
-        for extra in jobs[1:]:
-            log.warning("%s is one too many, cancelled: %s is older", extra.name, jobs[0].name)
-            self._vertex.cancel_custom_job(extra.name)
-        following = branch.moved(State.TRAINING, at=self._clock(), note=jobs[0].name, job=jobs[0].name)
-        self._ledger.write_branch(following, expect=versioned.generation)
-        return str(following.state)
+            return self._end(each.launch, State.FAILED, f"the job could not be created: {exc}"), None
+        except LedgerContention:
+            raise
+        except RetryLater as exc:
+            return self._wait(each.launch, exc)
+        return self._accepted(each, job.name)
 
-    def _create_job(self, run: Run, target: Target, versioned: Versioned[Branch], estimate: Estimate) -> Job:
-        live = live_model(run.dataset, target, ledger=self._ledger, models=self._models)
-        document = job_spec.training_job(run, target, models_bucket=self._settings.models_bucket, live=live)
-        self._write_job(training.job_name(run.run_id, target), document.to_json())
-        timeout = estimate.targets[target].timeout_seconds
-        try:
-            return self._vertex.create_custom_job(job_spec.custom_job(run, target, self._settings, timeout=timeout))
-        except ServiceUnavailable as exc:
-            self._wait(versioned, exc)
+    def _accepted(self, each: _Target, job: str) -> tuple[str, datetime.datetime | None]:
+        attempt = each.document.attempt + 1
+        training = self._move(each.launch, State.TRAINING, note=job, job=job, attempt=attempt)
+        return self._training(dataclasses.replace(each, launch=training))
 
-    def _write_job(self, name: str, data: bytes) -> None:
-        """An earlier copy stays: a run is frozen, and what was live at the first attempt is as good to compare with."""
-        with contextlib.suppress(GenerationChanged):
-            self._models.put(name, data, expect=ABSENT)
+    def _training(self, each: _Target) -> tuple[str, datetime.datetime | None]:
+        """Vertex AI has the job: job_notifier looks at it, what is older makes way, and its end is taken note of."""
+        launch = each.document
+        ended = self._ledger.find_ended(launch.run_id, launch.target, launch.attempt)
+        if ended:
+            return self._settle(each, ended.document)
+        self._due.put(self._job_key(launch, launch.attempt), service=NOTIFIER)
+        if launch.called_off:
+            self._jobs.cancel(launch.job)
+            return "is called off", None
+        if DatasetConfig.model_validate(each.run.config).data.on_new_data == "supersede":
+            self._superseding.call_off_older(each.run, launch.target)
+        if launch.unanswered:
+            return self._look_for_unanswered(each)
+        return "training", None
 
-    def _fail(self, versioned: Versioned[Branch], note: str) -> str:
-        branch = versioned.document
-        # There is no job, so nothing of what was reserved for it is spent.
-        spending.settle(self._ledger, branch.run_id, branch.target, seconds=0.0)
-        following = branch.moved(State.FAILED, at=self._clock(), note=note)
-        log.error("%s/%s: %s", branch.run_id, branch.target, note)
-        self._ledger.write_branch(following, expect=versioned.generation)
-        return str(following.state)
+    def _look_for_unanswered(self, each: _Target) -> tuple[str, datetime.datetime | None]:
+        """A creation ended without an answer: what came of it after all is looked for once its time is over."""
+        at = clocks.from_text(each.document.since) + datetime.timedelta(seconds=UNANSWERED_SECONDS)
+        if self._ledger.clock() < at:
+            return "training", at
+        self._jobs.call_off_others(each.run, each.document)
+        self._write(each.launch, each.document.changed(unanswered=False))
+        return "training", None
 
-    # No quota, no capacity -------------------------------------------------------------------------------------
+    # Ends ------------------------------------------------------------------------------------------------------
 
-    def _wait(self, versioned: Versioned[Branch], exc: ServiceUnavailable) -> NoReturn:
-        """Record that Vertex AI did not take the job now, and when it is asked again; always raises `exc`.
+    def _settle(self, each: _Target, ended: Ended) -> tuple[str, datetime.datetime | None]:
+        """Take note of how the present attempt ended."""
+        launch = each.document
+        if ended.outcome == "succeeded":
+            # What is trained already is left alone: it waits for its release, and is then replaced.
+            return self._end(each.launch, State.TRAINED, ended.reason), None
+        if launch.called_off:
+            return self._end(each.launch, State.SUPERSEDED, launch.called_off), None
+        if ended.outcome == "no_capacity":
+            return self._ask_again(each, ended)
+        return self._end(each.launch, State.FAILED, ended.reason), None
+
+    def _ask_again(self, each: _Target, ended: Ended) -> tuple[str, datetime.datetime | None]:
+        """Vertex AI took the job and could not place it: another one is asked for, within the same bound as ever."""
+        launch = each.document
+        since = launch.no_capacity_since or ended.at
+        until = clocks.from_text(since) + datetime.timedelta(seconds=self._settings.launch_limit_seconds)
+        holdup = Holdup(what=ended.reason, kind="NoCapacity", since=since, until=clocks.to_text(until))
+        if self._ledger.clock() >= until:
+            return self._end(each.launch, State.FAILED, self._given_up(launch, holdup)), None
+        retry_at = self._retry_at(launch.asked + 1)
+        self._move(
+            each.launch,
+            State.LAUNCHING,
+            note=ended.reason,
+            job="",
+            jobs=(*launch.jobs, launch.job),
+            asked=launch.asked + 1,
+            holdup=holdup,
+            retry_at=clocks.to_text(retry_at),
+            no_capacity_since=since,
+        )
+        return f"waits for capacity until {clocks.to_text(retry_at)}", retry_at
+
+    def _call_off_unnamed(self, each: _Target) -> tuple[str, datetime.datetime | None]:
+        """Whoever launched it may have died between creating a job and recording its name: then it ends by that job."""
+        jobs = self._jobs.present(each.run, each.document)
+        if jobs:
+            return self._accepted(each, jobs[0].name)
+        return self._end(each.launch, State.SUPERSEDED, each.document.called_off), None
+
+    def _end(self, launch: Versioned[Launch], state: State, note: str) -> str:
+        """Record an end, then do what follows from it: a death in between is made up for by the next look."""
+        written = self._move(launch, state, note=note)
+        if state is State.FAILED:
+            log.error("%s/%s: %s", written.document.run_id, written.document.target, note)
+        self._after_the_end(self._ledger.read_run(written.document.run_id), written)
+        return f"{state}: {note}" if note else str(state)
+
+    def _after_the_end(self, run: Run, launch: Versioned[Launch]) -> None:
+        """Settle what it cost, leave no job behind, and have its end announced; repeating it changes nothing."""
+        document = launch.document
+        seconds = self._seconds(document)
+        spending.settle(self._ledger, document.run_id, document.target, seconds=seconds)
+        if document.job:
+            self._jobs.call_off_others(run, document)
+        last = document.attempt if document.job else document.attempt + 1
+        ended = self._ledger.find_ended(document.run_id, document.target, last)
+        if ended is None or not ended.document.announced:
+            self._due.put(self._job_key(document, last), service=NOTIFIER)
+
+    def _seconds(self, launch: Launch) -> float:
+        """How long the jobs of all attempts ran."""
+        found = (
+            self._ledger.find_ended(launch.run_id, launch.target, attempt) for attempt in range(1, launch.attempt + 1)
+        )
+        return sum(each.document.seconds for each in found if each)
+
+    # What passes by itself -------------------------------------------------------------------------------------
+
+    def _wait(self, launch: Versioned[Launch], exc: RetryLater) -> tuple[str, datetime.datetime | None]:
+        """Record that Vertex AI did not take the job now, and when it is asked again.
 
         The answer may have been lost and the job be there all the same: the next attempt looks for it first.
         """
-        branch, now = versioned.document, self._clock()
-        attempts = branch.attempts + 1
-        # Bounded before it is raised to a power: an attempt count has no bound of its own.
-        wait = FIRST_WAIT_SECONDS * 2 ** min(attempts - 2, 20) if attempts > 1 else 0.0
-        retry_at = now + datetime.timedelta(seconds=min(wait, LONGEST_WAIT_SECONDS))
-        waiting = branch.changed(
-            attempts=attempts,
-            reason=str(exc),
-            waiting_since=branch.waiting_since or clocks.to_text(now),
+        document, kind = launch.document, type(exc).__name__
+        asked = document.asked + 1
+        retry_at = self._retry_at(asked)
+        held = document.holdup if document.holdup and document.holdup.kind == kind else None
+        since = held.since if held else clocks.to_text(self._ledger.clock())
+        seconds = min(exc.patience, self._settings.launch_limit_seconds)
+        until = clocks.from_text(since) + datetime.timedelta(seconds=seconds)
+        waiting = document.changed(
+            asked=asked,
+            unanswered=document.unanswered or kind == "ServiceUnavailable",
+            holdup=Holdup(what=str(exc), kind=kind, since=since, until=clocks.to_text(until)),
             retry_at=clocks.to_text(retry_at),
         )
-        self._ledger.write_branch(waiting, expect=versioned.generation)
-        raise exc
+        self._write(launch, waiting)
+        log.warning("%s/%s waits: %s", document.run_id, document.target, exc)
+        return f"waits for Vertex AI until {waiting.retry_at}: {exc}", retry_at
 
-    def _is_too_early(self, branch: Branch) -> bool:
-        return bool(branch.retry_at) and self._clock() < clocks.from_text(branch.retry_at)
+    def _retry_at(self, asked: int) -> datetime.datetime:
+        # Bounded before it is raised to a power: a count has no bound of its own.
+        wait = FIRST_WAIT_SECONDS * 2 ** min(max(asked - 2, 0), 20)
+        return self._in(min(wait, LONGEST_WAIT_SECONDS))
 
-    def _has_waited_enough(self, branch: Branch) -> bool:
-        if not branch.waiting_since:
-            return False
-        waited = (self._clock() - clocks.from_text(branch.waiting_since)).total_seconds()
-        return waited >= self._settings.launch_limit_seconds
+    def _given_up(self, launch: Launch, holdup: Holdup) -> str:
+        return f"given up after {launch.asked} attempts since {holdup.since}: {holdup.what}"
 
+    # Writing ---------------------------------------------------------------------------------------------------
 
-def _facts(branch: Branch, estimate: Estimate) -> dict[str, object]:
-    """What is known of the costs: the estimate stands beside the actual cost that job_notifier adds."""
-    estimated = estimate.targets[branch.target].estimated_usd
-    return dict(branch.facts) if estimated is None else {**branch.facts, "estimated_usd": round(estimated, 4)}
+    def _move(self, launch: Versioned[Launch], state: State, *, note: str = "", **changes: object) -> Versioned[Launch]:
+        return self._write(launch, launch.document.moved(state, at=self._ledger.clock(), note=note, **changes))
+
+    def _write(self, launch: Versioned[Launch], following: Launch) -> Versioned[Launch]:
+        name = names.launch(following.run_id, following.target)
+        return self._ledger.write(name, following, expect=launch.generation)
+
+    def _job_key(self, launch: Launch, attempt: int) -> str:
+        return f"{JOB}/{launch.run_id}/{launch.target}/{attempt}"
+
+    def _in(self, seconds: float) -> datetime.datetime:
+        return self._ledger.clock() + datetime.timedelta(seconds=seconds)

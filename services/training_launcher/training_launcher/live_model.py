@@ -6,7 +6,7 @@ import logging
 
 from dualdeploy import training
 from dualdeploy.errors import CannotEverSucceed
-from dualdeploy.ledger import Ledger
+from dualdeploy.ledger import Ledger, Serving
 from dualdeploy.object_store import ObjectMissing, ObjectStore
 from dualdeploy.training import LiveModel, Target
 
@@ -20,8 +20,8 @@ def live_model(dataset: str, target: Target, *, ledger: Ledger, models: ObjectSt
     seen by the trainer, who has to fetch it anyway and then says so in `live.problem`.
     """
     try:
-        found = ledger.read_live(dataset, target)
-        if found is None:
+        found = ledger.find_serving(Serving, target, dataset)
+        if found is None or found.document.current is None:
             return None
         run_id = found.document.current.run_id
         name = training.result_name(run_id, target)

@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from dualdeploy import shards as shard_names
 from dualdeploy.clock import Clock
@@ -22,14 +22,15 @@ _NUMBER = re.compile(r"([0-9]+)")
 class Listing:
     """The shards of a data set as one listing saw them; `listed_at` is when the listing began.
 
-    `newest` is when the last object came that is data, may be meant as data, or is of a writer that is at work; where
-    there is none of these, when any came.
+    `objects` is everything that lies there, by name. `newest` is when the last object came that is data, may be meant
+    as data, or is of a writer that is at work; where there is none of these, when any came.
     """
 
     snapshot: Snapshot
     listed_at: datetime.datetime
     newest: datetime.datetime | None
     passed_over: PassedOver
+    objects: Mapping[str, ObjectSummary]
 
     @property
     def names(self) -> list[str]:
@@ -77,7 +78,8 @@ def _listing(
     at_work = [each for each in by_kind[Kind.HIDDEN] if shard_names.is_of_a_writer_at_work(each.name)]
     newest = max((each.updated for each in (*found, *by_kind[Kind.UNKNOWN], *at_work) or every), default=None)
     passed_over = shard_names.pass_over((summary.name for summary in every), rule)
-    return Listing(Snapshot(bucket=bucket, prefix=config.data.prefix, shards=shards), listed_at, newest, passed_over)
+    snapshot = Snapshot(bucket=bucket, prefix=config.data.prefix, shards=shards)
+    return Listing(snapshot, listed_at, newest, passed_over, {each.name: each for each in every})
 
 
 def _chosen(found: list[ObjectSummary], config: DatasetConfig) -> list[ObjectSummary]:

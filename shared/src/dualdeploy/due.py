@@ -21,6 +21,7 @@ import dataclasses
 import datetime
 import uuid
 
+from dualdeploy.errors import LedgerContention
 from dualdeploy.ledger import Document, Ledger, UnreadableDocument
 from dualdeploy.ledger.ledger import encode
 from dualdeploy.object_store import ABSENT, Generation, GenerationChanged
@@ -29,6 +30,9 @@ _TIME = "%Y-%m-%dT%H%M%S"
 
 #: Seconds between two ticks, unless a service is told otherwise (TICK_SECONDS).
 EVERY_SECONDS = 60.0
+
+#: How often a marker that is put, taken and finished at the same time is put again.
+_PUTS = 5
 
 
 class Marker(Document):
@@ -76,8 +80,23 @@ class Due:
         now after it: a marker that was there already may be taken before the document is written.
         """
         entry = Entry(self.time_of(at or self._ledger.clock()), key)
-        with contextlib.suppress(GenerationChanged):
-            self._ledger.store.put(self._name(entry, service), encode(Marker()), expect=ABSENT)
+        name = self._name(entry, service)
+        for _ in range(_PUTS):
+            with contextlib.suppress(GenerationChanged):
+                self._ledger.store.put(name, encode(Marker()), expect=ABSENT)
+                return
+            found = self._find(name)
+            if found is None:
+                continue
+            marker, generation = found
+            if not marker.taker:
+                # Whoever takes it begins after this moment.
+                return
+            # Whoever is at work may have looked already: it can no longer finish this marker, which is due again.
+            with contextlib.suppress(GenerationChanged):
+                self._ledger.store.put(name, encode(marker.changed(taker="")), expect=generation)
+                return
+        raise LedgerContention(f"{name} comes and goes")
 
     def entries(self) -> list[Entry]:
         """What is due by now, the oldest first; one listing."""
@@ -135,7 +154,9 @@ class Due:
             self._ledger.remove(self._name(taken.entry), expect=taken.generation)
 
     def _read(self, entry: Entry) -> tuple[Marker, Generation] | None:
-        name = self._name(entry)
+        return self._find(self._name(entry))
+
+    def _find(self, name: str) -> tuple[Marker, Generation] | None:
         try:
             found = self._ledger.find(name, Marker)
         except UnreadableDocument:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import datetime
 import json
 from collections.abc import Mapping
 from typing import Any
 
+from dualdeploy import clock as clocks
 from dualdeploy.errors import MalformedEvent
 from dualdeploy.training import TARGETS
 
@@ -49,12 +51,16 @@ class Envelope:
 
 @dataclasses.dataclass(frozen=True)
 class ObjectFinalized:
-    """An object was written completely (`google.cloud.storage.object.v1.finalized`, or a bucket notification)."""
+    """An object was written completely (`google.cloud.storage.object.v1.finalized`, or a bucket notification).
+
+    `created` is when this generation was written; None where the event does not say so.
+    """
 
     bucket: str
     name: str
     generation: int
     size: int
+    created: datetime.datetime | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +140,7 @@ def parse_object_finalized(envelope: Envelope) -> ObjectFinalized:
             name=_text(resource, "name"),
             generation=_whole_number(resource, "generation"),
             size=_whole_number(resource, "size") if "size" in resource else 0,
+            created=_time(resource, "timeCreated") if "timeCreated" in resource else None,
         )
     except MalformedEvent as exc:
         raise MalformedEvent(f"not a Cloud Storage object resource: {exc}") from exc
@@ -271,6 +278,13 @@ def _whole_number(document: Mapping[str, Any], key: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 19):
         raise MalformedEvent(f"{key} is missing or not a whole number")
     return int(text)
+
+
+def _time(document: Mapping[str, Any], key: str) -> datetime.datetime:
+    try:
+        return clocks.from_text(str(document[key]))
+    except ValueError as exc:
+        raise MalformedEvent(f"{key} is not a time: {exc}") from exc
 
 
 def _check_version(document: Mapping[str, Any]) -> None:

@@ -59,13 +59,17 @@ class StoredObject:
 
 @dataclasses.dataclass(frozen=True)
 class ObjectSummary:
-    """What a listing tells: `size` in bytes, `crc32c` base64 of the big-endian value, as Cloud Storage gives it."""
+    """What a listing tells: `size` in bytes, `crc32c` base64 of the big-endian value, as Cloud Storage gives it.
+
+    `created` is when this generation was written, `updated` also moves with its metadata.
+    """
 
     name: str
     generation: Generation
     size: int
     crc32c: str
     updated: datetime.datetime
+    created: datetime.datetime
 
 
 class ObjectStore(Protocol):
@@ -213,7 +217,7 @@ class GcsObjectStore:
             lambda: self._bucket().list_blobs(
                 prefix=prefix,
                 end_offset=end or None,
-                fields="items(name,generation,size,crc32c,updated),nextPageToken",
+                fields="items(name,generation,size,crc32c,updated,timeCreated),nextPageToken",
                 **self._patience(),
             ),
         )
@@ -221,7 +225,12 @@ class GcsObjectStore:
         # Page by page: every next() may be a call to Cloud Storage.
         while (blob := _call(prefix, lambda: next(blobs, None))) is not None:
             yield ObjectSummary(
-                blob.name, Generation(int(blob.generation)), int(blob.size), blob.crc32c or "", blob.updated
+                blob.name,
+                Generation(int(blob.generation)),
+                int(blob.size),
+                blob.crc32c or "",
+                updated=blob.updated,
+                created=blob.time_created,
             )
 
     def _bucket(self) -> storage.Bucket:

@@ -145,14 +145,21 @@ def settle(ledger: Ledger, run_id: str, target: str, *, seconds: float) -> float
         return None
 
 
-def _settle(ledger: Ledger, run_id: str, target: str, seconds: float) -> float | None:
-    estimate = read_estimate(ledger, run_id)
-    price = (
-        next((each.usd_per_hour for key, each in estimate.targets.items() if key == target), None) if estimate else None
-    )
-    if estimate is None or price is None:
+def cost_of(ledger: Ledger, run_id: str, target: str, *, seconds: float) -> float | None:
+    """What `seconds` of a job cost; None when it has no known price, or the estimate cannot be read."""
+    try:
+        estimate = read_estimate(ledger, run_id)
+    except CannotEverSucceed as exc:
+        log.warning("the cost of %s/%s is not known: %s", run_id, target, exc)
         return None
-    actual = round(price * seconds / 3600, 6)
+    price = estimate.targets[target].usd_per_hour if estimate and target in estimate.targets else None
+    return None if price is None else round(price * seconds / 3600, 6)
+
+
+def _settle(ledger: Ledger, run_id: str, target: str, seconds: float) -> float | None:
+    estimate, actual = read_estimate(ledger, run_id), cost_of(ledger, run_id, target, seconds=seconds)
+    if estimate is None or actual is None:
+        return None
     settle_job(ledger, estimate.dataset, estimate.month, f"{run_id}/{target}", actual_usd=actual, seconds=seconds)
     return actual
 

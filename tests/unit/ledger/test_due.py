@@ -111,6 +111,21 @@ def test_a_reminder_that_comes_while_its_key_is_worked_on_stays(due: Due, clock:
     assert [entry.key for entry in due.entries()] == [KEY]
 
 
+@pytest.mark.parametrize("seconds", [60, 120, 180])
+def test_a_reminder_for_the_minute_in_which_the_work_on_its_key_is_over_stays(
+    seconds: float, due: Due, clock: ManualClock
+) -> None:
+    due.put(KEY)
+    taken = due.take(due.entries()[0], seconds=120)
+    assert taken is not None
+    clock.advance(seconds)
+    due.put(KEY)
+    due.put_back(taken, in_minutes(clock, 600))
+    due.finish(taken)
+    clock.advance(240)
+    assert KEY in [entry.key for entry in due.entries()]
+
+
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff", b'{"begun": "often"}'])
 def test_a_marker_that_cannot_be_read_reminds_all_the_same(data: bytes, due: Due, store: MemoryObjectStore) -> None:
     due.put(KEY)

@@ -3,6 +3,7 @@
 from dualdeploy.ledger.documents import (
     Asked,
     Claim,
+    DataSet,
     Document,
     Ended,
     Holdup,
@@ -27,6 +28,7 @@ from dualdeploy.ledger.states import IllegalTransition, State
 __all__ = [
     "Asked",
     "Claim",
+    "DataSet",
     "Document",
     "Ended",
     "Holdup",

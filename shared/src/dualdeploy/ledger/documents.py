@@ -57,6 +57,26 @@ class Snapshot(Document):
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+class DataSet(Document):
+    """What training_launcher remembers of a data set, so that no event has to look through its runs.
+
+    `newest` is the run of the newest claim, `unfinished` are those whose trainings are not over. `slot` is the last
+    time of the schedule (`cron`, `time_zone`) that was served, `asked_at` when the age of the newest run last asked for
+    a training. `waits` says why data that arrived was not looked at.
+    """
+
+    v: int = 1
+    dataset: str
+    newest: str = ""
+    newest_at: str = ""
+    unfinished: tuple[str, ...] = ()
+    cron: str = ""
+    time_zone: str = ""
+    slot: str = ""
+    asked_at: str = ""
+    waits: str = ""
+
+
 class Run(Document):
     """One snapshot, trained twice. `claim` tells which writer created the object; `config` is the data set's
     configuration as it was then."""
@@ -109,8 +129,9 @@ class Launch(_Moving):
 
     `attempt` counts the jobs that Vertex AI took for it, `job` is the present one, `jobs` are those before it.
     `unanswered` says that a creation ended without an answer, so that a job may exist that nobody named yet.
-    `asked` counts refusals for lack of quota or capacity, `retry_at` is when Vertex AI is asked again. `called_off` is
-    why newer data takes its place, written before the job is cancelled.
+    `asked` counts refusals for lack of quota or capacity, `retry_at` is when Vertex AI is asked again,
+    `no_capacity_since` when it first took a job and could not place it. `called_off` is why newer data takes its place,
+    written before the job is cancelled.
     """
 
     v: int = 1
@@ -124,6 +145,7 @@ class Launch(_Moving):
     asked: int = 0
     holdup: Holdup | None = None
     retry_at: str = ""
+    no_capacity_since: str = ""
     called_off: str = ""
     estimated_usd: float | None = None
 

@@ -3,7 +3,7 @@
 due/<service>/<minute>/<key>                 what a service has to look at in that minute; a tick lists nothing else
 requests/<id>.json                           what a request set out to do, written before its effect; kept for 30 days
 runs/<run>/run.json                          training_launcher: the claim of the content; written once
-runs/<run>/validation.json, estimate.json    training_launcher: verdict on the data, expected cost; written once
+runs/<run>/validation*.json, estimate.json   training_launcher: verdict on the data, expected cost; written once
 runs/<run>/<target>/launch.json              training_launcher: the training of one target
 runs/<run>/<target>/ended-<attempt>.json     job_notifier: how one attempt of the training ended
 runs/<run>/<target>/release-<n>.json         cloud_deployer or mobile_publisher: one release of the trained model
@@ -60,6 +60,11 @@ def validation(run_id: str) -> str:
 
 def estimate(run_id: str) -> str:
     return f"runs/{checked_run_id(run_id)}/estimate.json"
+
+
+def note(run_id: str, name: str) -> str:
+    """A document beside the run, such as a step of its validation."""
+    return f"runs/{checked_run_id(run_id)}/{name}"
 
 
 def launch(run_id: str, target: str) -> str:

@@ -112,6 +112,7 @@ class MemoryObjectStore:
                 raise GenerationChanged(f"{self.uri(name)} is at {current}, expected {expect}")
             generation = Generation(next(self._generations))
             checksum = base64.b64encode(google_crc32c.value(data).to_bytes(4, "big")).decode()
-            summary = ObjectSummary(name, generation, len(data), checksum, self._clock())
+            now = self._clock()
+            summary = ObjectSummary(name, generation, len(data), checksum, updated=now, created=now)
             self._entries[name] = _Entry(StoredObject(data, generation), summary)
             return generation

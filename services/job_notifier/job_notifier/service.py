@@ -1,0 +1,49 @@
+"""The service as one object: everything wired together, with whatever stands for Google handed in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from dualdeploy import events
+from dualdeploy.due import Due
+from dualdeploy.entrypoint import Handler
+from dualdeploy.ledger import Ledger
+from dualdeploy.object_store import ObjectStore
+from dualdeploy.pubsub import Publisher
+from dualdeploy.ticks import Ticks, parse_advance
+from dualdeploy.vertex import Vertex
+from job_notifier.handler import JOB, JobNotifier
+from job_notifier.settings import NotifierSettings
+
+SERVICE = "job_notifier"
+
+
+@dataclasses.dataclass(frozen=True)
+class Service:
+    """What events and ticks reach."""
+
+    notifier: JobNotifier
+    ticks: Ticks
+
+    @property
+    def handlers(self) -> Mapping[str, Handler]:
+        """By the name of the event."""
+        return {
+            "training-result": lambda e: self.notifier.on_training_result(events.parse_object_finalized(e), self.ticks),
+            "training-job-log": lambda e: self.notifier.on_training_job_log(
+                events.parse_training_job_logged(e), self.ticks
+            ),
+            "advance": lambda e: self.ticks.on_advance(parse_advance(e)),
+            "tick": lambda _: self.ticks.on_tick(),
+        }
+
+
+def compose(
+    *, ledger: Ledger, models: ObjectStore, vertex: Vertex, publisher: Publisher, settings: NotifierSettings
+) -> Service:
+    """Wire the service together; touches nothing yet."""
+    due = Due(SERVICE, ledger)
+    notifier = JobNotifier(ledger=ledger, models=models, vertex=vertex, publisher=publisher, due=due, settings=settings)
+    ticks = Ticks({JOB: notifier}, due=due, ledger=ledger, publisher=publisher, lease_seconds=settings.lease_seconds)
+    return Service(notifier, ticks)

@@ -1,0 +1,70 @@
+"""The Vertex AI jobs of one target of a run: found, created, called off."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+from dualdeploy import training
+from dualdeploy.errors import ResourceMissing
+from dualdeploy.ledger import Launch, Ledger, Run
+from dualdeploy.object_store import ABSENT, GenerationChanged, ObjectStore
+from dualdeploy.training import Target
+from dualdeploy.vertex import Job, JobOutcome, Vertex
+from training_launcher import job_spec
+from training_launcher.live_model import live_model
+from training_launcher.settings import LauncherSettings
+
+log = logging.getLogger(__name__)
+
+
+class Jobs:
+    """Vertex AI takes no id of ours for a job: its labels tell whether it is there."""
+
+    def __init__(self, *, ledger: Ledger, models: ObjectStore, vertex: Vertex, settings: LauncherSettings) -> None:
+        self._ledger = ledger
+        self._models = models
+        self._vertex = vertex
+        self._settings = settings
+
+    def present(self, run: Run, launch: Launch) -> list[Job]:
+        """The jobs of this target, oldest first, without those of earlier attempts."""
+        found = self._vertex.find_custom_jobs(job_spec.job_labels(run, launch.target))
+        return [job for job in found if job.name not in launch.jobs]
+
+    def find_or_create(self, run: Run, launch: Launch, *, timeout: float) -> Job:
+        """The one job of the present attempt. `timeout` in seconds."""
+        jobs = self.present(run, launch)
+        if jobs:
+            log.info("adopted %s", jobs[0].name, extra={"target": launch.target})
+        else:
+            created = self._create(run, launch, timeout)
+            log.info("started %s", created.name, extra={"target": launch.target})
+            # Not `created`: an instance that was frozen after it had looked, for longer than its lease, may have
+            # started another one. Whoever creates looks again, so that the later of the two sees both.
+            jobs = self.present(run, launch) or [created]
+        self._call_off_but(jobs[0].name, jobs)
+        return jobs[0]
+
+    def call_off_others(self, run: Run, launch: Launch) -> None:
+        """Cancel every job of this target but the recorded one: one whose creation was answered by nothing, say."""
+        self._call_off_but(launch.job, self._vertex.find_custom_jobs(job_spec.job_labels(run, launch.target)))
+
+    def cancel(self, name: str) -> None:
+        with contextlib.suppress(ResourceMissing):
+            self._vertex.cancel_custom_job(name)
+
+    def _call_off_but(self, name: str, jobs: list[Job]) -> None:
+        for job in jobs:
+            if job.name != name and job.outcome is JobOutcome.UNFINISHED:
+                log.warning("%s is one too many, cancelled: %s is the one", job.name, name)
+                self.cancel(job.name)
+
+    def _create(self, run: Run, launch: Launch, timeout: float) -> Job:
+        target: Target = "cloud" if launch.target == "cloud" else "mobile"
+        live = live_model(run.dataset, target, ledger=self._ledger, models=self._models)
+        document = job_spec.training_job(run, target, models_bucket=self._settings.models_bucket, live=live)
+        with contextlib.suppress(GenerationChanged):
+            # An earlier copy stays: a run is frozen, and what was live at the first attempt is as good to compare with.
+            self._models.put(training.job_name(run.run_id, target), document.to_json(), expect=ABSENT)
+        return self._vertex.create_custom_job(job_spec.custom_job(run, target, self._settings, timeout=timeout))

@@ -1,0 +1,33 @@
+"""What a `_SUCCESS` marker speaks for: the objects that were there when it was written, and nothing that came later."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from dualdeploy import shards as shard_names
+from dualdeploy.events import ObjectFinalized
+from dualdeploy.ledger import Run
+from training_launcher.snapshots import Listing
+
+
+def spoken_for(listing: Listing, marker: ObjectFinalized, *, known: Run | None) -> Listing | None:
+    """The batch that the marker completes; None when it cannot be told any more, because newer objects are there.
+
+    An object that was written after the marker waits for the quiet period. Where it took the place of one that the
+    marker spoke for (a shard of the newest run, or of a numbered set), what is left is a mixture, and is left alone.
+    """
+    present = listing.objects.get(marker.name)
+    if present and present.generation != marker.generation:
+        # Another one was written since, and speaks for itself.
+        return None
+    written = marker.created or (present.created if present else None)
+    if written is None:
+        return None
+    later = {name for name in listing.names if listing.objects[name].created > written}
+    if not later:
+        return listing
+    replaced = later & {shard.name for shard in known.snapshot.shards} if known else set()
+    rest = tuple(shard for shard in listing.snapshot.shards if shard.name not in later)
+    if replaced or not rest or shard_names.why_incomplete(shard.name for shard in rest):
+        return None
+    return dataclasses.replace(listing, snapshot=listing.snapshot.changed(shards=rest))
