@@ -10,7 +10,6 @@ marker goes only when the end of its training was published.
 
 from __future__ import annotations
 
-import datetime
 import logging
 
 from dualdeploy import clock as clocks
@@ -36,8 +35,6 @@ JOB = "job"
 
 #: The service and the kind of due work that take note of an end.
 LAUNCHER, LAUNCH = "training_launcher", "launch"
-
-_LOOK_SECONDS = 60.0
 
 
 class JobNotifier:
@@ -98,12 +95,12 @@ class JobNotifier:
                 try:
                     launch = self._ledger.read_launch(run_id, target).document
                 except UnknownRun as exc:
-                    return Next(str(exc), self._soon(), is_missing=True)
+                    return Next(str(exc), self._due.soon(), is_missing=True)
                 if attempt < launch.attempt:
                     return Next("another attempt is under way")
                 end = self._end_of(launch, attempt)
                 if end is None:
-                    return Next("has not ended", self._soon())
+                    return Next("has not ended", self._due.soon())
                 ended = self._record(end)
             return self._announce(ended)
 
@@ -209,9 +206,6 @@ class JobNotifier:
             self._ledger.write(name, ended.changed(announced=True), expect=versioned.generation)
         self._due.put(f"{LAUNCH}/{ended.run_id}", service=LAUNCHER)
         return Next(f"{ended.outcome}: {ended.reason}")
-
-    def _soon(self) -> datetime.datetime:
-        return self._ledger.clock() + datetime.timedelta(seconds=_LOOK_SECONDS)
 
 
 def _parts(what: str) -> tuple[str, str, int]:

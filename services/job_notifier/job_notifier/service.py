@@ -43,7 +43,14 @@ def compose(
     *, ledger: Ledger, models: ObjectStore, vertex: Vertex, publisher: Publisher, settings: NotifierSettings
 ) -> Service:
     """Wire the service together; touches nothing yet."""
-    due = Due(SERVICE, ledger)
+    due = Due(SERVICE, ledger, every=settings.tick_seconds)
     notifier = JobNotifier(ledger=ledger, models=models, vertex=vertex, publisher=publisher, due=due, settings=settings)
-    ticks = Ticks({JOB: notifier}, due=due, ledger=ledger, publisher=publisher, lease_seconds=settings.lease_seconds)
+    ticks = Ticks(
+        {JOB: notifier},
+        due=due,
+        ledger=ledger,
+        publisher=publisher,
+        lease_seconds=settings.lease_seconds,
+        slots=settings.request_slots,
+    )
     return Service(notifier, ticks)

@@ -6,7 +6,7 @@
          noted first, whatever fails afterwards                      ├─► not quiet yet: looked at when it may be
                                                                      └─► cannot be looked at: kept, and said why
 
-A marker is of the minute after the arrival: whoever takes it lists the data after every arrival that it stands for.
+A marker is of the tick after the arrival: whoever takes it lists the data after every arrival that it stands for.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ that failed is remembered, and nothing for longer than it is true:
 | remembered                       | true                                                                           |
 |----------------------------------|--------------------------------------------------------------------------------|
 | a configuration                  | for five seconds; read again before anything is launched with it               |
-| that an arrival was noted        | for the minute: its marker is of the next one, and taken no sooner             |
+| that an arrival was noted        | until the next tick: its marker is of that one, and taken no sooner            |
 | what the last listing missed     | for two seconds; each of the missing shards that comes is crossed off          |
 | the versions of a claimed run    | for ever: a run and its snapshot do not change                                 |
 """
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import datetime
 import threading
 from collections.abc import Mapping
 
@@ -23,7 +22,7 @@ from dualdeploy import dataset_config
 from dualdeploy import shards as shard_names
 from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import DatasetConfig
-from dualdeploy.due import Due, minute_of
+from dualdeploy.due import Due
 from dualdeploy.ledger import Run
 from dualdeploy.object_store import ObjectStore
 from training_launcher.arrivals import ARRIVALS
@@ -73,12 +72,12 @@ class Intake:
         return config
 
     def note_arrival(self, dataset: str) -> None:
-        """Have the data set looked at in the next minute, whatever becomes of this event."""
-        at = self._clock() + datetime.timedelta(minutes=1)
-        minute = minute_of(at)
-        if self._noted.get(dataset) != minute:
+        """Have the data set looked at at the next tick, whatever becomes of this event."""
+        at = self._due.soon()
+        tick = self._due.time_of(at)
+        if self._noted.get(dataset) != tick:
             self._due.put(f"{ARRIVALS}/{dataset}", at)
-            self._noted[dataset] = minute
+            self._noted[dataset] = tick
 
     # Which events are worth a listing --------------------------------------------------------------------------
 

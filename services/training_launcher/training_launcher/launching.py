@@ -97,7 +97,7 @@ class Launching:
             found = self._ledger.find(names.run(what), Run)
             if found is None:
                 # Whoever set the marker died before the claim; the event that led to it comes again.
-                return Next(f"{what} was never claimed", self._in(60), is_missing=True)
+                return Next(f"{what} was never claimed", self._due.soon(), is_missing=True)
             with lease(self._ledger, f"launch/{what}", seconds=self._settings.lease_seconds):
                 return self._look(found.document)
 
@@ -154,7 +154,7 @@ class Launching:
             except RetryLater as exc:
                 # The other target may be luckier; another instance may have gone on with this one.
                 log.warning("%s/%s is looked at again: %s", run.run_id, target, exc)
-                message, at = f"later: {exc}", self._in(60)
+                message, at = f"later: {exc}", self._due.soon()
             said.append(f"{target} {message}")
             times += [at] if at else []
         return "; ".join(said), times

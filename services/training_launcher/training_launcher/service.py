@@ -62,7 +62,7 @@ def compose(
     settings: LauncherSettings,
 ) -> Service:
     """Wire the service together; touches nothing yet."""
-    due, data_sets = Due(SERVICE, ledger), DataSets(ledger)
+    due, data_sets = Due(SERVICE, ledger, every=settings.tick_seconds), DataSets(ledger)
 
     def nudge(key: str) -> None:
         # Made last: it knows every kind of work, and two of them claim runs.
@@ -117,6 +117,7 @@ def compose(
         ledger=ledger,
         publisher=publisher,
         lease_seconds=settings.lease_seconds,
+        slots=settings.request_slots,
         hourly=[SWEEP_ALL],
     )
     return Service(launcher, ticks)
