@@ -76,7 +76,7 @@ def compose(
     settings: DeployerSettings,
 ) -> Service:
     """Wire the service together; touches nothing yet."""
-    due = Due(SERVICE, ledger)
+    due = Due(SERVICE, ledger, every=settings.tick_seconds)
     world = World(
         ledger=ledger,
         config=config,
@@ -90,7 +90,15 @@ def compose(
     seconds = settings.lease_seconds
     worker = ReleaseWorker(target, ledger=ledger, config=config, due=due, publisher=publisher, lease_seconds=seconds)
     works: dict[str, Work] = {KIND: worker, CLEANUP: Cleanup(world), SWEEP: Sweep(world)}
-    ticks = Ticks(works, due=due, ledger=ledger, publisher=publisher, lease_seconds=seconds, hourly=(SWEEP_ALL,))
+    ticks = Ticks(
+        works,
+        due=due,
+        ledger=ledger,
+        publisher=publisher,
+        lease_seconds=seconds,
+        slots=settings.request_slots,
+        hourly=(SWEEP_ALL,),
+    )
     commands = Commands(
         target,
         worker,
