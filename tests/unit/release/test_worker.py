@@ -11,7 +11,7 @@ import toy as toys
 from toy import DATASET, Disturbance, Toy, die
 
 from dualdeploy.errors import ServiceUnavailable
-from dualdeploy.ledger import State, names
+from dualdeploy.ledger import IllegalTransition, State, names
 from dualdeploy.ledger.documents import RELEASE_ENDS
 from dualdeploy.object_store import ABSENT
 from dualdeploy.release.route import Route, Step, claim
@@ -351,6 +351,16 @@ def test_a_bug_that_one_release_meets_ends_it_after_ten_attempts_and_delays_no_o
     toy.train(SECOND)
     toy.tick(times=15)
     assert toy.world.shelf == {SECOND: 100}
+
+
+def test_a_step_that_leads_nowhere_ends_its_release(caplog: pytest.LogCaptureFixture) -> None:
+    toy = with_live()
+    toy.world.trouble["wrap"] = IllegalTransition("gating cannot become live")
+    toy.target.failed = lambda release, _step, _exc: toys.End(release, State.PENDING, "nowhere")  # type: ignore[method-assign]
+    toy.train(SECOND)
+    toy.tick(times=5)
+    assert toy.standing(SECOND).state == State.FAILED
+    check_is_over(toy, FIRST, SECOND)
 
 
 def test_the_claim_is_checked_before_each_step_so_what_was_not_claimed_is_not_touched() -> None:

@@ -161,7 +161,13 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
             logs.bind(run_id=run_id, target=self._of.target),
             lease(self._ledger, name, seconds=self._lease_seconds),
         ):
-            return self._work(run_id, n)
+            try:
+                return self._work(run_id, n)
+            except CannotEverSucceed as exc:
+                # Not of a step, whose failures lead back: the release must come to an end all the same.
+                log.exception("%s cannot go on", what)
+                self.give_up(what, f"{type(exc).__name__}: {exc}")
+                return Next(f"cannot go on: {exc}", self._due.soon())
 
     def give_up(self, what: str, why: str) -> None:
         """See `ticks.Work`."""
