@@ -257,8 +257,10 @@ class Launching:
         try:
             if launch.called_off:
                 return self._call_off_unnamed(each)
-            if launch.holdup and launch.holdup.until and now >= clocks.from_text(launch.holdup.until):
-                return self._end(each.launch, State.FAILED, self._given_up(launch, launch.holdup)), None
+            held = launch.holdup
+            is_over = held is not None and bool(held.until) and now >= clocks.from_text(held.until)
+            if held and is_over and not self._jobs.present(each.run, launch):
+                return self._end(each.launch, State.FAILED, self._given_up(launch, held)), None
             timeout = each.estimate.targets[launch.target].timeout_seconds
             job = self._jobs.find_or_create(each.run, launch, timeout=timeout)
         except RejectedByGoogle as exc:
@@ -319,15 +321,15 @@ class Launching:
         since = launch.no_capacity_since or ended.at
         until = clocks.from_text(since) + datetime.timedelta(seconds=self._settings.launch_limit_seconds)
         holdup = Holdup(what=ended.reason, kind="NoCapacity", since=since, until=clocks.to_text(until))
+        without = {"job": "", "jobs": (*launch.jobs, launch.job)}
         if self._ledger.clock() >= until:
-            return self._end(each.launch, State.FAILED, self._given_up(launch, holdup)), None
+            return self._end(each.launch, State.FAILED, self._given_up(launch, holdup), **without), None
         retry_at = self._retry_at(launch.asked + 1)
         self._move(
             each.launch,
             State.LAUNCHING,
             note=ended.reason,
-            job="",
-            jobs=(*launch.jobs, launch.job),
+            **without,
             asked=launch.asked + 1,
             holdup=holdup,
             retry_at=clocks.to_text(retry_at),
@@ -342,9 +344,9 @@ class Launching:
             return self._accepted(each, jobs[0].name)
         return self._end(each.launch, State.SUPERSEDED, each.document.called_off), None
 
-    def _end(self, launch: Versioned[Launch], state: State, note: str) -> str:
+    def _end(self, launch: Versioned[Launch], state: State, note: str, **changes: object) -> str:
         """Record an end, then do what follows from it: a death in between is made up for by the next look."""
-        written = self._move(launch, state, note=note)
+        written = self._move(launch, state, note=note, **changes)
         if state is State.FAILED:
             log.error("%s/%s: %s", written.document.run_id, written.document.target, note)
         self._after_the_end(self._ledger.read_run(written.document.run_id), written)

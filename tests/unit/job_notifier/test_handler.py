@@ -6,11 +6,12 @@ import dataclasses
 import itertools
 
 import pytest
-from chain import Chain, Delivery
+from chain import SERVICES, Chain, Delivery
 
+from dualdeploy.due import Due
 from dualdeploy.errors import ServiceUnavailable, UnknownRun
-from dualdeploy.events import ObjectFinalized
-from dualdeploy.ledger import Branch, State
+from dualdeploy.ledger import Ended, State
+from dualdeploy.object_store import ABSENT
 from dualdeploy.testing import Failing
 
 
@@ -35,10 +36,10 @@ def job(chain: Chain, run_id: str) -> str:
     return job
 
 
-def notifier_tick(chain: Chain, seconds: float = 0) -> str:
+def notifier_tick(chain: Chain, seconds: float = 60) -> str:
+    """What came of all that was due."""
     chain.clock.advance(seconds)
-    assert chain.handle(chain.clock_deliveries()[1])
-    return chain.outcomes[-1][2]
+    return "; ".join(chain.tick_of("job_notifier")[1:])
 
 
 def hear(chain: Chain, delivery: Delivery) -> tuple[str, str]:
@@ -51,23 +52,29 @@ def told(chain: Chain) -> list[dict]:
     return chain.messages("training-completed", target="cloud")
 
 
-def cloud(chain: Chain, run_id: str) -> Branch:
-    return chain.branch(run_id, "cloud")
+def cloud(chain: Chain, run_id: str) -> Ended | None:
+    """How the training for the cloud ended, if it did."""
+    found = chain.ledger.find_ended(run_id, "cloud", 1)
+    return found.document if found else None
 
 
-HINTS = ("result", "log", "clock")
+def ended(chain: Chain, run_id: str) -> Ended:
+    found = cloud(chain, run_id)
+    assert found
+    return found
+
+
+HINTS = ("result", "log", "tick")
 
 
 def give(chain: Chain, hint: str, run_id: str, job: str) -> bool:
-    deliveries = {
-        "result": chain.result_hint(run_id, "cloud"),
-        "log": chain.log_hint(job),
-        "clock": chain.clock_deliveries()[1],
-    }
-    return chain.handle(deliveries[hint])
+    if hint == "tick":
+        notifier_tick(chain)
+        return True
+    return chain.handle(chain.result_hint(run_id, "cloud") if hint == "result" else chain.log_hint(job))
 
 
-@pytest.mark.parametrize("order", [*itertools.permutations(HINTS), ("log",) * 3, ("clock", "clock")], ids="-".join)
+@pytest.mark.parametrize("order", [*itertools.permutations(HINTS), ("log",) * 3, ("tick", "tick")], ids="-".join)
 def test_hints_in_any_order_and_number_lead_to_one_message(
     chain: Chain, run_id: str, job: str, order: tuple[str, ...]
 ) -> None:
@@ -75,8 +82,10 @@ def test_hints_in_any_order_and_number_lead_to_one_message(
     for hint in order:
         assert give(chain, hint, run_id, job)
     assert [message["outcome"] for message in told(chain)] == ["succeeded"]
-    assert cloud(chain, run_id).state is State.TRAINED
-    assert cloud(chain, run_id).training_announced
+    assert ended(chain, run_id).announced
+    assert not [key for key in chain.active() if key == f"job_notifier/job/{run_id}/cloud/1"]
+    chain.tick()
+    assert chain.ledger.read_launch(run_id, "cloud").document.state is State.TRAINED
 
 
 def test_the_message_says_which_run_of_which_data_set_and_target_ended(chain: Chain, run_id: str, job: str) -> None:
@@ -92,38 +101,44 @@ def test_the_message_says_which_run_of_which_data_set_and_target_ended(chain: Ch
     assert message.json()["reason"] == "accuracy 0.875 on 40 held-out examples"
 
 
-def test_what_training_found_out_is_recorded_on_the_branch(chain: Chain, run_id: str, job: str) -> None:
+def test_what_training_found_out_is_recorded(chain: Chain, run_id: str, job: str) -> None:
     chain.train(job)
     chain.drain(rounds=1)
-    facts = cloud(chain, run_id).facts
-    assert facts["accuracy"] == 0.95
-    assert facts["eval_examples"] == 40
-    assert facts["result"] == f"gs://models/results/{run_id}/cloud.json"
+    found = ended(chain, run_id)
+    assert (found.outcome, found.job) == ("succeeded", job)
+    assert (found.accuracy, found.eval_examples) == (0.95, 40)
+    assert found.result == f"gs://models/results/{run_id}/cloud.json"
 
 
 @pytest.mark.parametrize("hint", ["result", "log"])
-def test_a_hint_before_vertex_says_that_the_job_ended_is_sent_again(
+def test_a_hint_before_vertex_says_that_the_job_ended_is_made_up_for_by_the_next_tick(
     chain: Chain, run_id: str, job: str, hint: str
 ) -> None:
     chain.write_result(run_id, "cloud")
-    assert not give(chain, hint, run_id, job)
-    assert chain.outcomes[-1][2].startswith("NotConfirmedYet: ")
+    assert give(chain, hint, run_id, job)
+    assert "has not ended" in chain.outcomes[-1][2]
+    assert told(chain) == []
+    chain.vertex.end_job(job)
+    notifier_tick(chain)
+    assert len(told(chain)) == 1
+
+
+def test_a_job_that_runs_is_looked_at_at_each_tick(chain: Chain) -> None:
+    for _ in range(5):
+        before = chain.vertex.faults.calls["get_custom_job"]
+        notifier_tick(chain)
+        assert chain.vertex.faults.calls["get_custom_job"] == before + 2
     assert told(chain) == []
 
 
-def test_the_clock_waits_silently_for_a_job_that_runs(chain: Chain) -> None:
-    assert notifier_tick(chain) == "nothing ended"
-    assert told(chain) == []
-
-
-def test_a_hint_that_overtakes_the_record_of_the_job_is_sent_again() -> None:
+def test_a_hint_that_overtakes_the_record_of_the_job_is_left_to_the_launcher() -> None:
     chain = Chain()
     chain.upload()
     chain.vertex.faults.plan("find_custom_jobs", *[Failing(ServiceUnavailable("no answer"))] * 2)
-    chain.drain(rounds=1)
+    chain.drain()
     (run_id,) = chain.run_ids()
-    assert not chain.handle(chain.result_hint(run_id, "cloud"))
-    assert "launching: its job is not recorded yet" in chain.outcomes[-1][2]
+    assert chain.handle(chain.result_hint(run_id, "cloud"))
+    assert "has no recorded job yet" in chain.outcomes[-1][2]
 
 
 @pytest.mark.parametrize(
@@ -137,15 +152,13 @@ def test_a_hint_that_overtakes_the_record_of_the_job_is_sent_again() -> None:
     ],
 )
 def test_an_object_that_is_no_result_is_ignored(chain: Chain, name: str) -> None:
-    event = ObjectFinalized("models", name, 1, 1)
-    delivery = Delivery("job_notifier/training-result", lambda: chain.notifier.on_training_result(event))
-    assert hear(chain, delivery) == ("ignored", f"{name} is no result")
+    resource = {"bucket": "models", "name": name, "generation": "1", "size": "1"}
+    assert hear(chain, chain.event("job_notifier", "training-result", resource)) == ("ignored", f"{name} is no result")
 
 
 def test_a_result_in_another_bucket_is_ignored(chain: Chain, run_id: str) -> None:
-    event = ObjectFinalized("data", f"results/{run_id}/cloud.json", 1, 1)
-    delivery = Delivery("job_notifier/training-result", lambda: chain.notifier.on_training_result(event))
-    assert hear(chain, delivery)[0] == "ignored"
+    resource = {"bucket": "data", "name": f"results/{run_id}/cloud.json", "generation": "1", "size": "1"}
+    assert hear(chain, chain.event("job_notifier", "training-result", resource))[0] == "ignored"
 
 
 def test_a_result_of_a_run_that_the_ledger_does_not_have_is_rejected(chain: Chain) -> None:
@@ -167,43 +180,44 @@ def test_a_log_line_of_a_job_that_is_not_ours_is_ignored(chain: Chain, job: str)
     ("state", "outcome"),
     [("JOB_STATE_FAILED", "failed"), ("JOB_STATE_EXPIRED", "failed"), ("JOB_STATE_CANCELLED", "cancelled")],
 )
-def test_a_job_that_did_not_succeed_fails_the_branch_with_vertexs_reason(
+def test_a_job_that_did_not_succeed_ends_the_training_with_vertexs_reason(
     chain: Chain, run_id: str, job: str, state: str, outcome: str
 ) -> None:
     chain.vertex.end_job(job, state, error="The replica workerpool0-0 exited with a non-zero status of 1.")
     assert hear(chain, chain.log_hint(job))[0] == "done"
-    assert cloud(chain, run_id).state is State.FAILED
     (message,) = told(chain)
-    assert message["outcome"] == "failed"
-    assert message["reason"].startswith(f"the job {outcome}: The replica workerpool0-0")
-    assert f"cloud/{run_id}" not in chain.active()
+    assert message["outcome"] == outcome
+    assert outcome == "cancelled" or message["reason"].startswith("the job failed: The replica workerpool0-0")
+    chain.tick()
+    assert chain.ledger.read_launch(run_id, "cloud").document.state is State.FAILED
+    assert chain.standing(run_id, "cloud").reason == message["reason"]
 
 
 def test_a_job_that_failed_without_a_reason_says_so(chain: Chain, run_id: str, job: str) -> None:
     chain.vertex.end_job(job, "JOB_STATE_FAILED")
     chain.handle(chain.log_hint(job))
-    assert cloud(chain, run_id).reason == "the job failed: Vertex AI gives no reason"
+    assert ended(chain, run_id).reason == "the job failed: Vertex AI gives no reason"
 
 
 def test_a_failed_job_is_failed_although_it_left_a_result(chain: Chain, run_id: str, job: str) -> None:
     chain.write_result(run_id, "cloud")
     chain.vertex.end_job(job, "JOB_STATE_FAILED", error="out of memory")
     chain.handle(chain.result_hint(run_id, "cloud"))
-    assert cloud(chain, run_id).state is State.FAILED
+    assert ended(chain, run_id).outcome == "failed"
 
 
 def test_a_job_that_vertex_no_longer_knows_fails_the_branch(chain: Chain, run_id: str, job: str) -> None:
     del chain.vertex.jobs[job]
-    assert "is failed" in notifier_tick(chain)
-    assert cloud(chain, run_id).reason == f"{job} no longer exists"
+    assert "no longer exists" in notifier_tick(chain)
+    assert ended(chain, run_id).reason == f"{job} no longer exists"
     assert told(chain)[0]["outcome"] == "failed"
 
 
 def test_a_job_that_succeeded_without_a_result_fails_the_branch(chain: Chain, run_id: str, job: str) -> None:
     chain.vertex.end_job(job)
     chain.handle(chain.log_hint(job))
-    assert cloud(chain, run_id).state is State.FAILED
-    assert cloud(chain, run_id).reason == f"the job succeeded but wrote no gs://models/results/{run_id}/cloud.json"
+    assert ended(chain, run_id).outcome == "failed"
+    assert ended(chain, run_id).reason == f"the job succeeded but wrote no gs://models/results/{run_id}/cloud.json"
 
 
 @pytest.mark.parametrize("text", [b"{", b"[]", b'{"v": 2}', b""])
@@ -213,118 +227,173 @@ def test_a_result_that_cannot_be_read_fails_the_branch_with_every_fault(
     chain.models.put(f"results/{run_id}/cloud.json", text, expect=0)
     chain.vertex.end_job(job)
     chain.handle(chain.log_hint(job))
-    assert cloud(chain, run_id).state is State.FAILED
-    assert "is not a training result of version 1" in cloud(chain, run_id).reason
+    assert ended(chain, run_id).outcome == "failed"
+    assert "is not a training result of version 1" in ended(chain, run_id).reason
 
 
 def test_a_result_of_another_run_fails_the_branch(chain: Chain, run_id: str, job: str) -> None:
     chain.write_result("flowers-000000000000", "cloud", name=f"results/{run_id}/cloud.json")
     chain.vertex.end_job(job)
     chain.handle(chain.log_hint(job))
-    assert cloud(chain, run_id).state is State.FAILED
-    assert "is of flowers-000000000000/cloud" in cloud(chain, run_id).reason
+    assert ended(chain, run_id).outcome == "failed"
+    assert "is of flowers-000000000000/cloud" in ended(chain, run_id).reason
 
 
 def test_a_result_that_cannot_be_fetched_now_is_looked_at_again(chain: Chain, run_id: str, job: str) -> None:
     chain.train(job, hints=False)
     chain.models.faults.plan("read", Failing(ServiceUnavailable("no answer")))
-    assert not chain.handle(chain.result_hint(run_id, "cloud"))
-    assert cloud(chain, run_id).state is State.TRAINING
     assert chain.handle(chain.result_hint(run_id, "cloud"))
-    assert cloud(chain, run_id).state is State.TRAINED
+    assert cloud(chain, run_id) is None
+    notifier_tick(chain)
+    assert ended(chain, run_id).outcome == "succeeded"
 
 
-def test_an_end_that_was_recorded_and_not_announced_is_announced_by_the_clock_after_its_grace(
-    chain: Chain, run_id: str, job: str
-) -> None:
+@pytest.mark.parametrize("target", ["cloud", "mobile"])
+@pytest.mark.parametrize("order", [SERVICES, tuple(reversed(SERVICES))], ids=["in order", "deployers first"])
+def test_an_end_is_announced_although_its_notifier_died_after_recording_it(target: str, order: tuple[str, ...]) -> None:
+    chain = Chain()
+    chain.order = lambda: order
+    chain.upload()
+    chain.drain()
+    for _ in range(3):
+        chain.tick()
+    (run_id,) = chain.run_ids()
+    (job,) = chain.jobs_of(run_id, target)
     chain.train(job, hints=False)
-    chain.publisher.faults.plan("publish", Failing(ServiceUnavailable("no answer")))
-    assert not chain.handle(chain.log_hint(job))
-    assert cloud(chain, run_id).state is State.TRAINED
-    # Whoever recorded it may just be about to announce it.
-    assert notifier_tick(chain, 29) == "nothing ended"
+
+    def die_before_publishing(_number: int, name: str, when: str) -> None:
+        if (name, when) == ("pubsub.publish", "before"):
+            chain.interfere = lambda *_: None
+            chain.die()
+
+    chain.interfere = die_before_publishing
+    chain.handle(chain.log_hint(job))
+    assert chain.standing(run_id, target).state == "trained"
+    chain.settle(ticks=20)
+    assert chain.standing(run_id, target).state == "live"
+    assert chain.messages("training-completed", target=target, outcome="succeeded")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_notifier_killed_at_any_operation_announces_each_end_and_leaves_nothing(when: str) -> None:
+    start = Chain()
+    start.upload()
+    start.drain()
+    (run_id,) = start.run_ids()
+    for job in start.unfinished_jobs():
+        start.train(job, hints=False)
+    calm = start.continued()
+    first = len(calm.operations)
+    notifier_tick(calm)
+    for fatal in range(len(calm.operations) - first):
+        chain = start.continued()
+
+        def die(number: int, _name: str, moment: str, chain: Chain = chain, fatal: int = fatal) -> None:
+            if (number, moment) == (fatal, when):
+                chain.interfere = lambda *_: None
+                chain.die()
+
+        chain.interfere = die
+        notifier_tick(chain)
+        for _ in range(5):
+            notifier_tick(chain)
+        for target in ("cloud", "mobile"):
+            assert chain.messages("training-completed", run_id=run_id, target=target, outcome="succeeded"), fatal
+        assert not [key for key in chain.active() if key.startswith("job_notifier/")], fatal
+
+
+def test_an_end_is_due_until_it_was_published(chain: Chain, run_id: str, job: str) -> None:
+    chain.train(job, hints=False)
+    chain.publisher.faults.plan("publish", *[Failing(ServiceUnavailable("no answer"))] * 4)
+    chain.handle(chain.log_hint(job))
+    assert cloud(chain, run_id) is not None
     assert told(chain) == []
-    assert notifier_tick(chain, 1) == f"{run_id}/cloud announced late"
-    assert notifier_tick(chain, 60) == "nothing ended"
+    for _ in range(6):
+        # The tick publishes too: it may fail as well.
+        notifier_tick(chain)
+    assert chain.publisher.faults.pending() == {}
     assert len(told(chain)) == 1
 
 
-def test_a_branch_that_somebody_took_up_needs_no_late_announcement(chain: Chain, run_id: str, job: str) -> None:
-    chain.train(job, hints=False)
-    chain.publisher.faults.plan("publish", Failing(ServiceUnavailable("no answer")))
-    chain.handle(chain.log_hint(job))
-    chain.handle(chain.clock_deliveries()[2])
-    assert cloud(chain, run_id).state is State.DEPLOYING
-    assert notifier_tick(chain, 60) == "nothing ended"
-    assert told(chain) == []
-
-
-def test_a_message_that_is_taken_up_before_its_publication_is_recorded_is_no_failure(
-    chain: Chain, run_id: str, job: str
-) -> None:
-    chain.train(job, hints=False)
-
-    def deploy_at_once(_number: int, name: str, when: str) -> None:
-        if (name, when) == ("pubsub.publish", "after"):
-            chain.interfere = lambda *_: None
-            chain.workers["cloud"].on_clock()
-
-    chain.interfere = deploy_at_once
-    assert hear(chain, chain.log_hint(job)) == ("done", "is trained")
-    assert cloud(chain, run_id).state is State.DEPLOYING
-
-
-def test_a_hint_that_loses_against_another_one_is_acknowledged_and_tells_nobody(
-    chain: Chain, run_id: str, job: str
-) -> None:
+def test_of_two_hints_at_the_same_time_one_records_and_both_agree(chain: Chain, run_id: str, job: str) -> None:
     chain.train(job, hints=False)
     first, second = chain.log_hint(job), chain.result_hint(run_id, "cloud")
 
     def second_hint_settles_first(_number: int, name: str, when: str) -> None:
         if (name, when) == ("models.read", "before"):
             chain.interfere = lambda *_: None
+            chain.clock.advance(600)
             second.handle()
 
     chain.interfere = second_hint_settles_first
-    assert hear(chain, first) == ("already_done", "was settled by another hint")
-    assert len(told(chain)) == 1
+    chain.handle(first)
+    notifier_tick(chain, 600)
+    assert {message["outcome"] for message in told(chain)} == {"succeeded"}
+    assert ended(chain, run_id).announced
 
 
-def test_a_failure_whose_announcer_died_before_it_removed_the_marker_is_unmarked_by_the_clock(
-    chain: Chain, run_id: str, job: str
-) -> None:
-    chain.vertex.end_job(job, "JOB_STATE_FAILED")
-    chain.handle(chain.log_hint(job))
-    chain.ledger.mark_active(run_id, "cloud")
-    notifier_tick(chain, 60)
-    assert f"cloud/{run_id}" not in chain.active()
-    assert len(told(chain)) == 1
+@pytest.mark.parametrize("name", ["launch.json", "ended-1.json"])
+def test_a_document_that_nobody_can_read_keeps_no_other_training(chain: Chain, run_id: str, name: str) -> None:
+    path = f"runs/{run_id}/cloud/{name}"
+    found = [each.generation for each in chain.ledger_store.list(path)]
+    chain.ledger_store.put(path, b"{", expect=found[0] if found else ABSENT)
+    for each in chain.unfinished_jobs():
+        chain.train(each, hints=False)
+    notifier_tick(chain)
+    assert chain.messages("training-completed", target="mobile", outcome="succeeded")
+    assert f"gs://ledger/{path} cannot be read" in chain.ledger.rejections()[0].reason
 
 
-def test_a_marker_without_a_branch_is_left_to_the_launcher(chain: Chain) -> None:
-    chain.ledger.mark_active("flowers-000000000000", "cloud")
-    assert notifier_tick(chain) == "nothing ended"
-    assert "cloud/flowers-000000000000" in chain.active()
-
-
-def test_an_unreadable_branch_does_not_keep_the_clock_from_other_runs(chain: Chain, run_id: str, job: str) -> None:
-    chain.ledger_store.put("runs/flowers-000000000000/cloud.json", b"{", expect=0)
-    chain.ledger.mark_active("flowers-000000000000", "cloud")
-    chain.train(job, hints=False)
-    assert f"{run_id}/cloud is trained" in notifier_tick(chain)
-
-
-def test_a_job_that_cannot_be_looked_at_now_does_not_keep_the_clock_from_others(chain: Chain, run_id: str) -> None:
-    for name in chain.unfinished_jobs():
-        chain.train(name, hints=False)
-    chain.vertex.faults.plan("get_custom_job", Failing(ServiceUnavailable("no answer")))
-    assert notifier_tick(chain) == f"{run_id}/mobile is trained"
-    assert notifier_tick(chain) == f"{run_id}/cloud is trained"
+def test_a_marker_of_a_training_that_was_never_begun_is_forgotten(chain: Chain) -> None:
+    Due("job_notifier", chain.ledger).put("job/flowers-000000000000/cloud/1")
+    for _ in range(20):
+        notifier_tick(chain)
+    assert "job_notifier/job/flowers-000000000000/cloud/1" not in chain.active()
 
 
 def test_a_hint_that_says_nothing_new_costs_no_call_of_vertex(chain: Chain, run_id: str, job: str) -> None:
     chain.train(job, hints=False)
     chain.handle(chain.result_hint(run_id, "cloud"))
     chain.operations.clear()
-    assert hear(chain, chain.result_hint(run_id, "cloud")) == ("already_done", "is trained")
-    assert chain.operations == ["ledger.read"]
+    assert hear(chain, chain.result_hint(run_id, "cloud"))[0] == "done"
+    assert not [name for name in chain.operations if name.startswith("vertex.")]
+
+
+# No capacity -----------------------------------------------------------------------------------------------------
+
+NO_CAPACITY = "Resources are insufficient in region: us-central1. Please try a different region."
+
+
+def test_a_job_that_vertex_could_not_place_is_asked_for_again_and_announced_only_when_it_ended(
+    chain: Chain, run_id: str, job: str
+) -> None:
+    chain.vertex.end_job(job, "JOB_STATE_FAILED", error=NO_CAPACITY)
+    notifier_tick(chain)
+    assert ended(chain, run_id).outcome == "no_capacity"
+    assert told(chain) == []
+    chain.tick()
+    waits_for = chain.standing(run_id, "cloud").waits_for
+    assert NO_CAPACITY in waits_for
+    assert "asked again at" in waits_for
+    chain.settle(ticks=20)
+    first, second = chain.jobs_of(run_id, "cloud")
+    assert first == job
+    assert chain.ledger.read_launch(run_id, "cloud").document.job == second
+    assert [message["outcome"] for message in told(chain)] == ["succeeded"]
+    assert chain.standing(run_id, "cloud").state is State.LIVE
+
+
+def test_without_capacity_for_a_day_the_training_is_given_up_in_words_that_say_why(chain: Chain, run_id: str) -> None:
+    for _ in range(80):
+        for name in chain.jobs_of(run_id, "cloud"):
+            if name in chain.unfinished_jobs():
+                chain.vertex.end_job(name, "JOB_STATE_FAILED", error=NO_CAPACITY)
+        chain.tick(1800)
+        chain.drain()
+    found = chain.ledger.read_launch(run_id, "cloud").document
+    assert found.state is State.FAILED
+    assert f"given up after {found.asked} attempts since 2026-11-23T12:" in found.reason
+    (message,) = told(chain)
+    assert message["outcome"] == "failed"
+    assert NO_CAPACITY in message["reason"]
+    assert not [key for key in chain.active() if f"/{run_id}" in key and "release" not in key and "mobile" not in key]

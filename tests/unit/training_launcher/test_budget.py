@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dualdeploy import spending
 from dualdeploy.clock import from_text
 from dualdeploy.dataset_config import DatasetConfig
-from dualdeploy.ledger import Branch, Ledger, Run, Snapshot, State
+from dualdeploy.ledger import Launch, Ledger, Run, Snapshot, State
 from dualdeploy.prices import AcceleratorPrice, MachinePrice, PriceTable
 from dualdeploy.spending import Estimate, OverBudget
 from dualdeploy.testing import Failing, ManualClock, MemoryObjectStore
@@ -203,9 +203,9 @@ def test_an_account_that_nobody_can_read_does_not_keep_a_training_from_its_end()
 # In the chain --------------------------------------------------------------------------------------------------
 
 
-def branches(chain: Chain) -> list[Branch]:
+def launches(chain: Chain) -> list[Launch]:
     (run_id,) = chain.run_ids()
-    return [chain.branch(run_id, target) for target in TARGETS]
+    return [chain.ledger.read_launch(run_id, target).document for target in TARGETS]
 
 
 def account(chain: Chain) -> spending.Account:
@@ -218,7 +218,7 @@ def test_a_run_over_its_limit_is_rejected_before_any_job_and_reserves_nothing() 
     chain.upload(*WHOLE)
     chain.settle()
     assert chain.vertex.jobs == {}
-    for branch in branches(chain):
+    for branch in launches(chain):
         assert branch.state is State.REJECTED
         assert "budget.max_usd_per_run is 1.00" in branch.reason
     assert account(chain).jobs == {}
@@ -236,10 +236,10 @@ def test_the_second_run_of_a_month_is_rejected_when_the_first_has_used_the_limit
         chain.drain()
         chain.tick()
     older, newer = sorted(chain.run_ids(), key=lambda run_id: chain.ledger.read_run(run_id).created_at)
-    assert chain.branch(older, "cloud").state is State.TRAINING
-    assert chain.branch(newer, "cloud").state is State.REJECTED
-    assert "budget.max_usd_per_month" not in chain.branch(newer, "cloud").reason
-    assert "raise the limit" in chain.branch(newer, "cloud").reason
+    assert chain.standing(older, "cloud").state is State.TRAINING
+    assert chain.standing(newer, "cloud").state is State.REJECTED
+    assert "budget.max_usd_per_month" not in chain.standing(newer, "cloud").reason
+    assert "raise the limit" in chain.standing(newer, "cloud").reason
     assert len(chain.vertex.jobs) == 2
 
 
@@ -265,13 +265,16 @@ def test_after_a_run_its_estimate_stands_beside_what_it_did_cost() -> None:
     for name, job in chain.vertex.jobs.items():
         chain.vertex.jobs[name] = type(job)(**{**vars(job), "started": job.created})
     chain.settle()
-    for branch in branches(chain):
-        assert branch.state is State.LIVE
-        hourly = branch.facts["estimated_usd"] / 2
-        assert branch.facts["cost_usd"] == pytest.approx(hourly * branch.facts["training_seconds"] / 3600, abs=1e-4)
-        entry = account(chain).jobs[f"{branch.run_id}/{branch.target}"]
-        assert entry.actual_usd == branch.facts["cost_usd"]
-        assert entry.estimated_usd == pytest.approx(branch.facts["estimated_usd"], abs=1e-4)
+    for launch in launches(chain):
+        ended = chain.ledger.find_ended(launch.run_id, launch.target, 1)
+        assert ended
+        assert launch.estimated_usd
+        assert ended.document.cost_usd == pytest.approx(
+            launch.estimated_usd / 2 * ended.document.seconds / 3600, abs=1e-4
+        )
+        entry = account(chain).jobs[f"{launch.run_id}/{launch.target}"]
+        assert entry.actual_usd == ended.document.cost_usd
+        assert entry.estimated_usd == pytest.approx(launch.estimated_usd, abs=1e-4)
 
 
 def test_a_job_that_could_not_be_created_gives_its_reservation_back() -> None:

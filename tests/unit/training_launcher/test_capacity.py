@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from chain import LAUNCHER_SETTINGS, WHOLE, Chain
 
-from dualdeploy.errors import ServiceUnavailable
-from dualdeploy.ledger import State
+from dualdeploy.errors import NoCapacity
+from dualdeploy.ledger import Holdup, State
 from dualdeploy.testing import Failing
 
 QUOTA = "429 RESOURCE_EXHAUSTED: quota custom_model_training_nvidia_t4_gpus is exceeded"
@@ -18,12 +18,17 @@ def chain() -> Chain:
 
 
 def refuse(chain: Chain, times: int, *, after: bool = False) -> None:
-    chain.vertex.faults.plan("create_custom_job", *[Failing(ServiceUnavailable(QUOTA), after=after)] * times)
+    chain.vertex.faults.plan("create_custom_job", *[Failing(NoCapacity(QUOTA), after=after)] * times)
 
 
 def launcher_tick(chain: Chain, seconds: float) -> None:
     chain.clock.advance(seconds)
-    assert chain.handle(chain.clock_deliveries()[0])
+    chain.tick_of("training_launcher")
+
+
+def launch(chain: Chain) -> None:
+    chain.handle(chain.retrain())
+    chain.drain()
 
 
 def attempts(chain: Chain) -> int:
@@ -32,22 +37,27 @@ def attempts(chain: Chain) -> int:
 
 def cloud(chain: Chain):
     (run_id,) = chain.run_ids()
-    return chain.branch(run_id, "cloud")
+    return chain.ledger.read_launch(run_id, "cloud").document
 
 
 def test_a_refused_job_says_why_it_waits_since_when_and_until_when(chain: Chain) -> None:
     chain.upload(*WHOLE)
     refuse(chain, 1)
-    assert not chain.handle(chain.retrain())
+    launch(chain)
     branch = cloud(chain)
-    assert (branch.state, branch.attempts, branch.reason) == (State.LAUNCHING, 1, QUOTA)
-    assert branch.waiting_since == branch.retry_at == "2026-11-23T12:00:00.000Z"
+    assert (branch.state, branch.asked) == (State.LAUNCHING, 1)
+    assert branch.holdup == Holdup(
+        what=QUOTA, kind="NoCapacity", since="2026-11-23T12:00:00.000Z", until="2026-11-24T12:00:00.000Z"
+    )
+    assert branch.retry_at == "2026-11-23T12:01:00.000Z"
+    waits_for = chain.standing(branch.run_id, "cloud").waits_for
+    assert waits_for == f"{QUOTA}, since {branch.holdup.since}; asked again at {branch.retry_at}"
 
 
 def test_attempts_become_rarer_up_to_half_an_hour(chain: Chain) -> None:
     chain.upload(*WHOLE)
     refuse(chain, 1)
-    chain.handle(chain.retrain())
+    launch(chain)
     asked_at = []
     refuse(chain, 12)
     for minute in range(1, 131):
@@ -63,14 +73,13 @@ def test_a_job_gets_its_capacity_in_the_end(chain: Chain) -> None:
     refuse(chain, 5)
     chain.settle(ticks=60)
     chain.check_one_run_is_live()
-    (run_id,) = chain.run_ids()
-    assert (chain.branch(run_id, "cloud").waiting_since, chain.branch(run_id, "cloud").retry_at) == ("", "")
+    assert (cloud(chain).holdup, cloud(chain).retry_at) == (None, "")
 
 
 def test_after_the_limit_the_branch_fails_with_googles_message_and_the_other_goes_on(chain: Chain) -> None:
     chain.upload(*WHOLE)
-    chain.vertex.faults.plan("create_custom_job", Failing(ServiceUnavailable(QUOTA)))
-    assert not chain.handle(chain.retrain())
+    chain.vertex.faults.plan("create_custom_job", Failing(NoCapacity(QUOTA)))
+    launch(chain)
     refuse(chain, 100)
     launcher_tick(chain, LAUNCHER_SETTINGS.launch_limit_seconds - 60)
     assert cloud(chain).state is State.LAUNCHING
@@ -78,10 +87,10 @@ def test_after_the_limit_the_branch_fails_with_googles_message_and_the_other_goe
     launcher_tick(chain, 7200)
     branch = cloud(chain)
     assert branch.state is State.FAILED
-    assert branch.reason == f"given up after 2 attempts: {QUOTA}"
+    assert branch.reason == f"given up after 2 attempts since 2026-11-23T12:00:00.000Z: {QUOTA}"
     assert attempts(chain) == tried
     chain.settle()
-    assert chain.branch(branch.run_id, "mobile").state is State.LIVE
+    assert chain.standing(branch.run_id, "mobile").state is State.LIVE
     (told,) = chain.messages("training-completed", target="cloud")
     assert QUOTA in told["reason"]
 
@@ -89,7 +98,7 @@ def test_after_the_limit_the_branch_fails_with_googles_message_and_the_other_goe
 def test_a_job_whose_creation_was_answered_with_503_is_found_even_after_the_limit(chain: Chain) -> None:
     chain.upload(*WHOLE)
     refuse(chain, 1, after=True)
-    assert not chain.handle(chain.retrain())
+    launch(chain)
     launcher_tick(chain, LAUNCHER_SETTINGS.launch_limit_seconds + 60)
     branch = cloud(chain)
     assert branch.state is State.TRAINING
@@ -99,10 +108,10 @@ def test_a_job_whose_creation_was_answered_with_503_is_found_even_after_the_limi
 def test_both_jobs_can_wait_and_each_is_asked_for_by_itself(chain: Chain) -> None:
     chain.upload(*WHOLE)
     refuse(chain, 3)
-    assert not chain.handle(chain.retrain())
-    launcher_tick(chain, 0)
+    launch(chain)
     (run_id,) = chain.run_ids()
-    assert chain.branch(run_id, "cloud").state is State.LAUNCHING
-    assert chain.branch(run_id, "mobile").state is State.TRAINING
     launcher_tick(chain, 60)
-    assert chain.branch(run_id, "cloud").state is State.TRAINING
+    assert chain.standing(run_id, "cloud").state is State.LAUNCHING
+    assert chain.standing(run_id, "mobile").state is State.TRAINING
+    launcher_tick(chain, 60)
+    assert chain.standing(run_id, "cloud").state is State.TRAINING

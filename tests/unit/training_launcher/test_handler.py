@@ -1,4 +1,4 @@
-"""What arriving objects, requests for training and the clock lead to."""
+"""What arriving objects, requests for training and ticks lead to."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ import json
 import pytest
 from chain import HELD_OUT, LABELS, NUMBERED, WHOLE, Chain, Delivery, shard_bytes
 
-from dualdeploy.errors import CannotEverSucceed, InvalidDatasetConfig, ServiceUnavailable, UnknownDataset
-from dualdeploy.ledger import State
+from dualdeploy.due import Due
+from dualdeploy.errors import (
+    CannotEverSucceed,
+    InvalidDatasetConfig,
+    PermissionSpreads,
+    RejectedByGoogle,
+    ServiceUnavailable,
+    UnknownDataset,
+)
+from dualdeploy.ledger import State, lease
 from dualdeploy.testing import Failing
 from dualdeploy.training import TARGETS, TrainingJob
-from dualdeploy.vertex import RejectedByGoogle
-from training_launcher.handler import IncompleteSet, NoShards
+from training_launcher.arrivals import IncompleteSet, NoShards
 
 
 @pytest.fixture
@@ -25,6 +32,23 @@ def message_of(chain: Chain, delivery: Delivery) -> str:
     assert chain.handle(delivery)
     assert chain.rejected == []
     return chain.outcomes[-1][2]
+
+
+def launched(chain: Chain, delivery: Delivery) -> str:
+    """The same for what claims a run, which is then looked at; its id."""
+    message_of(chain, delivery)
+    chain.drain()
+    return only_run(chain)
+
+
+def states(chain: Chain, run_id: str) -> list[str]:
+    """Of the trainings of both targets."""
+    return [chain.standing(run_id, target).state for target in TARGETS]
+
+
+def arrivals(chain: Chain) -> list[str]:
+    """The data sets that are to be looked at."""
+    return [key.rpartition("/")[2] for key in chain.active() if key.startswith("training_launcher/arrivals/")]
 
 
 def rejection_of(chain: Chain, delivery: Delivery) -> CannotEverSucceed:
@@ -80,7 +104,6 @@ def test_a_shard_beside_the_configured_prefix_is_passed_over_and_said_once(chain
     for name in ("flowers/old/a.tfrecord", "flowers/old/b.tfrecord"):
         message = message_of(chain, chain.upload(name)[0])
         assert message.endswith("gs://data/flowers/old/ is not under data.prefix, gs://data/flowers/v2/")
-    assert chain.ledger.arrivals() == {}
     (said,) = chain.ledger.rejections()
     assert "shards arrive outside of the data set: gs://data/flowers/old/" in said.reason
 
@@ -89,7 +112,7 @@ def test_an_incomplete_numbered_set_is_noted_and_launches_nothing(chain: Chain) 
     message = message_of(chain, chain.upload(NUMBERED[0])[0])
     assert message == f"{NUMBERED[0]} noted; its batch is not complete"
     assert chain.run_ids() == []
-    assert list(chain.ledger.arrivals()) == ["flowers"]
+    assert arrivals(chain) == ["flowers"]
 
 
 def test_a_whole_training_set_without_held_out_shards_waits_because_they_may_still_come(chain: Chain) -> None:
@@ -99,16 +122,13 @@ def test_a_whole_training_set_without_held_out_shards_waits_because_they_may_sti
 
 
 def test_the_last_shard_of_a_whole_batch_launches_one_job_for_each_target(chain: Chain) -> None:
-    deliveries = chain.upload(*WHOLE)
-    message = message_of(chain, deliveries[-1])
-    run_id = only_run(chain)
-    assert message == f"{run_id}: cloud training, mobile training"
+    run_id = launched(chain, chain.upload(*WHOLE)[-1])
     run = chain.ledger.read_run(run_id)
     assert run.reason == "every numbered set is whole"
     assert [shard.name for shard in run.snapshot.shards] == sorted(WHOLE)
     for target in TARGETS:
         (job,) = chain.jobs_of(run_id, target)
-        branch = chain.branch(run_id, target)
+        branch = chain.standing(run_id, target)
         assert (branch.state, branch.job) == (State.TRAINING, job)
         assert chain.vertex.jobs[job].labels == {
             "dualdeploy_run": run_id,
@@ -119,7 +139,7 @@ def test_the_last_shard_of_a_whole_batch_launches_one_job_for_each_target(chain:
 
 def test_an_event_that_comes_again_is_already_done_and_validates_nothing(chain: Chain) -> None:
     deliveries = chain.upload(*WHOLE)
-    message_of(chain, deliveries[-1])
+    launched(chain, deliveries[-1])
     chain.operations.clear()
     assert message_of(chain, deliveries[-1]) == f"nothing new: {only_run(chain)} is this very data"
     assert chain.outcomes[-1][1] == "already_done"
@@ -135,8 +155,9 @@ def test_shards_without_numbers_wait_for_the_quiet_period_without_being_listed(c
 
 def test_a_success_marker_launches_what_is_there(chain: Chain) -> None:
     deliveries = chain.upload("flowers/roses.tfrecord", "flowers/eval-roses.tfrecord", "flowers/_SUCCESS")
-    assert "cloud training" in message_of(chain, deliveries[-1])
-    assert chain.ledger.read_run(only_run(chain)).reason == "flowers/_SUCCESS arrived"
+    run_id = launched(chain, deliveries[-1])
+    assert states(chain, run_id) == ["training", "training"]
+    assert chain.ledger.read_run(run_id).reason == "flowers/_SUCCESS arrived"
 
 
 def test_a_success_marker_over_an_incomplete_set_is_rejected_with_what_is_missing(chain: Chain) -> None:
@@ -152,19 +173,24 @@ def test_a_success_marker_without_shards_is_ignored(chain: Chain) -> None:
     assert chain.run_ids() == []
 
 
-# The clock -----------------------------------------------------------------------------------------------------
+# Ticks ---------------------------------------------------------------------------------------------------------
 
 
-def tick(chain: Chain, seconds: float = 0) -> str:
+def tick(chain: Chain, seconds: float = 60) -> str:
+    """A tick of the launcher, all that it makes it look at, and what follows at once."""
     chain.clock.advance(seconds)
-    return message_of(chain, chain.clock_deliveries()[0])
+    said = chain.tick_of("training_launcher")
+    chain.drain()
+    assert chain.rejected == []
+    return "; ".join(said)
 
 
-def test_the_clock_leaves_a_batch_alone_until_its_quiet_period_is_over(chain: Chain) -> None:
+def test_a_batch_is_left_alone_until_its_quiet_period_is_over(chain: Chain) -> None:
     for delivery in chain.upload("flowers/roses.tfrecord", "flowers/eval-roses.tfrecord"):
         message_of(chain, delivery)
-    assert tick(chain, 59) == "nothing waits"
-    assert "cloud training" in tick(chain, 1)
+    tick(chain, 59)
+    assert chain.run_ids() == []
+    tick(chain, 1)
     assert chain.ledger.read_run(only_run(chain)).reason == "the quiet period is over"
 
 
@@ -172,104 +198,89 @@ def test_a_shard_that_arrives_late_begins_the_quiet_period_anew(chain: Chain) ->
     chain.handle(chain.upload("flowers/roses.tfrecord")[0])
     chain.clock.advance(50)
     chain.handle(chain.upload("flowers/eval-roses.tfrecord")[0])
-    assert tick(chain, 50) == "nothing waits"
-    assert "cloud training" in tick(chain, 10)
+    tick(chain, 50)
+    assert chain.run_ids() == []
+    tick(chain, 20)
+    only_run(chain)
 
 
-def test_the_clock_records_an_incomplete_set_once_and_forgets_the_arrival(chain: Chain) -> None:
+def test_an_incomplete_set_is_recorded_once_and_the_arrival_is_done_with(chain: Chain) -> None:
     chain.handle(chain.upload(NUMBERED[0])[0])
     for _ in range(4):
-        assert "lacks 00001" in tick(chain, 90) or chain.ledger.arrivals() == {}
-    rejected = [name for name in chain.ledger_store.names() if name.startswith("rejected/")]
-    assert len(rejected) == 1
-    assert "lacks 00001" in json.loads(chain.ledger_store.read(rejected[0]).data)["reason"]
-    assert chain.ledger.arrivals() == {}
+        tick(chain, 90)
+    (rejected,) = chain.ledger.rejections()
+    assert "lacks 00001" in rejected.reason
+    assert arrivals(chain) == []
 
 
-def test_a_batch_that_google_does_not_let_us_see_is_launched_when_the_right_is_given(chain: Chain) -> None:
+@pytest.mark.parametrize(
+    "refusal",
+    [RejectedByGoogle("policy"), PermissionSpreads("storage.objects.list is missing"), ServiceUnavailable("no answer")],
+    ids=lambda exc: type(exc).__name__,
+)
+def test_a_batch_that_google_does_not_let_us_see_is_launched_when_it_does(chain: Chain, refusal: Exception) -> None:
     chain.upload("flowers/a.tfrecord", "flowers/eval.tfrecord")
     chain.drain()
-    refusal = Failing(RejectedByGoogle("storage.objects.list is missing"))
-    chain.data.faults.plan("list", *[refusal] * 3)
+    chain.data.faults.plan("list", *[Failing(refusal)] * 3)
     for _ in range(3):
         chain.tick()
     assert chain.run_ids() == []
-    (rejected,) = chain.ledger.rejections()
-    assert "storage.objects.list is missing" in rejected.reason
     chain.settle()
     assert len(chain.run_ids()) == 1
-    assert chain.ledger.arrivals() == {}
+    assert arrivals(chain) == []
 
 
-def test_a_data_set_whose_configuration_broke_does_not_keep_the_clock_from_the_others(chain: Chain) -> None:
+def test_a_data_set_whose_configuration_broke_does_not_keep_the_others(chain: Chain) -> None:
     chain.configure("animals")
-    for delivery in chain.upload("animals/cats.tfrecord", "flowers/roses.tfrecord", "flowers/eval-roses.tfrecord"):
-        chain.handle(delivery)
-    chain.write_config("animals", b"dataset: [")
-    message = tick(chain, 90)
-    assert "animals: gs://config/datasets/animals.yaml is not YAML" in message
-    assert "cloud training" in message
-
-
-def test_a_data_set_that_cannot_be_listed_now_does_not_keep_the_clock_from_the_others(chain: Chain) -> None:
-    chain.configure("animals")
-    for delivery in chain.upload("animals/cats.tfrecord", "flowers/roses.tfrecord", "flowers/eval-roses.tfrecord"):
-        chain.handle(delivery)
-    chain.data.faults.plan("list", Failing(ServiceUnavailable("no answer")))
-    assert "cloud training" in tick(chain, 90)
-    assert chain.data.faults.pending() == {}
-    assert sorted(chain.ledger.arrivals()) == ["animals"]
-
-
-def test_arrivals_are_kept_when_forgetting_them_fails(chain: Chain) -> None:
-    for delivery in chain.upload("flowers/roses.tfrecord", "flowers/eval-roses.tfrecord"):
-        chain.handle(delivery)
-    chain.interfere = _fail_once("ledger.delete")
-    tick(chain, 90)
-    tick(chain, 90)
-    assert chain.ledger.arrivals() == {}
-    assert len(chain.vertex.jobs) == 2
-
-
-def _fail_once(operation: str):
-    failed: list[str] = []
-
-    def interfere(_number: int, name: str, when: str) -> None:
-        if name == operation and when == "before" and not failed:
-            failed.append(name)
-            raise ServiceUnavailable(f"{name} got no answer")
-
-    return interfere
-
-
-def test_the_clock_opens_the_branches_of_a_run_whose_launcher_died_after_setting_a_marker(chain: Chain) -> None:
-    chain.upload(*WHOLE)
-    chain.interfere = _fail_once("ledger.put")
+    chain.upload("animals/cats.tfrecord", "flowers/roses.tfrecord", "flowers/eval-roses.tfrecord")
     chain.drain()
-    chain.interfere = lambda *_: None
-    run_id = only_run(chain)
+    chain.write_config("animals", b"dataset: [")
+    assert "arrivals/animals: waits: gs://config/datasets/animals.yaml is not YAML" in tick(chain, 90)
+    assert len(chain.run_ids()) == 1
+    assert arrivals(chain) == ["animals"]
+
+
+def test_a_data_set_that_cannot_be_listed_now_does_not_keep_the_others(chain: Chain) -> None:
+    chain.configure("animals")
+    chain.upload("animals/cats.tfrecord", "flowers/roses.tfrecord", "flowers/eval-roses.tfrecord")
+    chain.drain()
+    chain.data.faults.plan("list", Failing(ServiceUnavailable("no answer")))
+    tick(chain, 90)
+    assert len(chain.run_ids()) == 1
+    assert chain.data.faults.pending() == {}
+    assert arrivals(chain) == ["animals"]
+
+
+def test_a_launch_document_that_is_gone_is_begun_again_and_its_job_adopted(chain: Chain) -> None:
+    run_id = launched(chain, chain.upload(*WHOLE)[-1])
     for target in TARGETS:
-        branch = chain.ledger_store.read(f"runs/{run_id}/{target}.json")
-        chain.ledger_store.delete(f"runs/{run_id}/{target}.json", expect=branch.generation)
-        chain.ledger.mark_active(run_id, target)
-    assert tick(chain) == f"{run_id}: cloud training, mobile training"
-    # Vertex AI had the jobs already: they are adopted, not started again.
+        name = f"runs/{run_id}/{target}/launch.json"
+        chain.ledger_store.delete(name, expect=chain.ledger_store.read(name).generation)
+    Due("training_launcher", chain.ledger).put(f"launch/{run_id}")
+    tick(chain)
+    assert states(chain, run_id) == ["training", "training"]
     assert len(chain.vertex.jobs) == 2
 
 
-def test_an_unreadable_branch_does_not_keep_the_clock_from_other_runs(chain: Chain) -> None:
-    chain.ledger_store.put("runs/flowers-000000000000/cloud.json", b"{", expect=0)
-    chain.ledger.mark_active("flowers-000000000000", "cloud")
-    for delivery in chain.upload("flowers/roses.tfrecord", "flowers/eval-roses.tfrecord"):
-        chain.handle(delivery)
-    assert "cloud training" in tick(chain, 90)
+def test_a_launch_document_that_nobody_can_read_keeps_neither_the_other_target_nor_other_runs(chain: Chain) -> None:
+    broken = launched(chain, chain.upload(*WHOLE)[-1])
+    name = f"runs/{broken}/cloud/launch.json"
+    chain.ledger_store.put(name, b"{", expect=chain.ledger_store.read(name).generation)
+    chain.clock.advance(3600)
+    chain.upload(edition=2)
+    chain.settle(ticks=25)
+    assert chain.standing(broken, "mobile").state == "superseded"
+    newer = next(run_id for run_id in chain.run_ids() if run_id != broken)
+    assert [chain.standing(newer, target).state for target in TARGETS] == ["live", "live"]
+    assert f"gs://ledger/{name} cannot be read" in chain.ledger.rejections()[0].reason
 
 
-def test_a_marker_of_a_run_that_the_ledger_does_not_have_does_not_keep_the_clock_from_other_runs(chain: Chain) -> None:
-    chain.ledger.mark_active("flowers-000000000000", "cloud")
-    for delivery in chain.upload("flowers/roses.tfrecord", "flowers/eval-roses.tfrecord"):
-        chain.handle(delivery)
-    assert "cloud training" in tick(chain, 90)
+def test_a_marker_of_a_run_that_was_never_claimed_is_forgotten_and_keeps_no_other(chain: Chain) -> None:
+    Due("training_launcher", chain.ledger).put("launch/flowers-000000000000")
+    launched(chain, chain.upload(*WHOLE)[-1])
+    for _ in range(20):
+        tick(chain)
+    assert not [key for key in chain.active() if "launch/flowers-000000000000" in key]
 
 
 # Requests for training -----------------------------------------------------------------------------------------
@@ -277,13 +288,13 @@ def test_a_marker_of_a_run_that_the_ledger_does_not_have_does_not_keep_the_clock
 
 def test_a_request_trains_what_is_there(chain: Chain) -> None:
     chain.upload("flowers/roses.tfrecord", "flowers/eval-roses.tfrecord")
-    assert "cloud training" in message_of(chain, chain.retrain())
+    launched(chain, chain.retrain())
     assert chain.ledger.read_run(only_run(chain)).reason == "retrain requested: because"
 
 
 def test_a_request_without_force_finds_nothing_new_in_known_data(chain: Chain) -> None:
     chain.upload(*WHOLE)
-    message_of(chain, chain.retrain())
+    launched(chain, chain.retrain())
     assert message_of(chain, chain.retrain()) == f"nothing new: {only_run(chain)} is this very data"
     assert len(chain.vertex.jobs) == 2
 
@@ -302,9 +313,11 @@ def test_a_forced_request_that_is_delivered_again_finds_its_own_run(chain: Chain
     message_of(chain, chain.retrain())
     request = chain.retrain(force=True)
     message_of(chain, request)
+    chain.drain()
     chain.clock.advance(10)
     run_id = min(chain.run_ids(), key=len)
-    assert message_of(chain, request) == f"nothing new: {run_id}-r2 is this very data"
+    assert message_of(chain, request).startswith(f"{run_id}-r2: ")
+    chain.drain()
     assert len(chain.run_ids()) == 2
     assert len(chain.vertex.jobs) == 4
 
@@ -337,13 +350,12 @@ def test_a_request_over_an_incomplete_set_is_rejected_forced_or_not(chain: Chain
 def test_data_that_fails_validation_is_rejected_before_any_job_and_told_to_subscribers(chain: Chain) -> None:
     chain.upload(*NUMBERED, *HELD_OUT)
     chain.data.put(NUMBERED[0], b"no record at all", expect=chain.data.read(NUMBERED[0]).generation)
-    message = message_of(chain, chain.retrain())
-    run_id = only_run(chain)
-    assert f"cloud rejected: {NUMBERED[0]}" in message
+    run_id = launched(chain, chain.retrain())
     assert chain.vertex.jobs == {}
-    chain.tick()
+    for _ in range(3):
+        chain.tick()
     for target in TARGETS:
-        assert chain.branch(run_id, target).state is State.REJECTED
+        assert chain.standing(run_id, target).state is State.REJECTED
         (told,) = chain.messages("training-completed", target=target)
         assert told["outcome"] == "failed"
         assert NUMBERED[0] in told["reason"]
@@ -363,24 +375,28 @@ def test_a_shard_that_is_deleted_after_the_snapshot_rejects_the_run(chain: Chain
                 chain.data.delete(shard, expect=chain.data.read(shard).generation)
 
     chain.interfere = delete_before_it_is_read
-    message_of(chain, chain.retrain())
-    assert chain.branch(only_run(chain), "cloud").state is State.REJECTED
-    assert "replaced or deleted after the snapshot" in chain.branch(only_run(chain), "cloud").reason
+    run_id = launched(chain, chain.retrain())
+    assert chain.standing(run_id, "cloud").state is State.REJECTED
+    assert "replaced or deleted after the snapshot" in chain.standing(run_id, "cloud").reason
 
 
-def test_a_shard_that_cannot_be_read_now_is_read_again_later(chain: Chain) -> None:
+def test_a_shard_that_cannot_be_read_now_is_read_again_later_and_the_run_says_so(chain: Chain) -> None:
     chain.upload(*WHOLE)
     chain.data.faults.plan("open", Failing(ServiceUnavailable("no answer")))
-    assert not chain.handle(chain.retrain())
-    assert "cloud training" in tick(chain)
+    run_id = launched(chain, chain.retrain())
+    assert "no answer" in chain.standing(run_id, "cloud").waits_for
+    tick(chain)
+    assert states(chain, run_id) == ["training", "training"]
 
 
 def test_a_validated_run_is_not_validated_again_when_its_launch_is_resumed(chain: Chain) -> None:
     chain.upload(*WHOLE)
     chain.vertex.faults.plan("find_custom_jobs", *[Failing(ServiceUnavailable("no answer"))] * 2)
-    assert not chain.handle(chain.retrain())
+    run_id = launched(chain, chain.retrain())
+    assert states(chain, run_id) == ["launching", "launching"]
     chain.operations.clear()
-    assert "cloud training" in tick(chain)
+    tick(chain)
+    assert states(chain, run_id) == ["training", "training"]
     assert "data.open" not in chain.operations
 
 
@@ -391,7 +407,7 @@ def test_of_two_tolerances_for_bad_records_the_stricter_one_decides_for_both_tar
     broken = good[:-8] + bytes(8)
     chain.data.put("flowers/train.tfrecord", broken, expect=0)
     # The stricter of the two trainers decides: what it would refuse must not start the other one either.
-    assert "rejected" in message_of(chain, chain.retrain())
+    assert states(chain, launched(chain, chain.retrain())) == ["rejected", "rejected"]
 
 
 # Jobs ----------------------------------------------------------------------------------------------------------
@@ -399,8 +415,7 @@ def test_of_two_tolerances_for_bad_records_the_stricter_one_decides_for_both_tar
 
 def test_the_job_document_names_exactly_the_snapshot(chain: Chain) -> None:
     chain.upload(*WHOLE)
-    message_of(chain, chain.retrain())
-    run_id = only_run(chain)
+    run_id = launched(chain, chain.retrain())
     run = chain.ledger.read_run(run_id)
     for target in TARGETS:
         job = TrainingJob.model_validate_json(chain.models.read(f"runs/{run_id}/{target}/job.json").data)
@@ -423,8 +438,7 @@ def test_the_two_jobs_differ_as_the_configuration_says(chain: Chain) -> None:
         }
     )
     chain.upload(*WHOLE)
-    message_of(chain, chain.retrain())
-    run_id = only_run(chain)
+    run_id = launched(chain, chain.retrain())
     cloud, mobile = (chain.vertex.job_specs[chain.jobs_of(run_id, target)[0]] for target in TARGETS)
     assert (cloud.machine, cloud.accelerator_type, cloud.accelerator_count, cloud.timeout, cloud.spot) == (
         "g2-standard-24",
@@ -441,42 +455,40 @@ def test_the_two_jobs_differ_as_the_configuration_says(chain: Chain) -> None:
 def test_a_job_that_was_created_but_never_recorded_is_adopted_by_its_labels(chain: Chain) -> None:
     chain.upload(*WHOLE)
     chain.vertex.faults.plan("create_custom_job", Failing(ServiceUnavailable("the answer was lost"), after=True))
-    assert not chain.handle(chain.retrain())
-    assert "cloud training" in tick(chain)
-    run_id = only_run(chain)
+    run_id = launched(chain, chain.retrain())
+    tick(chain)
     for target in TARGETS:
-        assert chain.jobs_of(run_id, target) == [chain.branch(run_id, target).job]
+        assert chain.jobs_of(run_id, target) == [chain.standing(run_id, target).job]
 
 
 def test_a_target_that_vertex_does_not_take_now_does_not_keep_the_other_from_its_job(chain: Chain) -> None:
     chain.upload(*WHOLE)
     chain.vertex.faults.plan("create_custom_job", Failing(ServiceUnavailable("quota of NVIDIA_TESLA_T4")))
-    assert not chain.handle(chain.retrain())
-    run_id = only_run(chain)
-    assert chain.branch(run_id, "cloud").state is State.LAUNCHING
-    assert chain.branch(run_id, "mobile").state is State.TRAINING
-    assert tick(chain) == f"{run_id}: cloud training, mobile training"
+    run_id = launched(chain, chain.retrain())
+    assert states(chain, run_id) == ["launching", "training"]
+    tick(chain)
+    assert states(chain, run_id) == ["training", "training"]
 
 
-def test_a_job_that_vertex_refuses_fails_its_branch_and_not_the_other(chain: Chain) -> None:
+def test_a_job_that_vertex_refuses_fails_its_training_and_not_the_other(chain: Chain) -> None:
     chain.upload(*WHOLE)
     chain.vertex.faults.plan("create_custom_job", Failing(RejectedByGoogle("machine type n1-x does not exist")))
-    message = message_of(chain, chain.retrain())
-    run_id = only_run(chain)
-    assert message == f"{run_id}: cloud failed, mobile training"
-    assert "n1-x does not exist" in chain.branch(run_id, "cloud").reason
+    run_id = launched(chain, chain.retrain())
+    assert states(chain, run_id) == ["failed", "training"]
+    assert "n1-x does not exist" in chain.standing(run_id, "cloud").reason
     chain.settle()
     (told,) = chain.messages("training-completed", target="cloud")
     assert told["outcome"] == "failed"
-    assert chain.branch(run_id, "mobile").state is State.LIVE
+    assert chain.standing(run_id, "mobile").state is State.LIVE
     assert chain.active() == []
 
 
 def test_a_launch_that_another_instance_is_at_is_left_to_it(chain: Chain) -> None:
     chain.upload(*WHOLE)
     chain.vertex.faults.plan("find_custom_jobs", *[Failing(ServiceUnavailable("no answer"))] * 2)
-    assert not chain.handle(chain.retrain())
-    with chain.ledger.lease(f"launch/{only_run(chain)}", seconds=60):
-        assert tick(chain) == "nothing waits"
+    run_id = launched(chain, chain.retrain())
+    with lease(chain.ledger, f"launch/{run_id}", seconds=90):
+        assert "waits: locks/launch/" in tick(chain)
     assert chain.vertex.jobs == {}
-    assert "cloud training" in tick(chain)
+    tick(chain)
+    assert states(chain, run_id) == ["training", "training"]

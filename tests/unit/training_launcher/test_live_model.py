@@ -51,6 +51,7 @@ def test_a_later_run_is_compared_with_what_is_live_for_its_target(target: str) -
 def test_a_forced_repetition_is_compared_with_the_run_that_it_repeats() -> None:
     chain, first = a_chain()
     chain.handle(chain.retrain(force=True))
+    chain.drain()
     for target in TARGETS:
         live = live_in_job(chain, f"{first}-r2", target)
         assert live
@@ -63,7 +64,7 @@ def test_each_target_has_a_live_model_of_its_own() -> None:
     chain.configure(gates={"mobile": {"min_accuracy": 0.5}})
     second = upload_newer(chain)
     chain.settle()
-    assert chain.branch(second, "mobile").state is State.REJECTED
+    assert chain.standing(second, "mobile").state is State.REJECTED
     chain.upload(*WHOLE, edition=3)
     for _ in range(3):
         chain.tick()
@@ -82,7 +83,7 @@ def test_a_live_model_that_cannot_be_found_costs_the_comparison_and_not_the_run(
     elif damage == "unreadable":
         chain.models.put(name, b"{}", expect=chain.models.read(name).generation)
     else:
-        record = "live/flowers/cloud.json"
+        record = "serving/cloud/flowers.json"
         chain.ledger_store.put(record, b"[]", expect=chain.ledger_store.read(record).generation)
     second = upload_newer(chain)
     assert live_in_job(chain, second, "cloud") is None

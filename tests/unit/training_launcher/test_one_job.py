@@ -16,19 +16,18 @@ def frozen_before_creating(target: str) -> Chain:
     """
     chain = Chain()
     deliveries = chain.upload(*WHOLE)
-    chain.queue = []
 
     def sleep(_number: int, name: str, when: str) -> None:
         if (name, when) != ("vertex.create_custom_job", "before") or len(chain.vertex.jobs) != TARGETS.index(target):
             return
         chain.interfere = lambda _number, _name, _when: None
-        chain.clock.advance(LEASE_SECONDS + 1)
-        assert "training" in chain.launcher.on_clock().message
+        chain.clock.advance(LEASE_SECONDS + 120)
+        assert "training" in str(chain.tick_of("training_launcher"))
         assert len(chain.vertex.jobs) == 2
 
     chain.interfere = sleep
-    for delivery in deliveries:
-        chain.handle(delivery)
+    chain.queue = deliveries
+    chain.drain()
     assert len(chain.vertex.jobs) == 3
     return chain
 
@@ -39,9 +38,9 @@ def test_an_instance_that_was_frozen_before_it_created_its_job_cancels_it_again(
     (run_id,) = chain.run_ids()
     for each in TARGETS:
         running = [name for name in chain.jobs_of(run_id, each) if name in chain.unfinished_jobs()]
-        assert running == [chain.branch(run_id, each).job]
+        assert running == [chain.standing(run_id, each).job]
     oldest, newest = chain.jobs_of(run_id, target)
-    assert chain.branch(run_id, target).job == oldest
+    assert chain.standing(run_id, target).job == oldest
     assert chain.vertex.jobs[newest].state == "JOB_STATE_CANCELLED"
     chain.settle()
     chain.check_is_live(run_id)
@@ -54,7 +53,7 @@ def test_the_job_that_was_created_is_kept_when_the_second_look_does_not_show_it_
     chain.upload(*WHOLE)
     chain.drain()
     (run_id,) = chain.run_ids()
-    assert [[chain.branch(run_id, target).job] for target in TARGETS] == [
+    assert [[chain.standing(run_id, target).job] for target in TARGETS] == [
         chain.jobs_of(run_id, target) for target in TARGETS
     ]
 

@@ -77,7 +77,7 @@ def test_an_incomplete_new_version_waits_and_does_not_train_the_old_one_again() 
     newest = max(chain.run_ids(), key=lambda run_id: chain.ledger.read_run(run_id).created_at)
     assert len(chain.run_ids()) == 2
     assert {shard.name.split("/")[1] for shard in chain.ledger.read_run(newest).snapshot.shards} == {"span-10"}
-    assert chain.branch(newest, "mobile").state is State.LIVE
+    assert chain.standing(newest, "mobile").state is State.LIVE
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_other_rules_are_refused_with_those_that_exist(text: object) -> None:
 def test_a_data_set_larger_than_a_page_is_not_listed_any_further() -> None:
     chain = Chain()
     chain.upload(*[f"flowers/train-{index:05d}-of-00004.tfrecord" for index in range(4)])
-    config = chain.launcher._intake.config_of("flowers")
+    config = chain.service("training_launcher").launcher._intake.config_of("flowers")
     arguments = {"bucket": "data", "clock": chain.clock}
     assert list_one_page(chain.data, config, page_size=3, **arguments) is None
     listing = list_one_page(chain.data, config, page_size=4, **arguments)

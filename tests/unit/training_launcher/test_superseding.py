@@ -43,7 +43,7 @@ def running(chain: Chain) -> set[str]:
 
 def check_superseded(chain: Chain, older: str, newer: str) -> None:
     for target in TARGETS:
-        branch = chain.branch(older, target)
+        branch = chain.standing(older, target)
         assert branch.state is State.SUPERSEDED
         assert newer in branch.reason
         check_history(branch)
@@ -64,7 +64,7 @@ def test_newer_data_cancels_the_older_jobs_and_says_so() -> None:
     chain = a_chain()
     older, newer = upload_newer(chain)
     assert running(chain) == {newer}
-    assert f"newer data arrived while it was training: superseded by {newer}" == chain.branch(older, "cloud").reason
+    assert f"newer data arrived while it was training: superseded by {newer}" == chain.standing(older, "cloud").reason
     chain.settle()
     check_superseded(chain, older, newer)
     for target in TARGETS:
@@ -82,7 +82,9 @@ def test_a_superseded_job_is_paid_until_it_was_cancelled_and_not_longer() -> Non
         entry = account.jobs[f"{older}/{target}"]
         assert entry.actual_usd is not None
         assert entry.actual_usd < entry.reserved_usd
-        assert chain.branch(older, target).facts["cost_usd"] == entry.actual_usd
+        ended = chain.ledger.find_ended(older, target, 1)
+        assert ended
+        assert ended.document.cost_usd == entry.actual_usd
 
 
 def test_data_that_is_rejected_calls_nothing_off() -> None:
@@ -90,8 +92,9 @@ def test_data_that_is_rejected_calls_nothing_off() -> None:
     chain.clock.advance(300)
     chain.data.put(BATCH[0], b"no record", expect=chain.data.read(BATCH[0]).generation)
     chain.handle(chain.retrain())
+    chain.drain()
     older, newer = in_order_of_time(chain)
-    assert chain.branch(newer, "cloud").state is State.REJECTED
+    assert chain.standing(newer, "cloud").state is State.REJECTED
     assert running(chain) == {older}
 
 
@@ -101,10 +104,10 @@ def test_what_is_trained_already_is_left_to_its_rollout() -> None:
     chain.train(job)
     chain.drain()
     older, newer = upload_newer(chain)
-    assert chain.branch(older, "cloud").was_trained
-    assert chain.branch(older, "mobile").state is State.SUPERSEDED
+    assert chain.ledger.read_launch(older, "cloud").document.state is State.TRAINED
+    assert chain.ledger.read_launch(older, "mobile").document.state is State.SUPERSEDED
     chain.settle(ticks=25)
-    assert chain.branch(older, "cloud").state is State.SUPERSEDED
+    assert chain.standing(older, "cloud").state is State.SUPERSEDED
     chain.check_is_live(newer)
 
 
@@ -115,7 +118,7 @@ def test_the_notifier_that_sees_the_cancelled_job_first_calls_it_superseded_and_
     def hear_of_the_cancellation(_number: int, name: str, when: str) -> None:
         if name == "vertex.cancel_custom_job" and when == "after":
             chain.interfere = lambda *_: None
-            chain.notifier.on_clock()
+            chain.tick_of("job_notifier")
 
     chain.interfere = hear_of_the_cancellation
     older, newer = upload_newer(chain, ticks=6)
@@ -169,11 +172,12 @@ def test_runs_that_are_launched_at_the_same_time_leave_one_that_trains() -> None
         chain.upload(*BATCH)
         older_events, chain.queue = chain.queue, []
         interleaving.run(chain, older_events)
+        older_launch, chain.queue = chain.queue, []
         chain.clock.advance(1)
-        chain.upload(*BATCH, edition=2)
+        chain.upload("flowers/more.tfrecord")
         newer_events, chain.queue = chain.queue, []
         requests = [chain.retrain(event_id=f"m{number}") for number in range(3)]
-        interleaving.run(chain, [*newer_events, *requests, *chain.clock_deliveries()])
+        interleaving.run(chain, [*older_launch, *newer_events, *requests])
         for _ in range(6):
             chain.drain()
             chain.tick()
