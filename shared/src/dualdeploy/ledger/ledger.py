@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
@@ -213,5 +212,5 @@ class Ledger:
 
 
 def encode(document: pydantic.BaseModel) -> bytes:
-    """Sorted and indented, because people read the ledger with `gcloud storage cat`."""
-    return json.dumps(document.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False).encode()
+    """Indented, because people read the ledger with `gcloud storage cat`."""
+    return document.model_dump_json(indent=1).encode()
