@@ -267,12 +267,6 @@ class Deployer:
         headers = {"Idempotency-Key": key} if key else {}
         return self.http().post(f"/{command}", json=body, headers=headers)
 
-    def meanwhile(self, work: Callable[[], Any]) -> None:
-        """Do something while an instance is frozen in the middle of its work."""
-        frozen = (self._at_work, self._dead, self.work_of)
-        work()
-        self._at_work, self._dead, self.work_of = frozen
-
     def _work(self, call: Callable[[], Any]) -> bool:
         """Whether it was done; not, if the process died at it."""
         self._at_work, self._dead = True, False
@@ -327,6 +321,37 @@ class Deployer:
             if message.topic == "deployment-completed" and attributes.items() <= message.attributes.items()
         ]
 
+    def check_promises(self, dataset: str = "flowers", *, endpoint_id: str = "flowers") -> None:
+        """What the record says is what serves, nothing is left over or under way, and every end was announced once.
+
+        Time passes first, so that the cleanup has done its work.
+        """
+        for _ in range(12):
+            self.tick(1800)
+            self.vertex.finish_operations()
+        assert self.under_way() == []
+        serving, endpoint = self.serving(dataset), self.vertex.endpoints.get(endpoint_id)
+        assert serving.removing == ""
+        deployed = endpoint.deployed_ids if endpoint else set()
+        traffic = {key: share for key, share in endpoint.traffic.items() if share} if endpoint else {}
+        if serving.current and not serving.undeployed_at:
+            assert deployed == {serving.current.deployed_model}
+            assert traffic == {serving.current.deployed_model: 100}
+        else:
+            assert (deployed, traffic) == (set(), {})
+        for name in self.ledger.names("runs/"):
+            if "/release-" in name:
+                self._check_end(name)
+        assert not [key for key in self.service.world.due.all_keys() if key.startswith("release/")]
+
+    def _check_end(self, name: str) -> None:
+        found = self.ledger.find(name, CloudRelease)
+        assert found is not None
+        release = found.document
+        assert release.is_over, f"{release.name} is {release.state} at {release.step}"
+        assert release.announced
+        assert self.messages(run_id=release.run_id)
+
     def edit(self, name: str, change: Callable[[dict[str, Any]], Any]) -> None:
         """Change a document of the ledger as another version, or someone's hand, would."""
         document = json.loads(self.ledger_store.read(name).data)
@@ -352,11 +377,37 @@ class Deployer:
             raise ProcessDied
         if when == "before":
             self.operations.append(name)
+        # What a test does meanwhile is not the work of the instance that it freezes.
+        at_work, self._at_work, work_of = self._at_work, False, self.work_of
+        died = False
         try:
             self.interfere(len(self.operations) - 1, name, when)
         except ProcessDied:
-            self._dead = True
+            died = True
             raise
+        finally:
+            self._at_work, self._dead, self.work_of = at_work, died, work_of
+
+
+class Freeze:
+    """One instance is frozen at the n-th operation that `is_here`, while `others` go on; then it wakes up."""
+
+    def __init__(
+        self, deployer: Deployer, is_here: Callable[[str, str], bool], others: Callable[[], Any], *, number: int = 1
+    ) -> None:
+        self._deployer = deployer
+        self._is_here = is_here
+        self._others = others
+        self._left = number
+        self.happened = False
+
+    def __call__(self, _number: int, name: str, when: str) -> None:
+        if self.happened or not self._is_here(name, when):
+            return
+        self._left -= 1
+        if self._left == 0:
+            self.happened = True
+            self._others()
 
 
 class Kill:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 
 import pytest
-from deployer import SETTINGS, Deployer, Kill, kill_points, overwrite
+from deployer import SETTINGS, Deployer, Freeze, Kill, kill_points, overwrite
 
 from cloud_deployer.cleanup.report import Report, read_report
 from cloud_deployer.naming import model_id_of
@@ -357,16 +357,11 @@ def test_a_release_that_begins_between_any_two_writes_of_a_removal_and_the_remov
     cooling: tuple[Deployer, str, str], which: int, when: str
 ) -> None:
     """The instance that tidies is frozen there, for longer than its lease, and goes on."""
-    deployer, first, second = cooling
+    deployer, first, _ = cooling
     deployer.clock.advance(31 * 60)
-    puts: list[int] = []
 
-    def freeze(_number: int, name: str, at: str) -> None:
-        if (name, at) == ("ledger.put", when) and deployer.work_of == "cleanup/flowers":
-            puts.append(1)
-            if len(puts) == which + 1:  # the first is the lease
-                deployer.interfere = lambda *_: None
-                deployer.meanwhile(bring_back)
+    def writes(name: str, at: str) -> bool:
+        return (name, at, deployer.work_of) == ("ledger.put", when, "cleanup/flowers")
 
     def bring_back() -> None:
         deployer.clock.advance(200)
@@ -375,14 +370,14 @@ def test_a_release_that_begins_between_any_two_writes_of_a_removal_and_the_remov
             deployer.tick()
             deployer.vertex.finish_operations()
 
-    deployer.interfere = freeze
+    # The first write takes the marker, the second the lease.
+    deployer.interfere = Freeze(deployer, writes, bring_back, number=which + 2)
     look(deployer)
-    assert len(puts) == which + 1
+    assert deployer.interfere.happened
     deployer.pass_time(20)
     assert deployer.live_run() == first
     assert deployer.shares()[first] == 100
     assert deployer.serving().undeployed_at == ""
-    del second
 
 
 # What can go wrong ---------------------------------------------------------------------------------------------
