@@ -424,10 +424,11 @@ class Kill:
 
 
 def kill_points(operations: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Where a process may die: before each operation, and after each that changes something."""
+    """Where a process may die: before and after each operation that changes something; what is only read in between
+    makes no difference."""
     for number, name in enumerate(operations):
-        yield number, "before"
         if not name.endswith((".read", ".list", ".operation", ".predict")) and ".find_" not in name:
+            yield number, "before"
             yield number, "after"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +38,13 @@ def deployer() -> Deployer:
 
 
 def a_project() -> Deployer:
+    deployer = _project().continued()
+    deployer.service = deployer.another(MEASURES)
+    return deployer
+
+
+@functools.cache
+def _project() -> Deployer:
     """One run serves; a second, of other data, is trained, and its result says nothing of the first."""
     deployer = Deployer(MEASURES)
     deployer.bring_out()

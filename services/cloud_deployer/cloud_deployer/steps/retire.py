@@ -13,12 +13,17 @@ from cloud_deployer.naming import model_id_in, model_id_of
 from cloud_deployer.release import TARGET, CloudRelease, CloudServing
 from cloud_deployer.world import World
 from dualdeploy import clock as clocks
+from dualdeploy.errors import RejectedByGoogle
 from dualdeploy.ledger import State, dataset_of, names
 from dualdeploy.release import serving as serve
 from dualdeploy.release.route import End, Forward, Stay, Turn
 from dualdeploy.vertex import DATASET_LABEL, DeployedModel, Endpoint, ModelVersion
 
 log = logging.getLogger(__name__)
+
+
+class NothingToTakeOver(RejectedByGoogle):
+    """Vertex AI does not undeploy what has all of the traffic while other models stay without any."""
 
 
 def would_take_down(world: World, dataset: str) -> list[str]:
@@ -104,7 +109,7 @@ def free(release: CloudRelease, world: World) -> Turn[CloudRelease]:
         serve.mark_replaced(world.ledger, current.run_id, current.release, release, note=release.request.describe())
     world.ledger.update(names.serving(TARGET, release.dataset), CloudServing, decide)
     return End(
-        release, State.ROLLED_BACK, f"{release.request.describe() or 'retire'}: nothing of {release.dataset} stands"
+        release, State.ROLLED_BACK, f"{release.request.describe()}: nothing of {release.dataset} stands any more"
     )
 
 
@@ -151,7 +156,14 @@ def _tell_undeployed(release: CloudRelease, world: World) -> None:
 
 
 def _undeploy(release: CloudRelease, world: World, endpoint: Endpoint, leaving: str) -> Turn[CloudRelease]:
-    rest = traffic.without(endpoint.traffic, leaving) if endpoint.traffic.get(leaving) else {}
+    share = endpoint.traffic.get(leaving)
+    rest = traffic.without(endpoint.traffic, leaving) if share else {}
+    if share and not rest and len(endpoint.deployed) > 1:
+        others = ", ".join(sorted(endpoint.deployed_ids - {leaving}))
+        raise NothingToTakeOver(
+            f"endpoint {endpoint.id} has other models ({others}) and none of them has traffic: undeploy them, or give"
+            " them traffic, and send /retire again"
+        )
     return world.operate_on(
         release,
         leaving,

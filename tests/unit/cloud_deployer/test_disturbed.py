@@ -1,0 +1,249 @@
+"""Releases that are disturbed: whatever happens at whatever step, the record says what serves, and nothing is left."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from deployer import Deployer, Freeze, Kill, kill_points, overwrite
+
+from cloud_deployer.route import FORWARD, IN_PLACE
+from dualdeploy.errors import ServiceUnavailable
+from dualdeploy.ledger import State, names
+from dualdeploy.testing.failing import ProcessDied
+from dualdeploy.testing.vertex import label_in_picture
+from dualdeploy.vertex import Answer, DeployedModel
+
+#: A new model at two shares, each held for two minutes.
+SIDE_BY_SIDE = {"canary": {"steps": [50, 100], "bake": "2m", "answers": 2}, "cool_down": 0}
+ALONE = {"scale_to_zero": {"idle": "10m", "warm": "5m"}, "canary": {"bake": "2m", "answers": 2}}
+KINDS = {"forward": SIDE_BY_SIDE, "in place": ALONE}
+
+#: Every step of both ways, but the engine's own.
+STEPS = [(route.name, step.name) for route in (FORWARD, IN_PLACE) for step in route.steps if step.name != "claim"]
+
+
+def a_project(kind: str) -> Deployer:
+    """One run serves; a second is trained and has not begun."""
+    return _project(kind).continued()
+
+
+@functools.cache
+def _project(kind: str) -> Deployer:
+    deployer = Deployer()
+    deployer.configure(serving=KINDS[kind])
+    deployer.bring_out(1)
+    deployer.train(2, announce=False)
+    return deployer
+
+
+def both(deployer: Deployer) -> tuple[str, str]:
+    """The runs, older first."""
+    older = deployer.live_run()
+    (newer,) = set(deployer.ledger.run_ids("flowers")) - {older}
+    return older, newer
+
+
+def on_the_way(kind: str, step: str) -> tuple[Deployer, str]:
+    """A project whose second release is at a step; steps that do not wait are stopped before they are taken."""
+    deployer = a_project(kind)
+    _, newer = both(deployer)
+
+    def die(_number: int, name: str, when: str) -> None:
+        n = deployer.ledger.newest_release_number(newer, "cloud")
+        if n and deployer.release(newer).step == step:
+            deployer.interfere = lambda *_: None
+            raise ProcessDied
+
+    deployer.interfere = die
+    for _ in range(40):
+        deployer.begin(newer)
+        if deployer.release(newer).step == step:
+            return deployer, newer
+        deployer.tick()
+        deployer.vertex.finish_operations()
+    raise AssertionError(deployer.release(newer))
+
+
+def fails(run_id: str) -> Callable[[DeployedModel, Mapping[str, Any]], Answer]:
+    def serve(one: DeployedModel, instance: Mapping[str, Any]) -> Answer:
+        if one.display_name == run_id:
+            raise ServiceUnavailable("500: the model server fell over")
+        return label_in_picture(one, instance)
+
+    return serve
+
+
+# The configuration ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["breaks", "is deleted", "names another endpoint"])
+@pytest.mark.parametrize(("kind", "step"), STEPS)
+def test_a_configuration_that_changes_on_the_way_is_a_matter_of_the_next_release(
+    kind: str, step: str, what: str
+) -> None:
+    deployer, newer = on_the_way(kind, step)
+    if what == "breaks":
+        deployer.write_config("flowers", b"labels: [")
+    elif what == "is deleted":
+        deployer.forget()
+    else:
+        deployer.configure(serving={**KINDS[kind], "endpoint": "elsewhere"})
+    release = deployer.go_through(newer)
+    assert release.state is State.LIVE, release.reason
+    deployer.check_promises()
+    assert deployer.live_run() == newer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_way_back_needs_no_configuration(kind: str) -> None:
+    deployer = a_project(kind)
+    older, newer = both(deployer)
+    deployer.go_to(newer, "bake")
+    deployer.forget()
+    deployer.vertex.serve = fails(newer)
+    assert deployer.go_through(newer).state is State.ROLLED_BACK
+    deployer.check_promises()
+    assert deployer.live_run() == older
+
+
+# Aborts --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "step"), STEPS)
+def test_at_every_step_an_abort_leaves_what_served_or_says_that_a_rollback_is_the_way(kind: str, step: str) -> None:
+    deployer, newer = on_the_way(kind, step)
+    older, _ = both(deployer) if deployer.live_run() != newer else (deployer.serving().previous.run_id, newer)
+    response = deployer.post("abort", dataset="flowers", reason="second thoughts")
+    if response.status_code == 409:
+        assert deployer.live_run() == newer
+        assert response.json["send"]["path"] == "/rollback"
+        assert deployer.post("rollback", dataset="flowers").status_code == 202
+    deployer.settle(ticks=40)
+    deployer.check_promises()
+    assert deployer.live_run() == older
+
+
+# Documents that cannot be read ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "step"), STEPS)
+def test_documents_beside_the_release_that_cannot_be_read_do_not_stop_it(kind: str, step: str) -> None:
+    deployer, newer = on_the_way(kind, step)
+    for name in (
+        names.run(newer),
+        names.launch(newer, "cloud"),
+        names.ended(newer, "cloud", 1),
+        names.lock(f"release/cloud/{newer}/1"),
+        names.cleanup("flowers"),
+    ):
+        overwrite(deployer.ledger_store, name, b'{"owner": "x"')
+    release = deployer.go_through(newer)
+    assert release.state is State.LIVE, release.reason
+
+
+@pytest.mark.parametrize("how", ["aborted", "left alone"])
+@pytest.mark.parametrize(("kind", "step"), [each for each in STEPS if each[1] not in ("aliases", "undeploy")])
+def test_a_release_that_cannot_be_read_is_taken_back_and_blocks_nothing(kind: str, step: str, how: str) -> None:
+    deployer, newer = on_the_way(kind, step)
+    older = deployer.live_run()
+    overwrite(deployer.ledger_store, names.release(newer, "cloud", 1), b"{")
+    if how == "aborted":
+        assert deployer.post("abort", dataset="flowers").status_code == 202
+    for _ in range(60):
+        deployer.tick(240 if how == "left alone" else 60)
+        deployer.vertex.finish_operations()
+    assert deployer.live_run() == older
+    assert deployer.shares() == {older: 100}
+    newest = deployer.bring_out(3)
+    assert deployer.shares()[newest] == 100
+
+
+# Deaths --------------------------------------------------------------------------------------------------------
+
+
+def a_story(kind: str, ending: str, interfere: Callable[..., None] | None = None) -> tuple[Deployer, str]:
+    """A release that is good, bad or aborted, with a process that may die; the run that should serve in the end."""
+    deployer = a_project(kind)
+    older, newer = both(deployer)
+    expected = newer if ending == "good" else older
+    deployer.operations.clear()
+    if interfere:
+        deployer.interfere = interfere
+    if ending == "bad":
+        deployer.vertex.serve = fails(newer)
+    deployer.begin(newer)
+    for minute in range(20):
+        deployer.vertex.finish_operations()
+        deployer.tick()
+        if ending == "aborted" and minute == 2:
+            assert deployer.post("abort", dataset="flowers").status_code == 202
+    return deployer, expected
+
+
+@pytest.mark.parametrize("ending", ["good", "bad", "aborted"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_at_any_operation_a_release_ends_as_it_would_have(kind: str, ending: str) -> None:
+    undisturbed, _ = a_story(kind, ending)
+    # Of three stories that begin alike, each is killed at every third place.
+    places = list(kill_points(undisturbed.operations))[["good", "bad", "aborted"].index(ending) :: 3]
+    failures = []
+    for number, when in places:
+        deployer, expected = a_story(kind, ending, Kill(number, when))
+        try:
+            deployer.check_promises()
+            assert deployer.live_run() == expected
+        except AssertionError as exc:
+            failures.append(f"killed {when} {number} ({undisturbed.operations[number]}): {exc}"[:300])
+    assert failures == []
+
+
+# Frozen instances ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["abort", "a newer run"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_instance_that_is_frozen_at_any_write_does_not_harm_what_others_did_meanwhile(
+    kind: str, command: str
+) -> None:
+    undisturbed, _ = a_story(kind, "good")
+    writes = [
+        number
+        for number, name in enumerate(undisturbed.operations)
+        if name in ("ledger.put", "ledger.delete") or name.startswith(("vertex.start_", "vertex.set_"))
+    ]
+    failures = []
+    for number in writes[::3]:
+        deployer = a_project(kind)
+        older, newer = both(deployer)
+
+        def meanwhile(deployer: Deployer = deployer) -> None:
+            deployer.clock.advance(240)
+            if command == "abort":
+                deployer.post("abort", dataset="flowers")
+            else:
+                deployer.train(3)
+            for _ in range(25):
+                deployer.tick()
+                deployer.vertex.finish_operations()
+
+        place = [0]
+
+        def is_here(name: str, when: str, number: int = number, place: list[int] = place) -> bool:
+            place[0] += when == "before"
+            return when == "before" and place[0] == number + 1
+
+        deployer.interfere = Freeze(deployer, is_here, meanwhile)
+        deployer.begin(newer)
+        for _ in range(40):
+            deployer.vertex.finish_operations()
+            deployer.tick()
+        try:
+            deployer.check_promises()
+            if command == "a newer run":
+                assert deployer.live_run() not in (older, newer), "an older run replaced a newer one"
+        except AssertionError as exc:
+            failures.append(f"frozen at {number} ({undisturbed.operations[number]}): {exc}"[:300])
+    assert failures == []
