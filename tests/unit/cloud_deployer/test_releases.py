@@ -169,6 +169,50 @@ def test_an_operation_that_ends_with_an_error_fails_the_release_with_googles_wor
     assert "Model server exited unexpectedly." in message["reason"]
 
 
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (14, "The service is currently unavailable."),
+        (13, "Internal error encountered."),
+        (8, "The following quota metrics exceed quota limits: aiplatform.googleapis.com/custom_model_serving_cpus"),
+        (9, "Resources are insufficient in region: us-central1."),
+    ],
+)
+@pytest.mark.parametrize("kind", ["upload", "create_endpoint", "deploy"])
+def test_an_operation_that_fails_for_a_reason_that_passes_is_begun_again(
+    deployer: Deployer, run_id: str, kind: str, code: int, message: str
+) -> None:
+    for _ in range(3):
+        deployer.vertex.fail_operation(kind, message, code=code)
+    deployer.begin(run_id)
+    told = set()
+    for _ in range(40):
+        deployer.vertex.finish_operations()
+        deployer.tick()
+        told.add(deployer.standing(run_id).waits_for)
+    assert release_of(deployer).state is State.LIVE, release_of(deployer).reason
+    waits = [text for text in told if message in text]
+    assert waits
+    assert all("to succeed, until 2026-11-24T" in text for text in waits)
+
+
+def test_a_machine_that_is_not_to_be_had_for_a_day_ends_the_release_and_leaves_what_serves(deployer: Deployer) -> None:
+    older, newer = two_releases(deployer)
+    for _ in range(400):
+        deployer.vertex.fail_operation("deploy", "Resources are insufficient in region: us-central1.", code=9)
+    began = deployer.clock()
+    for _ in range(60):
+        deployer.begin(newer)
+        if deployer.release(newer).announced:
+            break
+        deployer.tick(1800)
+        deployer.vertex.finish_operations()
+    release = deployer.release(newer)
+    assert (release.state, deployer.shares()) == (State.FAILED, {older: 100})
+    assert "Resources are insufficient in region" in release.reason
+    assert 24 <= (deployer.clock() - began).total_seconds() / 3600 <= 27
+
+
 def test_a_failed_release_can_be_redeployed_and_uses_what_was_done_already(deployer: Deployer, run_id: str) -> None:
     deployer.vertex.fail_operation("deploy", "no machines left")
     go_on(deployer, until=State.FAILED)
