@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
+from collections.abc import Mapping
+
 import pytest
 from chain import LEASE_SECONDS, WHOLE, Chain
 
 from dualdeploy.errors import ServiceUnavailable
 from dualdeploy.training import TARGETS
+from dualdeploy.vertex import CustomJobSpec, Job
 
 
 def frozen_before_creating(target: str) -> Chain:
@@ -71,3 +75,43 @@ def test_a_second_look_that_fails_is_taken_at_the_next_tick() -> None:
     chain.settle()
     chain.check_one_run_is_live()
     assert len(chain.vertex.jobs) == 2
+
+
+@pytest.mark.parametrize("minutes", [0.5, 1.5, 30])
+def test_a_job_that_appears_long_after_its_creation_got_no_answer_is_no_second_job_for_long(minutes: float) -> None:
+    """The client waited 15 seconds, Vertex AI created the job all the same, and it is seen only later."""
+    chain = Chain()
+    create, find = chain.vertex.create_custom_job, chain.vertex.find_custom_jobs
+    appears: dict[str, datetime.datetime] = {}
+
+    def unanswered(spec: CustomJobSpec) -> Job:
+        job = create(spec)
+        if not appears:
+            appears[job.name] = chain.clock() + datetime.timedelta(minutes=minutes)
+            raise ServiceUnavailable("no answer for 15 s")
+        return job
+
+    def seen(labels: Mapping[str, str]) -> list[Job]:
+        return [job for job in find(labels) if job.name not in appears or chain.clock() >= appears[job.name]]
+
+    chain.vertex.create_custom_job = unanswered  # type: ignore[method-assign]
+    chain.vertex.find_custom_jobs = seen  # type: ignore[method-assign]
+    chain.upload(*WHOLE)
+    chain.drain()
+    for _ in range(6):
+        chain.tick()
+    (run_id,) = chain.run_ids()
+    if minutes < 30:
+        running = [name for name in chain.jobs_of(run_id, "cloud") if name in chain.unfinished_jobs()]
+        assert running == [chain.standing(run_id, "cloud").job]
+    else:
+        chain.clock.advance(1800)
+    # It runs beside the recorded one at worst until that ends; what counts is the recorded one.
+    recorded = chain.standing(run_id, "cloud").job
+    chain.train(recorded)
+    chain.drain()
+    for _ in range(3):
+        chain.tick()
+        chain.drain()
+    assert not set(chain.jobs_of(run_id, "cloud")) & set(chain.unfinished_jobs())
+    assert len(chain.messages("training-completed", target="cloud")) == 1

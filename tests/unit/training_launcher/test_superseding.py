@@ -7,12 +7,12 @@ from chain import Chain, Interleaving, check_history
 from stories import in_order_of_time
 
 from dualdeploy import spending
-from dualdeploy.errors import ServiceUnavailable
+from dualdeploy.errors import NoCapacity, RejectedByGoogle, ServiceUnavailable
 from dualdeploy.ledger import State
 from dualdeploy.testing import Failing
 from dualdeploy.testing.failing import ProcessDied
 from dualdeploy.training import TARGETS
-from dualdeploy.vertex import RUN_LABEL
+from dualdeploy.vertex import RUN_LABEL, TARGET_LABEL, CustomJobSpec, Job
 
 BATCH = ("flowers/train-00000-of-00001.tfrecord", "flowers/eval-00000-of-00001.tfrecord")
 
@@ -96,6 +96,41 @@ def test_data_that_is_rejected_calls_nothing_off() -> None:
     older, newer = in_order_of_time(chain)
     assert chain.standing(newer, "cloud").state is State.REJECTED
     assert running(chain) == {older}
+
+
+@pytest.mark.parametrize("refused", [TARGETS, TARGETS[:1], TARGETS[1:]], ids="+".join)
+def test_good_training_is_not_stopped_by_a_job_that_vertex_ai_refuses(refused: tuple[str, ...]) -> None:
+    """A machine type that does not exist, which no validation and no budget sees."""
+    chain = a_chain()
+    (older,) = chain.run_ids()
+    plans = [Failing(RejectedByGoogle("n1-standard-9 does not exist")) if each in refused else None for each in TARGETS]
+    create = chain.vertex.create_custom_job
+
+    def refusing(spec: CustomJobSpec) -> Job:
+        planned = plans[TARGETS.index(spec.labels[TARGET_LABEL])]
+        if planned and spec.labels[RUN_LABEL] != older:
+            raise planned.error
+        return create(spec)
+
+    chain.vertex.create_custom_job = refusing  # type: ignore[method-assign]
+    older, newer = upload_newer(chain, ticks=6)
+    for target in TARGETS:
+        kept, called_off = chain.standing(older, target).state, chain.standing(newer, target).state
+        assert (kept, called_off) == (("training", "failed") if target in refused else ("superseded", "training"))
+
+
+def test_what_waits_for_capacity_stops_nothing_and_is_stopped_by_what_has_it() -> None:
+    chain = a_chain()
+    chain.vertex.faults.plan("create_custom_job", *[Failing(NoCapacity("no machines"))] * 8)
+    older, newer = upload_newer(chain, ticks=3)
+    assert running(chain) == {older}
+    assert chain.ledger.read_launch(newer, "cloud").document.state is State.LAUNCHING
+    for _ in range(40):
+        chain.tick()
+        chain.drain()
+    assert running(chain) == {newer}
+    chain.settle(ticks=25)
+    check_superseded(chain, older, newer)
 
 
 def test_what_is_trained_already_is_left_to_its_rollout() -> None:
