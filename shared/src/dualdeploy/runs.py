@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import datetime
 import json
 import os
 import sys
@@ -22,7 +21,8 @@ from rich.text import Text
 from dualdeploy import clock as clocks
 from dualdeploy.clock import Clock
 from dualdeploy.errors import CannotEverSucceed, DualDeployError, UnknownRun
-from dualdeploy.ledger import Branch, Lease, Ledger, Rejected, State, dataset_of
+from dualdeploy.ledger import DataSet, Ledger, Rejected, Serving, State, dataset_of
+from dualdeploy.ledger.standing import standing
 from dualdeploy.object_store import GcsObjectStore, ObjectStore
 from dualdeploy.replay import printable
 from dualdeploy.spending import Entry, Estimate, read_account, read_estimate
@@ -30,7 +30,7 @@ from dualdeploy.training import TARGETS
 
 DONE, NOT_FOUND, USAGE = 0, 1, 2
 _SHOWN_RUNS = 20
-_COLOURS: Mapping[State, str] = {
+_COLOURS: Mapping[str, str] = {
     State.LIVE: "green",
     State.FAILED: "red",
     State.REJECTED: "red",
@@ -40,17 +40,21 @@ _COLOURS: Mapping[State, str] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class BranchView:
-    """One branch as people want to see it. Costs are US dollars, None where no price is known."""
+class TargetView:
+    """One target of a run as people want to see it. Costs are US dollars, None where no price is known.
+
+    `steps` are those of its release, in order; `step` is where that is.
+    """
 
     target: str
     state: str
     since: str
     step: str
+    steps: tuple[str, ...]
     waits_for: str
     job: str
     operation: str
-    attempts: int
+    attempt: int
     release: int
     estimated_usd: float | None
     reserved_usd: float | None
@@ -60,15 +64,15 @@ class BranchView:
 
     @property
     def cost(self) -> str:
-        """What it cost, else what it may cost: `0.42 $`, `~ 0.50 $`."""
+        """What it cost, else what it may cost: `$0.42`, `~$0.50`."""
         if self.actual_usd is not None:
-            return f"{self.actual_usd:.2f} $"
-        return "?" if self.estimated_usd is None else f"~ {self.estimated_usd:.2f} $"
+            return f"${self.actual_usd:.2f}"
+        return "?" if self.estimated_usd is None else f"~${self.estimated_usd:.2f}"
 
 
 @dataclasses.dataclass(frozen=True)
 class RunView:
-    """One run with its two branches; `refusal` is what the budget said, if it said no."""
+    """One run with its targets; `refusal` is what the budget said, if it said no."""
 
     run_id: str
     dataset: str
@@ -76,7 +80,18 @@ class RunView:
     reason: str
     shards: int
     refusal: str
-    branches: tuple[BranchView, ...]
+    targets: tuple[TargetView, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ServingView:
+    """What one target of a data set gives to users, and what people should know of it."""
+
+    dataset: str
+    target: str
+    serves: str
+    since: str
+    notes: tuple[str, ...]
 
 
 class Runs:
@@ -121,90 +136,91 @@ class Runs:
             reason=run.reason,
             shards=len(run.snapshot.shards),
             refusal=estimate.refusal if estimate else "",
-            branches=tuple(self._branches(run_id, estimate, jobs)),
+            targets=tuple(self._targets(run_id, estimate, jobs)),
         )
 
-    def _branches(self, run_id: str, estimate: Estimate | None, jobs: Mapping[str, Entry]) -> list[BranchView]:
+    def serving(self, dataset: str = "") -> list[ServingView]:
+        """What serves for each data set and target; of one data set if named."""
+        views = []
+        for name in self._ledger.names("serving/"):
+            _, target, file = name.split("/", 2)
+            if dataset and file != f"{dataset}.json":
+                continue
+            try:
+                found = self._ledger.find(name, Serving)
+            except CannotEverSucceed as exc:
+                views.append(ServingView(file.removesuffix(".json"), target, "?", "", (str(exc),)))
+                continue
+            if found:
+                views.append(_serving(found.document))
+        return views
+
+    def waiting_data(self, dataset: str = "") -> list[tuple[str, str]]:
+        """Data sets with data that nobody could look at yet, and why."""
+        found = []
+        for name in self._ledger.names("data/"):
+            with contextlib.suppress(CannotEverSucceed):
+                data = self._ledger.find(name, DataSet)
+                if data and data.document.waits and dataset in ("", data.document.dataset):
+                    found.append((data.document.dataset, data.document.waits))
+        return found
+
+    def _targets(self, run_id: str, estimate: Estimate | None, jobs: Mapping[str, Entry]) -> list[TargetView]:
         views = []
         for target in TARGETS:
             try:
-                branch = self._ledger.read_branch(run_id, target).document
+                found = standing(self._ledger, run_id, target)
             except UnknownRun:
-                continue  # claimed, and its branches are opened in a moment
+                continue  # claimed, and its trainings begin in a moment
             entry = jobs.get(f"{run_id}/{target}")
             expected = estimate.targets.get(target) if estimate else None
             views.append(
-                BranchView(
+                TargetView(
                     target=target,
-                    state=str(branch.state),
-                    since=branch.since,
-                    step=branch.step,
-                    waits_for=self.waits_for(branch),
-                    job=branch.job,
-                    operation=branch.operation,
-                    attempts=branch.attempts,
-                    release=branch.release,
+                    state=str(found.state),
+                    since=found.since,
+                    step=found.step,
+                    steps=tuple(f"{step.name}: {step.says}" for step in found.steps),
+                    waits_for=found.waits_for,
+                    job=found.job,
+                    operation=found.operation,
+                    attempt=found.attempt,
+                    release=found.release,
                     estimated_usd=expected.estimated_usd if expected else None,
                     reserved_usd=entry.reserved_usd if entry else None,
                     actual_usd=entry.actual_usd if entry else None,
-                    last_note=branch.history[-1].note if branch.history else "",
+                    last_note=found.history[-1].note if found.history else "",
                     history=tuple(
-                        {"at": each.at, "state": str(each.state), "note": each.note} for each in branch.history
+                        {"at": each.at, "state": str(each.state), "note": each.note} for each in found.history
                     ),
                 )
             )
         return views
 
-    def waits_for(self, branch: Branch) -> str:
-        """What has to happen before the branch goes on; empty when it is at an end."""
-        if branch.is_final:
-            return ""
-        reasons = (
-            self._capacity(branch),
-            self._holder(branch),
-            f"operation {branch.operation}, since {branch.operation_since}" if branch.operation else "",
-            f"training job {branch.job}" if branch.state is State.TRAINING else "",
-            _bake(branch),
-            self._rival(branch),
-        )
-        return next(filter(None, reasons), "the next tick of the clock")
 
-    def _capacity(self, branch: Branch) -> str:
-        if not branch.retry_at:
-            return ""
-        return f"quota or capacity of Vertex AI, since {branch.waiting_since}; asked again at {branch.retry_at}"
-
-    def _holder(self, branch: Branch) -> str:
-        launching = branch.state in (State.PENDING, State.LAUNCHING)
-        name = f"launch/{branch.run_id}" if launching else f"{branch.dataset}/{branch.target}"
-        found = self._ledger.read_document(f"locks/{name}.json", Lease)
-        if found is None or clocks.from_text(found.document.until) <= self._clock():
-            return ""
-        return f"the instance at work on it, until {found.document.until} at the latest"
-
-    def _rival(self, branch: Branch) -> str:
-        if branch.state is not State.TRAINED:
-            return ""
-        for run_id in self._ledger.active(branch.target):
-            if run_id == branch.run_id or dataset_of(run_id) != branch.dataset:
-                continue
-            with contextlib.suppress(CannotEverSucceed):
-                other = self._ledger.read_branch(run_id, branch.target).document
-                if other.state in (State.GATING, State.DEPLOYING, State.CANARY):
-                    return f"{run_id}, which is at work on the same data set"
-        return ""
-
-
-def _bake(branch: Branch) -> str:
-    rollout = branch.facts.get("rollout")
-    if branch.step != "bake" or not isinstance(rollout, Mapping):
-        return ""
-    try:
-        since = clocks.from_text(str(rollout["shifted_at"]))
-        bake = datetime.timedelta(seconds=float(rollout["limits"]["bake"]))
-    except (KeyError, TypeError, ValueError):
-        return ""
-    return f"its share of the traffic to prove itself, until {clocks.to_text(since + bake)}"
+def _serving(found: Serving) -> ServingView:
+    notes = []
+    if found.undeployed_at:
+        notes.append(f"undeployed at {_short(found.undeployed_at)}: {found.undeployed_because}")
+    if found.retired_at:
+        notes.append(f"retired at {_short(found.retired_at)}")
+    if found.hold:
+        by = f" by {found.hold.by}" if found.hold.by else ""
+        reason = f": {found.hold.reason}" if found.hold.reason else ""
+        notes.append(f"on hold{by} since {_short(found.hold.at)}{reason}; /resume ends it")
+    if found.under_way:
+        notes.append(f"{found.under_way.name} is under way since {_short(found.under_way.since)}")
+    notes += [f"{each.name} waits since {_short(each.since)}" for each in found.waiting]
+    if found.removing:
+        notes.append(f"the cleanup removes {found.removing}")
+    current = found.current
+    return ServingView(
+        dataset=found.dataset,
+        target=found.target,
+        serves=current.run_id if current else "nothing",
+        since=current.since if current else "",
+        notes=tuple(notes),
+    )
 
 
 # What people see -----------------------------------------------------------------------------------------------
@@ -252,8 +268,23 @@ def _print(runs: Runs, options: argparse.Namespace, console: Console) -> int:
         _print_one(views[0], console)
     else:
         console.print(_table(views) if views else "No runs yet.")
+        _print_serving(runs.serving(options.dataset), console)
+        for dataset, why in runs.waiting_data(options.dataset):
+            _say(console, f"data of {dataset} waits: {why}")
         _print_refused(runs.refused(options.dataset), console)
     return DONE
+
+
+def _print_serving(views: Sequence[ServingView], console: Console) -> None:
+    if not views:
+        return
+    table = Table(title="Serving", title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("data set", "target", "run", "since (UTC)", "notes"):
+        table.add_column(heading, overflow="fold", no_wrap=heading != "notes")
+    for each in views:
+        notes = "; ".join(each.notes)
+        table.add_row(each.dataset, each.target, each.serves, _short(each.since), Text(printable(notes)))
+    console.print(table)
 
 
 def _print_refused(refused: Sequence[Rejected], console: Console) -> None:
@@ -274,17 +305,17 @@ def _table(views: Sequence[RunView]) -> Table:
         table.add_column(heading, overflow="fold", no_wrap=heading in ("run", "target", "state", "cost"))
     for view in views:
         begun = _short(view.created_at)
-        if not view.branches:
-            table.add_row(view.run_id, begun, "", "claimed", "", "its branches to be opened")
-        for number, branch in enumerate(view.branches):
+        if not view.targets:
+            table.add_row(view.run_id, begun, "", "claimed", "", "its trainings to begin")
+        for number, each in enumerate(view.targets):
             first = number == 0
             table.add_row(
                 Text(view.run_id if first else ""),
                 Text(begun if first else ""),
-                branch.target,
-                Text(branch.state, style=_COLOURS.get(State(branch.state), "cyan")),
-                branch.cost,
-                Text(printable(branch.waits_for or branch.last_note)),
+                each.target,
+                Text(each.state, style=_COLOURS.get(each.state, "cyan")),
+                each.cost,
+                Text(printable(each.waits_for or each.last_note)),
             )
     return table
 
@@ -296,31 +327,32 @@ def _print_one(view: RunView, console: Console) -> None:
     _say(console, f"because: {view.reason}")
     if view.refusal:
         _say(console, f"budget: {view.refusal}")
-    for branch in view.branches:
-        table = Table(
-            title=f"{branch.target}: {branch.state}", title_justify="left", box=SIMPLE_HEAD, show_header=False
-        )
+    for each in view.targets:
+        table = Table(title=f"{each.target}: {each.state}", title_justify="left", box=SIMPLE_HEAD, show_header=False)
         table.add_column(style="dim", no_wrap=True)
         table.add_column(overflow="fold")
         for key, value in (
-            ("waits for", branch.waits_for),
-            ("step", branch.step),
-            ("job", branch.job),
-            ("operation", branch.operation),
-            ("attempts", str(branch.attempts or "")),
-            ("release", str(branch.release)),
-            ("cost", _costs(branch)),
+            ("waits for", each.waits_for),
+            ("step", each.step),
+            ("job", each.job),
+            ("operation", each.operation),
+            ("attempt", str(each.attempt or "")),
+            ("release", str(each.release or "")),
+            ("cost", _costs(each)),
         ):
             if value:
                 table.add_row(key, Text(printable(value)))
-        for moment in branch.history:
+        for step in each.steps:
+            here = "►" if step.partition(":")[0] == each.step else ""
+            table.add_row(here, Text(printable(step), style="bold" if here else "dim"))
+        for moment in each.history:
             table.add_row(_short(moment["at"]), Text(printable(f"{moment['state']}  {moment['note']}".rstrip())))
         console.print(table)
 
 
-def _costs(branch: BranchView) -> str:
-    amounts = {"estimated": branch.estimated_usd, "at most": branch.reserved_usd, "was": branch.actual_usd}
-    return ", ".join(f"{name} {usd:.2f} $" for name, usd in amounts.items() if usd is not None) or "no known price"
+def _costs(view: TargetView) -> str:
+    amounts = {"estimated": view.estimated_usd, "at most": view.reserved_usd, "was": view.actual_usd}
+    return ", ".join(f"{name} ${usd:.2f}" for name, usd in amounts.items() if usd is not None) or "no known price"
 
 
 def _short(at: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import json
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,10 @@ from dualdeploy.events import (
     unwrap,
 )
 
-SHARD = ObjectFinalized("demo-dualdeploy-data", "flowers/train-00000-of-00002.tfrecord", 1763872799870001, 2097152)
+WRITTEN = datetime.datetime(2026, 11, 23, 4, 39, 59, 870000, datetime.UTC)
+SHARD = ObjectFinalized(
+    "demo-dualdeploy-data", "flowers/train-00000-of-00002.tfrecord", 1763872799870001, 2097152, WRITTEN
+)
 COMPLETED = TrainingCompleted("flowers-0123456789ab", "flowers", "mobile", "succeeded")
 JOB = TrainingJobLogged("4821053374188847104")
 
@@ -45,7 +49,9 @@ def push(message: Any, **outside: Any) -> bytes:
         (
             "pubsub_push_training_result",
             events.parse_object_finalized,
-            ObjectFinalized("demo-dualdeploy-models", "results/flowers-0123456789ab/cloud.json", 1763874730220104, 812),
+            ObjectFinalized(
+                "demo-dualdeploy-models", "results/flowers-0123456789ab/cloud.json", 1763874730220104, 812, WRITTEN
+            ),
         ),
         (
             "pubsub_push_retrain_requested",

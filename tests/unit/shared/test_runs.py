@@ -11,39 +11,66 @@ import pytest
 from rich.console import Console
 
 from dualdeploy import runs
-from dualdeploy.ledger import Branch, Ledger, Run, State
+from dualdeploy.clock import to_text
+from dualdeploy.ledger import (
+    Asked,
+    DataSet,
+    Ended,
+    Holdup,
+    Launch,
+    Ledger,
+    Release,
+    Run,
+    Served,
+    Serving,
+    State,
+    Turn,
+    names,
+)
+from dualdeploy.ledger.documents import Moment, PlannedStep
+from dualdeploy.object_store import ABSENT
 from dualdeploy.runs import Runs
 from dualdeploy.spending import Estimate, TargetEstimate, record_estimate, reserve, settle
 from dualdeploy.testing import ManualClock, MemoryObjectStore
 
-WAY = (State.LAUNCHING, State.TRAINING, State.TRAINED, State.GATING, State.DEPLOYING, State.CANARY, State.LIVE)
+TRAINING = (State.LAUNCHING, State.TRAINING, State.TRAINED)
 
 
 @pytest.fixture
 def run(ledger: Ledger, make_run: Callable[..., Run]) -> Run:
     run, _ = ledger.claim(make_run())
-    ledger.open_branches(run)
     return run
 
 
-@pytest.fixture
-def project(
-    ledger: Ledger, store: MemoryObjectStore, clock: ManualClock, run: Run
-) -> tuple[Ledger, MemoryObjectStore, ManualClock, Run]:
-    return ledger, store, clock, run
-
-
-def bring(ledger: Ledger, clock: ManualClock, run: Run, target: str, state: State, **changes: Any) -> Branch:
-    """The branch, step by step, in `state`."""
-    found = ledger.read_branch(run.run_id, target)
-    branch = found.document
-    way = WAY if state in WAY else (State.LAUNCHING, state)
-    for step in way[: way.index(state) + 1] if branch.state is not state else ():
+def train(ledger: Ledger, clock: ManualClock, run: Run, target: str, state: State, **changes: Any) -> Launch:
+    """The training of one target, step by step, in `state`."""
+    at = to_text(clock())
+    first = Moment(at=at, state=State.PENDING, note=run.reason)
+    launch = Launch(
+        run_id=run.run_id, dataset=run.dataset, target=target, state=State.PENDING, since=at, history=(first,)
+    )
+    way = TRAINING if state in TRAINING else (State.LAUNCHING, state)
+    for step in way[: way.index(state) + 1] if state is not State.PENDING else ():
         clock.advance(60)
-        branch = branch.moved(step, at=clock(), note=f"now {step}")
-    branch = branch.changed(**changes)
-    ledger.write_branch(branch, expect=found.generation)
-    return branch
+        launch = launch.moved(step, at=clock(), note=f"now {step}")
+    launch = launch.changed(**changes)
+    ledger.write(names.launch(run.run_id, target), launch, expect=ABSENT)
+    return launch
+
+
+def release(ledger: Ledger, clock: ManualClock, run: Run, target: str, state: State, **changes: Any) -> None:
+    document = Release(
+        run_id=run.run_id,
+        dataset=run.dataset,
+        target=target,
+        n=1,
+        run_created_at=run.created_at,
+        state=state,
+        since=to_text(clock()),
+        steps=(PlannedStep(name="upload", says="uploads the model"), PlannedStep(name="bake", says="lets it bake")),
+        **changes,
+    )
+    ledger.write(names.release(run.run_id, target, 1), document, expect=ABSENT)
 
 
 def estimate(run: Run) -> Estimate:
@@ -63,75 +90,87 @@ def estimate(run: Run) -> Estimate:
 def test_costs_are_estimated_then_reserved_then_what_they_were(
     ledger: Ledger, store: MemoryObjectStore, clock: ManualClock, run: Run
 ) -> None:
+    for target in ("cloud", "mobile"):
+        train(ledger, clock, run, target, State.LAUNCHING)
     looked = Runs(store, clock=clock)
-    assert [branch.cost for branch in looked.one(run.run_id).branches] == ["?", "?"]
+    assert [each.cost for each in looked.one(run.run_id).targets] == ["?", "?"]
     record_estimate(ledger, estimate(run))
     reserve(ledger, estimate(run), limit_usd=None)
-    assert [branch.cost for branch in looked.one(run.run_id).branches] == ["~ 0.30 $", "~ 0.30 $"]
+    assert [each.cost for each in looked.one(run.run_id).targets] == ["~$0.30", "~$0.30"]
     settle(ledger, run.run_id, "cloud", seconds=3600)
-    cloud, mobile = looked.one(run.run_id).branches
-    assert (cloud.cost, mobile.cost) == ("0.60 $", "~ 0.30 $")
+    cloud, mobile = looked.one(run.run_id).targets
+    assert (cloud.cost, mobile.cost) == ("$0.60", "~$0.30")
     assert (cloud.reserved_usd, cloud.actual_usd, mobile.actual_usd) == (1.2, 0.6, None)
 
 
-@pytest.mark.parametrize(
-    ("state", "changes", "expected"),
-    [
-        (State.PENDING, {}, "the next tick of the clock"),
-        (
-            State.LAUNCHING,
-            {"waiting_since": "2026-11-23T12:00:00.000Z", "retry_at": "2026-11-23T12:08:00.000Z"},
-            "quota or capacity of Vertex AI, since 2026-11-23T12:00:00.000Z; asked again at 2026-11-23T12:08:00.000Z",
-        ),
-        (
-            State.TRAINING,
-            {"job": "projects/1/locations/r/customJobs/7"},
-            "training job projects/1/locations/r/customJobs/7",
-        ),
-        (
-            State.DEPLOYING,
-            {"operation": "operations/9", "operation_since": "2026-11-23T12:30:00.000Z"},
-            "operation operations/9, since 2026-11-23T12:30:00.000Z",
-        ),
-        (
-            State.CANARY,
-            {
-                "step": "bake",
-                "facts": {"rollout": {"shifted_at": "2026-11-23T13:00:00.000Z", "limits": {"bake": 300.0}}},
-            },
-            "its share of the traffic to prove itself, until 2026-11-23T13:05:00.000Z",
-        ),
-        (State.LIVE, {}, ""),
-    ],
-)
-def test_it_says_what_a_branch_waits_for(
-    project: tuple[Ledger, MemoryObjectStore, ManualClock, Run], state: State, changes: dict[str, Any], expected: str
-) -> None:
-    ledger, store, clock, run = project
-    bring(ledger, clock, run, "cloud", state, **changes)
-    assert Runs(store, clock=clock).one(run.run_id).branches[0].waits_for == expected
-
-
-def test_it_names_the_lease_under_which_somebody_is_at_work(
+def test_it_says_what_a_training_waits_for(
     ledger: Ledger, store: MemoryObjectStore, clock: ManualClock, run: Run
 ) -> None:
-    bring(ledger, clock, run, "cloud", State.GATING)
-    looked = Runs(store, clock=clock)
-    with ledger.lease("flowers/cloud", seconds=60):
-        assert looked.one(run.run_id).branches[0].waits_for.startswith("the instance at work on it, until ")
-        clock.advance(61)
-        assert looked.one(run.run_id).branches[0].waits_for == "the next tick of the clock"
+    held = Holdup(what="no T4 in us-central1", kind="NoCapacity", since="2026-11-23T12:00:00.000Z")
+    train(ledger, clock, run, "cloud", State.LAUNCHING, holdup=held, retry_at="2026-11-23T12:08:00.000Z")
+    train(ledger, clock, run, "mobile", State.TRAINING, job="projects/1/locations/r/customJobs/7", attempt=1)
+    cloud, mobile = Runs(store, clock=clock).one(run.run_id).targets
+    assert cloud.waits_for == f"{held.what}, since {held.since}; asked again at 2026-11-23T12:08:00.000Z"
+    assert mobile.waits_for == "training job projects/1/locations/r/customJobs/7"
 
 
-def test_it_names_the_run_that_has_to_finish_first(
-    ledger: Ledger, store: MemoryObjectStore, clock: ManualClock, run: Run, make_run: Callable[..., Run]
+@pytest.mark.parametrize("target", ["cloud", "mobile"])
+def test_a_release_for_phones_is_told_as_one_for_the_cloud(
+    ledger: Ledger, store: MemoryObjectStore, clock: ManualClock, run: Run, target: str
 ) -> None:
-    other, _ = ledger.claim(make_run(shards=("b",)))
-    ledger.open_branches(other)
-    bring(ledger, clock, other, "cloud", State.DEPLOYING)
-    bring(ledger, clock, run, "cloud", State.TRAINED)
-    waits = Runs(store, clock=clock).one(run.run_id).branches[0].waits_for
-    assert waits == f"{other.run_id}, which is at work on the same data set"
+    train(ledger, clock, run, target, State.TRAINED)
+    held = Holdup(what="50 % bake", since="2026-11-23T13:00:00.000Z", until="2026-11-24T13:00:00.000Z")
+    release(ledger, clock, run, target, State.CANARY, step="bake", holdup=held)
+    (view,) = Runs(store, clock=clock).one(run.run_id).targets
+    assert view.waits_for == f"50 % bake, since {held.since}, until {held.until} at most"
+    assert (view.step, view.steps) == ("bake", ("upload: uploads the model", "bake: lets it bake"))
+    assert "► bake: lets it bake" in " ".join(shown(store, run.run_id)[1].split())
+
+
+def test_an_end_that_the_launcher_has_not_seen_yet_is_told(
+    ledger: Ledger, store: MemoryObjectStore, clock: ManualClock, run: Run
+) -> None:
+    launch = train(ledger, clock, run, "cloud", State.TRAINING, job="j", attempt=1)
+    ended = Ended(
+        run_id=run.run_id,
+        dataset=run.dataset,
+        target="cloud",
+        attempt=1,
+        at=to_text(clock()),
+        outcome="failed",
+        reason="out of memory",
+        job=launch.job,
+    )
+    ledger.write(names.ended(run.run_id, "cloud", 1), ended, expect=ABSENT)
+    (view,) = Runs(store, clock=clock).one(run.run_id).targets
+    assert (view.state, view.last_note) == ("failed", "out of memory")
+
+
+def test_it_says_what_serves_who_holds_it_and_who_waits(ledger: Ledger, store: MemoryObjectStore) -> None:
+    at = "2026-11-23T12:00:00.000Z"
+    serving = Serving(
+        dataset="flowers",
+        target="cloud",
+        current=Served(run_id="flowers-000000000001", run_created_at=at, since=at),
+        under_way=Turn(run_id="flowers-000000000002", release=1, run_created_at=at, since=at),
+        waiting=(Turn(run_id="flowers-000000000003", release=2, run_created_at=at, since=at),),
+        hold=Asked(at=at, by="jo@example.com", reason="the fair"),
+    )
+    ledger.write(names.serving("cloud", "flowers"), serving, expect=ABSENT)
+    store.put(names.serving("mobile", "flowers"), b"{", expect=ABSENT)
+    ledger.write(names.data("birds"), DataSet(dataset="birds", waits="birds.yaml is not YAML"), expect=ABSENT)
+    cloud, mobile = Runs(store).serving("flowers")
+    assert cloud.serves == "flowers-000000000001"
+    assert cloud.notes == (
+        "on hold by jo@example.com since 2026-11-23 12:00:00: the fair; /resume ends it",
+        "flowers-000000000002 is under way since 2026-11-23 12:00:00",
+        "flowers-000000000003 release 2 waits since 2026-11-23 12:00:00",
+    )
+    assert "gs://ledger/serving/mobile/flowers.json cannot be read" in mobile.notes[0]
+    text = shown(store)[1]
+    assert "on hold by jo@example.com" in text
+    assert "data of birds waits: birds.yaml is not YAML" in text
+    assert "birds" not in shown(store, "--dataset", "flowers")[1]
 
 
 def shown(store: MemoryObjectStore, *arguments: str, width: int = 140) -> tuple[int, str]:
@@ -140,14 +179,15 @@ def shown(store: MemoryObjectStore, *arguments: str, width: int = 140) -> tuple[
     return code, out.getvalue()
 
 
-def test_the_table_has_both_branches_newest_run_first(
+def test_the_table_has_both_targets_newest_run_first(
     ledger: Ledger, store: MemoryObjectStore, clock: ManualClock, run: Run, make_run: Callable[..., Run]
 ) -> None:
     clock.advance(3600)
     newer, _ = ledger.claim(make_run(shards=("b",)))
-    ledger.open_branches(newer)
     neighbour, _ = ledger.claim(make_run("flowers-2"))
-    bring(ledger, clock, run, "cloud", State.FAILED)
+    train(ledger, clock, run, "cloud", State.FAILED)
+    for each, target in ((run, "mobile"), (newer, "cloud"), (newer, "mobile")):
+        train(ledger, clock, each, target, State.LAUNCHING)
     code, text = shown(store, "--dataset", "flowers")
     assert code == 0
     assert text.index(newer.run_id) < text.index(run.run_id)
@@ -160,11 +200,11 @@ def test_the_table_has_both_branches_newest_run_first(
 def test_json_has_the_same_and_a_single_run_has_its_history(
     ledger: Ledger, store: MemoryObjectStore, clock: ManualClock, run: Run
 ) -> None:
-    bring(ledger, clock, run, "cloud", State.TRAINED)
+    train(ledger, clock, run, "cloud", State.TRAINED)
     (listed,) = json.loads(shown(store, "--json", width=40)[1])
     alone = json.loads(shown(store, run.run_id, "--json", width=40)[1])
     assert listed == alone
-    assert [moment["state"] for moment in alone["branches"][0]["history"]] == [
+    assert [moment["state"] for moment in alone["targets"][0]["history"]] == [
         "pending",
         "launching",
         "training",
@@ -187,7 +227,7 @@ def test_a_run_that_is_not_there_is_said_and_a_ledger_must_be_named(
     assert "which ledger?" in out.getvalue()
 
 
-def test_a_claimed_run_without_branches_is_listed(
+def test_a_claimed_run_whose_trainings_have_not_begun_is_listed(
     ledger: Ledger, store: MemoryObjectStore, make_run: Callable[..., Run]
 ) -> None:
     ledger.claim(make_run())
