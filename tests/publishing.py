@@ -19,6 +19,7 @@ from flask.testing import FlaskClient
 from dualdeploy import clock as clocks
 from dualdeploy.dataset_config import DatasetConfig, object_name
 from dualdeploy.due import Due
+from dualdeploy.errors import RetryLater
 from dualdeploy.events import Envelope, TrainingCompleted
 from dualdeploy.ledger import Ended, Launch, Ledger, Run, Snapshot, State, dataset_of, names
 from dualdeploy.testing import FakeFirebaseMl, FakePublisher, FakeRemoteConfig, Faults, ManualClock, MemoryObjectStore
@@ -145,11 +146,11 @@ class Publishing:
                     self.handle(functools.partial(self.ticks.on_advance, parse_advance(Envelope("", message.data))))
 
     def handle(self, work: Callable[[], object]) -> bool:
-        """Let the service do something; whether it lived to the end of it."""
+        """Let the service handle something; whether it was acknowledged."""
         before, self._at_work, self._dead = self._at_work, True, False
         try:
             work()
-        except ProcessDied:
+        except (ProcessDied, RetryLater):
             return False
         finally:
             # While one handling is under way, another one may come and go.

@@ -1,266 +1,308 @@
-"""Staged rollouts killed, unanswered and crossed at every operation: phones have the old or the new version, whole."""
+"""Releases for phones killed, frozen, unanswered and crossed at every operation: phones have whole versions of one run.
+
+The service is alone here, with its buckets and Firebase around it; what it is told comes again when its process died.
+"""
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
+import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from chain import Chain, Delivery
-from stories import Once, Story, fail, in_order_of_time, kill, told, upload
+from publishing import Publishing
 
-from dualdeploy.errors import LeaseHeld
-from dualdeploy.ledger import State
-from dualdeploy.outcome import Outcome
+from dualdeploy.errors import ServiceUnavailable
+from dualdeploy.ledger import State, dataset_of
 from dualdeploy.remote_config import TemplateChanged
+from dualdeploy.testing.failing import ProcessDied
 
 KEY = "dualdeploy_flowers_version"
 TEAMS_OWN = {"defaultValue": {"value": "theirs"}}
+STAGED = {"rollout": {"steps": [10, 50, 100], "bake": "1m"}}
+FIRST, SECOND, THIRD = (f"flowers-{number:012x}" for number in (1, 2, 3))
+TULIPS = "tulips-000000000009"
+
+#: A lease and a marker of a dead process run out after some minutes, each share bakes for one.
+ENOUGH = 30
 
 
-def two_live_runs(chain: Chain) -> None:
-    chain.configure(publishing={"rollout": {"steps": [10, 50, 100], "bake": "1m"}})
-    chain.remote_config.edit_by_hand({"parameters": {"colour": TEAMS_OWN}})
-    for edition in (1, 2):
-        upload(chain, edition=edition)
-        chain.settle(ticks=20)
-        chain.clock.advance(3600)
+def two_live_runs() -> Publishing:
+    project = Publishing(looks_locked=1)
+    project.configure(publishing=STAGED)
+    project.remote_config.edit_by_hand({"parameters": {"colour": TEAMS_OWN}})
+    for number in (1, 2):
+        project.train(number)
+        project.tick(times=6)
+    assert project.live() == SECOND
+    project.operations.clear()
+    return project
 
 
-def watched(begin: Callable[[Chain], None]) -> Callable[[Chain], None]:
-    """The same, with every phone looked at after each handling, however it ended."""
+@dataclasses.dataclass(frozen=True)
+class Story:
+    """How it begins; what happens once the release of `run_id` is at `step`, or past it; and how it must end."""
 
-    def beginning(chain: Chain) -> None:
-        handle = chain.handle
-
-        def handle_and_look(delivery: Delivery, **arguments: Any) -> bool:
-            acknowledged = handle(delivery, **arguments)
-            check_phones(chain)
-            return acknowledged
-
-        chain.handle = handle_and_look  # type: ignore[method-assign]
-        begin(chain)
-
-    return beginning
+    begin: Callable[[Publishing], object]
+    live: tuple[str, ...]
+    run_id: str = ""
+    step: str = ""
+    then: Callable[[Publishing], object] = lambda _project: None
 
 
-def check_phones(chain: Chain) -> None:
-    """Whatever a phone may be told now is a whole version of one of the runs."""
-    pointer = json.loads(chain.phones.read("models/flowers/latest.json").data)
-    for version in {pointer["version"], *chain.remote_config.values(KEY)}:
-        manifest = json.loads(chain.phones.read(f"models/flowers/{version}/manifest.json").data)
-        model = chain.phones.read(f"models/flowers/{version}/model.tflite").data
-        assert hashlib.sha256(model).hexdigest() == manifest["sha256"], version
-    assert chain.remote_config.document["parameters"]["colour"] == TEAMS_OWN
+def stage_again(project: Publishing) -> None:
+    project.redeploy(FIRST, force=True)
 
 
-def stage_the_first_run_again(chain: Chain) -> None:
-    first, _ = in_order_of_time(chain)
-    chain.queue.append(chain.post("mobile", "redeploy", run_id=first, force=True, key="4711"))
+def stage_a_third(project: Publishing) -> None:
+    project.train(3)
 
 
-def roll_back(chain: Chain) -> None:
-    chain.queue.append(chain.post("mobile", "rollback", dataset="flowers", key="4711"))
+def abort(project: Publishing) -> None:
+    """It may come too late, because of what went wrong: then it is refused."""
+    response = project.http.post("/abort", json={"dataset": "flowers"})
+    assert response.status_code in (202, 409), response.json
 
 
-def stage_and_abort(chain: Chain) -> None:
-    stage_the_first_run_again(chain)
-    chain.queue.append(once_at(chain, "bake", chain.post("mobile", "abort", dataset="flowers").handle))
+def retire(project: Publishing) -> None:
+    project.post("retire", confirm=True)
 
 
-def stage_and_abort_at_the_end(chain: Chain) -> None:
-    stage_the_first_run_again(chain)
-    # Firebase ML has the file and looks at it for longer than one tick.
-    chain.firebase.looks_locked = 3
-    chain.queue.append(once_at(chain, "register", chain.post("mobile", "abort", dataset="flowers").handle))
+def take_over(project: Publishing) -> None:
+    project.configure("tulips", publishing={"name": "flowers"})
+    project.train(9, dataset="tulips")
 
 
-def stage_and_overtake(chain: Chain) -> None:
-    def begin() -> Outcome:
-        upload(chain, edition=3)
-        return Outcome("done", "new data")
-
-    stage_the_first_run_again(chain)
-    chain.queue.append(once_at(chain, "bake", begin))
-
-
-def once_at(chain: Chain, step: str, act: Callable[[], Outcome]) -> Delivery:
-    """Something of the world's that happens when the first run is at a step, or past it."""
-    first = in_order_of_time(chain)[0]
-    began: list[bool] = []
-
-    def act_in_time() -> Outcome:
-        # The world looks, not a service: it is neither counted nor disturbed.
-        chain._call.active = False
-        branch = chain.standing(first, "mobile")
-        chain._call.active = True
-        if not began and branch.step != step and not (branch.is_over and branch.release > 1):
-            raise LeaseHeld("not yet")
-        began.append(True)
-        return act()
-
-    return Delivery(f"world/once at {step}", act_in_time)
-
-
-def check_live(chain: Chain, run_id: str) -> None:
-    """The ledger, the pointer, Remote Config and Firebase ML all say the same."""
-    assert chain.live("mobile").current.run_id == run_id
-    pointer = json.loads(chain.phones.read("models/flowers/latest.json").data)["version"]
-    assert pointer.startswith(run_id.removeprefix("flowers-"))
-    assert chain.remote_config.values(KEY) == {pointer}
-    assert chain.remote_config.document.get("conditions", []) == []
-    (model,) = chain.firebase.models.values()
-    assert f"run-{run_id.removeprefix('flowers-')}" in model.tags
-    assert model.published
-    check_phones(chain)
-    chain.check_is_tidy()
-
-
-def check_the_first_is_live(chain: Chain) -> None:
-    first, second = in_order_of_time(chain)
-    check_live(chain, first)
-    assert chain.standing(second, "mobile").state is State.SUPERSEDED
-
-
-def check_it_is_rolled_back(chain: Chain) -> None:
-    first, second = in_order_of_time(chain)
-    check_live(chain, first)
-    assert chain.standing(second, "mobile").state is State.ROLLED_BACK
-
-
-def check_the_second_is_live_still(chain: Chain) -> None:
-    first, second = in_order_of_time(chain)
-    check_live(chain, second)
-    assert (chain.standing(first, "mobile").state, chain.standing(first, "mobile").reason) == (
-        State.ROLLED_BACK,
-        "aborted",
-    )
-
-
-def check_one_of_both_is_live(chain: Chain) -> None:
-    """An abort that came too late because of what went wrong was refused."""
-    run_id = chain.live("mobile").current.run_id
-    check_live(chain, run_id)
-    first, second = in_order_of_time(chain)
-    ended = {State.LIVE, State.ROLLED_BACK} if run_id == second else {State.LIVE, State.SUPERSEDED}
-    assert {chain.standing(each, "mobile").state for each in (first, second)} == ended
-
-
-def check_the_third_is_live(chain: Chain) -> None:
-    first, _, third = in_order_of_time(chain)
-    check_live(chain, third)
-    assert (chain.standing(first, "mobile").state, chain.standing(first, "mobile").reason) == (
-        State.SUPERSEDED,
-        f"replaced by {third}",
-    )
+def refuse_the_third(project: Publishing) -> None:
+    project.firebase.validate = lambda uri: "Invalid TFLite model" if THIRD in uri else ""
+    project.train(3)
 
 
 STORIES = {
-    "a staged rollout": Story(two_live_runs, watched(stage_the_first_run_again), check_the_first_is_live),
-    "a rollback": Story(two_live_runs, watched(roll_back), check_it_is_rolled_back),
-    "an abort half-way": Story(two_live_runs, watched(stage_and_abort), check_the_second_is_live_still),
-    "an abort at the end": Story(two_live_runs, watched(stage_and_abort_at_the_end), check_one_of_both_is_live),
-    "a newer run half-way": Story(two_live_runs, watched(stage_and_overtake), check_the_third_is_live),
+    "a staged rollout": Story(stage_a_third, (THIRD,)),
+    "an earlier run again": Story(stage_again, (FIRST,)),
+    "at once": Story(lambda project: (project.configure(), project.train(3)), (THIRD,)),
+    "a rollback": Story(lambda project: project.post("rollback"), (FIRST,)),
+    "an abort half-way": Story(stage_a_third, (SECOND,), THIRD, "bake", abort),
+    "an abort at the end": Story(stage_a_third, (SECOND, THIRD), THIRD, "register", abort),
+    "a file that Firebase ML refuses": Story(refuse_the_third, (SECOND,)),
+    "a newer run half-way": Story(stage_again, (THIRD,), FIRST, "bake", stage_a_third),
+    "a name that is passed on": Story(retire, (TULIPS,), SECOND, "", take_over),
 }
 
-
-@functools.cache
-def undisturbed(name: str) -> tuple[list[str], list[int]]:
-    """The operations of a story, and which of them have an answer that can be lost."""
-    chain, _ = told(STORIES[name])
-    STORIES[name].check(chain)
-    return chain.operations, list(chain.answered)
+Act = Callable[[Publishing, str], object]
 
 
-def publishers_own(name: str) -> list[int]:
-    """The operations that are the publisher's: those that come before the newer run is trained are other tests'."""
-    operations, _ = undisturbed(name)
-    began = max((number for number, kind in enumerate(operations) if kind.startswith("vertex.")), default=0)
-    to_phones = ("remote_config.", "phones.", "firebase.")
-    return [number for number, operation in enumerate(operations) if number >= began or operation.startswith(to_phones)]
+class Once:
+    """Does something at one operation, once; counts the operations, and those that were answered."""
+
+    def __init__(self, project: Publishing, number: int, act: Act, when: str = "before") -> None:
+        self.number, self.act, self.when = number, act, when
+        self.count = 0
+        self.answered: set[int] = set()
+        self.names: list[str] = []
+        self.done = ""
+        self._project = project
+        project.interfere = self
+
+    def __call__(self, name: str, when: str) -> None:
+        if when == "before":
+            self.count += 1
+            self.names.append(name)
+        else:
+            self.answered.add(self.count)
+        if (self.count, when) == (self.number, self.when) and not self.done:
+            self.done = name
+            self.act(self._project, name)
 
 
-def conflict(name: str) -> None:
-    raise TemplateChanged(f"{name}: somebody else published")
+def nothing(_project: Publishing, _name: str) -> None:
+    """Undisturbed."""
 
 
-def wrong(name: str, once: Once) -> str:
+def kill(_project: Publishing, _name: str) -> None:
+    raise ProcessDied
+
+
+def fail(_project: Publishing, name: str) -> None:
+    raise ServiceUnavailable(f"{name} got no answer")
+
+
+def conflict(_project: Publishing, name: str) -> None:
+    raise TemplateChanged(f"{name}: someone else published")
+
+
+def freeze(minutes: int) -> Act:
+    """The instance stops here for longer than its lease; others go on, and then it does too."""
+    return lambda project, _name: project.tick(times=minutes)
+
+
+def publish(project: Publishing, _name: str) -> None:
+    """What the app team does meanwhile."""
+    document = project.remote_config.document
+    document["parameters"]["shape"] = {"defaultValue": {"value": "round"}}
+    project.remote_config.edit_by_hand(document)
+
+
+def break_configuration(project: Publishing, _name: str) -> None:
+    project.write_config(b"dataset: [")
+
+
+def delete_configuration(project: Publishing, _name: str) -> None:
+    project.delete_config()
+
+
+def told(story: Story, act: Act = nothing, number: int = 0, when: str = "before") -> tuple[Publishing, Once]:
+    project = two_live_runs()
+    once = Once(project, number, act, when)
+    story.begin(project)
+    happened = False
+    for _ in range(ENOUGH):
+        project.tick()
+        check_phones(project)
+        if story.run_id and not happened and is_past(project, story):
+            happened = True
+            story.then(project)
+    return project, once
+
+
+def is_past(project: Publishing, story: Story) -> bool:
+    n = project.ledger.newest_release_number(story.run_id, "mobile")
+    if n == 0 or (story.run_id == FIRST and n == 1):
+        return False
+    release = project.release(story.run_id)
+    return release.is_over or (story.step != "" and release.step == story.step)
+
+
+def check_phones(project: Publishing) -> None:
+    project.check_phones()
+    assert project.remote_config.document["parameters"]["colour"] == TEAMS_OWN
+
+
+def check(project: Publishing, story: Story) -> None:
+    """The ledger, the pointer, Remote Config and Firebase ML all say the same, and nothing is left to do."""
+    live = next((project.live(dataset) for dataset in ("tulips", "flowers") if project.live(dataset)), "")
+    assert live in story.live, live
+    version = project.serving(dataset_of(live)).current.version
+    assert (project.seen(), project.pointer(), project.expression()) == ({version}, version, "")
+    assert project.firebase_holds(live)
+    assert project.due.all_keys() == []
+    assert not [name for name in project.ledger_store.names() if name.startswith(("locks/", "rejected/"))]
+    for name in project.ledger_store.names():
+        if "/mobile/release-" in name:
+            _, run_id, _, number = name.split("/")
+            release = project.release(run_id, int(number[len("release-") : -len(".json")]))
+            assert release.is_over, release
+            assert release.announced, release
+    for dataset in ("flowers", "tulips"):
+        assert (project.serving(dataset).under_way, project.serving(dataset).waiting) == (None, ())
+
+
+def wrong(name: str, act: Act, number: int, when: str = "before") -> str:
     """Empty when the story recovered from what happened."""
+    story = STORIES[name]
+    once = None
     try:
-        chain, _ = told(STORIES[name], once)
-        assert once.operation, "what was planned never happened"
-        STORIES[name].check(chain)
+        project, once = told(story, act, number, when)
+        assert once.done, "what was planned never happened"
+        check(project, story)
     except AssertionError as exc:
-        return f"{once.act.__name__} {once.when} operation {once.number} ({once.operation}): {exc}"
+        return f"{when} operation {number} ({once.done if once else '?'}): {exc}"
     return ""
 
 
-def test_undisturbed_stories_go_where_they_say() -> None:
-    for name, story in STORIES.items():
-        operations, _ = undisturbed(name)
-        assert {"remote_config.read", "remote_config.write", "phones.put"} & set(operations), name
-        assert len(publishers_own(name)) > 20, name
-        story.check(told(story)[0])
-    chain, _ = told(STORIES["an abort at the end"])
-    check_the_second_is_live_still(chain)
-    chain, _ = told(STORIES["a newer run half-way"])
-    states = [moment.state for moment in chain.standing(in_order_of_time(chain)[0], "mobile").history]
-    assert states[-2:] == [State.CANARY, State.SUPERSEDED]
+_undisturbed: dict[str, Once] = {}
+
+
+def undisturbed(name: str) -> Once:
+    if name not in _undisturbed:
+        project, once = told(STORIES[name])
+        check(project, STORIES[name])
+        _undisturbed[name] = once
+    return copy.copy(_undisturbed[name])
+
+
+def of_the_service(name: str) -> list[int]:
+    """All operations of a story up to the last one that is not of an idle tick."""
+    names = undisturbed(name).names
+    last = max(number for number, each in enumerate(names, start=1) if each != "ledger.list")
+    return list(range(1, last + 1))
+
+
+def failures(name: str, act: Act, numbers: list[int], when: str = "before") -> list[str]:
+    return [failure for number in numbers if (failure := wrong(name, act, number, when))]
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_undisturbed_stories_go_where_they_say(name: str) -> None:
+    once = undisturbed(name)
+    assert {"remote_config.read", "phones.put", "ledger.put"} & set(once.names)
+    assert len(of_the_service(name)) > 60
+    if name == "an abort at the end":
+        project, _ = told(STORIES[name])
+        assert (project.live(), project.release(THIRD).reason) == (SECOND, "aborted")
+    if name == "a newer run half-way":
+        project, _ = told(STORIES[name])
+        states = [moment.state for moment in project.release(FIRST).history]
+        assert states[-2:] == [State.CANARY, State.SUPERSEDED]
 
 
 @pytest.mark.parametrize("name", STORIES)
 def test_a_process_killed_at_any_operation_leaves_phones_with_whole_versions(name: str) -> None:
-    failures = [wrong(name, Once(number, kill)) for number in publishers_own(name)]
-    assert [failure for failure in failures if failure] == []
+    assert failures(name, kill, of_the_service(name)) == []
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_an_instance_frozen_at_any_operation_does_no_harm_when_it_goes_on(name: str) -> None:
+    assert failures(name, freeze(12), of_the_service(name)[::2]) == []
 
 
 @pytest.mark.parametrize("name", STORIES)
 def test_a_call_that_fails_once_delays_a_rollout_and_harms_nothing(name: str) -> None:
-    failures = [wrong(name, Once(number, fail)) for number in publishers_own(name)]
-    assert [failure for failure in failures if failure] == []
+    assert failures(name, fail, of_the_service(name)) == []
 
 
 @pytest.mark.parametrize("name", STORIES)
 def test_a_lost_answer_delays_a_rollout_and_does_nothing_twice(name: str) -> None:
-    _, answered = undisturbed(name)
-    numbers = [number for number in publishers_own(name) if number in answered]
-    failures = [wrong(name, Once(number, fail, "after")) for number in numbers]
-    assert [failure for failure in failures if failure] == []
+    answered = undisturbed(name).answered
+    assert failures(name, fail, [number for number in of_the_service(name) if number in answered], "after") == []
 
 
 @pytest.mark.parametrize("name", STORIES)
 def test_a_conflict_at_any_write_of_the_template_is_decided_anew(name: str) -> None:
-    operations, _ = undisturbed(name)
-    writes = [number for number, kind in enumerate(operations) if kind == "remote_config.write"]
-    assert writes
-    failures = [wrong(name, Once(number, conflict)) for number in writes]
-    assert [failure for failure in failures if failure] == []
+    names = undisturbed(name).names
+    writes = [number for number, each in enumerate(names, start=1) if each == "remote_config.write"]
+    assert failures(name, conflict, writes) == []
 
 
 @pytest.mark.parametrize("name", STORIES)
 def test_what_the_team_publishes_at_any_moment_is_kept(name: str) -> None:
-    failures = []
-    story, (operations, _) = STORIES[name], undisturbed(name)
-    for number in [number for number, kind in enumerate(operations) if kind.startswith("remote_config.")]:
-        chains: list[Chain] = []
+    names = undisturbed(name).names
+    story = STORIES[name]
+    for number in [number for number, each in enumerate(names, start=1) if each.startswith("remote_config.")]:
+        project, once = told(story, publish, number)
+        check(project, story)
+        assert once.done
+        assert project.remote_config.values("shape") == {"round"}
 
-        def remember(chain: Chain, chains: list[Chain] = chains) -> None:
-            chains.append(chain)
-            story.begin(chain)
 
-        def publish(_name: str, chains: list[Chain] = chains) -> None:
-            document = chains[0].remote_config.document
-            document["parameters"]["shape"] = {"defaultValue": {"value": "round"}}
-            chains[0].remote_config.edit_by_hand(document)
-
-        once = Once(number, publish)
-        chain, _ = told(Story(story.prepare, remember, story.check), once)
+@pytest.mark.parametrize("act", [break_configuration, delete_configuration])
+@pytest.mark.parametrize("name", ["a staged rollout", "a rollback", "an abort half-way"])
+def test_a_configuration_that_goes_at_any_operation_changes_nothing_that_has_begun(
+    name: str, act: Callable[..., Any]
+) -> None:
+    """Before the beginning it is waited for, which is told."""
+    story = STORIES[name]
+    wrong_ends = []
+    for number in of_the_service(name)[::3]:
+        project, _ = told(story, act, number)
+        release = project.release(FIRST if name == "a rollback" else THIRD)
+        if not release.route:
+            assert "a configuration that can be read" in release.holdup.what
+            continue
         try:
-            story.check(chain)
-            assert chain.remote_config.values("shape") == {"round"}
+            check(project, story)
         except AssertionError as exc:
-            failures.append(f"published at {number} ({once.operation}): {exc}")
-    assert failures == []
+            wrong_ends.append(f"{number}: {exc}")
+    assert wrong_ends == []
