@@ -38,13 +38,12 @@ _PUTS = 5
 class Marker(Document):
     """`begun` counts how often the work was begun and never ended, `failures` how often it failed, `why` the last time.
 
-    `is_missing`: what it is about was not there. `taker` is who is at work on it, empty for one that waits.
+    `taker` is who is at work on it, empty for one that waits.
     """
 
     begun: int = 0
     failures: int = 0
     why: str = ""
-    is_missing: bool = False
     taker: str = ""
 
 
@@ -138,20 +137,27 @@ class Due:
         """There is nothing left to do."""
         self._ledger.remove(self._name(taken.entry), expect=taken.generation)
 
-    def put_back(self, taken: Taken, at: datetime.datetime, *, failed: str = "", is_missing: bool = False) -> None:
+    def put_back(self, taken: Taken, at: datetime.datetime, *, failed: str = "") -> None:
         """Look again at `at`. `failed`: why the work was to no avail this time, which is counted."""
         failures = taken.marker.failures + 1 if failed else 0
-        marker = Marker(failures=failures, why=failed, is_missing=is_missing)
+        marker = Marker(failures=failures, why=failed)
         entry = Entry(self.time_of(at), taken.entry.key)
         same = entry == taken.entry
         try:
             self._ledger.store.put(self._name(entry), encode(marker), expect=taken.generation if same else ABSENT)
         except GenerationChanged:
-            # There is a reminder for that time already.
             if same:
                 return
+            self._refresh(entry, marker)
         if not same:
             self._ledger.remove(self._name(taken.entry), expect=taken.generation)
+
+    def _refresh(self, entry: Entry, marker: Marker) -> None:
+        """There is a reminder for that time already: what it counted is older than what this look found."""
+        there = self._read(entry)
+        if there and not there[0].taker:
+            with contextlib.suppress(GenerationChanged):
+                self._ledger.store.put(self._name(entry), encode(marker), expect=there[1])
 
     def _read(self, entry: Entry) -> tuple[Marker, Generation] | None:
         return self._find(self._name(entry))

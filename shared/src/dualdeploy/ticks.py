@@ -191,19 +191,20 @@ class Ticks:
             wait = min(2**taken.marker.failures, _LONGEST_WAIT)
             self._due.put_back(taken, self._in_ticks(wait), failed=f"{type(exc).__name__}: {exc}"[:500])
             return done(f"{key} failed and is looked at again in {wait} ticks: {exc}")
+        if following.is_missing and taken.marker.failures + 1 >= MOST_BEGUN:
+            # Decided by this look and not by the count: what is written just now has a reminder of its own.
+            self._due.finish(taken)
+            return already_done(f"{key} is forgotten: {following.message}")
         if following.at is None:
             self._due.finish(taken)
         else:
             failed = following.message if following.failed or following.is_missing else ""
             at = max(following.at, self._due.soon())
-            self._due.put_back(taken, at, failed=failed, is_missing=following.is_missing)
+            self._due.put_back(taken, at, failed=failed)
         return done(f"{key}: {following.message}")
 
     def _give_up(self, work: Work, what: str, taken: Taken) -> Outcome:
         marker = taken.marker
-        if marker.is_missing:
-            self._due.finish(taken)
-            return already_done(f"{taken.entry.key} is forgotten: {marker.why}")
         why = marker.why or "its process died each time"
         sentence = f"given up after {MOST_BEGUN} attempts: {why}"
         log.error("%s is %s", taken.entry.key, sentence)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from collections.abc import Callable
 
 import pytest
 
-from dualdeploy.due import Due
+from dualdeploy.due import Due, Marker
 from dualdeploy.errors import CannotEverSucceed, LeaseHeld, MalformedEvent, ServiceUnavailable
 from dualdeploy.events import Envelope
 from dualdeploy.ledger import Ledger
@@ -179,6 +180,33 @@ def test_what_is_not_there_is_forgotten_in_the_end(world: World) -> None:
         world.tick()
     assert world.due.all_keys() == []
     assert world.work.given_up == []
+
+
+def test_what_is_written_at_the_very_last_look_for_it_is_not_forgotten(world: World) -> None:
+    """Its writer was frozen before it wrote, for longer than all looks took; its own look meets the old reminder."""
+    world.work.act = lambda _what: Next("nothing there", world.clock(), is_missing=True)
+    world.due.put("toy/a")
+    for _ in range(MOST_BEGUN - 1):
+        world.tick()
+    world.work.act = lambda _what: Next("goes on", world.clock())
+    world.ticks.now("toy/a")
+    seen = len(world.work.seen)
+    for _ in range(5):
+        world.tick()
+    assert len(world.work.seen) >= seen + 5
+
+
+@pytest.mark.parametrize("failures", [1, MOST_BEGUN - 1, MOST_BEGUN])
+def test_a_look_that_went_well_does_not_inherit_the_failures_of_an_older_reminder(world: World, failures: int) -> None:
+    world.work.act = lambda _what: Next("goes on", world.clock())
+    later = world.clock() + datetime.timedelta(minutes=1)
+    name = f"due/{world.due.service}/{world.due.time_of(later)}/toy/a"
+    world.ledger.create(name, Marker(failures=failures, why="a bug"))
+    world.ticks.now("toy/a")
+    for _ in range(5):
+        world.tick()
+    assert world.work.given_up == []
+    assert world.due.all_keys() == ["toy/a"]
 
 
 def test_a_kind_that_this_version_does_not_know_is_left_to_the_newer_one(world: World) -> None:
