@@ -11,7 +11,7 @@ new one, whole.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dualdeploy.errors import CannotEverSucceed, LedgerContention
@@ -107,11 +107,14 @@ class StorageChannel:
         """Raise PointerMoved if the pointer names a version that is not `among` these."""
         _refuse_other_hands(self.uri(name), named(self.latest(name)), among)
 
-    def point(self, name: str, version: str, *, among: Collection[str] = ()) -> None:
+    def point(
+        self, name: str, version: str, *, among: Collection[str] = (), guard: Callable[[], None] = lambda: None
+    ) -> None:
         """Make a version the latest; repeating it changes nothing.
 
-        With `among`, PointerMoved is raised if the pointer names neither that version nor one of these. Raises
-        LedgerContention when someone just moved the pointer, and CannotEverSucceed when the version is not there.
+        With `among`, PointerMoved is raised if the pointer names neither that version nor one of these. `guard` is
+        called between look and write, and raises if nothing may be written any more. Raises LedgerContention when
+        someone just moved the pointer, and CannotEverSucceed when the version is not there.
         """
         current, generation = self._read_pointer(name)
         if named(current) == version:
@@ -135,8 +138,22 @@ class StorageChannel:
             "min_app_version": manifest.get("min_app_version", ""),
             "previous": named(current),
         }
+        guard()
         try:
             self._bucket.put(_pointer(name), _encode(pointer), expect=generation, cache_control=ALWAYS_FRESH)
+        except GenerationChanged as exc:
+            raise LedgerContention(f"{self._bucket.uri(_pointer(name))} was moved by another instance") from exc
+
+    def touch(self, name: str) -> None:
+        """Write the pointer as it is: an instance that has looked at it before then cannot move it any more.
+
+        Where there is no pointer there is nothing that could be written. Raises LedgerContention.
+        """
+        try:
+            stored = self._bucket.read(_pointer(name))
+            self._bucket.put(_pointer(name), stored.data, expect=stored.generation, cache_control=ALWAYS_FRESH)
+        except ObjectMissing:
+            return
         except GenerationChanged as exc:
             raise LedgerContention(f"{self._bucket.uri(_pointer(name))} was moved by another instance") from exc
 

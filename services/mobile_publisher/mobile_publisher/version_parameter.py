@@ -34,10 +34,15 @@ class ParameterMoved(CannotEverSucceed):
 
 
 class VersionParameter:
-    """The parameter of one published name."""
+    """The parameter of one published name.
 
-    def __init__(self, remote_config: RemoteConfig, name: str) -> None:
+    `guard` is called between each look at the template and the write that rests on it, and raises if nothing may be
+    written any more.
+    """
+
+    def __init__(self, remote_config: RemoteConfig, name: str, *, guard: Callable[[], None] = lambda: None) -> None:
         self._remote_config = remote_config
+        self._guard = guard
         self.key = key_of(name)
         self.condition = f"dualdeploy {name}"
 
@@ -96,7 +101,8 @@ class VersionParameter:
     def take_back(self, *, new: str, old: str, before: str) -> str:
         """End a rollout of `new`, or its release to everybody: the default is `before` again.
 
-        What someone else has chosen meanwhile stays; returns what that is, empty if it is nothing.
+        What someone else has chosen meanwhile stays; returns what that is, empty if it is nothing. The template is
+        published in any case: an instance that has looked at it before then cannot write any more.
         """
         stays: list[str] = []
 
@@ -104,7 +110,7 @@ class VersionParameter:
             stays.clear()
             parameter = self._find(document)
             default, staged = self._default(document), self._staged(document)
-            if parameter is not None and default and default in (new, old):
+            if parameter is not None and default in (new, old) and default != before:
                 parameter["defaultValue"] = {"value": before} if before else {"useInAppDefault": True}
             elif default not in ("", before):
                 stays.append(f"its default {default} was chosen by hand")
@@ -113,19 +119,23 @@ class VersionParameter:
             else:
                 stays.append(f"{staged} was staged by hand")
 
-        self._change(edit, f"{self.key}: {new} is taken back")
+        self._change(edit, f"{self.key}: {new} is taken back", always=True)
         return " and ".join(stays)
 
     # Inside ----------------------------------------------------------------------------------------------------
 
-    def _change(self, edit: Edit, description: str) -> None:
-        """Read, change and write under the ETag that was read. Raises LedgerContention after some conflicts."""
+    def _change(self, edit: Edit, description: str, *, always: bool = False) -> None:
+        """Read, change and write under the ETag that was read, `always` or if there is a change.
+
+        Raises LedgerContention after some conflicts.
+        """
         for _ in range(MAX_CONFLICTS):
             template = self._remote_config.read()
             document = copy.deepcopy(dict(template.document))
             edit(document)
-            if document == template.document:
+            if document == template.document and not always:
                 return
+            self._guard()
             document["version"] = {"description": description[:_MAX_DESCRIPTION]}
             try:
                 self._remote_config.write(document, expect=template.etag)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import DatasetConfig
-from dualdeploy.errors import CannotEverSucceed
+from dualdeploy.errors import CannotEverSucceed, LedgerContention
 from dualdeploy.firebase import FirebaseMl
 from dualdeploy.ledger import Ledger, Run
 from dualdeploy.object_store import ObjectStore
 from dualdeploy.remote_config import RemoteConfig
-from mobile_publisher.release import File, MobileServed, MobileServing
+from mobile_publisher.release import File, MobileRelease, MobileServed, MobileServing
 from mobile_publisher.storage_channel import StorageChannel
 from mobile_publisher.version_parameter import VersionParameter
 
@@ -51,11 +52,24 @@ class World:
         """What phones have according to our records."""
         return self.serving(dataset).current
 
+    def check_current(self, release: MobileRelease) -> None:
+        """Raise LedgerContention if another instance has gone on with the release meanwhile.
+
+        Asked between a look and the write that rests on it: an instance may have been frozen there for longer than its
+        lease, and what it was about to give phones may have been taken back.
+        """
+        found = self.ledger.find_release(MobileRelease, release.run_id, TARGET, release.n)
+        if found is None or found.document.model_dump_json() != release.model_dump_json():
+            raise LedgerContention(f"another instance has gone on with {release.name}")
+
     def bucket(self) -> StorageChannel:
         """The bucket that phones read. Raises NoOpenChannel."""
         if self.storage is None:
             raise NoOpenChannel("FIREBASE_STORAGE_BUCKET was set when this release began and is not any more")
         return self.storage
 
-    def parameter(self, name: str) -> VersionParameter:
-        return VersionParameter(self.remote_config, name)
+    def parameter(self, release: MobileRelease) -> VersionParameter:
+        """The parameter of the release's name, which is written only while the release is as it was given."""
+        return VersionParameter(
+            self.remote_config, release.published_as, guard=functools.partial(self.check_current, release)
+        )

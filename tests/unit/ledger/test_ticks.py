@@ -186,7 +186,7 @@ def test_what_is_written_at_the_very_last_look_for_it_is_not_forgotten(world: Wo
     """Its writer was frozen before it wrote, for longer than all looks took; its own look meets the old reminder."""
     world.work.act = lambda _what: Next("nothing there", world.clock(), is_missing=True)
     world.due.put("toy/a")
-    for _ in range(MOST_BEGUN - 1):
+    for _ in range(MOST_BEGUN):
         world.tick()
     world.work.act = lambda _what: Next("goes on", world.clock())
     world.ticks.now("toy/a")

@@ -117,8 +117,7 @@ def test_repeating_a_change_publishes_nothing(remote_config: FakeRemoteConfig, p
     for act in (
         lambda: stage(parameter, 10),
         lambda: parameter.end_rollout(new="v2", old="v1", seed=SEED, held=10),
-        lambda: parameter.take_back(new="v2", old="v1", before="v1"),
-        lambda: parameter.settle("v3", before="v1"),
+        lambda: parameter.settle("v3", before="v2"),
     ):
         act()
         published = len(remote_config.versions)
@@ -231,6 +230,28 @@ def test_taking_a_rollout_back_leaves_what_someone_chose_and_tells_it(
         by_hand(remote_config, **changes)
     assert parameter.take_back(new="v2", old="v1", before="v1") == told
     assert remote_config.values(KEY) == left
+
+
+def test_what_was_taken_back_is_not_staged_by_an_instance_that_was_frozen_before_it_wrote(
+    remote_config: FakeRemoteConfig,
+) -> None:
+    """Nothing of the rollout was there to be taken back yet; its write must fail, and must not be decided anew."""
+    is_taken_back = False
+
+    def guard() -> None:
+        if is_taken_back:
+            raise LedgerContention("another instance has gone on")
+
+    def freeze(name: str) -> None:
+        nonlocal is_taken_back
+        if name == "write" and not is_taken_back:
+            is_taken_back = True
+            VersionParameter(remote_config, "flowers").take_back(new="v2", old="v1", before="")
+
+    remote_config.faults.before = freeze
+    with pytest.raises(LedgerContention, match="has gone on"):
+        stage(VersionParameter(remote_config, "flowers", guard=guard), 10)
+    assert remote_config.values(KEY) == set()
 
 
 def test_phones_follow_the_pointer_again_if_they_did_before(

@@ -7,6 +7,7 @@ stays, and what cannot be taken back does not keep the others: the release's las
 
 from __future__ import annotations
 
+import functools
 import logging
 
 from dualdeploy.errors import CannotEverSucceed
@@ -31,13 +32,14 @@ def restore_parameter(release: MobileRelease, world: World) -> Turn[MobileReleas
     if not names.is_held(release, world):
         return Forward(release)
     if release.rollout:
-        parameter = world.parameter(release.published_as)
+        parameter = world.parameter(release)
         stays = parameter.take_back(new=release.version, old=release.rollout.old, before=before.parameter)
         return Forward(_stays(release, f"Remote Config: {stays}") if stays else release)
     if before.parameter:
         # Phones may have been told to follow the pointer.
-        world.parameter(release.published_as).settle(before.parameter, before="")
+        stays = world.parameter(release).take_back(new="", old="", before=before.parameter)
         names.note_parameter(release, world, is_used=True)
+        return Forward(_stays(release, f"Remote Config: {stays}") if stays else release)
     return Forward(release)
 
 
@@ -46,14 +48,18 @@ def restore_pointer(release: MobileRelease, world: World) -> Turn[MobileRelease]
     if FIREBASE_STORAGE not in release.channels or not names.is_held(release, world):
         return Forward(release)
     before, storage = release.before or Before(), world.bucket()
+    if before.pointer == release.version:
+        return Forward(release)
     found = named(storage.latest(release.published_as))
-    if before.pointer in (release.version, found) or not found:
+    if not found or found == before.pointer:
+        # An instance that was frozen before it moved the pointer must not do so when it goes on.
+        storage.touch(release.published_as)
         return Forward(release)
     if found != release.version:
         return Forward(_stays(release, f"{storage.uri(release.published_as)} names {found}, which was chosen by hand"))
     if not before.pointer:
         return Forward(_stays(release, f"{storage.uri(release.published_as)} names {found}: nothing was there before"))
-    storage.point(release.published_as, before.pointer)
+    storage.point(release.published_as, before.pointer, guard=functools.partial(world.check_current, release))
     return Forward(release)
 
 

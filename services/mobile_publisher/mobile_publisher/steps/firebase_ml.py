@@ -57,6 +57,8 @@ def publish(release: MobileRelease, world: World) -> Turn[MobileRelease]:
         if model is None or not set(tags) <= set(model.tags):
             again = hold(release, world, file=_file(release).uri, tags=tags)
             return Stay(release) if isinstance(again, FirebaseModel) else again
+        if not model.published:
+            world.check_current(release)
         if model.published or world.firebase.publish(model.id).published:
             return Forward(release)
         return Wait(
@@ -77,6 +79,9 @@ def hold(release: MobileRelease, world: World, *, file: str, tags: tuple[str, ..
         return model
     if release.attempts >= MAX_REGISTRATIONS:
         raise OperationFailed(f"Firebase ML took {file} {release.attempts} times and does not show it")
+    # Firebase ML has no precondition: this is as near to one as a look can be. Should an instance freeze just here, and
+    # go on after its release was taken back, the next release, or a redeploy of what serves, sets the model right.
+    world.check_current(release)
     if model:
         world.firebase.update(model.id, gcs_uri=file, tags=tags)
     else:

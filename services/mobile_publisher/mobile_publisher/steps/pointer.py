@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from dualdeploy.release.route import Forward, Turn
 from mobile_publisher.release import Before, MobileRelease
 from mobile_publisher.steps import names
@@ -20,5 +22,6 @@ def point(release: MobileRelease, world: World) -> Turn[MobileRelease]:
     """Move the pointer: from here on phones that follow it fetch the new version."""
     names.require(release, world)
     before = release.before or Before()
-    world.bucket().point(release.published_as, release.version, among=(before.pointer,))
+    guard = functools.partial(world.check_current, release)
+    world.bucket().point(release.published_as, release.version, among=(before.pointer,), guard=guard)
     return Forward(release)

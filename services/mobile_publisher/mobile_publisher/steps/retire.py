@@ -7,6 +7,7 @@ what phones have.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from dualdeploy.ledger import State
@@ -16,7 +17,7 @@ from dualdeploy.release.route import End, Forward, Turn
 from mobile_publisher.release import MobileRelease, MobileServing, NameClaim
 from mobile_publisher.steps import names
 from mobile_publisher.storage_channel import named
-from mobile_publisher.version_parameter import key_of
+from mobile_publisher.version_parameter import VersionParameter, key_of
 from mobile_publisher.world import World
 
 
@@ -27,7 +28,7 @@ def follow_pointer(release: MobileRelease, world: World) -> Turn[MobileRelease]:
         found = world.ledger.find(name_claim(name), NameClaim)
         if found is None or not found.document.parameter or world.storage is None:
             continue
-        parameter = world.parameter(name)
+        parameter = VersionParameter(world.remote_config, name, guard=functools.partial(world.check_current, release))
         default, pointer = parameter.default(), named(world.storage.latest(name))
         if default not in ("", pointer):
             stays.append(f"Remote Config's {parameter.key} goes on naming {default}, which was chosen by hand")

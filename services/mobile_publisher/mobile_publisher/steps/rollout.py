@@ -7,6 +7,7 @@ that phones have already, a rollback and a redeploy without canary go to everybo
 from __future__ import annotations
 
 import datetime
+import functools
 import logging
 
 from dualdeploy import clock as clocks
@@ -15,7 +16,7 @@ from dualdeploy.release import serving as serve
 from dualdeploy.release.route import Again, Forward, Stay, Turn, Wait
 from mobile_publisher.release import FIREBASE_STORAGE, Before, MobileRelease, MobileServing, Rollout
 from mobile_publisher.steps import names
-from mobile_publisher.storage_channel import StorageChannel, named
+from mobile_publisher.storage_channel import named
 from mobile_publisher.world import World
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def share(release: MobileRelease, world: World) -> Turn[MobileRelease]:
     """Let the next share of installations have the version."""
     names.require(release, world)
     rollout, before = planned(release)
-    world.parameter(release.published_as).stage(
+    world.parameter(release).stage(
         old=rollout.old,
         new=release.version,
         seed=rollout.seed,
@@ -77,9 +78,7 @@ def bake(release: MobileRelease, world: World) -> Turn[MobileRelease]:
         return Again(release.changed(rollout=following))
     names.require(release, world)
     # Seen here, before anything is everybody's; `point` and `settle` look again, for what is changed from now on.
-    world.parameter(release.published_as).check(
-        old=rollout.old, new=release.version, seed=rollout.seed, share=rollout.share
-    )
+    world.parameter(release).check(old=rollout.old, new=release.version, seed=rollout.seed, share=rollout.share)
     world.bucket().check(release.published_as, among=(before.pointer, release.version))
     return Forward(release.changed(rollout=following))
 
@@ -87,7 +86,7 @@ def bake(release: MobileRelease, world: World) -> Turn[MobileRelease]:
 def settle(release: MobileRelease, world: World) -> Turn[MobileRelease]:
     """Let Remote Config give everybody this version; without a rollout, what the pointer says."""
     names.require(release, world)
-    parameter, before = world.parameter(release.published_as), release.before or Before()
+    parameter, before = world.parameter(release), release.before or Before()
     if release.rollout is None:
         parameter.settle("", before=before.parameter)
         names.note_parameter(release, world, is_used=False)
@@ -125,9 +124,9 @@ def _looked(release: MobileRelease, world: World) -> MobileRelease:
         return release.changed(before=before)
     default = ""
     if (release.shares or release.parameter) and REMOTE_CONFIG not in release.not_brought_back:
-        default = world.parameter(release.published_as).default()
+        default = world.parameter(release).default()
     recorded = served.version if served and served.published_as == release.published_as else ""
-    pointer, remark = _pointed(world.bucket(), release.published_as, default or recorded)
+    pointer, remark = _pointed(release, world, default or recorded)
     before = before.changed(pointer=pointer, parameter=default)
     by_hand = ""
     if recorded and before.version not in ("", recorded):
@@ -147,8 +146,9 @@ def _record_by_hand(release: MobileRelease, world: World) -> None:
         serve.note_taken_back(world.ledger, MobileServing, release, release.by_hand)
 
 
-def _pointed(storage: StorageChannel, name: str, live: str) -> tuple[str, str]:
+def _pointed(release: MobileRelease, world: World, live: str) -> tuple[str, str]:
     """The version that the pointer names; one that names none by accident is pointed at what is live."""
+    storage, name = world.bucket(), release.published_as
     latest = storage.latest(name)
     if latest is None or named(latest):
         return named(latest), ""
@@ -156,7 +156,7 @@ def _pointed(storage: StorageChannel, name: str, live: str) -> tuple[str, str]:
     if not live:
         return "", f"; {broken}, and none is known: everybody's at once"
     try:
-        storage.point(name, live)
+        storage.point(name, live, guard=functools.partial(world.check_current, release))
     except CannotEverSucceed as exc:
         log.error("%s, and none that phones have is known: %s", broken, exc)  # noqa: TRY400  # said in full
         return "", f"; {broken}, and none is known: everybody's at once"
