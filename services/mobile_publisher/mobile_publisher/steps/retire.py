@@ -49,7 +49,7 @@ def record(release: MobileRelease, world: World) -> Turn[MobileRelease]:
     """Record that the data set is retired; it may come back with a release of its own."""
     serve.record_retired(world.ledger, MobileServing, release)
     note = f"{release.request.describe()}; phones keep what they have"
-    return End(release, State.SUPERSEDED, "; ".join((note, *release.stays)))
+    return End(release, State.ROLLED_BACK, "; ".join((note, *release.stays)))
 
 
 def preview(dataset: str, world: World) -> Sequence[str]:
