@@ -37,6 +37,7 @@ def create_app() -> flask.Flask:
     receiver = Receiver(SERVICE, service.handlers, ledger=ledger, project=read.project, callers=callers)
     app = flask.Flask(SERVICE)
     app.register_blueprint(service.routes(callers))
+    app.add_url_rule("/healthz", "healthz", lambda: receiver(flask.request))
     app.add_url_rule("/events/<name>", "event", lambda name: receiver(flask.request), methods=["POST"])  # noqa: ARG005
     return app
 

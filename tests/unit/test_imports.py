@@ -48,6 +48,14 @@ ENVIRONMENT = {
     **CALLER_ENVIRONMENT,
 }
 
+#: What each service reads, by the name of the class.
+SETTINGS = {
+    "training_launcher": "LauncherSettings",
+    "job_notifier": "NotifierSettings",
+    "cloud_deployer": "DeployerSettings",
+    "mobile_publisher": "PublisherSettings",
+}
+
 #: Run in a process of its own: ignored events through the service's own main.py, then duplicates through its handlers
 #: with the real gateways (which must not be built) and a ledger in memory.
 PROGRAM = """
@@ -86,23 +94,20 @@ service = sys.argv[1]
 push(*ignored[service])
 report = {"ignored": loaded()}
 
-import os
+import importlib, os
 from dualdeploy import settings
-from dualdeploy.branches import BranchWorker
-from dualdeploy.clock import utc_now
-from dualdeploy.events import ObjectFinalized, TrainingCompleted
+from dualdeploy.clock import to_text, utc_now
+from dualdeploy.events import Envelope
 from dualdeploy.firebase import FirebaseMlGateway
-from dualdeploy.ledger import Ledger, Run, Shard, Snapshot, State, run_id_of
+from dualdeploy.ledger import Ended, Launch, Ledger, Release, Run, Shard, Snapshot, State, names, run_id_of
+from dualdeploy.monitoring import MonitoringGateway
 from dualdeploy.object_store import ABSENT
-from dualdeploy.pubsub import PubSubPublisher
 from dualdeploy.remote_config import RemoteConfigGateway
-from dualdeploy.testing import MemoryObjectStore
+from dualdeploy.testing import FakePublisher, MemoryObjectStore
 from dualdeploy.vertex import VertexGateway
 
 data, config, models, store = (MemoryObjectStore(name) for name in ("data", "config", "models", "ledger"))
 ledger = Ledger(store)
-vertex = VertexGateway(project="demo-project", region="us-central1")
-publisher = PubSubPublisher("demo-project")
 config.put("datasets/flowers.yaml", b"{dataset: flowers, labels: [a, b]}", expect=ABSENT)
 shards = []
 for name in ("flowers/eval-00000-of-00001.tfrecord", "flowers/train-00000-of-00001.tfrecord"):
@@ -111,65 +116,66 @@ for summary in data.list("flowers/"):
     shards.append(
         Shard(name=summary.name, generation=summary.generation, size=summary.size, crc32c=summary.crc32c)
     )
-data.put("flowers/_SUCCESS", b"", expect=ABSENT)
+generation = data.put("flowers/_SUCCESS", b"", expect=ABSENT)
 snapshot = Snapshot(bucket="data", prefix="flowers/", shards=tuple(shards))
-run_id = run_id_of("flowers", snapshot)
-run = Run(
-    run_id=run_id, dataset="flowers", created_at="2026-11-23T12:00:00.000Z", reason="", snapshot=snapshot, config={},
-    claim="",
+run_id, at = run_id_of("flowers", snapshot.digest()), "2026-11-23T12:00:00.000Z"
+ledger.claim(
+    Run(run_id=run_id, dataset="flowers", created_at=at, reason="", snapshot=snapshot, config={}, claim="")
 )
-ledger.claim(run)
-ledger.open_branches(run)
-path = (State.LAUNCHING, State.TRAINING, State.TRAINED, State.GATING, State.DEPLOYING, State.LIVE)
 for target in ("cloud", "mobile"):
-    versioned = ledger.read_branch(run_id, target)
-    for state in path:
-        branch = versioned.document.moved(state, at=utc_now())
-        versioned = ledger.write_branch(branch, expect=versioned.generation)
-    ledger.write_branch(
-        branch.changed(deployment_announced=True, training_announced=True), expect=versioned.generation
-    )
-    ledger.unmark_active(run_id, target)
+    common = dict(run_id=run_id, dataset="flowers", target=target)
+    launch = Launch(**common, state=State.TRAINED, since=at, attempt=1, job="j")
+    ledger.create(names.launch(run_id, target), launch)
+    ended = Ended(**common, attempt=1, at=at, outcome="succeeded", job="j", announced=True)
+    ledger.create(names.ended(run_id, target, 1), ended)
+    release = Release(**common, n=1, run_created_at=at, state=State.LIVE, since=at, announced=True)
+    ledger.create(names.release(run_id, target, 1), release)
 
-common = dict(ledger=ledger, config=config, models=models, vertex=vertex)
+read = settings.load(getattr(importlib.import_module(f"{service}.settings"), sys.argv[2]), os.environ)
+vertex = VertexGateway(project="demo-project", region="us-central1")
+given = dict(ledger=ledger, publisher=FakePublisher(), settings=read)
+compose = importlib.import_module(f"{service}.service").compose
 if service == "training_launcher":
-    from training_launcher.handler import Launcher
-    from training_launcher.settings import LauncherSettings
-    read = settings.load(LauncherSettings, os.environ)
-    launcher = Launcher(**common, data=data, settings=read)
-    for name in ("flowers/train-00000-of-00001.tfrecord", "flowers/_SUCCESS"):
-        outcome = launcher.on_object_finalized(ObjectFinalized("data", name, 1, 0))
-        assert outcome.kind == "already_done", outcome
-    launcher.on_clock()
-if service == "job_notifier":
-    from job_notifier.handler import JobNotifier
-    from job_notifier.settings import NotifierSettings
-    read = settings.load(NotifierSettings, os.environ)
-    notifier = JobNotifier(ledger=ledger, models=models, vertex=vertex, publisher=publisher, settings=read)
-    outcome = notifier.on_training_result(ObjectFinalized("models", f"results/{run_id}/cloud.json", 1, 1))
-    assert outcome.kind == "already_done", outcome
-    notifier.on_clock()
-if service in ("cloud_deployer", "mobile_publisher"):
-    if service == "cloud_deployer":
-        from cloud_deployer.handler import CloudDeployer
-        from cloud_deployer.settings import DeployerSettings
-        from dualdeploy.monitoring import MonitoringGateway
-        read = settings.load(DeployerSettings, os.environ)
-        deployer = CloudDeployer(**common, monitoring=MonitoringGateway(project="demo-project"), settings=read)
-    else:
-        from mobile_publisher.handler import MobilePublisher
-        from mobile_publisher.settings import PublisherSettings
-        read = settings.load(PublisherSettings, os.environ)
-        firebase = FirebaseMlGateway(project="demo-project")
-        template = RemoteConfigGateway(project="demo-project")
-        deployer = MobilePublisher(
-            ledger=ledger, config=config, firebase=firebase, remote_config=template, export=None, settings=read
-        )
-    target = service.split("_")[0]
-    worker = BranchWorker(target, deployer.advance, ledger=ledger, publisher=publisher, lease_seconds=60)
-    outcome = worker.on_training_completed(TrainingCompleted(run_id, "flowers", target, "succeeded"))
-    assert outcome.message == "is live", outcome
-    worker.on_clock()
+    service_ = compose(**given, data=data, config=config, models=models, vertex=vertex)
+elif service == "job_notifier":
+    service_ = compose(**given, models=models, vertex=vertex)
+elif service == "cloud_deployer":
+    monitoring = MonitoringGateway(project="demo-project")
+    service_ = compose(**given, config=config, models=models, vertex=vertex, monitoring=monitoring)
+else:
+    from mobile_publisher.world import World
+    world = World(
+        ledger=ledger, config=config, firebase=FirebaseMlGateway(project="demo-project"),
+        remote_config=RemoteConfigGateway(project="demo-project"), export=None, firebase_ml_ends=read.firebase_ml_ends,
+        storage=None,
+    )
+    service_ = compose(world, publisher=given["publisher"], settings=read)
+
+def handle(name, document):
+    return service_.handlers[name](Envelope("1", json.dumps(document).encode()))
+
+resource = {"bucket": "data", "size": "1"}
+duplicates = {
+    "training_launcher": [
+        ("object-finalized", {**resource, "name": "flowers/train-00000-of-00001.tfrecord", "generation": "1"}),
+        (
+            "object-finalized",
+            {**resource, "name": "flowers/_SUCCESS", "generation": str(generation), "timeCreated": to_text(utc_now())},
+        ),
+    ],
+    "job_notifier": [
+        ("training-result", {"bucket": "models", "name": f"results/{run_id}/cloud.json", "generation": "1"})
+    ],
+    "cloud_deployer": [
+        ("training-completed", {"run_id": run_id, "dataset": "flowers", "target": "cloud", "outcome": "succeeded"})
+    ],
+    "mobile_publisher": [
+        ("training-completed", {"run_id": run_id, "dataset": "flowers", "target": "mobile", "outcome": "succeeded"})
+    ],
+}
+for name, document in duplicates[service]:
+    handle(name, document)
+handle("tick", {})
 report["duplicate"] = loaded()
 print(json.dumps(report))
 """
@@ -181,7 +187,7 @@ def modules_of(service: str) -> dict[str, list[str]]:
     paths = [REPOSITORY / "services" / service, REPOSITORY / "shared" / "src"]
     environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, service],
+        [sys.executable, "-c", PROGRAM, service, SETTINGS[service]],
         env=environment,
         capture_output=True,
         text=True,

@@ -60,7 +60,7 @@ EMULATORS = {
 }
 #: What may be set to tune a service, and has a default.
 TUNABLE = {
-    "ANNOUNCE_GRACE_SECONDS",
+    "CLEANUP",
     "CONSOLE_SERVICE_ACCOUNT",
     "GIT_REVISION",
     "LAUNCH_LIMIT_SECONDS",
@@ -70,7 +70,6 @@ TUNABLE = {
     "FIREBASE_SIGNER",
     "FIREBASE_KEY_FILE",
     "FIREBASE_CREDENTIAL_URI",
-    "HYGIENE",
     "LEASE_SECONDS",
     "OPERATION_LIMIT_SECONDS",
     "REQUEST_SLOTS",

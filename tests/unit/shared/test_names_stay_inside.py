@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dualdeploy import dataset_config, events, local_paths, training
-from dualdeploy.errors import CannotEverSucceed, InvalidDatasetConfig, UnknownDataset, UnknownRun
+from dualdeploy.errors import CannotEverSucceed, InvalidDatasetConfig, MalformedEvent, UnknownDataset, UnknownRun
 from dualdeploy.events import TrainingCompleted
 from dualdeploy.ledger import Ledger
 from dualdeploy.ledger.standing import standing
@@ -119,7 +119,7 @@ def test_a_message_that_names_no_run_is_refused_before_anything_is_read(chain: C
 def test_a_data_set_s_configuration_is_looked_for_only_under_a_data_set_s_name(chain: Chain, dataset: str) -> None:
     with pytest.raises(UnknownDataset):
         dataset_config.read(Untouched("config"), dataset)
-    with pytest.raises(UnknownDataset):
+    with pytest.raises(UnknownDataset if dataset else MalformedEvent):
         chain.retrain(dataset=dataset).handle()
 
 

@@ -27,6 +27,7 @@ VERTEX: Mapping[str, frozenset[str]] = {
     # It may look whether the job has ended meanwhile.
     "cancel_custom_job": frozenset({"customJobs.cancel", "customJobs.get"}),
     "find_model_version": frozenset({"models.get"}),
+    "start_delete_model": frozenset({"models.delete"}),
     # So do the versions of a model: the page has no right for them alone.
     "find_model_versions": frozenset({"models.list"}),
     "start_delete_version": frozenset({"models.delete", "models.get"}),

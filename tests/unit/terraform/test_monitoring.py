@@ -51,15 +51,18 @@ def test_a_failed_run_is_found_by_what_the_services_log(plan: Any, topology: Map
     (services,) = re.findall(r"service_name=\(([^)]*)\)", filter_)
     assert set(re.findall(r'"([a-z-]+)"', services)) == {name.replace("_", "-") for name in topology["services"]}
     patterns = re.findall(r'message=~"([^"]+)"', filter_)
-    # As job_notifier and dualdeploy.branches write them; the format strings are looked up in the code.
+    # As job_notifier and dualdeploy.release.worker write them; the format strings are looked up in the code.
     notifier = (REPOSITORY / "services" / "job_notifier" / "job_notifier" / "handler.py").read_text(encoding="utf-8")
-    branches = (REPOSITORY / "shared" / "src" / "dualdeploy" / "branches.py").read_text(encoding="utf-8")
+    worker = (REPOSITORY / "shared" / "src" / "dualdeploy" / "release" / "worker.py").read_text(encoding="utf-8")
     assert '"training %s: %s"' in notifier
-    assert '"%s %s -> %s %s"' in branches
+    assert '"%s: %s -> %s: %s"' in worker
     assert any(re.search(pattern, "training failed: the job failed: out of memory") for pattern in patterns)
-    assert any(re.search(pattern, "gating gate -> rejected ") for pattern in patterns)
+    assert any(
+        re.search(pattern, "flowers-0123456789ab/cloud release 1: gate -> rejected: accuracy 0.5 < 0.8")
+        for pattern in patterns
+    )
     assert not any(
-        re.search(pattern, "training trained: accuracy 0.912 on 300 held-out examples") for pattern in patterns
+        re.search(pattern, "training succeeded: accuracy 0.912 on 300 held-out examples") for pattern in patterns
     )
 
 

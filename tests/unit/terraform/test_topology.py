@@ -22,12 +22,14 @@ pytestmark = pytest.mark.slow
 
 
 def handled_events(service: str) -> set[str]:
-    """The names that the service's main.py maps to handlers."""
-    tree = ast.parse((REPOSITORY / "services" / service / "main.py").read_text(encoding="utf-8"))
+    """The names that the service maps to handlers."""
+    tree = ast.parse((REPOSITORY / "services" / service / service / "service.py").read_text(encoding="utf-8"))
     handlers = [
         node.value
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "handlers"
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef) and function.name == "handlers"
+        for node in ast.walk(function)
+        if isinstance(node, ast.Return)
     ]
     assert len(handlers) == 1
     assert isinstance(handlers[0], ast.Dict)

@@ -361,6 +361,7 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
     def _following(self, turn: Turn[AnyRelease]) -> AnyRelease:
         release, now = turn.release, self._ledger.clock()
         if isinstance(turn, End):
+            log.info("%s: %s -> %s: %s", release.name, release.step or release.state, turn.state, turn.note)
             return release.moved(turn.state, at=now, note=turn.note, step="", operation="", operation_since="")
         if isinstance(turn, Stay | Wait):
             return release.changed(holdup=None, look_at="")
