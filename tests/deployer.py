@@ -13,7 +13,7 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import flask
 from flask.testing import FlaskClient
@@ -266,6 +266,11 @@ class Deployer:
     def post(self, command: str, *, key: str = "", **body: Any) -> TestResponse:
         headers = {"Idempotency-Key": key} if key else {}
         return self.http().post(f"/{command}", json=body, headers=headers)
+
+    def die(self) -> NoReturn:
+        """Kill the process that is at work."""
+        self._dead = True
+        raise ProcessDied
 
     def _work(self, call: Callable[[], Any]) -> bool:
         """Whether it was done; not, if the process died at it."""

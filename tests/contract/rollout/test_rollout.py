@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain import DEPLOYER_SETTINGS, Chain
+from deployer import SETTINGS, Deployer
 
-from cloud_deployer.canary import rollout_of
+from cloud_deployer.release import CloudRelease
 from dualdeploy.errors import ModelAsleep, ServiceUnavailable
-from dualdeploy.ledger import Branch, State, Versioned
+from dualdeploy.ledger import State
 from dualdeploy.monitoring import MonitoringGateway
 from dualdeploy.object_store import Generation
 from dualdeploy.vertex import Answer, Endpoint, VertexGateway
@@ -26,7 +26,7 @@ from local_cloud.vertex import Image, Vertex
 
 TOY = Path(__file__).parent / "toy_predictor"
 #: Two seconds for a rollout of toys; a slow one needs 400 ms for an answer.
-SERVING = {"canary": {"steps": [30, 100], "bake": 0, "answers": 3, "latency_slack": 0.15}}
+SERVING = {"canary": {"steps": [30, 100], "bake": 0, "answers": 3, "latency_slack": 0.15}, "cool_down": 0}
 
 
 #: The same for a model that must be alone on its endpoint.
@@ -43,18 +43,16 @@ class IdleClock:
 
 
 class Project:
-    """A chain whose deployer talks to a Vertex AI that runs model servers."""
+    """A deployer that talks to a Vertex AI that runs model servers."""
 
     def __init__(self, vertex: Vertex, behaviours: Path, requests: Requests, idle_clock: IdleClock) -> None:
         self.idle_clock = idle_clock
         self.behaviours = behaviours
         self.requests = requests
-        self.dies = False
-        self.monitoring = Monitoring(faults=Faults(), project=DEPLOYER_SETTINGS.project, requests=requests).start()
+        self.monitoring = Monitoring(faults=Faults(), project=SETTINGS.project, requests=requests).start()
         #: Every split that was set after a deployment.
         self.splits: list[dict[str, int]] = []
-        settings = DEPLOYER_SETTINGS
-        self.gateway = VertexGateway(project=settings.project, region=settings.region, emulator_host=vertex.address)
+        self.gateway = VertexGateway(project=SETTINGS.project, region=SETTINGS.region, emulator_host=vertex.address)
         set_traffic = self.gateway.set_traffic
 
         def set_and_remember(endpoint: Endpoint, traffic: Mapping[str, int]) -> None:
@@ -62,40 +60,32 @@ class Project:
             set_traffic(endpoint, traffic)
 
         self.gateway.set_traffic = set_and_remember  # type: ignore[method-assign]
-        self.chain = Chain()
-        requests.now = lambda: self.chain.clock().timestamp()
-        self.chain.configure(serving=SERVING)
-        watched = MonitoringGateway(project=settings.project, emulator_host=self.monitoring.address)
-        self.chain.use_deployer(vertex=self.gateway, monitoring=watched)
+        self.deployer = Deployer()
+        requests.now = lambda: self.deployer.clock().timestamp()
+        self.deployer.configure(serving=SERVING)
+        watched = MonitoringGateway(project=SETTINGS.project, emulator_host=self.monitoring.address)
+        self.deployer.service = self.deployer.another(vertex=self.gateway, monitoring=watched)
 
     def close(self) -> None:
         self.monitoring.close()
 
     def train(self, edition: int, *, behaviour: str = "good", accuracy: float = 0.95) -> str:
-        known = set(self.chain.run_ids())
-        names = "flowers/train-00000-of-00001.tfrecord", "flowers/eval-00000-of-00001.tfrecord"
-        self.chain.upload(*names, edition=edition)
-        self.chain.drain()
-        for _ in range(3):
-            self.chain.tick()
-        (run_id,) = set(self.chain.run_ids()) - known
+        run_id = self.deployer.train(edition, accuracy=accuracy, announce=False)
         (self.behaviours / run_id).write_text(behaviour)
-        for job in self.chain.jobs_of(run_id, "cloud"):
-            self.chain.train(job, accuracy=accuracy)
-        self.chain.drain()
         return run_id
 
-    def bring_out(self, run_id: str, *, users: Callable[[], None] = lambda: None, seconds: float = 40) -> Branch:
-        """Let clocks tick until the run's cloud branch has come to its end; `users` send requests at each tick."""
+    def bring_out(self, run_id: str, *, users: Callable[[], None] = lambda: None, seconds: float = 40) -> CloudRelease:
+        """Let ticks come until the run's release has come to its end; `users` send requests at each tick."""
         deadline = time.monotonic() + seconds
-        while not (branch := self.chain.branch(run_id, "cloud")).is_final:
-            assert time.monotonic() < deadline, branch
-            self.chain.clock.advance(30)
-            self.idle_clock.now += 30
+        self.deployer.begin(run_id)
+        while not (release := self.deployer.release(run_id)).announced:
+            assert time.monotonic() < deadline, release
+            self.idle_clock.now += 60
             users()
-            assert self.chain.handle(self.chain.clock_deliveries()[2]) or self.dies
+            self.deployer.tick()
             time.sleep(0.05)
-        return branch
+        self.deployer.clock.advance(3600)
+        return release
 
     def shares(self) -> dict[str, int]:
         endpoint = self.gateway.find_endpoint("flowers")
@@ -109,25 +99,29 @@ class Project:
             with contextlib.suppress(ServiceUnavailable):
                 self.gateway.predict(endpoint, {"b64": base64.b64encode(b"a user's").decode()})
 
-    def die_before_every_record(self) -> set[str]:
-        """From now on the deployer dies, once for each kind of step, after it acted and before it could say so."""
-        self.dies = True
+    def die_before_records(self, which: int) -> tuple[set[str], set[str]]:
+        """From now on the deployer dies after it acted and before it could say so: once for each kind of step, at each
+        second kind from `which` on, so that it is not given up as what kills every process. Returns the kinds that
+        were met, and those at which it died."""
+        met: set[str] = set()
         died: set[str] = set()
-        write = self.chain.ledger.write_branch
+        write = self.deployer.ledger.write
 
-        def die_or_write(branch: Branch, *, expect: Generation) -> Versioned[Branch]:
-            step = f"{branch.state} {branch.step}".rstrip() + (" begun" if branch.operation else "")
-            is_deployers = branch.target == "cloud" and branch.was_trained and branch.state is not State.TRAINED
-            if is_deployers and step not in died:
-                died.add(step)
-                self.chain.die()
-            return write(branch, expect=expect)
+        def die_or_write(name: str, document: Any, *, expect: Generation) -> Any:
+            if isinstance(document, CloudRelease):
+                step = f"{document.state} {document.step}".rstrip() + (" begun" if document.operation else "")
+                is_new = step not in met
+                met.add(step)
+                if is_new and len(met) % 2 == which:
+                    died.add(step)
+                    self.deployer.die()
+            return write(name, document, expect=expect)
 
-        self.chain.ledger.write_branch = die_or_write  # type: ignore[method-assign]
-        return died
+        self.deployer.ledger.write = die_or_write  # type: ignore[method-assign]
+        return met, died
 
     def largest_share(self, run_id: str) -> int:
-        candidate = rollout_of(self.chain.branch(run_id, "cloud")).candidate
+        candidate = self.deployer.release(run_id).plan.candidate
         return max(split.get(candidate, 0) for split in self.splits)
 
 
@@ -141,8 +135,8 @@ def project(tmp_path: Path) -> Iterator[Project]:
         vertex = Vertex(
             faults=faults,
             state_dir=tmp_path / "vertex",
-            project=DEPLOYER_SETTINGS.project,
-            region=DEPLOYER_SETTINGS.region,
+            project=SETTINGS.project,
+            region=SETTINGS.region,
             storage_address=storage.address,
             environment=dict,
             images={"predictor": Image(TOY, ("python", "server.py", str(behaviours)))},
@@ -165,11 +159,10 @@ def test_a_better_model_goes_from_nothing_to_all_traffic_and_the_old_one_is_take
     older = project.train(1)
     assert project.bring_out(older).state is State.LIVE
     assert project.shares() == {older: 100}
-    project.chain.clock.advance(3600)
     newer = project.train(2)
-    branch = project.bring_out(newer)
-    assert branch.state is State.LIVE, branch.reason
-    assert [step["share"] for step in rollout_of(branch).passed] == [30, 100]
+    release = project.bring_out(newer)
+    assert release.state is State.LIVE, release.reason
+    assert [step["share"] for step in release.plan.passed] == [30, 100]
     assert project.shares() == {newer: 100}
 
 
@@ -186,17 +179,17 @@ def test_a_model_that_fails_only_behind_the_endpoint_is_rolled_back_at_the_first
 ) -> None:
     older = project.train(1)
     assert project.bring_out(older).state is State.LIVE
-    project.chain.clock.advance(3600)
     bad = project.train(2, behaviour=behaviour)
-    branch = project.bring_out(bad)
-    assert branch.state is State.ROLLED_BACK
-    assert branch.reason.startswith("at 30 % of the traffic: ")
-    assert words in branch.reason
+    release = project.bring_out(bad)
+    assert release.state is State.ROLLED_BACK
+    assert release.reason.startswith("at 30 % of the traffic: ")
+    assert words in release.reason
     assert project.shares() == {older: 100}
     assert project.largest_share(bad) == 30
-    assert project.chain.live("cloud").current.run_id == older
+    assert project.deployer.serving().current.run_id == older
 
 
+@pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize(
     ("behaviour", "state", "steps"),
     [
@@ -204,17 +197,17 @@ def test_a_model_that_fails_only_behind_the_endpoint_is_rolled_back_at_the_first
         ("error", State.ROLLED_BACK, {"canary restore", "canary withdraw", "canary withdraw begun", "rolled_back"}),
     ],
 )
-def test_a_deployer_that_dies_after_every_step_of_its_own_ends_with_one_model_that_serves(
-    project: Project, behaviour: str, state: State, steps: set[str]
+def test_a_deployer_that_dies_after_steps_of_its_own_ends_with_one_model_that_serves(
+    project: Project, behaviour: str, state: State, steps: set[str], which: int
 ) -> None:
     older = project.train(1)
     assert project.bring_out(older).state is State.LIVE
-    project.chain.clock.advance(3600)
-    died = project.die_before_every_record()
+    met, died = project.die_before_records(which)
     newer = project.train(2, behaviour=behaviour)
-    branch = project.bring_out(newer, seconds=90)
-    assert branch.state is state, branch.reason
-    assert died >= steps | {"deploying upload begun", "deploying deploy begun", "canary baseline"}
+    release = project.bring_out(newer, seconds=90)
+    assert release.state is state, release.reason
+    assert met >= steps | {"deploying upload begun", "deploying deploy begun", "canary baseline"}
+    assert len(died) >= len(met) // 2
     assert project.shares() == {newer if state is State.LIVE else older: 100}
     assert all(sum(split.values()) == 100 for split in project.splits)
     if state is State.ROLLED_BACK:
@@ -225,33 +218,30 @@ def test_a_model_that_fails_for_users_alone_is_caught_by_monitoring(project: Pro
     watched = {"canary": {**SERVING["canary"], "bake": "2m", "monitoring": {"max_error_rate": 0.05}}}
     older = project.train(1)
     assert project.bring_out(older).state is State.LIVE
-    project.chain.configure(serving=watched)
-    project.chain.clock.advance(3600)
+    project.deployer.configure(serving=watched)
     bad = project.train(2, behaviour="error-for-users")
-    branch = project.bring_out(bad, users=project.send_users_picture)
-    assert branch.state is State.ROLLED_BACK
-    assert branch.reason.startswith("at 30 % of the traffic, Cloud Monitoring: monitored_error_rate")
+    release = project.bring_out(bad, users=project.send_users_picture)
+    assert release.state is State.ROLLED_BACK
+    assert release.reason.startswith("at 30 % of the traffic, Cloud Monitoring: monitored_error_rate")
     assert project.shares() == {older: 100}
     assert project.largest_share(bad) == 30
 
 
 def test_a_good_model_that_monitoring_watches_reaches_all_traffic(project: Project) -> None:
     watched = {"canary": {**SERVING["canary"], "bake": "2m", "monitoring": {"max_latency": "10s"}}}
-    project.chain.configure(serving=watched)
+    project.deployer.configure(serving=watched)
     older = project.train(1)
     assert project.bring_out(older).state is State.LIVE
-    project.chain.clock.advance(3600)
     newer = project.train(2)
-    branch = project.bring_out(newer, users=project.send_users_picture)
-    assert branch.state is State.LIVE, branch.reason
-    assert [step["monitoring"]["passed"] for step in rollout_of(branch).passed] == [True, True]
+    release = project.bring_out(newer, users=project.send_users_picture)
+    assert release.state is State.LIVE, release.reason
+    assert [step["monitoring"]["passed"] for step in release.plan.passed] == [True, True]
 
 
 def test_a_model_that_is_stopped_at_the_gate_never_reaches_the_endpoint(project: Project) -> None:
     older = project.train(1)
     project.bring_out(older)
-    project.chain.configure(serving=SERVING, gates={"cloud": {"min_accuracy": 0.9}})
-    project.chain.clock.advance(3600)
+    project.deployer.configure(serving=SERVING, gates={"cloud": {"min_accuracy": 0.9}})
     worse = project.train(2, accuracy=0.6)
     assert project.bring_out(worse).state is State.REJECTED
     assert project.shares() == {older: 100}
@@ -261,26 +251,25 @@ def test_a_model_that_is_stopped_at_the_gate_never_reaches_the_endpoint(project:
 
 
 def one_live_run(project: Project) -> str:
-    project.chain.configure(serving=ALONE)
+    project.deployer.configure(serving=ALONE)
     run_id = project.train(1)
-    branch = project.bring_out(run_id)
-    assert branch.state is State.LIVE, branch.reason
-    project.chain.clock.advance(3600)
+    release = project.bring_out(run_id)
+    assert release.state is State.LIVE, release.reason
     return run_id
 
 
 def check_record(project: Project, run_id: str) -> None:
-    endpoint, current = project.gateway.find_endpoint("flowers"), project.chain.live("cloud").current
+    endpoint, current = project.gateway.find_endpoint("flowers"), project.deployer.serving().current
     assert project.shares() == {run_id: 100}
-    assert (current.run_id, current.facts["deployed_model"]) == (run_id, endpoint.deployed[0].id)
+    assert (current.run_id, current.deployed_model) == (run_id, endpoint.deployed[0].id)
     assert project.gateway.predict(endpoint, {"b64": base64.b64encode(b"red").decode()}).prediction["label"] == "red"
 
 
 def test_a_model_that_scales_to_zero_is_replaced_in_place(project: Project) -> None:
     one_live_run(project)
     newer = project.train(2)
-    branch = project.bring_out(newer)
-    assert branch.state is State.LIVE, branch.reason
+    release = project.bring_out(newer)
+    assert release.state is State.LIVE, release.reason
     check_record(project, newer)
 
 
@@ -292,21 +281,20 @@ def test_a_worse_model_behind_the_endpoint_makes_way_for_the_former_one(
     project: Project, behaviour: str, words: str
 ) -> None:
     older = one_live_run(project)
-    branch = project.bring_out(project.train(2, behaviour=behaviour))
-    assert branch.state is State.ROLLED_BACK, branch.reason
-    assert words in branch.reason
-    assert f"{older} was deployed again" in branch.reason
+    release = project.bring_out(project.train(2, behaviour=behaviour))
+    assert release.state is State.ROLLED_BACK, release.reason
+    assert words in release.reason
+    assert f"{older} was deployed again" in release.reason
     check_record(project, older)
 
 
 def test_a_release_in_place_that_is_stopped_in_the_middle_brings_the_former_one_back(project: Project) -> None:
     older = one_live_run(project)
     newer = project.train(2)
-    while project.chain.branch(newer, "cloud").step != "replace":
-        assert project.chain.handle(project.chain.clock_deliveries()[2])
-    project.chain.handle(project.chain.post("cloud", "abort", dataset="flowers"))
-    branch = project.bring_out(newer)
-    assert branch.state is State.ROLLED_BACK, branch.reason
+    project.deployer.go_to(newer, "replace")
+    assert project.deployer.post("abort", dataset="flowers").status_code == 202
+    release = project.bring_out(newer)
+    assert release.state is State.ROLLED_BACK, release.reason
     check_record(project, older)
 
 
@@ -324,7 +312,7 @@ def test_a_new_model_that_fell_asleep_before_it_was_asked_is_woken_and_asked_aga
             raise
 
     project.gateway.predict = after_an_hour_without_a_clock  # type: ignore[method-assign]
-    branch = project.bring_out(newer)
-    assert branch.state is State.LIVE, branch.reason
+    release = project.bring_out(newer)
+    assert release.state is State.LIVE, release.reason
     assert asleep
-    assert rollout_of(branch).tally.failures == 0
+    assert release.plan.tally.failures == 0

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from chain import Chain
 
-from cloud_deployer.live_evaluation import TIMEOUT_SECONDS
+from cloud_deployer.steps.measure import MOST_SECONDS
 from dualdeploy import prices
 from dualdeploy.dataset_config import DatasetConfig, parse
 from dualdeploy.ledger import State
@@ -275,7 +275,7 @@ def test_what_a_run_costs_follows_from_the_price_table_and_the_default_configura
     assert figure("an hour of one job") == pytest.approx(hours[0], abs=0.005)
     assert figure("both jobs, half an hour each") == pytest.approx(sum(hours) / 2, abs=0.005)
     assert figure("both jobs, at most") == pytest.approx(most, abs=0.005)
-    assert figure("a live model measured again") == pytest.approx(hours[0] * TIMEOUT_SECONDS / 3600, abs=0.005)
+    assert figure("a live model measured again") == pytest.approx(hours[0] * MOST_SECONDS / 3600, abs=0.005)
 
 
 @pytest.mark.parametrize("machine", ["n1-standard-4", "e2-standard-2"])
