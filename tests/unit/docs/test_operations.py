@@ -146,7 +146,7 @@ def calls_of(name: str) -> Iterator[ast.Call]:
 
 
 def test_the_code_is_seen_to_write_messages_with_fields() -> None:
-    assert {"gating gating -> gating gating", "removed x: x"} <= messages()
+    assert {"gating: gating -> gating", "removed x: x"} <= messages()
     assert {"message", "run_id", "target", "event", "event_id", "service", "logger"} <= fields()
 
 
@@ -292,19 +292,21 @@ def test_what_an_idle_system_looks_at_each_minute_is_what_the_services_do() -> N
     chain.settle()
     chain.clock.advance(2 * 3600)
     chain.settle()
+    # What the full hour is for is through by now.
+    for _ in range(5):
+        chain.tick()
+        chain.drain()
     chain.operations.clear()
-    chain.clock.advance(60)
     chain.tick()
     chain.drain()
     counted = Counter(name.split(".")[1] for name in chain.operations)
 
     assert chain.active() == []
-    assert f"{counted['list']} listings and {counted['read']} read a minute" in PAGE
-    assert f"{counted['list'] * MINUTES:,} listings, {counted['read'] * MINUTES:,} reads" in PAGE
-    assert set(counted) == {"list", "read"}
-    # Class A operations at 0.005 US dollars for a thousand, class B at 0.0004.
-    month = counted["list"] * MINUTES * 0.005 / 1000 + counted["read"] * MINUTES * 0.0004 / 1000
-    assert figure("looks at the ledger") == pytest.approx(month, abs=0.01)
+    assert set(counted) == {"list"}
+    assert f"{counted['list']} listings a minute" in PAGE
+    assert f"{counted['list'] * MINUTES:,} listings" in PAGE
+    # Class A operations at 0.005 US dollars for a thousand.
+    assert figure("looks at the ledger") == pytest.approx(counted["list"] * MINUTES * 0.005 / 1000, abs=0.01)
 
 
 def test_what_ticks_take_of_instances_follows_from_their_size() -> None:
