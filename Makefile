@@ -92,6 +92,17 @@ test: $(STAMP) ## Every test, the one end-to-end run with real training included
 	@$(BIN)/python -m pytest tests -m 'slow or e2e'
 endif
 
+# Where the tests' own modules and the services are imported from, outside pytest.
+TEST_PATH := tests:shared/src:services/training_launcher:services/job_notifier:services/cloud_deployer:services/mobile_publisher
+
+.PHONY: histories
+histories: $(STAMP) ## Seeded random histories of the whole chain (kills, freezes, two versions, …): [N=5000] [SEED=0]
+	@PYTHONPATH=$(TEST_PATH) $(BIN)/python tests/histories.py --count $(or $(N),5000) --seed $(or $(SEED),0)
+
+.PHONY: mutants
+mutants: $(STAMP) ## Take away each precondition, lease and order: does a test notice? ([ONLY=part of a path])
+	@$(BIN)/python tests/mutants.py --only '$(ONLY)'
+
 .PHONY: test-fast
 test-fast: $(STAMP) ## Without those that import TensorFlow or train
 	@$(BIN)/python -m pytest tests -m 'not slow and not e2e' --numprocesses 2 --dist loadfile --quiet

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import random
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from chain import Chain, Delivery, Interfere, When
 
@@ -16,6 +17,8 @@ from dualdeploy.monitoring import SHORTEST_PERIOD, Served
 from dualdeploy.testing.failing import ProcessDied
 from dualdeploy.testing.vertex import label_in_picture
 from dualdeploy.vertex import Answer, DeployedModel
+
+AnyNumber = TypeVar("AnyNumber")
 
 #: A lease of a dead process runs out after one and a half minutes, the quiet period and the inbox need two.
 ENOUGH_TICKS = 15
@@ -28,6 +31,15 @@ class Story:
     prepare: Callable[[Chain], None]
     begin: Callable[[Chain], None]
     check: Callable[[Chain], None]
+
+
+def spread(numbers: Iterable[AnyNumber], *, most: int = 60) -> list[AnyNumber]:
+    """At most so many of them, evenly spread: a story has hundreds of operations, and each is told in a tenth of a
+    second. All of them with EXHAUSTIVE=1 in the environment; `make histories` disturbs at any of them, too."""
+    every = list(numbers)
+    if os.environ.get("EXHAUSTIVE") == "1" or len(every) <= most:
+        return every
+    return [every[place * len(every) // most] for place in range(most)]
 
 
 class Once:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 import pytest
-from stories import STORIES, Once, fail, told
+from stories import STORIES, Once, fail, spread, told
 
 
 def what_is_wrong(name: str, failure: Once) -> str:
@@ -29,12 +29,12 @@ def undisturbed(name: str) -> tuple[int, list[int]]:
 @pytest.mark.parametrize("name", STORIES)
 def test_a_call_that_fails_once_delays_a_run_and_harms_nothing(name: str) -> None:
     count, _ = undisturbed(name)
-    failures = [what_is_wrong(name, Once(number, fail)) for number in range(count)]
+    failures = [what_is_wrong(name, Once(number, fail)) for number in spread(range(count))]
     assert [failure for failure in failures if failure] == []
 
 
 @pytest.mark.parametrize("name", STORIES)
 def test_a_lost_answer_delays_a_run_and_does_nothing_twice(name: str) -> None:
     _, answered = undisturbed(name)
-    failures = [what_is_wrong(name, Once(number, fail, "after")) for number in answered]
+    failures = [what_is_wrong(name, Once(number, fail, "after")) for number in spread(answered)]
     assert [failure for failure in failures if failure] == []

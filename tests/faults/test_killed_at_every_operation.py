@@ -6,7 +6,7 @@ import functools
 
 import pytest
 from chain import When
-from stories import STORIES, Once, kill, told
+from stories import STORIES, Once, kill, spread, told
 
 
 @functools.cache
@@ -15,7 +15,7 @@ def deaths_of(name: str) -> list[tuple[int, When]]:
     chain, last = told(STORIES[name])
     STORIES[name].check(chain)
     count = len(chain.operations)
-    return [(number, "before") for number in range(count)] + [(number, "after") for number in sorted(last)]
+    return spread([(number, "before") for number in range(count)] + [(number, "after") for number in sorted(last)])
 
 
 def what_is_wrong(name: str, death: Once, *, redeliver: bool) -> str:
@@ -31,13 +31,17 @@ def what_is_wrong(name: str, death: Once, *, redeliver: bool) -> str:
 
 @pytest.mark.parametrize("name", STORIES)
 def test_a_process_killed_at_any_operation_costs_no_second_job_and_loses_no_release(name: str) -> None:
-    failures = [what_is_wrong(name, Once(number, kill, when), redeliver=True) for number, when in deaths_of(name)]
+    failures = [
+        what_is_wrong(name, Once(number, kill, when), redeliver=True) for number, when in spread(deaths_of(name))
+    ]
     assert [failure for failure in failures if failure] == []
 
 
 @pytest.mark.parametrize("name", ["a first run", "a run whose cloud training fails"])
 def test_the_clock_alone_brings_a_run_to_its_end_when_the_killed_event_never_comes_again(name: str) -> None:
-    failures = [what_is_wrong(name, Once(number, kill, when), redeliver=False) for number, when in deaths_of(name)]
+    failures = [
+        what_is_wrong(name, Once(number, kill, when), redeliver=False) for number, when in spread(deaths_of(name))
+    ]
     assert [failure for failure in failures if failure] == []
 
 

@@ -15,6 +15,7 @@ from stories import (
     cool_down,
     deployers_operations,
     kill,
+    spread,
     told,
     two_live_runs,
     upload,
@@ -28,7 +29,7 @@ ENDS = {State.LIVE, State.ROLLED_BACK, State.SUPERSEDED, State.FAILED}
 @pytest.mark.parametrize("name", RELEASE_STORIES)
 def test_a_process_killed_at_any_operation_ends_as_it_should(name: str) -> None:
     failures = []
-    for number in deployers_operations(RELEASE_STORIES[name]):
+    for number in spread(deployers_operations(RELEASE_STORIES[name])):
         death = Once(number, kill)
         chain, _ = told(RELEASE_STORIES[name], death)
         try:
@@ -59,7 +60,7 @@ def check_the_endpoint(chain: Chain) -> None:
     assert {key for key, share in endpoint.traffic.items() if share} <= there
 
 
-@pytest.mark.parametrize("block", range(8))
+@pytest.mark.parametrize("block", range(2))
 @pytest.mark.parametrize("kept", ["0s", "5m"])
 def test_two_runs_a_redeploy_and_a_rollback_at_once_leave_one_model_that_serves_and_is_recorded(
     block: int, kept: str
@@ -73,6 +74,9 @@ def test_two_runs_a_redeploy_and_a_rollback_at_once_leave_one_model_that_serves_
             waiting, chain.queue = chain.queue + asked[:1], []
             asked = asked[1:]
             chain.clock.advance(60)
+            if turn == 25:
+                # What was claimed before a rollback is held until someone says so.
+                chain.handle(chain.post("cloud", "resume", dataset="flowers"))
             chain.queue += interleaving.run(chain, waiting + chain.tick_deliveries())
             for job in chain.unfinished_jobs():
                 chain.train(job)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from publishing import Publishing
+from stories import spread
 
 from dualdeploy.errors import ServiceUnavailable
 from dualdeploy.ledger import State, dataset_of
@@ -231,7 +232,7 @@ def of_the_service(name: str) -> list[int]:
     """All operations of a story up to the last one that is not of an idle tick."""
     names = undisturbed(name).names
     last = max(number for number, each in enumerate(names, start=1) if each != "ledger.list")
-    return list(range(1, last + 1))
+    return spread(range(1, last + 1))
 
 
 def failures(name: str, act: Act, numbers: list[int], when: str = "before") -> list[str]:

@@ -135,7 +135,7 @@ def test_a_redeploy_while_a_newer_run_waits_is_finished_first_and_then_replaced(
     assert "202" in chain.outcomes[-1][2]
     train(chain, newer)
     chain.drain()
-    assert chain.standing(newer, "cloud").state is State.TRAINED
+    assert chain.standing(newer, "cloud").state is State.WAITING
     chain.settle(ticks=25)
     check_newer_is_live(chain, older, newer)
     assert chain.standing(older, "cloud").release == 2

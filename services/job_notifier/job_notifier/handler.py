@@ -33,6 +33,9 @@ TRAINING_COMPLETED_TOPIC = "training-completed"
 #: The kind of due work: `job/<run>/<target>/<attempt>`, put by the launcher.
 JOB = "job"
 
+#: Which service brings out the models of a target.
+RELEASED_BY = {"cloud": "cloud_deployer", "mobile": "mobile_publisher"}
+
 #: The service and the kind of due work that take note of an end.
 LAUNCHER, LAUNCH = "training_launcher", "launch"
 
@@ -192,6 +195,9 @@ class JobNotifier:
         """Publish, then remember that it was published: a death in between repeats the message, and never loses it."""
         ended = versioned.document
         if not ended.announced:
+            if ended.outcome == "succeeded":
+                # A message can be lost for good (given up, purged): the tick of who releases the model suffices.
+                self._due.put(f"release/{ended.run_id}/1", service=RELEASED_BY[ended.target])
             if ended.outcome != "no_capacity":
                 # Such a training is not over: the launcher asks for another job.
                 event = TrainingCompleted(

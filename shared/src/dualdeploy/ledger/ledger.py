@@ -160,6 +160,12 @@ class Ledger:
     def find_ended(self, run_id: str, target: str, attempt: int) -> Versioned[Ended] | None:
         return self.find(names.ended(run_id, target, attempt), Ended)
 
+    def was_trained(self, run_id: str, target: str) -> bool:
+        """Whether there is a trained model of the run. Raises UnknownRun."""
+        launch = self.read_launch(run_id, target).document
+        ended = self.find_ended(run_id, target, launch.attempt)
+        return bool(ended and ended.document.outcome == "succeeded")
+
     # Releases --------------------------------------------------------------------------------------------------
 
     def find_release(self, kind: type[AnyRelease], run_id: str, target: str, n: int) -> Versioned[AnyRelease] | None:

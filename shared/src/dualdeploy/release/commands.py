@@ -132,7 +132,10 @@ class Commands(Generic[AnyRelease, AnyServing]):
         name = names.request(request_id)
         found = self._ledger.find(name, Intent)
         if found is None:
-            found = self._intended(name, wanted, choose(wanted))
+            run = choose(wanted)
+            if not wanted.key and (same := self._same_under_way(run, wanted)):
+                return same, True
+            found = self._intended(name, wanted, run)
         if found.document.digest != wanted.digest():
             raise Refusal(422, "this Idempotency-Key came with another request before: send a new key")
         for _ in range(_ATTEMPTS):
@@ -144,6 +147,17 @@ class Commands(Generic[AnyRelease, AnyServing]):
             n = self._ledger.newest_release_number(intent.run_id, self._of.target) + 1
             found = self._ledger.write(name, intent.changed(n=n), expect=found.generation)
         raise Refusal(503, f"releases of {found.document.run_id} are begun faster than one can be numbered")
+
+    def _same_under_way(self, run: Run, wanted: Wanted) -> dict[str, Any] | None:
+        """The answer for a request without a key whose first answer was lost: its release is not over yet."""
+        n = self._ledger.newest_release_number(run.run_id, self._of.target)
+        found = self._ledger.find_release(self._of.release_kind, run.run_id, self._of.target, n) if n else None
+        if found is None or found.document.is_over or found.document.is_aborted:
+            return None
+        if found.document.request.changed(id="") != _request_of(wanted, ""):
+            return None
+        self._look_now(key_of(run.run_id, n))
+        return self._answer(found.document)
 
     def _intended(self, name: str, wanted: Wanted, run: Run) -> Versioned[Intent]:
         intent = Intent(
@@ -164,16 +178,7 @@ class Commands(Generic[AnyRelease, AnyServing]):
         existing = self._ledger.find_release(self._of.release_kind, intent.run_id, self._of.target, intent.n)
         if existing:
             return existing.document, False
-        request = Request(
-            kind=wanted.kind,
-            id=request_id,
-            by=wanted.by,
-            reason=wanted.reason,
-            forced=wanted.force,
-            # Back to a model that has served everybody: at once, and probed all the same.
-            canary=wanted.canary and wanted.kind == "redeploy",
-            quantization=wanted.quantization,
-        )
+        request = _request_of(wanted, request_id)
         run = self._run(intent.run_id)
         new = self._worker.new_release(run, intent.n, request, self._config_of_last_release(intent))
         if wanted.kind == "rollback":
@@ -271,7 +276,7 @@ class Commands(Generic[AnyRelease, AnyServing]):
         for run_id in self._ledger.run_ids(dataset):
             with contextlib.suppress(CannotEverSucceed):
                 run = self._ledger.read_run(run_id)
-                if self._was_trained(run):
+                if self._ledger.was_trained(run.run_id, self._of.target):
                     runs.append(run)
         return sorted(runs, key=lambda run: run.created_at, reverse=True)[:_MOST_CANDIDATES]
 
@@ -283,14 +288,9 @@ class Commands(Generic[AnyRelease, AnyServing]):
             )
         return trained[0]
 
-    def _was_trained(self, run: Run) -> bool:
-        launch = self._ledger.read_launch(run.run_id, self._of.target).document
-        ended = self._ledger.find_ended(run.run_id, self._of.target, launch.attempt)
-        return bool(ended and ended.document.outcome == "succeeded")
-
     def _refuse_untrained(self, run: Run) -> None:
         try:
-            if self._was_trained(run):
+            if self._ledger.was_trained(run.run_id, self._of.target):
                 return
             launch = self._ledger.read_launch(run.run_id, self._of.target).document
             why = f"its training is {launch.state}" + (f": {launch.reason}" if launch.reason else "")
@@ -434,3 +434,16 @@ class Commands(Generic[AnyRelease, AnyServing]):
             self._nudge(key)
         except DualDeployError as exc:
             log.warning("%s waits for the next tick: %s", key, exc)
+
+
+def _request_of(wanted: Wanted, request_id: str) -> Request:
+    return Request(
+        kind=wanted.kind,
+        id=request_id,
+        by=wanted.by,
+        reason=wanted.reason,
+        forced=wanted.force,
+        # Back to a model that has served everyone: at once, and probed all the same.
+        canary=wanted.canary and wanted.kind == "redeploy",
+        quantization=wanted.quantization,
+    )
