@@ -54,7 +54,7 @@ def _two_live_runs(cool_down: str) -> Chain:
 def check_the_endpoint(chain: Chain) -> None:
     """At any moment: traffic sums to 100, and nobody without a deployment has any."""
     for _, split in chain.vertex.splits:
-        assert sum(split.values()) == 100, split
+        assert not split or sum(split.values()) == 100, split
     endpoint = chain.vertex.endpoints["flowers"]
     there = {deployed.id for deployed in endpoint.deployed}
     assert {key for key, share in endpoint.traffic.items() if share} <= there
