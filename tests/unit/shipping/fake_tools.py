@@ -257,20 +257,8 @@ class Terraform:
 
     def _show(self, words: list[str], _flags: Mapping[str, str]) -> str:
         changes = json.loads((self._folder / words[0]).read_text())["changes"]
-        listed = [self._shown(address, actions) for address, actions in changes.items()]
-        data = {"address": "data.x", "type": "data", "change": {"actions": ["read"], "after": None}}
-        return json.dumps({"resource_changes": [*listed, data]})
-
-    def _shown(self, address: str, actions: list[str]) -> Mapping[str, Any]:
-        is_bucket = ".google_storage_bucket." in address
-        change: dict[str, Any] = {"actions": actions, "after": {"name": self._wanted().get(address)}}
-        if address in self._imports():
-            change |= {"importing": {"id": self._imports()[address]}, "before": {"labels": {"app": "dualdeploy"}}}
-        return {"address": address, "type": "google_storage_bucket" if is_bucket else "module", "change": change}
-
-    def _imports(self) -> Mapping[str, str]:
-        file = self._folder / "shipping.imports.tf"
-        return dict(re.findall(r'to = (\S+)\n  id = "([^"]+)"', file.read_text())) if file.is_file() else {}
+        listed = [{"address": address, "change": {"actions": actions}} for address, actions in changes.items()]
+        return json.dumps({"resource_changes": [*listed, {"address": "data.x", "change": {"actions": ["read"]}}]})
 
     def _apply(self, words: list[str], _flags: Mapping[str, str]) -> None:
         self._lock()
@@ -280,11 +268,6 @@ class Terraform:
             raise Refused(_diagnostic(address, says))
         for address, value in self._wanted().items():
             if address.startswith(target) and self._facts["resources"].get(address) != value:
-                if ".bucket[" in address and value in self._facts["buckets"] and address not in self._imports():
-                    says = (
-                        "Error 409: Your previous request to create the named bucket succeeded and you already own it."
-                    )
-                    raise Refused(_diagnostic(address, says))
                 # One after the other: whoever is killed in between leaves the rest undone.
                 self._world.act(lambda address=address, value=value: self._make(address, value))  # type: ignore[misc]
         if not target:
@@ -302,6 +285,8 @@ class Terraform:
         self._world.act(lambda: self._facts.update(outputs={}))
 
     def _make(self, address: str, value: Any) -> None:
+        if ".bucket[" in address:
+            assert value not in self._facts["buckets"], f"409: {value} is there already"
         if ".bucket[" in address or address == "module.project":
             name = value if ".bucket[" in address else f"{self._facts['project']}-dualdeploy-sources"
             self._facts["buckets"].setdefault(name, {"name": name, "location": "", "versioning_enabled": "True"})
@@ -353,7 +338,7 @@ def _resources(variables: Mapping[str, Any], infrastructure: str) -> Iterator[tu
         version = (sources if each["kind"] == "function" else images).get(name)
         yield f"module.{name}.this", [version, variables["operators"], infrastructure]
     yield "module.training_launcher.trainer", images.get("trainer")
-    yield "module.cloud_deployer.predictor", images.get("predictor")
+    yield "module.cloud_deployer.predictor", [images.get("predictor"), images.get("trainer")]
 
 
 if __name__ == "__main__":
