@@ -8,13 +8,16 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 UV      := uv==0.13.9
+# A value from the command line as one word of the shell, whatever quotes are in it; an option, if it has a value.
+shell_word = '$(subst ','\'',$(1))'
+option = $(if $(2),$(1) $(call shell_word,$(2)))
 SERVICES := training_launcher job_notifier cloud_deployer mobile_publisher trainer predictor
 
 ##@ Try it
 
 .PHONY: demo
 demo: $(STAMP) ## The whole loop on the local cloud: data in, two live models out (DATA=folder for your own TFRecords)
-	@$(BIN)/python -m local_cloud demo $(if $(DATA),--data '$(DATA)') $(if $(LABELS),--labels '$(LABELS)')
+	@$(BIN)/python -m local_cloud demo $(call option,--data,$(DATA)) $(call option,--labels,$(LABELS))
 
 .PHONY: up
 up: $(STAMP) ## The same stack, left running; writes build/local_cloud.env
@@ -26,14 +29,19 @@ down: $(STAMP) ## Stop what `make up` started
 
 .PHONY: validate
 validate: $(STAMP) ## Check a folder of TFRecords before anything is spent: DATA=folder [LABELS=a,b,c]
-	@PYTHONPATH=services/training_launcher $(BIN)/python -m training_launcher.validate_command DATA='$(DATA)' $(if $(LABELS),--labels '$(LABELS)')
+	@PYTHONPATH=services/training_launcher $(BIN)/python -m training_launcher.validate_command DATA=$(call shell_word,$(DATA)) $(call option,--labels,$(LABELS))
+
+.PHONY: shards
+shards: $(STAMP) ## Turn pictures into checked shards: IMAGES=folder of class folders, .csv or .jsonl ([OUT=folder | TO=gs://…] [DATASET=…] [LABELS=a,b,c] [SHARDS=n])
+	@$(LOOK_AT); PYTHONPATH=infra/shards:services/training_launcher $(BIN)/python -m shard_writer $(call shell_word,$(IMAGES)) $(call option,--out,$(OUT)) \
+	  $(call option,--to,$(TO)) $(call option,--config-bucket,$(CONFIG)) $(call option,--dataset,$(DATASET)) \
+	  $(call option,--labels,$(LABELS)) $(call option,--shards,$(SHARDS)) $(call option,--max-bad,$(MAX_BAD))
 
 # What `make redeploy` and `make rollback` send, with what was given on the command line.
 REQUEST = {"dataset": $(call json,$(DATASET))$(if $(REASON),$(comma) "reason": $(call json,$(REASON)))$(if $(TO_RUN),$(comma) "to_run": $(call json,$(TO_RUN)))}
 comma := ,
 # A reason is a sentence of people, with whatever quotes they use.
 json = "$(subst ",\",$(subst \,\\,$(1)))"
-shell_word = '$(subst ','\'',$(1))'
 # Without URL to both services of `make up`; with URL to that service on Google Cloud, as whoever gcloud is signed in as.
 POST = set -e; test -n '$(DATASET)' || { echo "name the data set: DATASET=flowers"; exit 1; }; \
   if test -n '$(URL)'; then urls='$(URL)'; token=$$(gcloud auth print-identity-token); set -- -H "authorization: Bearer $$token"; \
