@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
+from dualdeploy.contracts.unusable import UnusableRecord
 from dualdeploy.tfrecord import Example, Feature, MalformedExample, parse_example
 
 _MOST_LAYOUTS = 4
@@ -19,16 +20,6 @@ _MOST_REMEMBERED = 1 << 16
 
 #: The label of a data set without a list of labels is checked against this: each class costs memory.
 MOST_CLASSES = 65_536
-
-
-class UnusableRecord(ValueError):
-    """A record that cannot be trained on: a code for machines, a sentence, and what to do about it."""
-
-    def __init__(self, code: str, problem: str, remedy: str) -> None:
-        super().__init__(problem)
-        self.code = code
-        self.problem = problem
-        self.remedy = remedy
 
 
 class _Frame(NamedTuple):

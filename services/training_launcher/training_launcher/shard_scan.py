@@ -12,6 +12,8 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
+from dualdeploy.contracts.image_file import ImageHeader, UnreadableImage
+from dualdeploy.contracts.unusable import UnusableRecord
 from dualdeploy.tfrecord import (
     ChecksumMismatch,
     CorruptRecords,
@@ -22,8 +24,8 @@ from dualdeploy.tfrecord import (
     is_gzip,
     read_records,
 )
-from training_launcher.example_reader import ExampleReader, UnusableRecord
-from training_launcher.image_header import ImageHeader, ImageHeaderReader, can_decode_in_little_memory, decode
+from training_launcher.example_reader import ExampleReader
+from training_launcher.image_header import ImageHeaderReader, can_decode_in_little_memory
 from training_launcher.shard_source import MeteredStream, ShardSource
 from training_launcher.validation_limits import ValidationLimits
 from training_launcher.validation_report import Finding, Findings
@@ -89,6 +91,8 @@ class DecodeSample:
 
     def __init__(self, limits: ValidationLimits, planned_bytes: int) -> None:
         self.decoded = 0
+        #: Of these, images whose damage only decoding showed.
+        self.damaged = 0
         self._stride = max(1, planned_bytes // limits.full_decode_sample) if limits.full_decode_sample else 0
         self._most = 2 * limits.full_decode_sample
         self._pixels_left = limits.full_decode_pixels
@@ -103,12 +107,18 @@ class DecodeSample:
         return -(-(base + offset) // self._stride) * self._stride - base
 
     def decode(self, image: bytes, header: ImageHeader) -> None:
-        """Decode the image if that fits into memory and time; raises `UnusableRecord`."""
-        pixels = header.width * header.height
-        if pixels <= self._pixels_left and can_decode_in_little_memory(header):
-            self._pixels_left -= pixels
-            decode(image, header)
-            self.decoded += 1
+        """Decode the image if that fits into memory and time; raises `UnreadableImage`."""
+        from dualdeploy.images import verify  # noqa: PLC0415 (Pillow: 100 ms that rejected headers need not pay)
+
+        if header.pixels > self._pixels_left or not can_decode_in_little_memory(header):
+            return
+        self._pixels_left -= header.pixels
+        self.decoded += 1
+        try:
+            verify(image)
+        except UnreadableImage:
+            self.damaged += 1
+            raise
 
 
 class _Hopeless(Exception):
@@ -199,8 +209,8 @@ class ShardScan:
             try:
                 image, label = read_example(data)
                 header = read_header(image)
-                _, width, height, _, whole = header
-                if offset >= decode_at or not whole:
+                _, width, height, _ = header
+                if offset >= decode_at:
                     decode_at = self._sample.next_offset(self._base, offset + 1)
                     self._sample.decode(image, header)
             except (UnusableRecord, MalformedExample) as fault:

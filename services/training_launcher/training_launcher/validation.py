@@ -17,7 +17,7 @@ import numpy as np
 from dualdeploy.contracts.split import HELD_OUT_ONE_IN, Split, held_out_by_checksum
 from training_launcher.dataset_checks import DatasetChecks
 from training_launcher.example_reader import ExampleReader
-from training_launcher.extrapolation import Extrapolation
+from training_launcher.extrapolation import Extrapolation, of_sample
 from training_launcher.fingerprints import Fingerprints
 from training_launcher.readings import ShardReading, decode, encode
 from training_launcher.sampling import plan
@@ -151,6 +151,7 @@ class Validation:
                     sizes.add(reading.images)
                     self._add(reading.number, reading.images)
                 self._sample.decoded += reading.decoded
+                self._sample.damaged += reading.damaged
                 self._close(reading, sizes)
 
     def step(self) -> bytes:
@@ -185,7 +186,8 @@ class Validation:
             return Unopened(exc)
 
     def _read_shard(self, number: int, stream: BinaryIO, progress: Callable[[int], None] | None) -> None:
-        sizes, kept, decoded = ImageSizes(), [Images.none()], self._sample.decoded
+        sizes, kept = ImageSizes(), [Images.none()]
+        decoded, damaged = self._sample.decoded, self._sample.damaged
         findings = Findings(self._limits.max_findings, self._limits.max_findings_per_code)
 
         def settle(images: Images) -> None:
@@ -214,6 +216,7 @@ class Validation:
             whole=scan.whole,
             stopped_early=scan.stopped_early,
             decoded=self._sample.decoded - decoded,
+            damaged=self._sample.damaged - damaged,
             findings=findings,
             images=Images.joined(kept) if self._keep else None,
         )
@@ -273,7 +276,7 @@ class Validation:
                 if not size:
                     self._found_empty(number, "the shard is empty (0 bytes)")
                 nothing = Findings(0, 0)
-                reading = ShardReading(number, 0, 0, 0, False, not size, bool(size), 0, nothing)
+                reading = ShardReading(number, 0, 0, 0, False, not size, bool(size), 0, 0, nothing)
                 self._statistics[number] = self._described(reading, ImageSizes())
 
     # Concluding ------------------------------------------------------------------------------------------------
@@ -302,7 +305,8 @@ class Validation:
         checks.check_balance()
         duplicates = checks.check_duplicates(self._fingerprints.repeated())
         coverage, estimated = self._coverage(), self._estimated()
-        tolerate = coverage.bad_records <= self._limits.max_bad_records * coverage.records
+        tolerate = coverage.unusable.value <= self._limits.max_bad_records * coverage.records
+        checks.check_sample(coverage, tolerate=tolerate)
         return Verdict(
             accepted=not self._findings.has_errors(tolerate=tolerate),
             findings=self._findings.conclude(tolerate=tolerate),
@@ -318,6 +322,11 @@ class Validation:
 
     def _coverage(self) -> Coverage:
         total, read = sum(self._sizes), sum(shard.bytes_read for shard in self._statistics.values())
+        records = sum(shard.records for shard in self._statistics.values())
+        bad_records = sum(shard.bad_records for shard in self._statistics.values())
+        # Each record was looked at for every fault but those that only decoding shows: of these a sample was decoded.
+        seen = bad_records - self._sample.damaged
+        inside = of_sample(self._sample.damaged, self._sample.decoded, records - seen)
         return Coverage(
             bytes_total=total,
             bytes_read=read,
@@ -327,9 +336,11 @@ class Validation:
             shards_sampled=sum(
                 not shard.whole and shard.bytes_read < shard.size for shard in self._statistics.values()
             ),
-            records=sum(shard.records for shard in self._statistics.values()),
-            bad_records=sum(shard.bad_records for shard in self._statistics.values()),
+            records=records,
+            bad_records=bad_records,
+            unusable=Estimate(seen + inside.value, seen + inside.low, seen + (inside.high or 0)),
             images_decoded=self._sample.decoded,
+            images_damaged=self._sample.damaged,
             images_compared=self._fingerprints.tracked,
         )
 

@@ -114,7 +114,7 @@ def test_headers_tell_what_pillow_tells(pictures) -> None:
         Image.new("RGB", (width, height), (quality, 0, 0)).save(stream, kind, **options)
         header = reader.read(stream.getvalue())
         progressive = bool(options.get("progressive"))
-        assert header == (kind, width, height, progressive, True)
+        assert header == (kind, width, height, progressive)
 
 
 def test_a_jpeg_with_fill_bytes_and_an_embedded_thumbnail_is_measured_by_its_own_frame() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import struct
+import zlib
 
+import odd_images
 import pytest
 from PIL import Image
 
@@ -150,23 +153,40 @@ def test_an_image_of_another_format_is_recognised(one_fault, record, image) -> N
     assert one_fault(record(57, image=b"/9j/4AAQSkZJRg==")).message.endswith("(looks like base64 text (of a JPEG))")
 
 
-def test_a_jpeg_without_its_end_is_decoded_even_outside_the_sample(one_fault, record, image) -> None:
-    finding = one_fault(record(58, image=image(58)[:-60]), limits=ValidationLimits(full_decode_sample=0))
-    assert finding.code == "image_decode"
-    assert "truncated" in finding.message
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_an_image_that_is_cut_off_is_found_even_outside_the_sample(one_fault, record, image, kind: str) -> None:
+    finding = one_fault(record(58, image=image(58, kind=kind)[:-60]), limits=ValidationLimits(full_decode_sample=0))
+    assert finding.code == "image_damaged"
+    assert "cut off" in finding.message
 
 
-def test_damaged_pixels_are_found_when_the_image_is_in_the_sample(one_fault, record, image) -> None:
-    data = bytearray(image(59, kind="PNG"))
-    middle = len(data) // 2
-    data[middle : middle + 4] = b"\0\0\0\0"
-    assert one_fault(record(59, image=bytes(data))).code == "image_decode"
+def test_what_only_decoding_shows_is_found_in_the_sample_and_counted_for_all(check, record, shard, good_eval) -> None:
+    def shards(broken_in_hundred: int) -> dict[str, bytes]:
+        rotten = odd_images.png(
+            odd_images.chunk(b"IDAT", zlib.compress(b"\0" * 40)), odd_images.chunk(b"teXt", bytes(900))
+        )
+        images = [rotten if number % 100 < broken_in_hundred else None for number in range(600)]
+        records = [record(number, image=each) for number, each in enumerate(images)]
+        return {"train-0": shard(records), "eval-0": good_eval}
+
+    limits = ValidationLimits(max_bad_records=0.02, full_decode_sample=150)
+    refused = check(shards(8), limits=limits)
+    assert not refused.accepted
+    assert refused.reason().startswith(
+        f"{refused.coverage.images_damaged} of {refused.coverage.images_decoded} decoded"
+    )
+    found = refused.coverage
+    assert found.bad_records < 30 < found.unusable.value < 70
+    assert found.unusable.low < found.unusable.value < found.unusable.high
+    tolerated = check(shards(1), limits=dataclasses.replace(limits, max_bad_records=0.1))
+    assert tolerated.accepted
+    assert "no more than max_bad_records" in tolerated.findings[0].message
 
 
 def test_a_damaged_header_is_named(one_fault, record, image) -> None:
     png = bytearray(image(60, kind="PNG"))
     png[16] ^= 1
-    assert one_fault(record(60, image=bytes(png))).message == "the PNG's header does not match its checksum"
+    assert one_fault(record(60, image=bytes(png))).message == "the PNG has a header that does not match its checksum"
     assert one_fault(record(61, image=image(61)[:30])).code == "image_header"
     assert one_fault(record(62, image=b"\xff\xd8\xff\xd9")).code == "image_header"
 
