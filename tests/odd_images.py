@@ -133,6 +133,7 @@ def _unusable_pngs() -> Iterator[tuple[str, bytes]]:
     yield "png, two palettes", png(header(color=3), chunk(b"PLTE", PALETTE), chunk(b"PLTE", PALETTE), INDEXED)
     yield "png, palette of thirds", png(header(color=3), chunk(b"PLTE", PALETTE[:10]), INDEXED)
     yield "png, empty palette", png(header(color=3), chunk(b"PLTE"), INDEXED)
+    yield "png, empty suggested palette", png(chunk(b"PLTE"), IDAT)
     yield "png, palette checksum", png(header(color=3), chunk(b"PLTE", PALETTE, checksum=1), INDEXED)
 
 

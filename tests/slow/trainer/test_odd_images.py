@@ -140,3 +140,19 @@ def _inflated(body: bytes) -> bytes:
         return zlib.decompressobj().decompress(body)
     except zlib.error:
         return b""
+
+
+def test_a_picture_that_a_model_cannot_decode_costs_no_answer_but_its_own() -> None:
+    import tensorflow as tf
+
+    from trainer.live import ask
+
+    def serve(image_bytes: Any) -> dict[str, Any]:
+        decoded = [tf.io.decode_jpeg(each, channels=3)[0, 0, :2] for each in image_bytes]
+        return {"probabilities": tf.cast(tf.stack(decoded), tf.float32)}
+
+    sound, rotten = odd_images.USABLE["jpeg L"], odd_images.ROTTEN["png, rows missing"]
+    answered, answers = ask(serve, [rotten, sound, sound, rotten])
+    assert answered == [1, 2]
+    assert answers.shape == (2, 2)
+    assert ask(serve, [rotten, rotten])[0] == []

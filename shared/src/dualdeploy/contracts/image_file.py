@@ -239,7 +239,7 @@ def _check_order(chunks: Sequence[_Chunk], image: bytes, color: int) -> None:
         raise _png_fault("has its header or its palette twice")
     if color == _PALETTE and (not palettes or palettes[0] > pixels[0]):
         raise _png_fault("has no palette before its pixels")
-    palette = chunks[palettes[0]].body(image) if color == _PALETTE else b"rgb"
+    palette = chunks[palettes[0]].body(image) if palettes else b"rgb"
     if not palette or len(palette) % 3 or len(palette) > 768:
         raise _png_fault(f"has a palette of {len(palette)} bytes")
 
