@@ -120,6 +120,15 @@ build/policy/.installed: infra/policy/requirements.txt | $(STAMP)
 	@$(BIN)/uv pip install --quiet --require-hashes --python build/policy/bin/python -r infra/policy/requirements.txt
 	@touch $@
 
+.PHONY: schema
+schema: build/schema/.installed ## Hold every argument of Terraform against the provider's schema
+	@PYTHONPATH=infra/deploy $(BIN)/python infra/schema/schema_check.py build/schema
+
+# Only read: nothing that it depends on is needed.
+build/schema/.installed: infra/schema/requirements.txt | $(STAMP)
+	@$(BIN)/uv pip install --quiet --require-hashes --no-deps --target build/schema -r infra/schema/requirements.txt
+	@touch $@
+
 .PHONY: audit
 audit: build/audit/.installed ## Ask a vulnerability database about every pinned package (DATABASE=osv; STRICT=1: all must be known)
 	@$(BIN)/python infra/audit/dependency_audit.py --tool build/audit/bin/pip-audit $(if $(STRICT),--strict) $(if $(DATABASE),--database '$(DATABASE)')
@@ -186,6 +195,7 @@ lock: $(STAMP) ## Resolve every requirements.in again
 	for service in $(SERVICES); do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes services/$$service/requirements.in -o services/$$service/requirements.txt; \
 	done
+	$(BIN)/uv pip compile --quiet --no-deps --python-version 3.11 --no-header --generate-hashes infra/schema/requirements.in -o infra/schema/requirements.txt
 	for tool in policy audit; do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes infra/$$tool/requirements.in -o infra/$$tool/requirements.txt; \
 	done
