@@ -32,8 +32,10 @@ def judge(picture: Picture) -> Judged:
         if len(data) > MAX_RECORD_BYTES - _AROUND:
             return Judged(problem=f"{len(data)} bytes are more than a record may have: scale it down")
         decode_rgb(data)
-    except (OSError, UnreadableImage, ValueError) as exc:
+    except UnreadableImage as exc:
         return Judged(problem=str(exc))
+    except Exception as exc:  # noqa: BLE001  # a decoder fed damaged bytes may raise anything, and all of it means this
+        return Judged(problem=f"the file cannot be read as a picture: {exc}")
     return Judged(len(data), int(google_crc32c.value(data)), converted)
 
 
