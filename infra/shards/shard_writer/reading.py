@@ -7,7 +7,7 @@ import io
 
 import google_crc32c
 
-from dualdeploy.images import FORMATS, UnreadableImage, decode_rgb
+from dualdeploy.images import FORMATS, UnreadableImage, verify
 from dualdeploy.tfrecord import MAX_RECORD_BYTES
 from shard_writer.sources import Picture
 
@@ -31,7 +31,7 @@ def judge(picture: Picture) -> Judged:
         data, converted = encoded(picture)
         if len(data) > MAX_RECORD_BYTES - _AROUND:
             return Judged(problem=f"{len(data)} bytes are more than a record may have: scale it down")
-        decode_rgb(data)
+        verify(data)
     except UnreadableImage as exc:
         return Judged(problem=str(exc))
     except Exception as exc:  # noqa: BLE001  # a decoder fed damaged bytes may raise anything, and all of it means this

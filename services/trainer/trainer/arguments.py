@@ -13,7 +13,8 @@ from typing import Any
 import pydantic
 
 from dualdeploy.contracts import split
-from dualdeploy.shards import is_shard
+from dualdeploy.shard_folder import look_into
+from dualdeploy.shards import ShardNames
 from dualdeploy.training import TARGETS, TrainingJob, TrainingParameters
 from trainer.failures import UnusableJob
 
@@ -163,10 +164,10 @@ def _shards_in(folder: Path, faults: list[str]) -> dict[str, Any]:
     if not folder.is_dir():
         faults.append(f"--data {folder} is not a folder")
         return {}
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and is_shard(path.name))
-    if not found:
-        faults.append(f"--data {folder} has no file that ends in .tfrecord, .tfrecords or .tfrec (perhaps with .gz)")
-    divided = split.divide(path.relative_to(folder).as_posix() for path in found)
+    found = look_into(folder, ShardNames())
+    if found.fault:
+        faults.append(f"--data {folder}: {found.fault}")
+    divided = split.divide(found.files)
     faults.extend(f"--data {folder}: {fault.message}: {fault.remedy}" for fault in divided.faults)
     return {
         "train": [{"uri": str(folder / name)} for name in divided.train],

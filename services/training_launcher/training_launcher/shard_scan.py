@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from dualdeploy.contracts.image_file import ImageHeader, UnreadableImage
 from dualdeploy.contracts.unusable import UnusableRecord
+from dualdeploy.file_kinds import what_it_is
 from dualdeploy.tfrecord import (
     ChecksumMismatch,
     CorruptRecords,
@@ -40,7 +41,7 @@ _REMEDIES = {
     "not_tfrecord": "keep only TFRecord files below the data set's prefix, plain or gzip-compressed as a whole",
     "truncated": "upload the shard again: its writer or its upload was cut off",
     "checksum_mismatch": "upload the shard again from its source: bytes changed after it was written",
-    "record_too_long": "write one encoded image per record: no batches, no raw pixels",
+    "record_too_long": "write one JPEG or PNG per record, and scale down what is larger: no batches, no raw pixels",
     "damaged_compression": "compress and upload the shard again",
     "compression_bomb": "write the shard again without gzip: encoded images barely compress",
     "malformed_example": "write each record as a serialised tf.train.Example",
@@ -170,7 +171,7 @@ class ShardScan:
         except CorruptRecords as fault:
             # A share ends anywhere, so it usually cuts a record in two: that is no fault of the shard.
             if not (stream.stopped_early and isinstance(fault, TruncatedShard | NotTFRecord)):
-                self._report(fault, tolerable=False)
+                self._report(fault, tolerable=False, head=stream.head)
                 self.records += 1
                 self.bad_records += 1
         except _Hopeless:
@@ -242,13 +243,24 @@ class ShardScan:
             raise _Hopeless
 
     def _report(
-        self, fault: UnusableRecord | CorruptRecords, *, tolerable: bool, record: int = 0, offset: int = 0
+        self,
+        fault: UnusableRecord | CorruptRecords,
+        *,
+        tolerable: bool,
+        record: int = 0,
+        offset: int = 0,
+        head: bytes = b"",
     ) -> None:
+        problem, kind = fault.problem, ""
         if isinstance(fault, UnusableRecord):
             remedy = fault.remedy
         else:
             remedy = _REMEDIES[fault.code]
             if not tolerable:
                 record, offset = fault.record, fault.offset
-        finding = Finding("error", fault.code, fault.problem, remedy, self._shard.name, record, offset)
+        if isinstance(fault, NotTFRecord):
+            kind, advice = what_it_is(head)
+            problem += f": this looks like {kind}" if kind else ""
+            remedy = advice or remedy
+        finding = Finding("error", fault.code, problem, remedy, self._shard.name, record, offset)
         self._findings.add(finding, tolerable=tolerable)

@@ -349,10 +349,15 @@ def is_gzip(head: bytes) -> bool:
     """
     if not head.startswith(_GZIP_MAGIC):
         return False
+    return not starts_like_records(head)
+
+
+def starts_like_records(head: bytes) -> bool:
+    """Tell whether the first 12 bytes are the header of a record: a length with its checksum."""
     if len(head) < _HEADER.size:
-        return True
+        return False
     checksum: int = _HEADER.unpack_from(head)[1]
-    return masked_crc32c(head[:8]) != checksum
+    return masked_crc32c(head[:8]) == checksum
 
 
 class Example(Mapping[str, Feature]):

@@ -136,7 +136,7 @@ def test_other_formats_are_stored_without_loss_and_what_is_broken_is_named(
     (garden / "roses" / "web.webp").write_bytes(picture(1, "WEBP"))
     (garden / "roses" / "old.bmp").write_bytes(picture(2222, "BMP"))
     (garden / "roses" / "moving.gif").write_bytes(picture(3333, "GIF"))
-    (garden / "tulips" / "cut.png").write_bytes(picture(4444)[:60])
+    (garden / "tulips" / "cut.png").write_bytes(picture(4444)[:-20])
     (garden / "tulips" / "text.jpg").write_bytes(b"not found")
     code, said = make(garden, "--max-bad", 0.1)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import dataclasses
 import gzip
 import io
+import lzma
 import struct
 import zlib
 
@@ -107,6 +109,51 @@ def test_what_is_no_shard_is_named(check, good_eval, data: bytes, code: str) -> 
     assert not verdict.accepted
     errors = [finding for finding in verdict.findings if finding.shard == "train-1" and finding.code == code]
     assert errors, verdict.findings
+
+
+def deflated(data: bytes, wbits: int) -> bytes:
+    compressor = zlib.compressobj(6, zlib.DEFLATED, wbits)
+    return compressor.compress(data) + compressor.flush()
+
+
+OTHER_FILES = {
+    "TFRecords, ZLIB-compressed": lambda data: deflated(data, 15),
+    "TFRecords, compressed with raw deflate": lambda data: deflated(data, -15),
+    "compressed with gzip twice": lambda data: gzip.compress(gzip.compress(data)),
+    "HTML or XML text": lambda _: b"<!DOCTYPE html><html><title>404</title>",
+    "HTML or XML text, perhaps the answer of a server that refused a download, and that compressed with gzip": (
+        lambda _: gzip.compress(b"<!DOCTYPE html><html><title>404</title>" * 20)
+    ),
+    "a Git LFS pointer": lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12345\n",
+    "a ZIP archive": lambda data: b"PK\x03\x04" + data,
+    "Snappy-compressed": lambda data: b"\xff\x06\0\0sNaPpY" + data,
+    "Zstandard-compressed": lambda data: b"\x28\xb5\x2f\xfd" + data,
+    "bzip2-compressed": bz2.compress,
+    "xz-compressed": lzma.compress,
+    "a text file, such as CSV": lambda _: b"image,label\n1.jpg,daisy\n",
+    "JSON text": lambda _: b'\xef\xbb\xbf  {"image": "1.jpg"}\n',
+    "what macOS keeps beside a file (AppleDouble)": lambda _: b"\0\x05\x16\x07\0\x02\0\0Mac OS X" + bytes(60),
+    "a JPEG picture": lambda _: b"\xff\xd8\xff\xe0" + bytes(40),
+    "a Parquet file": lambda _: b"PAR1" + bytes(60),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_FILES)
+def test_another_file_is_called_what_it_is(check, record, shard, good_eval, kind: str) -> None:
+    data = OTHER_FILES[kind](shard(map(record, range(20))))
+    verdict = check({"train-0": shard([record(100), record(101)]), "train-1": data, "eval-0": good_eval})
+
+    (finding,) = [each for each in verdict.findings if each.code == "not_tfrecord"]
+    assert finding.shard == "train-1"
+    assert f"this looks like {kind}" in finding.message
+    assert not finding.remedy.startswith("keep only TFRecord files")
+
+
+def test_a_file_of_no_known_kind_is_not_guessed_at(check, good_eval) -> None:
+    verdict = check({"train-0": bytes(range(200, 256)) * 20, "eval-0": good_eval})
+
+    (finding,) = [each for each in verdict.findings if each.code == "not_tfrecord"]
+    assert "looks like" not in finding.message
 
 
 def test_a_record_longer_than_the_limit_is_not_read(check, record, shard, good_eval) -> None:
