@@ -151,6 +151,10 @@ bench: $(STAMP) ## Measure; rows go to build/bench/report.json
 coverage-table: $(STAMP) ## Write infra/local_cloud/COVERAGE.md from the route tables
 	$(BIN)/python -m local_cloud coverage
 
+.PHONY: permissions-table
+permissions-table: $(STAMP) ## Write the tables of docs/permissions.md from infra/bindings.json
+	$(BIN)/python -m local_cloud permissions
+
 ##@ Ship it
 
 .PHONY: package

@@ -144,7 +144,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
             project=DEPLOYER_SETTINGS.project,
             region=DEPLOYER_SETTINGS.region,
             storage_address=storage.address,
-            environment=dict,
+            environment=lambda _account: {},
             images={"predictor": Image(TOY, ("python", "server.py", str(behaviours)))},
             publish_log=lambda _entry: None,
             operation_seconds=0.02,

@@ -1,4 +1,4 @@
-"""The command line: `python -m local_cloud serve | stack | up | down | demo | coverage`.
+"""The command line: `python -m local_cloud serve | stack | up | down | demo | coverage | permissions`.
 
 `serve` is the emulators alone; `stack` is the emulators and our services; `up` leaves a stack running behind the
 terminal; `demo` runs the whole loop on a stack of its own.
@@ -16,6 +16,8 @@ from pathlib import Path
 from local_cloud import coverage, guide, supervisor, topology
 from local_cloud.cloud import DEFAULT_PROJECT, DEFAULT_REGION, LocalCloud, StateInUse, load
 from local_cloud.environment_file import write_environment
+from local_cloud.iam import BindingsError
+from local_cloud.iam import page as permissions_page
 from local_cloud.pubsub.store import StoreUnusable
 from local_cloud.stack import ServiceDidNotStart
 from local_cloud.supervisor import StackFailed
@@ -31,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         return _COMMANDS[options.command](options)
-    except (TopologyError, StateInUse, StoreUnusable, StackFailed, ServiceDidNotStart, OSError) as exc:
+    except (TopologyError, BindingsError, StateInUse, StoreUnusable, StackFailed, ServiceDidNotStart, OSError) as exc:
         print(f"local_cloud: {exc}", file=sys.stderr)
         return 2
 
@@ -44,6 +46,7 @@ def serve(options: argparse.Namespace) -> int:
         project=options.project,
         region=options.region,
         topology_file=options.topology,
+        bindings_file=options.bindings,
         clock_seconds=options.clock_seconds,
         time_scale=options.time_scale,
     )
@@ -123,6 +126,21 @@ def write_coverage(options: argparse.Namespace) -> int:
     return 1
 
 
+def write_permissions(options: argparse.Namespace) -> int:
+    """Write the tables of docs/permissions.md, or with --check say whether they are current."""
+    repository: Path = options.repository
+    path = repository / permissions_page.FILE
+    there = path.read_text(encoding="utf-8")
+    page = permissions_page.filled(there, repository)
+    if not options.check:
+        path.write_text(page, encoding="utf-8")
+        return 0
+    if there == page:
+        return 0
+    print(f"{path} is not current; run `python -m local_cloud permissions`", file=sys.stderr)
+    return 1
+
+
 def _table(cloud: LocalCloud, environment_file: Path | None) -> str:
     rows = [
         ("Cloud Storage", f"http://{cloud.storage.address}"),
@@ -163,10 +181,13 @@ def _parser() -> argparse.ArgumentParser:
     demonstrating.add_argument("--labels", default="", help="names of the classes, a,b,c in the order of their indices")
     covering = commands.add_parser("coverage", help="write infra/local_cloud/COVERAGE.md")
     covering.add_argument("--check", action="store_true", help="only say whether it is current")
-    for command in (serving, stacking, upping, downing, demonstrating, covering):
+    permitting = commands.add_parser("permissions", help="write the tables of docs/permissions.md")
+    permitting.add_argument("--check", action="store_true", help="only say whether they are current")
+    for command in (serving, stacking, upping, downing, demonstrating, covering, permitting):
         command.add_argument("--repository", type=Path, default=_CHECKOUT, help="root of the checkout")
     for command in (serving, covering):
         command.add_argument("--topology", type=Path, help="default: infra/topology.json of the repository")
+    serving.add_argument("--bindings", type=Path, help="default: infra/bindings.json of the repository")
     return parser
 
 
@@ -177,6 +198,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "down": down,
     "demo": demo,
     "coverage": write_coverage,
+    "permissions": write_permissions,
 }
 
 if __name__ == "__main__":

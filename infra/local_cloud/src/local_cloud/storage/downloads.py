@@ -20,7 +20,7 @@ from local_cloud.storage.wire import byte_range
 _LONGEST_SIGNED_SECONDS = 7 * 24 * 3600
 
 #: First segments of the JSON API's paths, which the XML API's `/<bucket>/<object>` would swallow.
-_JSON_API_SEGMENTS = frozenset({"storage", "upload", "download", "resumable", "batch", "v0"})
+JSON_API_SEGMENTS = frozenset({"storage", "upload", "download", "resumable", "batch", "v0"})
 
 
 class Downloads:
@@ -68,7 +68,7 @@ class Downloads:
 
     def signed(self, bucket: str, name: str) -> flask.Response:
         """GET through the XML API's path, signed or not."""
-        if bucket in _JSON_API_SEGMENTS:
+        if bucket in JSON_API_SEGMENTS:
             path = flask.request.path
             raise ApiError(404, "NOT_FOUND", f"the local cloud has no GET {path}; COVERAGE.md lists what it has")
         _require_not_expired(flask.request.args)

@@ -1,0 +1,21 @@
+"""Who may do what: roles, policies and the judge whom every emulated API asks before it answers."""
+
+from local_cloud.iam.bindings import AGENTS, PROJECT_NUMBER, Bindings, BindingsError, Condition, Grant
+from local_cloud.iam.gate import Find, Gate
+from local_cloud.iam.judge import OWNER, PREDICTOR, Iam, Refused, agent
+
+__all__ = [
+    "AGENTS",
+    "OWNER",
+    "PREDICTOR",
+    "PROJECT_NUMBER",
+    "Bindings",
+    "BindingsError",
+    "Condition",
+    "Find",
+    "Gate",
+    "Grant",
+    "Iam",
+    "Refused",
+    "agent",
+]
