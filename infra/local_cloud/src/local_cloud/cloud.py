@@ -360,9 +360,16 @@ class LocalCloud:
         }
 
     def _container_environment(self, account: str) -> dict[str, str]:
-        """What an image has installed, a folder has on its path; the addresses are those of the account."""
+        """What an image has installed, a folder has on its path; the addresses are those of the account.
+
+        What a Dockerfile sets is set here too: nobody asks for the metadata of buckets.
+        """
         paths = [str(self._repository / "shared" / "src"), os.environ.get("PYTHONPATH", "")]
-        return {**self.environment(account), "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+        return {
+            **self.environment(account),
+            "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA": "true",
+            "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        }
 
     # --- what flows between the emulators ----------------------------------------------------------------------
 
