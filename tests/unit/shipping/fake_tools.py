@@ -26,7 +26,9 @@ GCLOUD: Mapping[str, frozenset[str]] = {
     "billing projects describe": frozenset({"--format"}),
     "services list": frozenset({"--enabled", "--project", "--format"}),
     "services enable": frozenset({"--project"}),
+    "eventarc locations list": frozenset({"--project", "--format"}),
     "run regions list": frozenset({"--project", "--format"}),
+    "scheduler locations list": frozenset({"--project", "--format"}),
     "run services describe": frozenset({"--region", "--project", "--format"}),
     "storage buckets describe": frozenset({"--format"}),
     "storage buckets create": frozenset(
@@ -164,7 +166,13 @@ class Gcloud:
     def _run_regions_list(self, _words: list[str], _flags: Mapping[str, str]) -> str:
         if "run.googleapis.com" not in self._facts["apis"]:
             raise Refused("ERROR: PERMISSION_DENIED: Cloud Run Admin API has not been used in project")
-        return "europe-west4\nus-central1\nus-east1"
+        return "europe-west4\nus-central1\nus-east1\nus-west8"
+
+    def _scheduler_locations_list(self, _words: list[str], _flags: Mapping[str, str]) -> str:
+        return "europe-west4\nus-central1\nus-east1\nus-west8"
+
+    def _eventarc_locations_list(self, _words: list[str], _flags: Mapping[str, str]) -> str:
+        return "europe-west4\nglobal\nus\nus-central1\nus-east1"
 
     def _run_services_describe(self, words: list[str], _flags: Mapping[str, str]) -> str:
         status = "False" if words[0] in self._facts["not_ready"] else "True"
