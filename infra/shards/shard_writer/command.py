@@ -128,16 +128,16 @@ def _report(plan: Plan, source: Source, console: Console) -> None:
     _say(console, f"held out: {how}")
     if plan.converted:
         _say(console, f"{plan.converted} pictures of other formats were stored as PNG")
-    _list(console, "pictures cannot be used", [f"{name}: {why}" for name, why in plan.unusable.items()])
-    _list(console, "copies of other pictures were left out", plan.copies)
-    _list(console, "copies have different labels, only the first is kept", plan.disagreeing)
-    _list(console, "files are no pictures in a class folder, and were passed over", source.passed_over)
+    _list(console, "unusable pictures", [f"{name}: {why}" for name, why in plan.unusable.items()])
+    _list(console, "copies of other pictures, left out", plan.copies)
+    _list(console, "of these with another label than the one that is kept", plan.disagreeing)
+    _list(console, "files that are not pictures in a class folder, passed over", source.passed_over)
 
 
 def _list(console: Console, what: str, entries: Sequence[str]) -> None:
     if not entries:
         return
-    _say(console, f"{len(entries)} {what}:", style="yellow")
+    _say(console, f"{what}: {len(entries)}", style="yellow")
     for entry in entries[:_NAMED]:
         _say(console, f"  {entry}")
     if len(entries) > _NAMED:
