@@ -76,6 +76,7 @@ def run_stack(options: argparse.Namespace) -> int:
         clock_seconds=options.clock_seconds,
         time_scale=options.time_scale,
         leashed=options.leashed,
+        bindings=options.bindings,
     )
 
 
@@ -87,7 +88,10 @@ def up(options: argparse.Namespace) -> int:
         print(f"already running; {environment_file} has its addresses, `make down` stops it")
         return 0
     _, environment = supervisor.start(
-        options.repository.resolve(), state=build / "local_cloud", environment_file=environment_file
+        options.repository.resolve(),
+        state=build / "local_cloud",
+        environment_file=environment_file,
+        bindings=options.bindings,
     )
     print(guide.describe(environment, environment_file))
     return 0
@@ -106,7 +110,9 @@ def demo(options: argparse.Namespace) -> int:
 
     repository = options.repository.resolve()
     labels = [label.strip() for label in options.labels.split(",") if label.strip()]
-    return run.main(repository, build=repository / "build" / "demo", data=options.data, labels=labels)
+    return run.main(
+        repository, build=repository / "build" / "demo", data=options.data, labels=labels, bindings=options.bindings
+    )
 
 
 def write_coverage(options: argparse.Namespace) -> int:
@@ -187,7 +193,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--repository", type=Path, default=_CHECKOUT, help="root of the checkout")
     for command in (serving, covering):
         command.add_argument("--topology", type=Path, help="default: infra/topology.json of the repository")
-    serving.add_argument("--bindings", type=Path, help="default: infra/bindings.json of the repository")
+    for command in (serving, stacking, upping, demonstrating):
+        command.add_argument("--bindings", type=Path, help="default: infra/bindings.json of the repository")
     return parser
 
 

@@ -96,8 +96,13 @@ class Teller:
         return round(time.monotonic() - self._started, 1)
 
 
-def main(repository: Path, *, build: Path, data: Path | None, labels: Sequence[str]) -> int:
-    """Run the demo; 0 only when both models are live and both beat chance clearly."""
+def main(
+    repository: Path, *, build: Path, data: Path | None, labels: Sequence[str], bindings: Path | None = None
+) -> int:
+    """Run the demo; 0 only when both models are live and both beat chance clearly.
+
+    `bindings` say who may do what (default: infra/bindings.json of the repository).
+    """
     console = Console(width=None if sys.stdout.isatty() else 120)
     paths = Paths(build)
     if paths.environment_file.exists() and supervisor.is_running(paths.environment_file):
@@ -112,7 +117,7 @@ def main(repository: Path, *, build: Path, data: Path | None, labels: Sequence[s
     teller = Teller(console)
     console.print("[bold]Dual Deploy[/]: data in, two live models out, on a cloud of this machine's own\n")
     try:
-        return _run(repository, paths, teller, data=data, labels=labels)
+        return _run(repository, paths, teller, data=data, labels=labels, bindings=bindings)
     except EXPECTED as exc:
         console.print(f"\n[bold red]The demo failed[/]: {exc}", highlight=False)
         if (logs := paths.state / "logs").exists():
@@ -123,14 +128,24 @@ def main(repository: Path, *, build: Path, data: Path | None, labels: Sequence[s
         return 130
 
 
-def _run(repository: Path, paths: Paths, teller: Teller, *, data: Path | None, labels: Sequence[str]) -> int:
+def _run(
+    repository: Path,
+    paths: Paths,
+    teller: Teller,
+    *,
+    data: Path | None,
+    labels: Sequence[str],
+    bindings: Path | None,
+) -> int:
     with teller.phase("data"):
         found = source.folder(data, labels=labels) if data else source.painted(paths.data)
         teller("data", found.described)
     with contextlib.ExitStack() as stack:
         with teller.phase("stack"):
             environment = stack.enter_context(
-                supervisor.running(repository, state=paths.state, environment_file=paths.environment_file)
+                supervisor.running(
+                    repository, state=paths.state, environment_file=paths.environment_file, bindings=bindings
+                )
             )
             teller("stack", "local cloud and services are up, each a process of its own")
         # Google's clients find the local cloud in their own variables, as anybody's would.
