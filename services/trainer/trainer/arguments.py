@@ -95,7 +95,8 @@ def parse(argv: Sequence[str] | None) -> CommandLine:
     parser.add_argument("--output", default="", help="folder for the artifacts: gs://…, /gcs/… or a path")
     parser.add_argument("--dataset", default="", help="name in the result (default: the folder's name)")
     parser.add_argument("--image-feature", default="", help="feature with the JPEG or PNG bytes (default image)")
-    parser.add_argument("--label-feature", default="", help="feature with the class index (default class)")
+    parser.add_argument("--label-feature", default="", help="feature with the class index or name (default class)")
+    parser.add_argument("--first-label", type=int, help="index of the first class in the records (default 0)")
     parser.add_argument("--cache", type=Path, help="keep fetched shards here (default: a temporary folder)")
     parser.add_argument("--evaluate-live", action="store_true", help="train nothing: measure the job's live model")
     parser.add_argument("--patience", type=float, default=300.0, help="seconds to wait for Cloud Storage")
@@ -188,6 +189,7 @@ def _override(values: dict[str, Any], flags: argparse.Namespace) -> None:
         *((recipe, name.replace("-", "_"), None) for name, _, _ in RECIPE_OVERRIDES),
         (features, "image", flags.image_feature),
         (features, "label", flags.label_feature),
+        (features, "first_label", flags.first_label),
     ):
         given = getattr(flags, name, None) if value is None else value
         if given not in (None, "") and isinstance(section, dict):

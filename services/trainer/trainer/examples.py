@@ -13,7 +13,7 @@ import dataclasses
 import heapq
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,10 +22,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dualdeploy.contracts import image_file, split
+from dualdeploy.contracts import image_file
+from dualdeploy.contracts.example import ExampleSchema
 from dualdeploy.contracts.unusable import UnusableRecord
 from dualdeploy.images import UnreadableImage, decode_rgb, resize_bilinear
-from dualdeploy.tfrecord import CorruptRecords, Feature, parse_example, read_records
+from dualdeploy.tfrecord import CorruptRecords, read_records
 from dualdeploy.training import Augmentation, FeatureNames
 from trainer.failures import UnusableData
 
@@ -185,7 +186,8 @@ def load(
     side = training_side(image_size, augmentation)
     decoder = decoders(side) if decoders else None
     by_hash = not held_out if by_hash is None else by_hash
-    reader = _Reader(features, len(labels), image_size, side, split_by_hash=by_hash, decode=decoder)
+    schema = ExampleSchema(**features.model_dump(), labels=tuple(labels))
+    reader = _Reader(schema, image_size, side, split_by_hash=by_hash, decode=decoder)
     # Which sides of the split are wanted of which shards.
     parts = [(train, _Wanted(learned=True, held_out=evaluates)), (held_out, _Wanted(learned=False, held_out=evaluates))]
     if by_hash and evaluates:
@@ -252,16 +254,11 @@ class _Wanted:
         return self.held_out if held_out else self.learned
 
 
-class _Unusable(ValueError):
-    """This record cannot be used."""
-
-
 @dataclasses.dataclass(frozen=True)
 class _Reader:
     """Turns records into pictures; its methods run on several threads."""
 
-    features: FeatureNames
-    classes: int
+    schema: ExampleSchema
     image_size: int
     training_side: int
     split_by_hash: bool
@@ -285,17 +282,16 @@ class _Reader:
 
     def _picture(self, record: _Record, evaluation: bool, wanted: _Wanted) -> _Picture | BadRecord | None:
         try:
-            example = parse_example(record.data, name=record.shard.name, index=record.index)
-            data = self._only(example, self.features.image, "bytes")
-            label = self._only(example, self.features.label, "int64")
-            self._check_label(label)
-            image_file.check(data)
+            example = self.schema.read(record.data)
+            held_out = self.schema.is_held_out(example) if self.split_by_hash else evaluation
+            if not wanted.includes(held_out=held_out):
+                return None
+            image_file.check(example.image)
         except CorruptRecords as exc:
             return BadRecord(record.shard.name, record.index, exc.problem)
-        except (UnusableRecord, _Unusable) as exc:
+        except UnusableRecord as exc:
             return BadRecord(record.shard.name, record.index, str(exc))
-        held_out = split.is_held_out(data) if self.split_by_hash else evaluation
-        return _Picture(record, data, label, held_out) if wanted.includes(held_out=held_out) else None
+        return _Picture(record, example.image, example.label, held_out)
 
     def _decoded_alone(self, picture: _Picture) -> _Prepared | BadRecord:
         try:
@@ -303,18 +299,6 @@ class _Reader:
         except UnreadableImage as exc:
             return BadRecord(picture.source.shard.name, picture.source.index, str(exc))
         return _Prepared(pixels, picture.label, picture.held_out, picture.data)
-
-    def _check_label(self, label: int) -> None:
-        if not 0 <= label < self.classes:
-            raise _Unusable(f"label {label} is not in 0..{self.classes - 1}")
-
-    def _only(self, example: Mapping[str, Feature], name: str, kind: str) -> Any:
-        if name not in example:
-            raise _Unusable(f"feature {name!r} is missing; the record has: {', '.join(sorted(example)) or 'none'}")
-        feature = example[name]
-        if feature.kind != kind or len(feature.values) != 1:
-            raise _Unusable(f"feature {name!r} must be one {kind} value, not {len(feature.values)} {feature.kind}")
-        return feature.values[0]
 
     def _pixels(self, data: bytes, held_out: bool) -> npt.NDArray[Any]:
         image = decode_rgb(data)

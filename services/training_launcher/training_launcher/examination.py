@@ -121,7 +121,8 @@ def _validation(run: Run, data: ObjectStore) -> Validation:
     return Validation(
         [StoredShard(shard, data) for shard in run.snapshot.shards],
         labels=config.labels,
-        features={"image": config.data.features.image, "label": config.data.features.label},
+        features=config.data.features.model_dump(),
+        first_label=config.data.first_label,
         split=split.divide(
             (shard.name for shard in run.snapshot.shards), prefix=run.snapshot.prefix, rule=config.data.split
         ),

@@ -35,7 +35,7 @@ def training_job(run: Run, target: Target, *, models_bucket: str, live: LiveMode
         dataset=run.dataset,
         target=target,
         labels=config.labels,
-        features=FeatureNames(image=config.data.features.image, label=config.data.features.label),
+        features=FeatureNames(**config.data.features.model_dump(), first_label=config.data.first_label),
         shards=ShardSplit(
             train=_references(run, divided.train),
             eval=_references(run, divided.eval),

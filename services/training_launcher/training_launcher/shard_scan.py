@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import BinaryIO, cast
 
 import google_crc32c
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dualdeploy.contracts.image_file import ImageHeader, UnreadableImage
+from dualdeploy.contracts.split import Side
 from dualdeploy.contracts.unusable import UnusableRecord
 from dualdeploy.file_kinds import what_it_is
 from dualdeploy.tfrecord import (
@@ -34,6 +35,9 @@ from training_launcher.validation_report import Finding, Findings
 #: Images whose few numbers are collected before they are added up: enough to make that cheap, few enough to be small.
 _BATCH = 1 << 15
 
+#: How `Images.sides` counts what a record says of itself.
+SIDES: Mapping[Side | None, int] = {None: 0, "train": 1, "eval": 2}
+
 #: Bytes at an image's end that go into its fingerprint beside its checksum and size.
 _TAIL = 64
 
@@ -50,7 +54,10 @@ _REMEDIES = {
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Usable images side by side: record number, class, bytes, pixels, CRC32C, and CRC-32 of the last bytes."""
+    """Usable images side by side: record number, class, bytes, pixels, CRC32C, CRC-32 of the last bytes, own side.
+
+    `sides` says which side of the split a record names itself, as `SIDES` counts them.
+    """
 
     records: npt.NDArray[np.uint32]
     labels: npt.NDArray[np.uint32]
@@ -59,6 +66,7 @@ class Images:
     heights: npt.NDArray[np.uint32]
     checksums: npt.NDArray[np.uint32]
     tails: npt.NDArray[np.uint32]
+    sides: npt.NDArray[np.uint32]
 
     @classmethod
     def none(cls) -> Images:
@@ -160,7 +168,7 @@ class ShardScan:
         self._limits = limits
         self._findings = findings
         self._settle = settle
-        self._columns = (array("I"), array("I"), array("I"), array("I"), array("I"), array("I"), array("I"))
+        self._columns = (*(array("I") for _ in dataclasses.fields(Images)),)
 
     def run(self, opened: BinaryIO, progress: Callable[[int], None] | None) -> None:
         """Read the shard's stream; whatever is wrong with its bytes becomes findings."""
@@ -202,13 +210,13 @@ class ShardScan:
         read_example, read_header, checksum = self._reader.read, self._headers.read, google_crc32c.value
         tail_checksum = zlib.crc32  # of another polynomial, and the same in every process
         appends = [column.append for column in self._columns]
-        add_record, add_label, add_size, add_width, add_height, add_checksum, add_tail = appends
+        add_record, add_label, add_size, add_width, add_height, add_checksum, add_tail, add_side = appends
         labels = self._columns[1]
         decode_at = self._sample.next_offset(self._base, 0)
         for index, offset, data in records:
             self.records += 1
             try:
-                image, label = read_example(data)
+                image, label, side = read_example(data)
                 header = read_header(image)
                 _, width, height, _ = header
                 if offset >= decode_at:
@@ -224,6 +232,7 @@ class ShardScan:
             add_height(height)
             add_checksum(checksum(image))
             add_tail(tail_checksum(image[-_TAIL:]))
+            add_side(SIDES[side])
             del data, image  # a long record must not stay in memory while the next is read
             if len(labels) == _BATCH:
                 self._add_up()

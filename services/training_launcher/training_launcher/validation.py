@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from dualdeploy.contracts.example import ExampleSchema
 from dualdeploy.contracts.split import HELD_OUT_ONE_IN, Split, held_out_by_checksum
 from training_launcher.dataset_checks import DatasetChecks
 from training_launcher.example_reader import ExampleReader
@@ -21,7 +22,7 @@ from training_launcher.extrapolation import Extrapolation, of_sample
 from training_launcher.fingerprints import Fingerprints
 from training_launcher.readings import ShardReading, decode, encode
 from training_launcher.sampling import plan
-from training_launcher.shard_scan import DecodeSample, Images, ShardScan
+from training_launcher.shard_scan import SIDES, DecodeSample, Images, ShardScan
 from training_launcher.shard_source import FileShard, MemoryShard, ShardReadIncomplete, ShardSource, Unopened
 from training_launcher.split_totals import ImageSizes, SplitTotals
 from training_launcher.validation_limits import ValidationLimits
@@ -53,6 +54,7 @@ def validate(
     *,
     labels: Sequence[str] | None,
     features: Mapping[str, str],
+    first_label: int = 0,
     eval_shards: Collection[str] = (),
     split: Split | None = None,
     limits: ValidationLimits | None = None,
@@ -61,8 +63,8 @@ def validate(
     """Check every shard and return the verdict.
 
     `labels` are the class names in the order of their indices; None infers the number of classes. `features`
-    names the features "image" (one bytes value, JPEG or PNG) and "label" (one int64 value). `split` says which shards
-    hold out examples, and why; `eval_shards` is its short form, their names alone.
+    names the features "image", "label" and, if wanted, "split", which with `first_label` are read as
+    `contracts.example` says. `split` says which shards hold out examples, and why; `eval_shards` is its short form.
     `progress` receives the number of stored bytes just read.
 
     Bad data never raises, it becomes findings. What the shards' streams raise passes through, as does
@@ -74,7 +76,9 @@ def validate(
     unknown = sorted({*eval_shards, *split.eval} - set(names))
     if unknown:
         raise ValueError(f"eval_shards names shards that are not there: {', '.join(unknown)}")
-    validation = Validation(shards, labels=labels, features=features, split=split, limits=limits)
+    validation = Validation(
+        shards, labels=labels, features=features, first_label=first_label, split=split, limits=limits
+    )
     validation.read(progress=progress)
     return validation.conclude()
 
@@ -98,6 +102,7 @@ class Validation:
         labels: Sequence[str] | None,
         features: Mapping[str, str],
         split: Split,
+        first_label: int = 0,
         limits: ValidationLimits | None = None,
         keep: bool = False,
     ) -> None:
@@ -110,12 +115,20 @@ class Validation:
         self._sizes = [shard.size for shard in shards]
         self._labels = labels
         self._limits = limits = limits or ValidationLimits()
-        self._reader = ExampleReader(features["image"], features["label"], len(labels) if labels else None)
+        self._schema = ExampleSchema(
+            image=features["image"],
+            label=features["label"],
+            split=features.get("split", "split"),
+            first_label=first_label,
+            labels=tuple(labels) if labels else None,
+        )
+        self._reader = ExampleReader(self._schema)
         self._findings = Findings(limits.max_findings, limits.max_findings_per_code)
         self._fingerprints = Fingerprints(limits.max_compared_images)
         self._split = split
         self._held_out = [split.side(name) == "eval" for name in names]
         self._by_hash = split.by_hash
+        self._named_by_record = 0
         classes = len(labels or ())
         self._train = SplitTotals("train", self._numbers(held_out=False), classes)
         self._eval = SplitTotals("eval", self._numbers(held_out=True), classes)
@@ -233,7 +246,9 @@ class Validation:
         """Count the images of one shard in their split, and remember their fingerprints."""
         self._fingerprints.add(number, images.fingerprints(), images.records, images.labels)
         if self._by_hash:
-            held_out = held_out_by_checksum(images.checksums)
+            by_checksum = held_out_by_checksum(images.checksums)
+            held_out = np.where(images.sides == SIDES[None], by_checksum, images.sides == SIDES["eval"])
+            self._named_by_record += int(np.count_nonzero(images.sides))
             self._eval.add(images.where(held_out))
             self._train.add(images.where(~held_out))
         else:
@@ -288,7 +303,7 @@ class Validation:
         classes = max(len(self._train.class_records), len(self._eval.class_records))
         for split in (self._train, self._eval):
             split.lengthen(classes)
-        names = self._labels or [f"class {index}" for index in range(classes)]
+        names = self._labels or list(self._schema.met) or [f"class {index}" for index in range(classes)]
         checks = DatasetChecks(
             train=self._train,
             evaluation=self._eval,
@@ -364,7 +379,9 @@ class Validation:
 
     def _notes(self, classes: int, coverage: Coverage) -> tuple[str, ...]:
         notes = []
-        if self._labels is None:
+        if self._labels is None and self._schema.met:
+            notes.append(f"No labels were given: {classes} class names were found in the records.")
+        elif self._labels is None:
             notes.append(f"No labels were given: {classes} classes are inferred from the largest label found.")
         if self._by_hash:
             notes.append(
@@ -372,6 +389,11 @@ class Validation:
                 f"{HELD_OUT_ONE_IN} ({self._eval.records} of {self._eval.records + self._train.records}); copies "
                 f"of an image always fall on the same side."
             )
+            if self._named_by_record:
+                notes.append(
+                    f"{self._named_by_record:,} records name their side of the split themselves (feature"
+                    f" {self._schema.split!r}); the checksum decides about the others alone."
+                )
         else:
             notes.append(f"{self._split.describe()}.")
         if coverage.shards_sampled:

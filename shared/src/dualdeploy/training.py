@@ -49,8 +49,12 @@ class ShardSplit(_Document):
 
 
 class FeatureNames(_Document):
+    """Names of the features that are read, and the number that the first class has in them."""
+
     image: str = "image"
     label: str = "class"
+    split: str = "split"
+    first_label: int = 0
 
 
 class Recipe(_Document):

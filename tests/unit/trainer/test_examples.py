@@ -149,11 +149,11 @@ BAD = {
         "neither JPEG nor PNG: its 9 bytes begin 47 49 46",
     ),
     "half a JPEG": (encode_example({"image": jpeg(5)[:200], "class": 0}), "cut off"),
-    "label too large": (record(1, 2), "label 2 is not in 0..1"),
-    "negative label": (record(1, -1), "label -1 is not in 0..1"),
-    "no label": (encode_example({"image": jpeg(1)}), "feature 'class' is missing; the record has: image"),
-    "label as text": (encode_example({"image": jpeg(1), "class": "daisy"}), "must be one int64 value, not 1 bytes"),
-    "two labels": (encode_example({"image": jpeg(1), "class": [0, 1]}), "must be one int64 value, not 2 int64"),
+    "label too large": (record(1, 2), "label 2 is outside the 2 configured labels"),
+    "negative label": (record(1, -1), "label -1 is outside the 2 configured labels"),
+    "no label": (encode_example({"image": jpeg(1)}), "there is no feature 'class'; the record's features: 'image'"),
+    "label as unknown text": (encode_example({"image": jpeg(1), "class": "tulip"}), "label 'tulip' is not one of"),
+    "two labels": (encode_example({"image": jpeg(1), "class": [0, 1, 1]}), "has 3 values (0, 1), not one class"),
     "no example at all": (b"\xff\xff\xff", "is no tf.train.Example"),
 }
 

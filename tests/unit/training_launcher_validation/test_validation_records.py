@@ -178,10 +178,8 @@ def test_a_missing_feature_is_named_with_those_that_are_there(one_fault, image) 
 
 def test_a_feature_of_the_wrong_type_or_number_is_named(one_fault, image) -> None:
     assert one_fault(encode_example({"image": 7, "class": 1})).message == "feature 'image' is int64, not bytes"
-    finding = one_fault(encode_example({"image": image(52), "class": "daisy"}))
-    assert (finding.code, finding.message) == ("label_type", "feature 'class' is bytes, not int64")
-    finding = one_fault(encode_example({"image": image(53), "class": [0, 1]}))
-    assert (finding.code, finding.message) == ("label_count", "feature 'class' has 2 values, not one")
+    finding = one_fault(encode_example({"image": image(53), "class": [0, 1, 1]}))
+    assert (finding.code, finding.message) == ("label_count", "feature 'class' has 3 values (0, 1), not one class")
     assert one_fault(encode_example({"image": [], "class": 1})).code == "image_type"
 
 

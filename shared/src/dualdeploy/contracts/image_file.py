@@ -48,7 +48,7 @@ _COEFFICIENTS = 64
 _OTHERS = {
     b"GIF8": "a GIF", b"BM": "a BMP", b"RIFF": "a WebP or other RIFF file", b"II*\0": "a TIFF", b"MM\0*": "a TIFF",
     b"\0\0\0\x0cjP": "a JPEG 2000 file", b"\xff\x4f\xff\x51": "a JPEG 2000 stream", b"\xff\x0a": "a JPEG XL file",
-    b"\0\0\0\x0cJXL": "a JPEG XL file", b"\0\0\0": "a HEIC, AVIF or MP4 file", b"%PDF": "a PDF", b"PK": "a ZIP",
+    b"\0\0\0\x0cJXL": "a JPEG XL file", b"%PDF": "a PDF", b"PK": "a ZIP",
     b"<": "XML, SVG or HTML text", b"iVBOR": "base64 text (of a PNG)", b"/9j/": "base64 text (of a JPEG)",
     b"data:": "a data: URL", b"gs://": "a path", b"http": "a URL", b"\x93NUMPY": "a NumPy array (.npy)",
     b"8BPS": "a Photoshop file", b"\x1f\x8b": "gzip-compressed",
@@ -120,7 +120,19 @@ def frame_of_jpeg(image: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, i
     return frame.start, frame.end
 
 
+def begins_like_an_image(data: bytes) -> bool:
+    """Whether the bytes begin as a JPEG or PNG; nothing else of them is looked at."""
+    return data.startswith((_JPEG_START, _PNG_START))
+
+
 # Neither ---------------------------------------------------------------------------------------------------------
+
+
+def known_format(data: bytes) -> str | None:
+    """What else the bytes are, if they begin like something that is often taken for a picture."""
+    if data[4:8] == b"ftyp":
+        return "a HEIC, AVIF or MP4 file"
+    return next((kind for start, kind in _OTHERS.items() if data.startswith(start)), None)
 
 
 def not_an_image(image: bytes) -> UnreadableImage:
@@ -129,7 +141,7 @@ def not_an_image(image: bytes) -> UnreadableImage:
         return UnreadableImage(
             "image_empty", "the image is empty (0 bytes)", "leave the record out or write the bytes of its JPEG or PNG"
         )
-    kind = next((kind for start, kind in _OTHERS.items() if image.startswith(start)), None)
+    kind = known_format(image)
     begins = f"its {len(image)} bytes begin {image[:8].hex(' ')}"
     problem = f"the image is neither JPEG nor PNG: {begins}" + (f" (looks like {kind})" if kind else "")
     remedy = "store the encoded file's bytes (not pixels, not a path, not base64) as JPEG or PNG"
