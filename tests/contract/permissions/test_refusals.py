@@ -13,7 +13,7 @@ from typing import Any
 import google.api_core.exceptions as google_errors
 import pytest
 import requests
-from accounts import PROJECT, REGION, TINY_MODEL, new_name
+from accounts import IMAGES, PROJECT, REGION, TINY_MODEL, new_name, wait_for
 from google.cloud import pubsub_v1
 
 from dualdeploy.object_store import ObjectMissing
@@ -315,6 +315,52 @@ def test_an_account_that_is_disabled_may_do_nothing(world: Any) -> None:
             list(world.actor("trainer").client.list_blobs(f"{PROJECT}-data"))
     finally:
         requests.patch(f"{control}/project", json={"accounts": {trainer: False}}, timeout=5).raise_for_status()
+
+
+def run_job(world: Any, account: str, code: str) -> str:
+    """A job of the owner's that runs Python as an account; the words that it ended with."""
+    pool = {
+        "machineSpec": {"machineType": "n1-standard-4"},
+        "replicaCount": "1",
+        "containerSpec": {"imageUri": f"{IMAGES}/trainer:1", "command": ["python", "-c", code]},
+    }
+    runs_as = {"serviceAccount": account} if account else {}
+    job = {"displayName": "job", "jobSpec": {"workerPoolSpecs": [pool], **runs_as}}
+    host = f"http://{world.cloud.environment()['VERTEX_EMULATOR_HOST']}/v1"
+    made = requests.post(f"{host}/{LOCATION}/customJobs", json=job, timeout=5)
+    if made.status_code != 200:
+        return str(made.json()["error"]["message"])
+    name = made.json()["name"]
+
+    def ended() -> Any:
+        found = requests.get(f"{host}/{name}", timeout=5).json()
+        return found if found["state"] in {"JOB_STATE_SUCCEEDED", "JOB_STATE_FAILED"} else None
+
+    found = wait_for(ended, seconds=30)
+    return str(found.get("error", {}).get("message", found["state"]))
+
+
+READS = """
+import os, urllib.request
+host, bucket = os.environ["STORAGE_EMULATOR_HOST"], os.environ["LEDGER_BUCKET"]
+try:
+    urllib.request.urlopen(f"{host}/storage/v1/b/{bucket}/o").read()
+except OSError as refused:
+    raise SystemExit(f"refused: {refused.code}")
+"""
+
+
+def test_a_job_runs_as_its_account_and_without_one_as_vertex_ais_own(world: Any) -> None:
+    trainer = f"trainer@{PROJECT}.iam.gserviceaccount.com"
+    assert "refused: 403" in run_job(world, trainer, READS)
+    # Which reads every bucket of the project: why training jobs have an account.
+    assert run_job(world, "", READS) == "JOB_STATE_SUCCEEDED"
+
+
+def test_no_one_acts_as_an_account_that_does_not_exist(world: Any) -> None:
+    missing = f"no-such-account@{PROJECT}.iam.gserviceaccount.com"
+    told = run_job(world, missing, "pass")
+    assert told == f"You do not have permission to act as service_account: {missing}. (or it may not exist)."
 
 
 # --- what people see --------------------------------------------------------------------------------------------------

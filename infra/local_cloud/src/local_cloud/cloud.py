@@ -22,7 +22,7 @@ from local_cloud.deployed import Deployed, Project, Revision
 from local_cloud.eventarc import Eventarc
 from local_cloud.faults import Faults
 from local_cloud.firebase_ml import FirebaseMl
-from local_cloud.iam import OWNER, Bindings, Iam, Refused, agent, refusals
+from local_cloud.iam import CUSTOM_CODE, OWNER, Bindings, Iam, Refused, agent, refusals
 from local_cloud.iam.bindings import FILE as BINDINGS_FILE
 from local_cloud.identity import Identity, TokenMint
 from local_cloud.monitoring import Monitoring
@@ -362,11 +362,12 @@ class LocalCloud:
     def _container_environment(self, account: str) -> dict[str, str]:
         """What an image has installed, a folder has on its path; the addresses are those of the account.
 
-        What a Dockerfile sets is set here too: nobody asks for the metadata of buckets.
+        One that is not of the project gets those of Vertex AI's own. What a Dockerfile sets is set here too:
+        nobody asks for the metadata of buckets.
         """
         paths = [str(self._repository / "shared" / "src"), os.environ.get("PYTHONPATH", "")]
         return {
-            **self.environment(account),
+            **self.environment(account if account in self.iam.callers else CUSTOM_CODE),
             "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA": "true",
             "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         }

@@ -2,10 +2,11 @@
 
 from local_cloud.iam.bindings import AGENTS, PROJECT_NUMBER, Bindings, BindingsError, Condition, Grant
 from local_cloud.iam.gate import Find, Gate
-from local_cloud.iam.judge import OWNER, PREDICTOR, Iam, Refused, agent
+from local_cloud.iam.judge import CUSTOM_CODE, OWNER, PREDICTOR, Iam, Refused, agent
 
 __all__ = [
     "AGENTS",
+    "CUSTOM_CODE",
     "OWNER",
     "PREDICTOR",
     "PROJECT_NUMBER",

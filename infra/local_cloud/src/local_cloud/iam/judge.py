@@ -23,8 +23,9 @@ _LOG = logging.getLogger("local_cloud.iam")
 
 #: Who owns the project: whoever comes to the addresses that the local cloud prints.
 OWNER = "user:owner@example.com"
-#: As whom Vertex AI runs a model server.
+#: As whom Vertex AI runs a model server, and a job that names no account.
 PREDICTOR = "serviceAccount:model-server@vertex-ai.example.com"
+CUSTOM_CODE = f"serviceAccount:service-{PROJECT_NUMBER}@gcp-sa-aiplatform-cc.iam.gserviceaccount.com"
 
 #: What Cloud Storage grants on a new bucket, so that the basic roles of the project mean something there.
 #: Source: https://cloud.google.com/storage/docs/access-control/iam#convenience-values
@@ -105,7 +106,7 @@ class Iam:
         iam.accounts = {each.partition(":")[2]: False for each in members}
         # Who signs pushes calls our services, and nothing of Google's.
         own = [each for each in members if not each.partition("@")[0].endswith("-caller")]
-        iam.callers += [*own, OPERATOR, PREDICTOR]
+        iam.callers += [*own, OPERATOR, PREDICTOR, CUSTOM_CODE]
         return iam
 
     def member(self, account: str) -> str:
@@ -128,6 +129,8 @@ class Iam:
         resource = resource.replace(f"projects/{PROJECT_NUMBER}", f"projects/{self.project}", 1)
         if self.accounts.get(caller.partition(":")[2]):
             return False
+        if permission == "iam.serviceAccounts.actAs" and self._is_unknown(resource.rpartition("/")[2]):
+            return False
         with self._lock:
             counting = [
                 grant for grant in self._reaching(resource) if self._counts(grant, caller, permission, resource)
@@ -135,6 +138,10 @@ class Iam:
             if len(counting) == 1:
                 self._needed.update(counting)
         return bool(counting)
+
+    def _is_unknown(self, email: str) -> bool:
+        """Whether the project should have such an account and has not; of others nothing is known."""
+        return email.endswith(f"@{self.project}.iam.gserviceaccount.com") and email not in self.accounts
 
     def held(self, caller: str, permissions: Iterable[str], resource: str) -> list[str]:
         """Those of `permissions` that the caller has: what testIamPermissions answers."""

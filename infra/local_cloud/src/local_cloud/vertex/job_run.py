@@ -12,7 +12,7 @@ from typing import Any
 from local_cloud.api import ApiError
 from local_cloud.faults import Faults
 from local_cloud.http import LOOPBACK, free_ports
-from local_cloud.iam import agent
+from local_cloud.iam import CUSTOM_CODE
 from local_cloud.vertex import job_spec
 from local_cloud.vertex.errors import CODES
 from local_cloud.vertex.gcs_mount import MOUNT_ROOT_VARIABLE, GcsMount, MountFailed
@@ -103,7 +103,7 @@ class JobRun:
         self._processes: dict[str, Process] = {}
         account = self._spec.get("serviceAccount")
         #: Without an account of its own a job runs as one of Vertex AI's.
-        self._given = machine.environment(f"serviceAccount:{account}" if account else agent("gcp-sa-aiplatform-cc"))
+        self._given = machine.environment(f"serviceAccount:{account}" if account else CUSTOM_CODE)
         storage = self._given.get("STORAGE_EMULATOR_HOST", "").removeprefix("http://")
         self._mount = GcsMount(folder / "gcs", storage_address=storage or machine.storage_address)
         self._crashes_at: float | None = None
