@@ -30,7 +30,7 @@ ABSENT = (
     "object versioning and soft delete: one live version, an older generation is 404",
     "ACLs, HMAC keys, signed policy documents; policies cannot be set over the API",
     "XML multipart uploads (`transfer_manager.upload_chunks_concurrently`), signed resumable uploads",
-    "object holds, retention, lifecycle rules, autoclass, requester pays, customer-supplied encryption",
+    "object holds, retention, lifecycle rules, autoclass, requester pays, encryption of what lies here",
     "folders, managed folders, anywhere caches, channels (watchAll), the gRPC API",
     "server-side decompression of gzip-encoded objects",
 )
