@@ -16,8 +16,8 @@ SERVICES := training_launcher job_notifier cloud_deployer mobile_publisher train
 ##@ Try it
 
 .PHONY: demo
-demo: $(STAMP) ## The whole loop on the local cloud: data in, two live models out (DATA=folder for your own TFRecords)
-	@$(BIN)/python -m local_cloud demo $(call option,--data,$(DATA)) $(call option,--labels,$(LABELS))
+demo: $(STAMP) ## The whole loop on the local cloud: data in, two live models out (DATA=folder [YAML=file] for your own TFRecords)
+	@$(BIN)/python -m local_cloud demo $(call option,--data,$(DATA)) $(call option,--yaml,$(YAML)) $(call option,--labels,$(LABELS))
 
 .PHONY: up
 up: $(STAMP) ## The same stack, left running; writes build/local_cloud.env
@@ -28,8 +28,8 @@ down: $(STAMP) ## Stop what `make up` started
 	@$(BIN)/python -m local_cloud down
 
 .PHONY: validate
-validate: $(STAMP) ## Check a folder of TFRecords before anything is spent: DATA=folder [LABELS=a,b,c]
-	@PYTHONPATH=services/training_launcher $(BIN)/python -m training_launcher.validate_command DATA=$(call shell_word,$(DATA)) $(call option,--labels,$(LABELS))
+validate: $(STAMP) ## Check a folder of TFRecords before anything is spent: DATA=folder [YAML=file] [LABELS=a,b,c]
+	@PYTHONPATH=services/training_launcher $(BIN)/python -m training_launcher.validate_command DATA=$(call shell_word,$(DATA)) $(call option,--config,$(YAML)) $(call option,--labels,$(LABELS))
 
 .PHONY: shards
 shards: $(STAMP) ## Turn pictures into checked shards: IMAGES=folder of class folders, .csv or .jsonl ([OUT=folder | TO=gs://…] [DATASET=…] [LABELS=a,b,c] [SHARDS=n])

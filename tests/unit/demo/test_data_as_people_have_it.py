@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dualdeploy.tfrecord import parse_example, read_records
+from dualdeploy.tfrecord import encode_example, parse_example, read_records, write_records
 from local_cloud.demo import flowers, source
 from local_cloud.demo.flowers import LABELS, Style
 from shard_writer import command
@@ -54,7 +54,42 @@ def class_folders(painted: Path, folder: Path) -> Path:
     return made
 
 
-@pytest.mark.parametrize("arrange", [compressed, stored_with_encoding, class_folders])
+def named_by_tensorflow_datasets(painted: Path, folder: Path) -> Path:
+    """`flowers-train.tfrecord-00000-of-00002` with features `image`, `label` and a file name."""
+    for part in ("train", "eval"):
+        paths = sorted(painted.glob(f"{part}*.tfrecord"))
+        for number, path in enumerate(paths):
+            name = f"flowers-{part.replace('eval', 'test')}.tfrecord-{number:05d}-of-{len(paths):05d}"
+            _rewrite(path, folder / name, label="label")
+    return folder
+
+
+def in_folders_of_the_split(painted: Path, folder: Path) -> Path:
+    """`train/`, `val/` and `test/` with names that say nothing, as in Kaggle's Petals to the Metal."""
+    for part, target in (("train", "train"), ("eval", "val"), ("eval", "test")):
+        (folder / target).mkdir()
+        for number, path in enumerate(sorted(painted.glob(f"{part}*.tfrecord"))):
+            copies = slice(0, None, 2) if target == "test" else slice(1, None, 2) if target == "val" else slice(None)
+            _rewrite(path, folder / target / f"{number:02d}-32x32-10.tfrec", records=copies)
+    return folder
+
+
+def _rewrite(path: Path, target: Path, *, label: str = "class", records: slice = slice(None)) -> None:
+    with path.open("rb") as stream:
+        examples = [parse_example(record.data) for record in read_records(stream, name=path.name)]
+    write_records(
+        target,
+        [
+            encode_example({"image": each["image"].values, label: each["class"].values, "filename": f"{number}.jpg"})
+            for number, each in enumerate(examples[records])
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    "arrange",
+    [compressed, stored_with_encoding, class_folders, named_by_tensorflow_datasets, in_folders_of_the_split],
+)
 def test_painted_flowers_are_taken(painted: Path, tmp_path: Path, arrange: Callable[[Path, Path], Path]) -> None:
     folder = arrange(painted, tmp_path)
 
@@ -64,3 +99,4 @@ def test_painted_flowers_are_taken(painted: Path, tmp_path: Path, arrange: Calla
     console = Console(file=io.StringIO(), width=200)
     assert main([str(folder), "--labels", ",".join(LABELS)], console=console) == ACCEPTED, console.file.getvalue()
     assert "80 records, " in console.file.getvalue()
+    assert "Held out: " in console.file.getvalue()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from local_cloud import coverage, guide, supervisor, topology
 from local_cloud.cloud import DEFAULT_PROJECT, DEFAULT_REGION, LocalCloud, StateInUse, load
+from local_cloud.demo.request import DataRequest, add_arguments
 from local_cloud.environment_file import write_environment
 from local_cloud.iam import BindingsError
 from local_cloud.iam import page as permissions_page
@@ -109,9 +110,8 @@ def demo(options: argparse.Namespace) -> int:
     from local_cloud.demo import run  # noqa: PLC0415  # painting and LiteRT, which no other command needs
 
     repository = options.repository.resolve()
-    labels = [label.strip() for label in options.labels.split(",") if label.strip()]
     return run.main(
-        repository, build=repository / "build" / "demo", data=options.data, labels=labels, bindings=options.bindings
+        repository, build=repository / "build" / "demo", asked=DataRequest.of(options), bindings=options.bindings
     )
 
 
@@ -183,8 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     upping = commands.add_parser("up", help="leave a stack running; writes build/local_cloud.env")
     downing = commands.add_parser("down", help="stop what `up` left running")
     demonstrating = commands.add_parser("demo", help="data in, two live models out")
-    demonstrating.add_argument("--data", type=Path, help="folder of TFRecord shards (default: painted flowers)")
-    demonstrating.add_argument("--labels", default="", help="names of the classes, a,b,c in the order of their indices")
+    add_arguments(demonstrating)
     covering = commands.add_parser("coverage", help="write infra/local_cloud/COVERAGE.md")
     covering.add_argument("--check", action="store_true", help="only say whether it is current")
     permitting = commands.add_parser("permissions", help="write the tables of docs/permissions.md")

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from dualdeploy.ledger import Branch, Ledger, State
 from dualdeploy.object_store import GcsObjectStore
 from local_cloud import supervisor
 from local_cloud.demo import answers, drop, picture, report, source, watch
+from local_cloud.demo.request import DataRequest
 from local_cloud.demo.source import DataSource
 
 CLAIM_LIMIT_SECONDS = 120.0
@@ -96,9 +97,7 @@ class Teller:
         return round(time.monotonic() - self._started, 1)
 
 
-def main(
-    repository: Path, *, build: Path, data: Path | None, labels: Sequence[str], bindings: Path | None = None
-) -> int:
+def main(repository: Path, *, build: Path, asked: DataRequest, bindings: Path | None = None) -> int:
     """Run the demo; 0 only when both models are live and both beat chance clearly.
 
     `bindings` say who may do what (default: infra/bindings.json of the repository).
@@ -108,8 +107,8 @@ def main(
     if paths.environment_file.exists() and supervisor.is_running(paths.environment_file):
         console.print(f"Another demo is running (see {paths.environment_file}); wait for it, or stop it with Ctrl-C.")
         return 1
-    if data is not None and data.resolve().is_relative_to(build):
-        console.print(f"{data} lies in {build}, which every demo empties: copy your data somewhere else first.")
+    if asked.data is not None and asked.data.resolve().is_relative_to(build):
+        console.print(f"{asked.data} lies in {build}, which every demo empties: copy your data somewhere else first.")
         return 1
     # A demo begins from nothing: what an earlier one left would be "nothing new".
     shutil.rmtree(build, ignore_errors=True)
@@ -117,7 +116,7 @@ def main(
     teller = Teller(console)
     console.print("[bold]Dual Deploy[/]: data in, two live models out, on a cloud of this machine's own\n")
     try:
-        return _run(repository, paths, teller, data=data, labels=labels, bindings=bindings)
+        return _run(repository, paths, teller, asked=asked, bindings=bindings)
     except EXPECTED as exc:
         console.print(f"\n[bold red]The demo failed[/]: {exc}", highlight=False)
         if (logs := paths.state / "logs").exists():
@@ -133,12 +132,11 @@ def _run(
     paths: Paths,
     teller: Teller,
     *,
-    data: Path | None,
-    labels: Sequence[str],
+    asked: DataRequest,
     bindings: Path | None,
 ) -> int:
     with teller.phase("data"):
-        found = source.folder(data, labels=labels) if data else source.painted(paths.data)
+        found = asked.source(paths.data)
         teller("data", found.described)
     with contextlib.ExitStack() as stack:
         with teller.phase("stack"):
