@@ -17,7 +17,6 @@ from dualdeploy.contracts.split import Side
 from dualdeploy.contracts.unusable import UnusableRecord
 from dualdeploy.file_kinds import what_it_is
 from dualdeploy.tfrecord import (
-    ChecksumMismatch,
     CorruptRecords,
     MalformedExample,
     NotTFRecord,
@@ -45,7 +44,7 @@ _REMEDIES = {
     "not_tfrecord": "keep only TFRecord files below the data set's prefix, plain or gzip-compressed as a whole",
     "truncated": "upload the shard again: its writer or its upload was cut off",
     "checksum_mismatch": "upload the shard again from its source: bytes changed after it was written",
-    "record_too_long": "write one JPEG or PNG per record, and scale down what is larger: no batches, no raw pixels",
+    "record_too_long": "scale the picture down, or leave it out; one JPEG or PNG per record, no batches, no raw pixels",
     "damaged_compression": "compress and upload the shard again",
     "compression_bomb": "write the shard again without gzip: encoded images barely compress",
     "malformed_example": "write each record as a serialised tf.train.Example",
@@ -193,7 +192,7 @@ class ShardScan:
         self._add_up()
 
     def _read(self, stream: MeteredStream) -> Iterator[Record]:
-        def damaged(fault: ChecksumMismatch) -> None:
+        def damaged(fault: CorruptRecords) -> None:
             self.records += 1
             self._refuse(fault, fault.record, fault.offset)
 

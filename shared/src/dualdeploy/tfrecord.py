@@ -135,17 +135,17 @@ def read_records(
     name: str,
     max_record_bytes: int = MAX_RECORD_BYTES,
     max_gzip_ratio: int = MAX_GZIP_RATIO,
-    damaged: Callable[[ChecksumMismatch], None] | None = None,
+    damaged: Callable[[CorruptRecords], None] | None = None,
 ) -> Iterator[Record]:
     """Yield the records of one shard, plain or gzip, in order, each checked against its CRC32C.
 
     `stream` needs `read(n)` only; it is read forward in blocks and not closed. Memory stays below about three
     times `max_record_bytes`, whatever the shard contains. An empty stream has no records.
 
-    A record whose data differ from their checksum raises `ChecksumMismatch`; with `damaged` given, the error
-    goes there instead and reading goes on behind the record (its length has a checksum of its own, so the next
-    record is found). Every other `CorruptRecords` ends the shard. Errors of the stream itself (network, disk)
-    pass through.
+    A record whose data differ from their checksum raises `ChecksumMismatch`, one longer than `max_record_bytes`
+    `RecordTooLong`; with `damaged` given, the error goes there instead and reading goes on behind the record (its
+    length has a checksum of its own, so the next record is found). Every other `CorruptRecords` ends the shard.
+    Errors of the stream itself (network, disk) pass through.
     """
     source = _open_source(stream, name, max_gzip_ratio)
     lengths = _LengthHeaders(name, max_record_bytes)
@@ -158,7 +158,16 @@ def read_records(
         frame, following = buffer, end
         if length < 0 or end > len(buffer):  # not whole in this block: put it together from this one and the next
             base += position
-            frame, buffer, following = _straddling(source, buffer[position:], lengths, index, base)
+            try:
+                frame, buffer, following = _straddling(source, buffer[position:], lengths, index, base)
+            except _PassedOver as skipped:
+                if damaged is None:
+                    raise skipped.error from None
+                damaged(skipped.error)
+                buffer, position = source.skip(skipped)
+                base += skipped.frame_bytes - position
+                index += 1
+                continue
             if not frame:
                 return
             start, end = 12, len(frame)
@@ -188,13 +197,31 @@ def _straddling(
         return b"", b"", 0
     length = lengths[frame[: _HEADER.size]]
     if length < 0:
-        lengths.refuse(frame[: _HEADER.size], index, offset)
+        error = lengths.refusal(frame[: _HEADER.size], index, offset)
+        if not isinstance(error, RecordTooLong):
+            raise error
+        announced: int = _HEADER.unpack(frame[: _HEADER.size])[0]
+        raise _PassedOver(error, _FRAME_BYTES + announced, block, taken)
     needed = _FRAME_BYTES + length
     frame, block, taken = source.complete(frame + block[taken:], needed, index, offset)
     if len(frame) < needed:
         problem = f"the shard ends {needed - len(frame)} bytes before the end of this {length}-byte record"
         raise TruncatedShard(problem, shard=lengths.shard, record=index, offset=offset)
     return frame, block, taken
+
+
+class _PassedOver(Exception):
+    """A record that is too long to be kept: where it begins and how long it is are known, so reading may go on behind.
+
+    `block` is what was read last, of which `taken` bytes belong to the record's header or to what comes before it.
+    """
+
+    def __init__(self, error: RecordTooLong, frame_bytes: int, block: bytes, taken: int) -> None:
+        super().__init__()
+        self.error = error
+        self.frame_bytes = frame_bytes
+        self.block = block
+        self.taken = taken
 
 
 class _LengthHeaders(dict[bytes, int]):
@@ -223,8 +250,8 @@ class _LengthHeaders(dict[bytes, int]):
         self[header] = length
         return length
 
-    def refuse(self, header: bytes, index: int, offset: int) -> None:
-        """Raise the error that says why the header cannot be believed."""
+    def refusal(self, header: bytes, index: int, offset: int) -> CorruptRecords:
+        """The error that says why the record cannot be read."""
         kind: type[CorruptRecords] = ChecksumMismatch
         problem = "the length of the record does not match its checksum, so no later record can be found"
         if len(header) < _HEADER.size:
@@ -237,7 +264,7 @@ class _LengthHeaders(dict[bytes, int]):
         elif index == 0:
             kind = NotTFRecord
             problem = "the first bytes are no TFRecord header (the checksum of the length is wrong)"
-        raise kind(problem, shard=self.shard, record=index, offset=offset)
+        return kind(problem, shard=self.shard, record=index, offset=offset)
 
 
 class _PlainSource:
@@ -262,6 +289,18 @@ class _PlainSource:
             parts.append(block[:taken])
             have += taken
         return b"".join(parts), block, taken
+
+    def skip(self, record: _PassedOver) -> tuple[bytes, int]:
+        """Read past a record; the block in which it ends, and where in it. Raises `TruncatedShard`."""
+        place = record.error
+        block, taken, left = record.block, record.taken, record.frame_bytes - _HEADER.size
+        while left > len(block) - taken:
+            left -= len(block) - taken
+            block, taken = self.block(place.record, place.offset), 0
+            if not block:
+                problem = f"the shard ends {left} bytes before the end of this record"
+                raise TruncatedShard(problem, shard=place.shard, record=place.record, offset=place.offset)
+        return block, taken + left
 
     def block(self, index: int, offset: int) -> bytes:  # noqa: ARG002 (the gzip source names the place in its errors)
         """Return the next bytes, at most about 1 MiB; b"" at the end."""

@@ -143,6 +143,28 @@ def test_a_lying_length_with_a_right_checksum_is_too_long_or_truncated() -> None
     assert isinstance(failure(shard([b"x" * 11]), max_record_bytes=10), RecordTooLong)
 
 
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("at_a_time", [7, 13, 1000, 1 << 20])
+def test_records_behind_one_that_is_too_long_are_read(at_a_time: int, compress: bool) -> None:
+    sizes = [5, 300, 0, 400, 350, 9, 12, 301]
+    kept = [(index, bytes([index]) * size) for index, size in enumerate(sizes) if size < 300]
+    data = shard([bytes([index]) * size for index, size in enumerate(sizes)], compress=compress)
+
+    class Slow(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            return super().read(at_a_time if size is None or size < 0 else min(size, at_a_time))
+
+    damaged: list[CorruptRecords] = []
+    found = list(read_records(Slow(data), name="s", max_record_bytes=299, damaged=damaged.append))
+    assert [(record.index, record.data) for record in found] == kept
+    assert [record.offset for record in found] == [sum(sizes[:index]) + 16 * index for index, _ in kept]
+    assert [(error.record, type(error)) for error in damaged] == [(n, RecordTooLong) for n in (1, 3, 4, 7)]
+    with pytest.raises(TruncatedShard, match="the shard ends 10 bytes before the end of this record"):
+        list(
+            read_records(io.BytesIO(shard([b"x" * 300])[:-10]), name="s", max_record_bytes=299, damaged=damaged.append)
+        )
+
+
 @pytest.mark.parametrize("data", [b"\xff\xd8\xff\xe0" * 10, b"name,label\n" * 5, b"PK\3\4" + b"\0" * 40])
 def test_another_kind_of_file_is_no_tfrecord(data: bytes) -> None:
     error = failure(data)

@@ -156,12 +156,17 @@ def test_a_file_of_no_known_kind_is_not_guessed_at(check, good_eval) -> None:
     assert "looks like" not in finding.message
 
 
-def test_a_record_longer_than_the_limit_is_not_read(check, record, shard, good_eval) -> None:
-    data = shard([record(0), record(1), b"x" * 5000])
-    verdict = check({"train-0": data, "eval-0": good_eval}, limits=ValidationLimits(max_record_bytes=4000))
+@pytest.mark.parametrize("tolerated", [0.0, 0.2])
+def test_a_record_longer_than_the_limit_is_one_bad_record(check, record, shard, good_eval, tolerated: float) -> None:
+    data = shard([record(0), b"x" * 5000, record(1), record(2)])
+    limits = ValidationLimits(max_record_bytes=4000, max_bad_records=tolerated)
+    verdict = check({"train-0": data, "eval-0": good_eval}, limits=limits)
     [finding] = verdict.findings
-    assert (finding.code, finding.record) == ("record_too_long", 2)
+    assert (finding.code, finding.record) == ("record_too_long", 1)
     assert "5000 bytes, the limit is 4000" in finding.message
+    assert "scale the picture down" in finding.remedy
+    assert verdict.coverage.records == 10, "what stands behind it is read"
+    assert verdict.accepted is bool(tolerated)
 
 
 def test_bytes_that_are_no_example_are_named(one_fault) -> None:
