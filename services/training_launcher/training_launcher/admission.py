@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 
 from dualdeploy import clock as clocks
 from dualdeploy.clock import Clock
+from dualdeploy.errors import CannotEverSucceed
 from dualdeploy.ledger import Ledger, Run
 from dualdeploy.object_store import ObjectStore
 from training_launcher import examination
 from training_launcher.examination import StoredShard
+
+#: Earlier runs of a data set that are looked at to tell whether the way of holding out has just changed.
+EARLIER_RUNS = 20
 
 __all__ = ["Admission", "StoredShard", "examine"]
 
@@ -37,6 +43,14 @@ class _NotesOfRun:
         return self.ledger.write_once(f"runs/{self.run_id}/{name}", data)
 
 
+def _earlier(run: Run, ledger: Ledger) -> Iterator[Run]:
+    """Some earlier runs of the data set; one that cannot be read tells nothing."""
+    for run_id in ledger.run_ids(run.dataset)[:EARLIER_RUNS]:
+        if run_id != run.run_id:
+            with contextlib.suppress(CannotEverSucceed):
+                yield ledger.read_run(run_id)
+
+
 def examine(run: Run, *, ledger: Ledger, data: ObjectStore, clock: Clock = clocks.utc_now) -> Admission:
     """The recorded verdict of a run, or a new one, which is then recorded at `runs/<run_id>/validation.json`.
 
@@ -45,7 +59,8 @@ def examine(run: Run, *, ledger: Ledger, data: ObjectStore, clock: Clock = clock
     notes = _NotesOfRun(ledger, run.run_id)
     recorded = notes.read("validation.json")
     if recorded is None:
-        recorded = notes.keep("validation.json", examination.examine(run, notes=notes, data=data, clock=clock))
+        found = examination.examine(run, notes=notes, data=data, clock=clock, earlier=_earlier(run, ledger))
+        recorded = notes.keep("validation.json", found)
     document = json.loads(recorded)
     accepted = document["verdict"] == "accepted"
     return Admission(accepted, "" if accepted else document["reason"])
