@@ -49,8 +49,10 @@ def main(arguments: Sequence[str] | None = None, *, console: Console | None = No
 
 
 def _make(options: argparse.Namespace, console: Console) -> int:
+    if not options.images:
+        raise UnusableSource("which pictures? IMAGES=folder of class folders, or a list: .csv, .jsonl")
     place = delivery.parse_place(options.to) if options.to else None
-    source = sources.read(options.images, labels=_labels(options.labels))
+    source = sources.read(Path(options.images), labels=_labels(options.labels))
     dataset = _dataset(options, place)
     folder = options.out or DEFAULT_FOLDER / dataset
     with _progress(console) as progress:
@@ -152,7 +154,7 @@ def _dataset(options: argparse.Namespace, place: Place | None) -> str:
         if options.dataset not in ("", place.dataset):
             raise UnusableSource(f"DATASET={options.dataset} is not the first folder of TO={options.to}")
         return place.dataset
-    made = re.sub(r"[^a-z0-9]+", "-", options.images.resolve().stem.lower()).strip("-")[:39].rstrip("-")
+    made = re.sub(r"[^a-z0-9]+", "-", Path(options.images).resolve().stem.lower()).strip("-")[:39].rstrip("-")
     name: str = options.dataset or made
     if not DATASET_NAME.fullmatch(name):
         raise UnusableSource(f"no data set can be called {name!r}: give DATASET=name")
@@ -174,7 +176,7 @@ def _say(console: Console, sentence: str, *, style: str = "") -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="shards", description="Turn pictures into TFRecord shards that train.")
-    parser.add_argument("images", type=Path, help="a folder of class folders, or a list: .csv, .jsonl")
+    parser.add_argument("images", help="a folder of class folders, or a list: .csv, .jsonl")
     parser.add_argument("--out", type=Path, help=f"folder for the shards (default: {DEFAULT_FOLDER}/<dataset>)")
     parser.add_argument("--to", default="", metavar="gs://…", help="also send them to gs://<data bucket>/<dataset>")
     parser.add_argument("--config-bucket", default="", help="bucket of the configurations (default: …-config)")

@@ -8,7 +8,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dualdeploy.contracts.split import Side, side_of_word
@@ -24,6 +24,9 @@ _PATHS = (
 )
 _LABELS = ("label", "class", "class_name", "label_name", "category", "species", "displayname", "target", "y")
 _SPLITS = ("split", "set", "subset", "usage", "ml_use", "phase", "partition", "fold")
+
+#: What Google's import files have where the split is left to the service.
+_NO_SPLIT = ("unassigned", "ml_use_unspecified")
 
 _NAMED = 5
 
@@ -72,7 +75,7 @@ def read(images: Path, *, labels: Sequence[str] = ()) -> Source:
 
 
 def _labels(pictures: Sequence[Picture], given: Sequence[str]) -> list[str]:
-    found = sorted({picture.label for picture in pictures})
+    found = _in_order({picture.label for picture in pictures})
     if len(set(given)) != len(given):
         raise UnusableSource(f"a label stands twice: {', '.join(given)}")
     if unknown := sorted(set(found) - set(given)) if given else []:
@@ -80,6 +83,11 @@ def _labels(pictures: Sequence[Picture], given: Sequence[str]) -> list[str]:
     if len(found) < 2:
         raise UnusableSource(f"all pictures have the label {found[0]!r}: a classifier needs two classes")
     return list(given) or found
+
+
+def _in_order(labels: Collection[str]) -> list[str]:
+    """By the alphabet, or as numbers when all of them are: class 10 comes after class 9."""
+    return sorted(labels, key=int if all(map(str.isdecimal, labels)) else None)
 
 
 # Folders -------------------------------------------------------------------------------------------------------
@@ -135,7 +143,7 @@ def _of_row(file: Path, number: int, row: Mapping[str, str], faults: list[str]) 
         faults.append(f"row {number}: {name} is not on this machine; copy the pictures here first")
         return None
     side = side_of_word(split) if split else None
-    if split and side is None:
+    if split and side is None and split.lower() not in _NO_SPLIT:
         faults.append(f"row {number}: {split!r} names no split; train, val and test do")
     path = file.parent / name
     if not path.is_file():
@@ -176,7 +184,7 @@ def _header_by_place(file: Path, row: Sequence[str]) -> list[str]:
     """Without a header: path and label, and before or behind them the split, as Google's import files have it."""
     if len(row) == 2:
         return ["path", "label"]
-    if len(row) == 3 and side_of_word(row[0]):
+    if len(row) == 3 and (side_of_word(row[0]) or row[0].lower() in _NO_SPLIT):
         return ["split", "path", "label"]
     if len(row) == 3 and side_of_word(row[2]):
         return ["path", "label", "split"]

@@ -37,7 +37,10 @@ def main(arguments: Sequence[str] | None = None, *, console: Console | None = No
     except SystemExit as exc:  # argparse has printed help (0) or what is wrong (2)
         return int(exc.code or 0)
     try:
-        path = Path(options.data.removeprefix("DATA="))
+        named = options.data.removeprefix("DATA=")
+        if not named:
+            raise UsageError("which data? DATA=folder names the folder that holds the TFRecord shards")
+        path = Path(named)
         data = _look_at(path, options)
         verdict = _validate(data, options, console)
         if options.json:

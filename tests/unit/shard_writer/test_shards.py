@@ -175,6 +175,14 @@ def test_what_cannot_be_meant_is_told_before_anything_is_written(make, garden, t
     assert not (tmp_path / "out").exists()
 
 
+def test_without_pictures_named_nothing_is_looked_for(make) -> None:
+    code, said = make(Path("anything"), "--dataset", "x")
+    assert (code, "does not exist" in said) == (USAGE, True)
+    console = Console(width=200, file=io.StringIO())
+    assert main([""], console=console) == USAGE
+    assert "which pictures? IMAGES=folder" in console.file.getvalue()
+
+
 def test_shards_of_another_data_set_are_never_mixed_with(make, garden: Path, tmp_path: Path) -> None:
     assert make(garden, "--shards", 3)[0] == DONE
     assert make(garden, "--shards", 3)[0] == DONE, "the same again is fine"

@@ -70,6 +70,7 @@ def test_a_csv_lists_pictures_and_labels(tmp_path: Path, text: str) -> None:
     [
         "path,label,split\na.jpg,roses,train\nb.jpg,tulips,test\n",
         "training,a.jpg,roses\ntest,b.jpg,tulips\n",
+        "TRAINING,a.jpg,roses\nVALIDATION,b.jpg,tulips\n",
         "a.jpg,roses,train\nb.jpg,tulips,validation\n",
     ],
 )
@@ -96,6 +97,19 @@ def test_json_lines_list_pictures_and_labels(tmp_path: Path, rows: list[dict[str
     (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
     assert found(tmp_path / "list.jsonl") == [("a.jpg", "roses", None), ("b.jpg", "tulips", None)]
+
+
+def test_a_split_that_a_list_leaves_open_is_none(tmp_path: Path) -> None:
+    fill(tmp_path, "a.jpg", "b.jpg")
+    (tmp_path / "list.csv").write_text("UNASSIGNED,a.jpg,roses\nUNASSIGNED,b.jpg,tulips\n")
+
+    assert found(tmp_path / "list.csv") == [("a.jpg", "roses", None), ("b.jpg", "tulips", None)]
+
+
+def test_classes_that_are_numbers_are_in_the_order_of_numbers(tmp_path: Path) -> None:
+    fill(tmp_path, *(f"{number}/a.jpg" for number in (0, 2, 10, 9)))
+
+    assert sources.read(tmp_path).labels == ["0", "2", "9", "10"]
 
 
 def test_the_order_of_classes_is_the_alphabet_or_a_list(tmp_path: Path) -> None:

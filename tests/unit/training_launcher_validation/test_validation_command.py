@@ -83,6 +83,7 @@ def test_one_shard_can_be_named_and_missing_numbers_are_noted(run, tmp_path, rec
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["DATA="], "which data? DATA=folder"),
         (["DATA=/no/such/folder"], "does not exist: set DATA"),
         (["DATA=gs://bucket/flowers"], "is a bucket"),
         (["{empty}"], "holds no shards: only bad.yaml is there; names of shards end in .tfrecord"),
