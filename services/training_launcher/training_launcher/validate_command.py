@@ -37,10 +37,7 @@ def main(arguments: Sequence[str] | None = None, *, console: Console | None = No
     except SystemExit as exc:  # argparse has printed help (0) or what is wrong (2)
         return int(exc.code or 0)
     try:
-        named = options.data.removeprefix("DATA=")
-        if not named:
-            raise UsageError("which data? DATA=folder names the folder that holds the TFRecord shards")
-        path = Path(named)
+        path = _named(options.data)
         data = _look_at(path, options)
         verdict = _validate(data, options, console)
         if options.json:
@@ -55,6 +52,13 @@ def main(arguments: Sequence[str] | None = None, *, console: Console | None = No
     if not data.config and verdict.classes:
         _print_yaml(path, data, verdict, console)
     return ACCEPTED if verdict.accepted and not fault else REJECTED
+
+
+def _named(text: str) -> Path:
+    named = text.removeprefix("DATA=")
+    if not named:
+        raise UsageError("which data? DATA=folder names the folder that holds the TFRecord shards")
+    return Path(named)
 
 
 def _look_at(path: Path, options: argparse.Namespace) -> LocalData:
