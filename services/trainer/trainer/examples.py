@@ -40,6 +40,8 @@ DETAILED = 128
 #: probabilities as there are classes, which with thousands of both would be gigabytes.
 GOLDEN_PER_CLASS = 5
 GOLDEN_PICTURES = 250
+GOLDEN_PROBABILITIES = 1_000_000
+FEWEST_GOLDEN_PICTURES = 20
 
 #: Larger pictures are written anew for the golden set: as base64 they fit three times into the smallest request that
 #: a Vertex AI endpoint takes (1.5 MB, of a shared one).
@@ -430,8 +432,9 @@ class _GoldenSet:
 
     def __init__(self, classes: int) -> None:
         self.classes = classes
-        self._together = classes > GOLDEN_PICTURES
-        self._of_each = GOLDEN_PICTURES if self._together else min(GOLDEN_PER_CLASS, GOLDEN_PICTURES // classes)
+        most = max(FEWEST_GOLDEN_PICTURES, min(GOLDEN_PICTURES, GOLDEN_PROBABILITIES // classes))
+        self._together = classes > most
+        self._of_each = most if self._together else min(GOLDEN_PER_CLASS, most // classes)
         self._chosen: dict[int, list[tuple[int, int, GoldenPicture]]] = collections.defaultdict(list)
         self._seen = 0
 

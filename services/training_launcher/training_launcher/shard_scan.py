@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import zlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -94,7 +95,8 @@ class DecodeSample:
     """Decodes an evenly spread sample of the images in full.
 
     The number of images is unknown before the end, so the sample is spread over the bytes that will be read: one
-    image every `stride` of them.
+    image every `stride` of them. Within a shard that is turned into a number of records, by their mean length so far:
+    counted by bytes alone, long records would be drawn more often than short ones, and damaged images are short.
     """
 
     def __init__(self, limits: ValidationLimits, planned_bytes: int) -> None:
@@ -105,14 +107,21 @@ class DecodeSample:
         self._most = 2 * limits.full_decode_sample
         self._pixels_left = limits.full_decode_pixels
 
-    def next_offset(self, base: int, offset: int) -> float:
-        """Return the offset from which on the next image of a shard is due; shards lie end to end from `base`.
+    def first_offset(self, base: int) -> float:
+        """Return the offset from which on the first image of a shard is due; shards lie end to end from `base`."""
+        if not self._stride or self.decoded >= self._most:
+            return math.inf
+        return -(-base // self._stride) * self._stride - base
+
+    def next_record(self, record: int, offset: int, length: int) -> float:
+        """Return the record that is due next after `record`, which has `length` bytes from `offset` on.
 
         Offsets in a gzip shard run ahead of its size, which gives it a few images more: hence the cap.
         """
-        if not self._stride or self.decoded >= self._most:
-            return float("inf")
-        return -(-(base + offset) // self._stride) * self._stride - base
+        if self.decoded >= self._most:
+            return math.inf
+        mean = (offset + length) / (record + 1)
+        return record + max(1, round(self._stride / max(mean, 1)))
 
     def decode(self, image: bytes, header: ImageHeader) -> None:
         """Decode the image if that fits into memory and time; raises `UnreadableImage`."""
@@ -211,15 +220,15 @@ class ShardScan:
         appends = [column.append for column in self._columns]
         add_record, add_label, add_size, add_width, add_height, add_checksum, add_tail, add_side = appends
         labels = self._columns[1]
-        decode_at = self._sample.next_offset(self._base, 0)
+        due_offset, due_record = self._sample.first_offset(self._base), math.inf
         for index, offset, data in records:
             self.records += 1
             try:
                 image, label, side = read_example(data)
                 header = read_header(image)
                 _, width, height, _ = header
-                if offset >= decode_at:
-                    decode_at = self._sample.next_offset(self._base, offset + 1)
+                if offset >= due_offset or index >= due_record:
+                    due_offset, due_record = math.inf, self._sample.next_record(index, offset, len(data))
                     self._sample.decode(image, header)
             except (UnusableRecord, MalformedExample) as fault:
                 self._refuse(fault, index, offset)

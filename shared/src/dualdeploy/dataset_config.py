@@ -569,8 +569,8 @@ class DatasetConfig(_Section):
         return filled
 
 
-#: A hundred times what a configuration needs; what is larger is something else.
-MAX_BYTES = 256 << 10
+#: 20,000 names of classes fit; what is larger is something else.
+MAX_BYTES = 1 << 20
 
 #: How much of a wrong value a fault quotes.
 _SHOWN = reprlib.Repr()

@@ -355,7 +355,7 @@ def test_a_schedule_that_cannot_be_used_is_a_fault_of_the_configuration(schedule
 
 def test_what_is_far_too_large_to_be_a_configuration_is_not_even_parsed() -> None:
     padding = "# " + "x" * dataset_config.MAX_BYTES
-    with pytest.raises(InvalidDatasetConfig, match=r"test has \d+ bytes, a configuration may have 262144"):
+    with pytest.raises(InvalidDatasetConfig, match=r"test has \d+ bytes, a configuration may have 1048576"):
         dataset_config.parse(f"dataset: flowers\nlabels: [a, b]\n{padding}\n", source="test")
 
 
