@@ -94,7 +94,11 @@ class Cloud:
             fixed = [name for name in after if name not in ("id", "etag")]
         else:
             fixed = [name for name in after if f"{{{name}}}" in NAMES.get(type_, "") or name in _FIXED.get(type_, ())]
-        return [name for name in fixed if after[name] is not None and before.get(name) != after[name]]
+        # What an import did not tell is taken to be as it should be.
+        unknown = {name for name in fixed if before.get(name) is None} - {"filter"}
+        return [
+            name for name in fixed if name not in unknown and after[name] is not None and before[name] != after[name]
+        ]
 
     def answers(self, type_: str, planned: State, attribute: str) -> str | None:
         """What only Google knows of a thing that is being made."""
