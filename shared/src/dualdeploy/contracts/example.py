@@ -194,6 +194,8 @@ class ExampleSchema:
         present = ", ".join(repr(other) for other in sorted(example)[:_SHOWN_FEATURES]) or "none at all"
         found = guess(example)
         remedy = f"write feature {name!r} with {wanted}, or name the right feature as data.features.{setting}"
+        if setting == "label":
+            remedy += "; shards of pictures without labels are left out by data.shards"
         if found and getattr(found, setting) != name:
             remedy += f" ({getattr(found, setting)!r} looks like it" + (
                 f"; data.schema: {found.preset} says so)" if found.preset else ")"
