@@ -391,6 +391,12 @@ FAULTS = [
         {("identity", "bucket models", "broken"): "trainer lacks roles/storage.objectUser"},
     ),
     Fault(
+        "a publisher that may read its pointer, and not list, so that a missing one is a 403",
+        lambda ward: control(ward, revoke=[POINTER], grant=[POINTER]),
+        lambda ward: control(ward, revoke=[POINTER], grant=[{**POINTER, "lists": True}]),
+        {("identity", "bucket mobile", "broken"): "mobile-publisher lacks roles/storage.objectUser"},
+    ),
+    Fault(
         "a service that may not use Vertex AI",
         lambda ward: control(ward, revoke=[VERTEX]),
         lambda ward: control(ward, grant=[VERTEX]),
@@ -527,6 +533,7 @@ READER = grant(f"buckets/{PROJECT}-config", "roles/storage.objectViewer", "cloud
 MODELS = f"buckets/{PROJECT}-models"
 WRITER = grant(MODELS, "roles/storage.objectUser", "trainer", "runs/", "results/", "evaluations/")
 ARTIFACTS = grant(MODELS, "roles/storage.objectUser", "trainer", "runs/")
+POINTER = grant(f"buckets/{PROJECT}-mobile", "roles/storage.objectUser", "mobile-publisher", "models/")
 VERTEX = grant(f"projects/{PROJECT}", f"projects/{PROJECT}/roles/dualdeploy_job_notifier", "job-notifier")
 
 
