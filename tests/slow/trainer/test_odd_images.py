@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 import struct
 import time
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -156,3 +158,31 @@ def test_a_picture_that_a_model_cannot_decode_costs_no_answer_but_its_own() -> N
     assert answered == [1, 2]
     assert answers.shape == (2, 2)
     assert ask(serve, [rotten, rotten])[0] == []
+
+
+def test_a_golden_picture_that_the_saved_model_cannot_decode_is_written_anew(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    from trainer import export
+    from trainer.examples import GoldenPicture
+
+    class OnlyPng(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+        def serve(self, image_bytes: Any) -> dict[str, Any]:
+            first = tf.io.decode_raw(tf.strings.substr(image_bytes, 0, 1), tf.uint8)
+            tf.debugging.assert_equal(first, tf.constant(0x89, tf.uint8))
+            pixels = tf.map_fn(
+                lambda each: tf.io.decode_png(each, channels=3)[0, 0], image_bytes, fn_output_signature=tf.uint8
+            )
+            return {"probabilities": tf.cast(pixels, tf.float32)}
+
+    model = OnlyPng()
+    tf.saved_model.save(model, str(tmp_path), signatures={"serving_default": model.serve})
+    png, jpeg = odd_images.png(odd_images.IDAT), odd_images.USABLE["jpeg RGB"]
+    pictures = [GoldenPicture(png, 0), GoldenPicture(jpeg, 1)]
+    kept, anew = export.readable(tmp_path, pictures)
+    assert kept == pictures[0]
+    assert np.array_equal(decode_rgb(anew.data), decode_rgb(jpeg))
+    document = json.loads(export.golden(tmp_path, [kept, anew], ["a", "b"]))
+    assert [each["label"] for each in document["examples"]] == ["a", "b"]
+    assert document["examples"][1]["probabilities"] == decode_rgb(jpeg)[0, 0].tolist()
