@@ -221,7 +221,7 @@ class ShardScan:
         add_record, add_label, add_size, add_width, add_height, add_checksum, add_tail, add_side = appends
         labels = self._columns[1]
         due_offset, due_record = self._sample.first_offset(self._base), math.inf
-        for index, offset, data in records:
+        for index, offset, data, _ in records:
             self.records += 1
             try:
                 image, label, side = read_example(data)
