@@ -8,13 +8,16 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 UV      := uv==0.13.9
+# A value from the command line as one word of the shell, whatever quotes are in it; an option, if it has a value.
+shell_word = '$(subst ','\'',$(1))'
+option = $(if $(2),$(1) $(call shell_word,$(2)))
 SERVICES := training_launcher job_notifier cloud_deployer mobile_publisher trainer predictor
 
 ##@ Try it
 
 .PHONY: demo
-demo: $(STAMP) ## The whole loop on the local cloud: data in, two live models out (DATA=folder for your own TFRecords)
-	@$(BIN)/python -m local_cloud demo $(if $(DATA),--data '$(DATA)') $(if $(LABELS),--labels '$(LABELS)')
+demo: $(STAMP) ## The whole loop on the local cloud: data in, two live models out (DATA=folder [YAML=file] for your own TFRecords)
+	@$(BIN)/python -m local_cloud demo $(call option,--data,$(DATA)) $(call option,--yaml,$(YAML)) $(call option,--labels,$(LABELS))
 
 .PHONY: up
 up: $(STAMP) ## The same stack, left running; writes build/local_cloud.env
@@ -25,15 +28,20 @@ down: $(STAMP) ## Stop what `make up` started
 	@$(BIN)/python -m local_cloud down
 
 .PHONY: validate
-validate: $(STAMP) ## Check a folder of TFRecords before anything is spent: DATA=folder [LABELS=a,b,c]
-	@PYTHONPATH=services/training_launcher $(BIN)/python -m training_launcher.validate_command DATA='$(DATA)' $(if $(LABELS),--labels '$(LABELS)')
+validate: $(STAMP) ## Check a folder of TFRecords before anything is spent: DATA=folder [YAML=file] [LABELS=a,b,c]
+	@PYTHONPATH=services/training_launcher $(BIN)/python -m training_launcher.validate_command DATA=$(call shell_word,$(DATA)) $(call option,--config,$(YAML)) $(call option,--labels,$(LABELS))
+
+.PHONY: shards
+shards: $(STAMP) ## Turn pictures into checked shards: IMAGES=folder of class folders, .csv or .jsonl ([OUT=folder | TO=gs://…] [DATASET=…] [LABELS=a,b,c] [SHARDS=n])
+	@$(LOOK_AT); PYTHONPATH=infra/shards:services/training_launcher $(BIN)/python -m shard_writer $(call shell_word,$(IMAGES)) $(call option,--out,$(OUT)) \
+	  $(call option,--to,$(TO)) $(call option,--config-bucket,$(CONFIG)) $(call option,--dataset,$(DATASET)) \
+	  $(call option,--labels,$(LABELS)) $(call option,--shards,$(SHARDS)) $(call option,--max-bad,$(MAX_BAD))
 
 # What `make redeploy` and `make rollback` send, with what was given on the command line.
 REQUEST = {"dataset": $(call json,$(DATASET))$(if $(REASON),$(comma) "reason": $(call json,$(REASON)))$(if $(TO_RUN),$(comma) "to_run": $(call json,$(TO_RUN)))}
 comma := ,
 # A reason is a sentence of people, with whatever quotes they use.
 json = "$(subst ",\",$(subst \,\\,$(1)))"
-shell_word = '$(subst ','\'',$(1))'
 # Without URL to both services of `make up`; with URL to that service on Google Cloud, as whoever gcloud is signed in as.
 POST = set -e; test -n '$(DATASET)' || { echo "name the data set: DATASET=flowers"; exit 1; }; \
   if test -n '$(URL)'; then urls='$(URL)'; token=$$(gcloud auth print-identity-token); set -- -H "authorization: Bearer $$token"; \
@@ -123,6 +131,15 @@ build/policy/.installed: infra/policy/requirements.txt | $(STAMP)
 	@$(BIN)/uv pip install --quiet --require-hashes --python build/policy/bin/python -r infra/policy/requirements.txt
 	@touch $@
 
+.PHONY: schema
+schema: build/schema/.installed ## Hold every argument of Terraform against the provider's schema
+	@PYTHONPATH=infra/deploy $(BIN)/python infra/schema/schema_check.py build/schema
+
+# Only read: nothing that it depends on is needed.
+build/schema/.installed: infra/schema/requirements.txt | $(STAMP)
+	@$(BIN)/uv pip install --quiet --require-hashes --no-deps --target build/schema -r infra/schema/requirements.txt
+	@touch $@
+
 .PHONY: audit
 audit: build/audit/.installed ## Ask a vulnerability database about every pinned package (DATABASE=osv; STRICT=1: all must be known)
 	@$(BIN)/python infra/audit/dependency_audit.py --tool build/audit/bin/pip-audit $(if $(STRICT),--strict) $(if $(DATABASE),--database '$(DATABASE)')
@@ -144,6 +161,10 @@ bench: $(STAMP) ## Measure; rows go to build/bench/report.json
 .PHONY: coverage-table
 coverage-table: $(STAMP) ## Write infra/local_cloud/COVERAGE.md from the route tables
 	$(BIN)/python -m local_cloud coverage
+
+.PHONY: permissions-table
+permissions-table: $(STAMP) ## Write the tables of docs/permissions.md from infra/bindings.json
+	$(BIN)/python -m local_cloud permissions
 
 ##@ Ship it
 
@@ -189,6 +210,7 @@ lock: $(STAMP) ## Resolve every requirements.in again
 	for service in $(SERVICES); do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes services/$$service/requirements.in -o services/$$service/requirements.txt; \
 	done
+	$(BIN)/uv pip compile --quiet --no-deps --python-version 3.11 --no-header --generate-hashes infra/schema/requirements.in -o infra/schema/requirements.txt
 	for tool in policy audit; do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes infra/$$tool/requirements.in -o infra/$$tool/requirements.txt; \
 	done

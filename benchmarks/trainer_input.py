@@ -129,9 +129,9 @@ def _speed(read: Callable[[], int], *, cold: bool) -> float:
 def _imported() -> Callable[[int], Any]:
     """What makes a decoder; everything that reading takes is imported."""
     from trainer import examples, recipe  # noqa: F401, PLC0415 (so that no clock sees it)
-    from trainer.decoding import JpegDecoder  # noqa: PLC0415
+    from trainer.decoding import ImageDecoder  # noqa: PLC0415
 
-    return JpegDecoder
+    return ImageDecoder
 
 
 def _read(data: Path, image_size: int, decoders: Callable[[int], Any], *, epochs: int) -> int:

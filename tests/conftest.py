@@ -1,5 +1,5 @@
-"""What every test has in common: importable helpers (`chain`, `stories`, `nested`, `on_phone`), property tests that
-judge no clock, more time for the slow ones, and a process that no test ends."""
+"""What every test has in common: importable helpers (`accounts`, `chain`, `stories`, `nested`, `on_phone`,
+`signing`), property tests that judge no clock, more time for the slow ones, and a process that no test ends."""
 
 from __future__ import annotations
 

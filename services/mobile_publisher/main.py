@@ -60,6 +60,7 @@ def _world(read: PublisherSettings, ledger: Ledger) -> World:
             signer=read.firebase_signer,
             key=signing_key.reader(read),
             emulator_host=read.firebase_ml_emulator_host,
+            iam_emulator_host=read.iam_credentials_emulator_host,
         ),
         remote_config=RemoteConfigGateway(project=read.project, emulator_host=read.remote_config_emulator_host),
         export=export,

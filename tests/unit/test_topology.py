@@ -56,6 +56,7 @@ EMULATORS = {
     "FIREBASE_ML_EMULATOR_HOST",
     "REMOTE_CONFIG_EMULATOR_HOST",
     "MONITORING_EMULATOR_HOST",
+    "IAM_CREDENTIALS_EMULATOR_HOST",
     "GOOGLE_CERTS_URL",
 }
 #: What may be set to tune a service, and has a default.

@@ -66,8 +66,8 @@ def main(
         _say(console, f"Which region? REGION=us-central1. It could not be told from the data bucket: {exc}")
         return USAGE
     chain = Chain.load(REPOSITORY / "infra" / "topology.json", project=project, region=region)
-    permissions = (REPOSITORY / "docs" / "permissions.md").read_text(encoding="utf-8")
-    look = Look(chain, google, clock(), permissions)
+    bindings = json.loads((REPOSITORY / "infra" / "bindings.json").read_text(encoding="utf-8"))
+    look = Look(chain, google, clock(), bindings)
     findings = examine(checks.of(look), limit_seconds=options.limit)
     if options.json:
         console.out(json.dumps([dataclasses.asdict(each) for each in findings], indent=1), highlight=False)

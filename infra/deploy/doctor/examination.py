@@ -7,7 +7,8 @@ import datetime
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from doctor.chain import Chain
 from doctor.findings import Finding, Hint, Place, State, in_order, merged, weigh_hints
@@ -21,7 +22,7 @@ class Look:
     chain: Chain
     google: Google
     now: datetime.datetime
-    permissions: str  # the text of docs/permissions.md
+    bindings: Mapping[str, Any]  # infra/bindings.json
 
 
 @dataclasses.dataclass(frozen=True)

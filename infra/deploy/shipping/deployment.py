@@ -95,14 +95,14 @@ class Deployment:
             return
         self._step("Terraform", "these versions only")
         variables = release.with_versions(deployed, changed)
-        if any(each.owner == "cloud_deployer" for each, _ in changed):
-            # It labels what it uploads with the commit that it, or the predictor, was built of.
+        owners = sorted({owner for each, _ in changed for owner in each.owners})
+        if "cloud_deployer" in owners:
+            # It labels what it uploads with the commit that it, or an image that it names, was built of.
             variables["revision"] = self._revision
         self._terraform.set_variables(variables)
         # Nothing is read of what is not ours: what somebody changed by hand elsewhere is not this deployment's matter.
         plan = self._terraform.plan("-refresh=false")
         self._show(plan)
-        owners = sorted({each.owner for each, _ in changed})
         if others := release.outside(release.changes(plan), owners):
             raise CannotShip(
                 "This checkout would change more than "

@@ -9,8 +9,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-#: Module of Terraform that changes when this image does: Vertex AI starts both, on what these services say.
-_OWNERS: Mapping[str, str] = {"trainer": "training_launcher", "predictor": "cloud_deployer"}
+#: Modules of Terraform that change when this image does: Vertex AI starts both, on what these services say.
+_OWNERS: Mapping[str, frozenset[str]] = {
+    "trainer": frozenset({"training_launcher", "cloud_deployer"}),
+    "predictor": frozenset({"cloud_deployer"}),
+}
 
 #: Products that the chain can do without, by the name of their resource or module in Terraform → what each is called,
 #: and how it is switched off in terraform.tfvars. What Google refuses of one of them stops nothing else.
@@ -35,9 +38,9 @@ class Deployable:
     is_function: bool
 
     @property
-    def owner(self) -> str:
-        """The module of Terraform that names its version."""
-        return _OWNERS.get(self.name, self.name)
+    def owners(self) -> frozenset[str]:
+        """The modules of Terraform that name its version."""
+        return _OWNERS.get(self.name, frozenset({self.name}))
 
     @property
     def kind(self) -> str:

@@ -18,7 +18,7 @@ _THERE = re.compile(r"already exists|you already own it|must be imported", flags
 
 #: How each type is named to `import`, made of what is planned; what may be made twice, or is the same when made twice
 #: (grants, APIs, notifications, alerts), is not here. Source: the page of each resource, "Import".
-_IDS: Mapping[str, str] = {
+IDS: Mapping[str, str] = {
     "google_artifact_registry_repository": "projects/{project}/locations/{location}/repositories/{repository_id}",
     "google_cloud_run_v2_service": "projects/{project}/locations/{location}/services/{name}",
     "google_cloud_scheduler_job": "projects/{project}/locations/{region}/jobs/{name}",
@@ -46,9 +46,9 @@ def ids(plan: Mapping[str, Any], addresses: Collection[str]) -> Mapping[str, str
     """How `import` calls what a plan would create at these addresses; without those that cannot be imported."""
     planned = {each["address"]: each for each in plan.get("resource_changes", [])}
     return {
-        address: _IDS[each["type"]].format_map(each["change"]["after"])
+        address: IDS[each["type"]].format_map(each["change"]["after"])
         for address in sorted(addresses)
-        if (each := planned.get(address)) and each["type"] in _IDS and each["change"]["after"]
+        if (each := planned.get(address)) and each["type"] in IDS and each["change"]["after"]
     }
 
 

@@ -138,7 +138,7 @@ class Terraform:
         try:
             with self._explained():
                 self._tools.act_once(
-                    *self._command(("apply", "-input=false", "-json", _PLAN_FILE)), environment=self._token()
+                    *self._command(("apply", "-input=false", "-json", _PLAN_FILE)), environment=self._environment()
                 )
         except ToolFailed as failed:
             raise ApplyFailed(failed, _refusals(failed.output)) from failed
@@ -156,17 +156,18 @@ class Terraform:
 
     def _ask(self, *arguments: str) -> str:
         with self._explained():
-            return self._tools.ask(*self._command(arguments), environment=self._token())
+            return self._tools.ask(*self._command(arguments), environment=self._environment())
 
     def _act(self, *arguments: str) -> None:
         with self._explained():
-            self._tools.act(*self._command(arguments), environment=self._token())
+            self._tools.act(*self._command(arguments), environment=self._environment())
 
     def _command(self, arguments: Sequence[str]) -> tuple[str, ...]:
         return ("terraform", f"-chdir={self._folder}", *arguments)
 
-    def _token(self) -> Mapping[str, str]:
-        return {"GOOGLE_OAUTH_ACCESS_TOKEN": self._tools.ask("gcloud", "auth", "print-access-token")}
+    def _environment(self) -> Mapping[str, str]:
+        token = self._tools.ask("gcloud", "auth", "print-access-token")
+        return {"GOOGLE_OAUTH_ACCESS_TOKEN": token, "TF_CLI_ARGS": "-no-color"}
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

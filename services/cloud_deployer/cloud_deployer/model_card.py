@@ -224,7 +224,7 @@ def _data(data: Mapping[str, Any]) -> str:
 
 
 def _metrics(metrics: Mapping[str, Any], labels: Sequence[str]) -> str:
-    whole = _pairs({key: value for key, value in metrics.items() if key not in ("per_class", "confusion")})
+    whole = _pairs({key: value for key, value in metrics.items() if key not in ("per_class", "confusion", "confused")})
     per_class = metrics["per_class"]
     fields = ("precision", "recall", "f1", "examples")
     rows = ([label, *(_shown(each[field]) for field in fields)] for label, each in per_class.items())

@@ -6,17 +6,21 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 from dualdeploy import tfrecord
-from dualdeploy.contracts import split
+from dualdeploy.contracts import image_file, split
+from dualdeploy.contracts.example import ExampleSchema, UsableExample, schema_of
 from dualdeploy.contracts.split import Split
+from dualdeploy.contracts.unusable import UnusableRecord
 from dualdeploy.errors import UnusableResult
 from dualdeploy.ledger import Run, Shard
 from dualdeploy.object_store import ObjectMissing, ObjectStore
 from dualdeploy.shard_versions import open_shard
 from dualdeploy.tfrecord import CorruptRecords
-from dualdeploy.training import FeatureNames
+
+#: A picture's bytes, and the index of its label.
+Pair = tuple[bytes, int]
 
 
-def examples(run: Run, store: ObjectStore) -> Iterator[tuple[bytes, int]]:
+def examples(run: Run, store: ObjectStore) -> Iterator[Pair]:
     """Pairs of a held-out picture's bytes and the index of its label, one at a time.
 
     Features and labels are those that the run was trained with, whatever the configuration says by now. Records that
@@ -24,17 +28,17 @@ def examples(run: Run, store: ObjectStore) -> Iterator[tuple[bytes, int]]:
     when a shard was replaced or deleted since the run: another picture set would prove nothing.
     """
     divided = _split(run)
-    wanted = _any if divided.eval else split.is_held_out
+    wanted = _any if divided.eval else schema_of(run.config).is_held_out
     for shard in _shards(run, divided.eval or divided.train):
         yield from _read(run, shard, store, wanted)
 
 
-def training_examples(run: Run, store: ObjectStore, *, about: int) -> Iterator[tuple[bytes, int]]:
+def training_examples(run: Run, store: ObjectStore, *, about: int) -> Iterator[Pair]:
     """About `about` pairs that the run was trained with, as many of every shard; raises as `examples` does."""
-    divided = _split(run)
+    divided, schema = _split(run), schema_of(run.config)
     of_each = -(-about // max(1, len(divided.train)))
     for shard in _shards(run, divided.train):
-        pairs = _read(run, shard, store, _any if divided.eval else _is_trained_on)
+        pairs = _read(run, shard, store, lambda example: bool(divided.eval) or not schema.is_held_out(example))
         yield from itertools.islice(pairs, of_each)
 
 
@@ -48,22 +52,14 @@ def _shards(run: Run, names: Sequence[str]) -> list[Shard]:
     return [shard for shard in run.snapshot.shards if shard.name in wanted]
 
 
-def _is_trained_on(image: bytes) -> bool:
-    return not split.is_held_out(image)
-
-
-def _any(_image: bytes) -> bool:
-    return True
-
-
-def _read(run: Run, shard: Shard, store: ObjectStore, wanted: Callable[[bytes], bool]) -> Iterator[tuple[bytes, int]]:
-    features, classes = FeatureNames.model_validate(run.config["data"]["features"]), len(run.config["labels"])
+def _read(run: Run, shard: Shard, store: ObjectStore, wanted: Callable[[UsableExample], bool]) -> Iterator[Pair]:
+    schema = schema_of(run.config)
     try:
         with open_shard(store, shard) as stream:
             for record in tfrecord.read_records(stream, name=shard.name, damaged=_skip):
-                pair = _pair(record.data, features, classes)
-                if pair and wanted(pair[0]):
-                    yield pair
+                example = _usable(schema, record.data)
+                if example and wanted(example):
+                    yield example.image, example.label
     except ObjectMissing as exc:
         raise UnusableResult(
             f"{store.uri(shard.name)} is no longer what {run.run_id} was trained with, so the file cannot be"
@@ -73,18 +69,19 @@ def _read(run: Run, shard: Shard, store: ObjectStore, wanted: Callable[[bytes], 
         raise UnusableResult(f"the held-out pictures of {run.run_id} cannot be read: {exc}") from exc
 
 
+def _any(_example: UsableExample) -> bool:
+    return True
+
+
 def _skip(_damaged: CorruptRecords) -> None:
     """The trainer counts damaged records and leaves them out."""
 
 
-def _pair(data: bytes, features: FeatureNames, classes: int) -> tuple[bytes, int] | None:
+def _usable(schema: ExampleSchema, data: bytes) -> UsableExample | None:
+    """None for what the trainer leaves out; damage inside the pixels shows, as there, when the picture is decoded."""
     try:
-        example = tfrecord.parse_example(data)
-    except CorruptRecords:
+        example = schema.read(data)
+        image_file.check(example.image)
+    except (CorruptRecords, UnusableRecord):
         return None
-    image, label = example.get(features.image), example.get(features.label)
-    if image is None or label is None or (image.kind, label.kind) != ("bytes", "int64"):
-        return None
-    if len(image.values) != 1 or len(label.values) != 1 or not 0 <= label.values[0] < classes:
-        return None
-    return bytes(image.values[0]), int(label.values[0])
+    return example

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import operator
 import subprocess
 import sys
 import tempfile
 import time
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ import numpy.typing as npt
 from dualdeploy import lazily
 from dualdeploy.errors import CannotEverSucceed
 from dualdeploy.images import UnreadableImage, decode_rgb, resize_bilinear
+from dualdeploy.training import MOST_CLASSES_IN_A_MATRIX
 from mobile_publisher import conversion, tflite_metadata
 
 _WARM_UP_RUNS = 2
@@ -50,9 +53,9 @@ class Classification:
 class Evaluation:
     """How the file did on labelled pictures.
 
-    `confusion[i][j]` counts pictures of label i that were called j; `per_class` holds precision, recall, f1
-    and examples by label; `skipped` pictures could not be decoded and count nowhere else; times are of the
-    interpreter alone, without decoding, on this machine.
+    `confusion[i][j]` counts pictures of label i that were called j, and is empty with more labels than
+    `MOST_CLASSES_IN_A_MATRIX`; `per_class` holds precision, recall, f1 and examples by label; `skipped` pictures
+    could not be decoded and count nowhere else; times are of the interpreter alone, without decoding, on this machine.
     """
 
     accuracy: float
@@ -133,7 +136,7 @@ def evaluate(
     UnusableExamples when no example is left or an index has no label.
     """
     classifier = Classifier(tflite, labels=labels, threads=threads)
-    confusion = np.zeros((len(labels), len(labels)), np.int64)
+    actually, called = array("l"), array("l")
     times: list[float] = []
     skipped = 0
     for image, actual in examples:
@@ -144,16 +147,17 @@ def evaluate(
         except UnreadableImage:
             skipped += 1
             continue
-        confusion[actual, int(np.argmax(probabilities))] += 1
+        actually.append(actual)
+        called.append(int(np.argmax(probabilities)))
         times.append(milliseconds)
     if not times:
         raise UnusableExamples(f"there are no examples to evaluate on ({skipped} unreadable): no gate can be passed")
     # The first runs allocate and fill caches; a phone pays that once.
     steady = times[_WARM_UP_RUNS:] or times
     return Evaluation(
-        accuracy=float(np.trace(confusion) / confusion.sum()),
-        per_class=_per_class(confusion, labels),
-        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+        accuracy=sum(map(operator.eq, actually, called)) / len(called),
+        per_class=_per_class(np.array(actually), np.array(called), labels),
+        confusion=_confusion(np.array(actually), np.array(called), len(labels)),
         examples=len(times),
         skipped=skipped,
         invoke_ms_p50=float(np.percentile(steady, 50)),
@@ -302,16 +306,24 @@ def _from_output(stored: npt.NDArray[Any], details: Mapping[str, Any]) -> npt.ND
     return real
 
 
-def _per_class(confusion: npt.NDArray[np.int64], labels: Sequence[str]) -> dict[str, dict[str, float]]:
-    rows: dict[str, dict[str, float]] = {}
-    for index, label in enumerate(labels):
-        right = int(confusion[index, index])
-        called, examples = int(confusion[:, index].sum()), int(confusion[index].sum())
+def _confusion(actually: npt.NDArray[Any], called: npt.NDArray[Any], classes: int) -> tuple[tuple[int, ...], ...]:
+    if classes > MOST_CLASSES_IN_A_MATRIX:
+        return ()
+    counts = np.bincount(actually * classes + called, minlength=classes * classes).reshape(classes, classes)
+    return tuple(tuple(row) for row in counts.tolist())
+
+
+def _per_class(
+    actually: npt.NDArray[Any], called: npt.NDArray[Any], labels: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    counted = (np.bincount(each, minlength=len(labels)) for each in (actually[actually == called], called, actually))
+    return {
         # A label that was never called has no precision and one without examples no recall: 0 by convention.
-        rows[label] = {
-            "precision": right / called if called else 0.0,
+        label: {
+            "precision": right / times_called if times_called else 0.0,
             "recall": right / examples if examples else 0.0,
-            "f1": 2 * right / (called + examples) if called + examples else 0.0,
+            "f1": 2 * right / (times_called + examples) if times_called + examples else 0.0,
             "examples": examples,
         }
-    return rows
+        for label, right, times_called, examples in zip(labels, *(each.tolist() for each in counted), strict=True)
+    }

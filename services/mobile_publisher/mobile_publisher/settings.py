@@ -19,6 +19,9 @@ class PublisherSettings(CloudSettings):
     firebase_signer: str = setting(
         "FIREBASE_SIGNER", "service account that signs URLs for Firebase ML; empty for this service's own", default=""
     )
+    iam_credentials_emulator_host: str = setting(
+        "IAM_CREDENTIALS_EMULATOR_HOST", "host:port of an IAM Credentials emulator; empty for the real one", default=""
+    )
     firebase_key_file: str = setting(
         "FIREBASE_KEY_FILE",
         "file with a service account's key for Firebase ML, which Cloud Run mounts from Secret Manager; not needed",

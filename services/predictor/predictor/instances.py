@@ -1,7 +1,7 @@
 """From a request's body to the encoded pictures in it; one that is wrong is a fault in its own place.
 
-Only bytes that begin like a JPEG or PNG of sane dimensions go on to the model: a few kilobytes can declare
-gigapixels, and decoding happens inside the graph, where nothing limits it.
+Only files that `contracts.image_file` passes go on to the model: a few kilobytes can declare gigapixels, and decoding
+happens inside the graph, where nothing limits it.
 """
 
 from __future__ import annotations
@@ -9,14 +9,12 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
-import io
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from PIL import Image
-
-from dualdeploy.images import FORMATS, MAX_PIXELS
+from dualdeploy.contracts import image_file
+from dualdeploy.contracts.image_file import MAX_PIXELS, UnreadableImage
 from predictor.answers import Fault
 
 #: Pixels of all pictures of a request together, and of a batch: the graph decodes several at a time.
@@ -117,14 +115,8 @@ def _decode(text: str) -> bytes:
 
 
 def _pixels(data: bytes) -> int:
-    """The pixels that the picture's header declares."""
+    """The pixels that the picture declares; what the trainer would not have learnt from is refused here as there."""
     try:
-        width, height = Image.open(io.BytesIO(data), formats=FORMATS).size  # reads the header, decodes nothing
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
-        raise ValueError(f"too many pixels ({exc}): send at most {MAX_PIXELS / 1e6:.0f} megapixels") from exc
-    except Exception as exc:
-        raise ValueError(f"{len(data)} bytes that are no JPEG or PNG: {_WHAT_TO_SEND}") from exc
-    pixels: int = width * height
-    if pixels > MAX_PIXELS:
-        raise ValueError(f"{width} x {height} pixels, at most {MAX_PIXELS / 1e6:.0f} megapixels: send a smaller one")
-    return pixels
+        return image_file.check(data).pixels
+    except UnreadableImage as exc:
+        raise ValueError(f"{exc}: {_WHAT_TO_SEND}") from exc

@@ -13,7 +13,8 @@ from typing import Any
 import pydantic
 
 from dualdeploy.contracts import split
-from dualdeploy.shards import is_shard
+from dualdeploy.shard_folder import look_into
+from dualdeploy.shards import ShardNames
 from dualdeploy.training import TARGETS, TrainingJob, TrainingParameters
 from trainer.failures import UnusableJob
 
@@ -94,7 +95,8 @@ def parse(argv: Sequence[str] | None) -> CommandLine:
     parser.add_argument("--output", default="", help="folder for the artifacts: gs://…, /gcs/… or a path")
     parser.add_argument("--dataset", default="", help="name in the result (default: the folder's name)")
     parser.add_argument("--image-feature", default="", help="feature with the JPEG or PNG bytes (default image)")
-    parser.add_argument("--label-feature", default="", help="feature with the class index (default class)")
+    parser.add_argument("--label-feature", default="", help="feature with the class index or name (default class)")
+    parser.add_argument("--first-label", type=int, help="index of the first class in the records (default 0)")
     parser.add_argument("--cache", type=Path, help="keep fetched shards here (default: a temporary folder)")
     parser.add_argument("--evaluate-live", action="store_true", help="train nothing: measure the job's live model")
     parser.add_argument("--patience", type=float, default=300.0, help="seconds to wait for Cloud Storage")
@@ -163,10 +165,10 @@ def _shards_in(folder: Path, faults: list[str]) -> dict[str, Any]:
     if not folder.is_dir():
         faults.append(f"--data {folder} is not a folder")
         return {}
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and is_shard(path.name))
-    if not found:
-        faults.append(f"--data {folder} has no file that ends in .tfrecord, .tfrecords or .tfrec (perhaps with .gz)")
-    divided = split.divide(path.relative_to(folder).as_posix() for path in found)
+    found = look_into(folder, ShardNames())
+    if found.fault:
+        faults.append(f"--data {folder}: {found.fault}")
+    divided = split.divide(found.files)
     faults.extend(f"--data {folder}: {fault.message}: {fault.remedy}" for fault in divided.faults)
     return {
         "train": [{"uri": str(folder / name)} for name in divided.train],
@@ -187,6 +189,7 @@ def _override(values: dict[str, Any], flags: argparse.Namespace) -> None:
         *((recipe, name.replace("-", "_"), None) for name, _, _ in RECIPE_OVERRIDES),
         (features, "image", flags.image_feature),
         (features, "label", flags.label_feature),
+        (features, "first_label", flags.first_label),
     ):
         given = getattr(flags, name, None) if value is None else value
         if given not in (None, "") and isinstance(section, dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,12 @@ TRAIN, HELD_OUT, KEPT = (26, 115, 232), (217, 83, 25), (120, 124, 130)
 
 #: Cells of the confusion matrix go from paper to this blue.
 FULL = (21, 87, 176)
+
+#: A matrix shows all classes up to the first, else so many of them as the second says: its memory is bounded.
+MOST_CLASSES_IN_FULL, MOST_CLASSES_SHOWN = 60, 40
+
+#: Characters of a class's name that are shown.
+LONGEST_LABEL = 40
 
 _TEXT = ImageFont.load_default(size=15)
 _TITLE = ImageFont.load_default(size=19)
@@ -42,26 +49,60 @@ def curves(history: Sequence[Mapping[str, Any]], *, best_epoch: int, title: str)
 
 
 def confusion(metrics: Metrics, labels: Sequence[str], *, title: str) -> bytes:
-    """A PNG of the confusion matrix: a row for each true class, a column for each answer, shaded by share."""
-    cell = max(28, min(88, 900 // len(labels)))
-    margin = 40 + int(max(_TEXT.getlength(label) for label in labels))
-    side = cell * len(labels)
+    """A PNG of the confusion matrix: a row for each true class, a column for each answer, shaded by share.
+
+    Of many classes it shows those that are confused most: a matrix of all would take gigabytes.
+    """
+    shown = labels if len(labels) <= MOST_CLASSES_IN_FULL else _most_confused(metrics, labels)
+    counts = _counts(metrics, labels, shown)
+    cell = max(28, min(88, 900 // len(shown)))
+    names = [_shortened(label) for label in shown]
+    margin = 40 + int(max(_TEXT.getlength(name) for name in names))
+    side = cell * len(shown)
     image = Image.new("RGB", (max(margin + side + 30, 460), margin + side + 80), PAPER)
     canvas = ImageDraw.Draw(image)
     canvas.text((30, 16), title, INK, _TITLE)
-    canvas.text((30, 44), f"rows: what it is, columns: the answer ({metrics.examples} held-out pictures)", INK, _TEXT)
+    part = "" if len(shown) == len(labels) else f"; the {len(shown)} of {len(labels)} classes that are confused most"
+    canvas.text(
+        (30, 44), f"rows: what it is, columns: the answer ({metrics.examples} held-out pictures{part})", INK, _TEXT
+    )
     top = margin + 50
-    for row, (label, counts) in enumerate(zip(labels, metrics.confusion, strict=True)):
+    for row, (label, name) in enumerate(zip(shown, names, strict=True)):
         y = top + row * cell
-        canvas.text((margin - 10, y + cell / 2), label, INK, _TEXT, anchor="rm")
-        _sideways(image, label, (margin + row * cell + cell // 2, top - 8))
-        for column, count in enumerate(counts):
-            share = count / max(sum(counts), 1)
+        canvas.text((margin - 10, y + cell / 2), name, INK, _TEXT, anchor="rm")
+        _sideways(image, name, (margin + row * cell + cell // 2, top - 8))
+        examples = metrics.per_class[label].examples
+        for column, other in enumerate(shown):
+            count = counts[label, other]
+            share = count / max(examples, 1)
             x = margin + column * cell
             colour = _mix(PAPER, FULL, share)
             canvas.rectangle((x, y, x + cell, y + cell), colour, FAINT)
             canvas.text((x + cell / 2, y + cell / 2), str(count), PAPER if share > 0.5 else INK, _TEXT, anchor="mm")
     return _png(image)
+
+
+def _most_confused(metrics: Metrics, labels: Sequence[str]) -> list[str]:
+    """The classes of the most frequent confusions, then the weakest others, in the order of the labels."""
+    chosen = dict.fromkeys(label for pair in metrics.confused for label in (pair.label, pair.taken_for))
+    weakest = sorted(labels, key=lambda label: metrics.per_class[label].f1)
+    kept = set([*chosen, *(label for label in weakest if label not in chosen)][:MOST_CLASSES_SHOWN])
+    return [label for label in labels if label in kept]
+
+
+def _counts(metrics: Metrics, labels: Sequence[str], shown: Sequence[str]) -> Counter[tuple[str, str]]:
+    """How many pictures of one class got another's answer, by both names."""
+    if metrics.confusion:
+        index = {label: number for number, label in enumerate(labels)}
+        return Counter({(a, b): metrics.confusion[index[a]][index[b]] for a in shown for b in shown})
+    right = {
+        (label, label): round(metrics.per_class[label].recall * metrics.per_class[label].examples) for label in shown
+    }
+    return Counter(right | {(pair.label, pair.taken_for): pair.examples for pair in metrics.confused})
+
+
+def _shortened(label: str) -> str:
+    return label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
 
 
 class _Panel:

@@ -11,8 +11,9 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import heapq
+import io
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,9 +22,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dualdeploy.contracts import split
+from dualdeploy.contracts import image_file
+from dualdeploy.contracts.example import ExampleSchema
+from dualdeploy.contracts.unusable import UnusableRecord
 from dualdeploy.images import UnreadableImage, decode_rgb, resize_bilinear
-from dualdeploy.tfrecord import CorruptRecords, Feature, parse_example, read_records
+from dualdeploy.tfrecord import CorruptRecords, read_records
 from dualdeploy.training import Augmentation, FeatureNames
 from trainer.failures import UnusableData
 
@@ -33,16 +36,22 @@ CROP_MARGIN = 8
 #: From this size on, a zoomed crop has detail enough without a margin, and a fifth of memory and time is saved.
 DETAILED = 128
 
-#: Pictures of each class that go into the golden set, and the size above which one is not wanted there: a
-#: request to a shared Vertex AI endpoint may have 1.5 MB.
+#: Pictures of each class that go into the golden set, and of all classes together: each stands there with as many
+#: probabilities as there are classes, which with thousands of both would be gigabytes.
 GOLDEN_PER_CLASS = 5
-GOLDEN_BYTES = 500_000
+GOLDEN_PICTURES = 250
+GOLDEN_PROBABILITIES = 1_000_000
+FEWEST_GOLDEN_PICTURES = 20
+
+#: Larger pictures are written anew for the golden set: as base64 they fit three times into the smallest request that
+#: a Vertex AI endpoint takes (1.5 MB, of a shared one).
+GOLDEN_BYTES = 350_000
 
 #: Records that are decoded together: enough that a call costs little beside them (32 instead of 16 is 8 % faster, 64
 #: another 3 %). A machine has two such groups a core in hand, and one more.
 TOGETHER = 32
 
-#: Decodes JPEGs to uint8 [pictures, side, side, 3]; None when it cannot take one of them.
+#: Decodes pictures to uint8 [pictures, side, side, 3]; None when it cannot take one of them.
 Decode = Callable[[Sequence[bytes]], "npt.NDArray[np.uint8] | None"]
 
 #: Bad records that are named one by one in the log and in the metrics.
@@ -71,10 +80,21 @@ class BadRecord:
 
 @dataclasses.dataclass(frozen=True)
 class GoldenPicture:
-    """A held-out picture as it came, and the index of its true class."""
+    """A held-out picture as it came, if a request takes it, and the index of its true class."""
 
     data: bytes
     label: int
+
+
+def written_anew(pixels: npt.NDArray[Any]) -> bytes:
+    """A file of these pixels [height, width, 3] in 0..255 that every request takes: PNG, or as small as need be."""
+    image = Image.fromarray(np.clip(np.round(pixels), 0, 255).astype(np.uint8))
+    for image_format in ("PNG", "JPEG"):
+        stream = io.BytesIO()
+        image.save(stream, image_format, **({"quality": 90} if image_format == "JPEG" else {}))
+        if stream.tell() <= GOLDEN_BYTES:
+            return stream.getvalue()
+    return written_anew(np.asarray(image.reduce(2)))
 
 
 class KeptPictures:
@@ -168,7 +188,8 @@ def load(
     side = training_side(image_size, augmentation)
     decoder = decoders(side) if decoders else None
     by_hash = not held_out if by_hash is None else by_hash
-    reader = _Reader(features, len(labels), image_size, side, split_by_hash=by_hash, decode=decoder)
+    schema = ExampleSchema(**features.model_dump(), labels=tuple(labels))
+    reader = _Reader(schema, image_size, side, split_by_hash=by_hash, decode=decoder)
     # Which sides of the split are wanted of which shards.
     parts = [(train, _Wanted(learned=True, held_out=evaluates)), (held_out, _Wanted(learned=False, held_out=evaluates))]
     if by_hash and evaluates:
@@ -235,16 +256,11 @@ class _Wanted:
         return self.held_out if held_out else self.learned
 
 
-class _Unusable(ValueError):
-    """This record cannot be used."""
-
-
 @dataclasses.dataclass(frozen=True)
 class _Reader:
     """Turns records into pictures; its methods run on several threads."""
 
-    features: FeatureNames
-    classes: int
+    schema: ExampleSchema
     image_size: int
     training_side: int
     split_by_hash: bool
@@ -268,16 +284,16 @@ class _Reader:
 
     def _picture(self, record: _Record, evaluation: bool, wanted: _Wanted) -> _Picture | BadRecord | None:
         try:
-            example = parse_example(record.data, name=record.shard.name, index=record.index)
-            data = self._only(example, self.features.image, "bytes")
-            label = self._only(example, self.features.label, "int64")
-            self._check_label(label)
+            example = self.schema.read(record.data)
+            held_out = self.schema.is_held_out(example) if self.split_by_hash else evaluation
+            if not wanted.includes(held_out=held_out):
+                return None
+            image_file.check(example.image)
         except CorruptRecords as exc:
             return BadRecord(record.shard.name, record.index, exc.problem)
-        except _Unusable as exc:
+        except UnusableRecord as exc:
             return BadRecord(record.shard.name, record.index, str(exc))
-        held_out = split.is_held_out(data) if self.split_by_hash else evaluation
-        return _Picture(record, data, label, held_out) if wanted.includes(held_out=held_out) else None
+        return _Picture(record, example.image, example.label, held_out)
 
     def _decoded_alone(self, picture: _Picture) -> _Prepared | BadRecord:
         try:
@@ -285,18 +301,6 @@ class _Reader:
         except UnreadableImage as exc:
             return BadRecord(picture.source.shard.name, picture.source.index, str(exc))
         return _Prepared(pixels, picture.label, picture.held_out, picture.data)
-
-    def _check_label(self, label: int) -> None:
-        if not 0 <= label < self.classes:
-            raise _Unusable(f"label {label} is not in 0..{self.classes - 1}")
-
-    def _only(self, example: Mapping[str, Feature], name: str, kind: str) -> Any:
-        if name not in example:
-            raise _Unusable(f"feature {name!r} is missing; the record has: {', '.join(sorted(example)) or 'none'}")
-        feature = example[name]
-        if feature.kind != kind or len(feature.values) != 1:
-            raise _Unusable(f"feature {name!r} must be one {kind} value, not {len(feature.values)} {feature.kind}")
-        return feature.values[0]
 
     def _pixels(self, data: bytes, held_out: bool) -> npt.NDArray[Any]:
         image = decode_rgb(data)
@@ -386,7 +390,7 @@ class _Kept:
             True: _PixelFile(folder / "held-out.pixels", image_size, np.dtype(np.float32)),
         }
         self._encoded = _ByteFile(folder / "held-out.pictures") if keep_encoded else None
-        self._golden: list[list[tuple[int, int, bytes]]] = [[] for _ in range(classes)]
+        self._golden = _GoldenSet(classes)
         self.bad: list[BadRecord] = []
         self.skipped = 0
         self.seen = 0
@@ -409,28 +413,45 @@ class _Kept:
             return
         self._files[prepared.held_out].append(prepared.pixels, prepared.label)
         if prepared.held_out:
-            self._consider(prepared)
+            self._golden.consider(prepared)
             if self._encoded:
                 self._encoded.append(prepared.data)
 
-    def _consider(self, prepared: _Prepared) -> None:
-        """Keep the pictures with the smallest checksums: the same ones whatever order the shards come in."""
-        too_large = len(prepared.data) > GOLDEN_BYTES
-        order = -((int(too_large) << 32) | int(google_crc32c.value(prepared.data)))
-        chosen = self._golden[prepared.label]
-        heapq.heappush(chosen, (order, self.seen, prepared.data))
-        if len(chosen) > GOLDEN_PER_CLASS:
-            heapq.heappop(chosen)
-
     def finish(self, how: Literal["named", "hash"]) -> DataSet:
-        golden = [
-            GoldenPicture(data, label)
-            for label, chosen in enumerate(self._golden)
-            for _, _, data in sorted(chosen, reverse=True)
-        ]
         train, held_out = self._files[False].finish(), self._files[True].finish()
         encoded = self._encoded.finish() if self._encoded else None
-        return DataSet(train, held_out, encoded, golden, tuple(self.bad), self.skipped, how, len(self._golden))
+        golden = self._golden.pictures()
+        return DataSet(train, held_out, encoded, golden, tuple(self.bad), self.skipped, how, self._golden.classes)
+
+
+class _GoldenSet:
+    """The pictures of each class with the smallest checksums: the same ones whatever order the shards come in.
+
+    With more classes than pictures are wanted, those of all classes together.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        most = max(FEWEST_GOLDEN_PICTURES, min(GOLDEN_PICTURES, GOLDEN_PROBABILITIES // classes))
+        self._together = classes > most
+        self._of_each = most if self._together else min(GOLDEN_PER_CLASS, most // classes)
+        self._chosen: dict[int, list[tuple[int, int, GoldenPicture]]] = collections.defaultdict(list)
+        self._seen = 0
+
+    def consider(self, prepared: _Prepared) -> None:
+        self._seen += 1
+        chosen = self._chosen[0 if self._together else prepared.label]
+        too_large = len(prepared.data) > GOLDEN_BYTES
+        order = -((int(too_large) << 32) | int(google_crc32c.value(prepared.data)))
+        if len(chosen) < self._of_each or order > chosen[0][0]:
+            data = written_anew(prepared.pixels) if too_large else prepared.data
+            heapq.heappush(chosen, (order, self._seen, GoldenPicture(data, prepared.label)))
+        if len(chosen) > self._of_each:
+            heapq.heappop(chosen)
+
+    def pictures(self) -> list[GoldenPicture]:
+        kept = (entry for chosen in self._chosen.values() for entry in sorted(chosen, reverse=True))
+        return sorted((picture for _, _, picture in kept), key=lambda picture: picture.label)
 
 
 class _ScratchFile:

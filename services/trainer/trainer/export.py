@@ -7,15 +7,22 @@ writes them twice, and all signatures call one traced function, so the network i
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+from dualdeploy.images import decode_rgb
 from trainer.architectures import Network
-from trainer.examples import GoldenPicture
+from trainer.evaluation import BATCH
+from trainer.examples import GoldenPicture, written_anew
+from trainer.live import ask
+
+log = logging.getLogger("trainer")
 
 #: The one definition of resizing, stated in every manifest; dualdeploy.images does the same without TensorFlow.
 RESIZE = "tf.image.resize(method=bilinear, antialias=False), half-pixel centers, aspect not kept, RGB 0..255"
@@ -77,19 +84,40 @@ def _serve_pixels(predict: Any, classes: int, image_size: int) -> Any:
     return serve
 
 
+def readable(model: Path, pictures: Sequence[GoldenPicture]) -> list[GoldenPicture]:
+    """The pictures as the saved `model` can be asked about them: one that it cannot decode is written anew.
+
+    It should not happen (`contracts.image_file`), and a training that was paid for must not end on it.
+    """
+    serve = tf.saved_model.load(str(model)).signatures["serving_default"]
+    answered: set[int] = set()
+    for start in range(0, len(pictures), BATCH):
+        found, _ = ask(serve, [picture.data for picture in pictures[start : start + BATCH]])
+        answered.update(start + place for place in found)
+    refused = [place for place in range(len(pictures)) if place not in answered]
+    if refused:
+        log.warning("%d golden pictures are written anew: the saved model cannot decode them", len(refused))
+    anew = {place: written_anew(decode_rgb(pictures[place].data)) for place in refused}
+    return [dataclasses.replace(picture, data=anew.get(place, picture.data)) for place, picture in enumerate(pictures)]
+
+
 def golden(model: Path, pictures: Sequence[GoldenPicture], labels: Sequence[str]) -> bytes:
     """The golden document: held-out pictures, their true labels, and what the saved `model` itself answers.
 
     The model is loaded from disk for it: a copy that answers differently was damaged, or resizes differently.
     """
     serve = tf.saved_model.load(str(model)).signatures["serving_default"]
-    answers = serve(image_bytes=tf.constant([picture.data for picture in pictures]))["probabilities"].numpy()
-    examples = [
-        {
-            "image_bytes": {"b64": base64.b64encode(picture.data).decode()},
-            "label": labels[picture.label],
-            "probabilities": [float(value) for value in answer],
-        }
-        for picture, answer in zip(pictures, answers, strict=True)
-    ]
+    examples = []
+    for start in range(0, len(pictures), BATCH):
+        batch = pictures[start : start + BATCH]
+        answers = serve(image_bytes=tf.constant([picture.data for picture in batch]))["probabilities"].numpy()
+        examples += [
+            {
+                "image_bytes": {"b64": base64.b64encode(picture.data).decode()},
+                "label": labels[picture.label],
+                # Seven digits are all that a float32 has.
+                "probabilities": [float(f"{value:.7g}") for value in answer.tolist()],
+            }
+            for picture, answer in zip(batch, answers, strict=True)
+        ]
     return json.dumps({"v": 1, "resize": RESIZE, "examples": examples}).encode()

@@ -130,6 +130,7 @@ def _everyone(data: DataSet, earlier: Checkpoint | None, team: Team) -> _Everyon
 
 def _hardware(job: TrainingJob, team: Team) -> tuple[hardware.Policy, bool]:
     devices = hardware.devices()
+    hardware.require_use_of(hardware.cards(), devices)
     policy = hardware.policy(job.training.precision, devices)
     compiled = hardware.compiled(job.training.xla, devices, replicas=team.replicas)
     alone = "learning on one device" if team.replicas == 1 else f"learning on {team.replicas} devices"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import logging
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from dualdeploy.training import Precision, Xla
+from trainer.failures import UnusableJob
 
 log = logging.getLogger("trainer")
 
@@ -60,6 +64,26 @@ def compiled(wanted: Xla, devices: Sequence[Device], *, replicas: int) -> bool:
 def _slowest(devices: Sequence[Device]) -> tuple[int, int]:
     capabilities = [device.capability or (0, 0) for device in devices if device.kind == "GPU"]
     return min(capabilities, default=(0, 0))
+
+
+def require_use_of(cards: Sequence[Path], devices: Sequence[Device]) -> None:
+    """Raises UnusableJob where this installation brings CUDA, the machine has GPUs, and TensorFlow sees none of them.
+
+    Most likely their driver is older than that CUDA: on its processors the job would meet its time limit, and cost.
+    """
+    if cards and not any(device.kind == "GPU" for device in devices):
+        raise UnusableJob(
+            f"the machine has {', '.join(map(str, cards))}, and TensorFlow sees no GPU: the driver is probably too old"
+            " for the CUDA of this image. Ask for another accelerator (training.<target>.accelerator), or for none"
+        )
+
+
+def cards() -> list[Path]:
+    """The NVIDIA GPUs that are meant to be used here: none without CUDA, or where they were hidden on purpose."""
+    brings_cuda = any(importlib.metadata.distributions(name="nvidia-cuda-runtime-cu12"))
+    if not brings_cuda or "CUDA_VISIBLE_DEVICES" in os.environ:
+        return []
+    return sorted(path for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit())
 
 
 def devices() -> list[Device]:

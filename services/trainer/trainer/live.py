@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +16,8 @@ import tensorflow as tf
 from dualdeploy.training import Metrics
 from trainer import evaluation
 from trainer.examples import EncodedPictures
+
+log = logging.getLogger("trainer")
 
 #: Single pictures that are asked about before and while time is taken.
 WARM_UP_CALLS, TIMED_CALLS = 3, 20
@@ -34,13 +37,37 @@ def measure(folder: Path, pictures: EncodedPictures, truth: npt.NDArray[np.int32
         model = tf.saved_model.load(str(folder))
         known = [label.decode() for label in model.signatures["labels"]()["labels"].numpy()]
         serve = model.signatures["serving_default"]
-        began = time.perf_counter()
-        answers = [serve(image_bytes=tf.constant(batch))["probabilities"].numpy() for batch in _batches(pictures)]
-        seconds = time.perf_counter() - began
+        tally, position, seconds = evaluation.Tally(), 0, 0.0
+        columns = _columns(known, labels)
+        for batch in _batches(pictures):
+            began = time.perf_counter()
+            answered, answers = ask(serve, batch)
+            seconds += time.perf_counter() - began
+            if answered:
+                tally.add(_by_label(answers, columns, len(labels)), truth[position : position + len(batch)][answered])
+            position += len(batch)
+        metrics = tally.metrics(labels)
     except (OSError, KeyError, ValueError, TypeError, tf.errors.OpError) as exc:
         raise UnusableModel(f"{type(exc).__name__}: {exc}") from exc
-    metrics = evaluation.measure(_by_label(np.concatenate(answers), known, labels), truth, labels)
+    if metrics.examples < len(truth):
+        log.warning("the live model could not read %d of %d pictures", len(truth) - metrics.examples, len(truth))
     return metrics.model_copy(update={"images_per_second": round(len(truth) / max(seconds, 1e-9), 1)})
+
+
+def ask(serve: Any, pictures: Sequence[bytes]) -> tuple[list[int], npt.NDArray[Any]]:
+    """The places of the pictures that the signature answered, and its probabilities [answered, classes] for them.
+
+    One picture that a model cannot decode must not cost the answers of the others.
+    """
+    try:
+        answers = serve(image_bytes=tf.constant(list(pictures)))["probabilities"].numpy()
+        return list(range(len(pictures))), answers
+    except tf.errors.InvalidArgumentError:
+        if len(pictures) == 1:
+            return [], np.zeros((0, 0), np.float32)
+    alone = [ask(serve, [picture]) for picture in pictures]
+    answered = [place for place, (found, _) in enumerate(alone) if found]
+    return answered, np.concatenate([answer for found, answer in alone if found] or [np.zeros((0, 0), np.float32)])
 
 
 def latency(folder: Path, pictures: Sequence[bytes]) -> float:
@@ -72,6 +99,14 @@ def _batches(pictures: Iterable[bytes]) -> Iterator[list[bytes]]:
         yield batch
 
 
-def _by_label(answers: npt.NDArray[Any], known: Sequence[str], labels: Sequence[str]) -> npt.NDArray[Any]:
-    nothing = np.zeros(len(answers), dtype=answers.dtype)
-    return np.stack([answers[:, known.index(label)] if label in known else nothing for label in labels], axis=1)
+def _columns(known: Sequence[str], labels: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Where the answers to `labels` are among those to `known`: the former's places, and the latter's."""
+    place = {label: number for number, label in enumerate(known)}
+    found = [(number, place[label]) for number, label in enumerate(labels) if label in place]
+    return [number for number, _ in found], [number for _, number in found]
+
+
+def _by_label(answers: npt.NDArray[Any], columns: tuple[list[int], list[int]], classes: int) -> npt.NDArray[Any]:
+    ordered = np.zeros((len(answers), classes), dtype=answers.dtype)
+    ordered[:, columns[0]] = answers[:, columns[1]]
+    return ordered

@@ -7,7 +7,7 @@ import dataclasses
 import datetime
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,9 +94,9 @@ def _finish(under_way: _Job, fitted: Fitted, memory: Memory, clock: _Stopwatch) 
         live = _live(job, data, under_way.work, patience)
         outcome = _Outcome(job, data, fitted, _evaluate(job, data, fitted), live)
     with clock.lap("export"):
-        _export(outcome, staging)
+        outcome = _export(outcome, staging)
         outcome = _timed(outcome, staging, under_way.work)
-        _report(outcome, staging)
+        where = _report(outcome, staging, where)
     with clock.lap("upload"):
         # So that an older log cannot arrive after the complete one.
         memory.writer.flush(LAST_WRITE)
@@ -152,13 +152,13 @@ def _fetch(job: TrainingJob, where: Place, cache: Path, patience: Patience) -> _
 
 
 def _load(job: TrainingJob, where: Place, shards: _Shards, work: Path) -> DataSet:
-    from trainer.decoding import JpegDecoder  # noqa: PLC0415
+    from trainer.decoding import ImageDecoder  # noqa: PLC0415
 
     data = examples.load(
         shards.mine,
         shards.held_out,
         elsewhere=shards.others,
-        decoders=JpegDecoder,
+        decoders=ImageDecoder,
         # The network and its gradients need the other half.
         memory=available() // 2,
         by_hash=not job.shards.eval,
@@ -257,7 +257,8 @@ def _forget(memory: Memory, patience: Patience) -> None:
         log.warning("%s was not removed: %s", memory.checkpoint, exc)
 
 
-def _export(outcome: _Outcome, staging: artifacts.Staging) -> None:
+def _export(outcome: _Outcome, staging: artifacts.Staging) -> _Outcome:
+    """Write the models and the golden set; the outcome's golden pictures are then those that were written."""
     from trainer import export  # noqa: PLC0415
 
     job, fitted = outcome.job, outcome.fitted
@@ -270,7 +271,9 @@ def _export(outcome: _Outcome, staging: artifacts.Staging) -> None:
         pixels_model=staging.pixels_model,
     )
     fitted.network.model.save(staging.keras)
-    staging.write("golden.json", export.golden(staging.model, outcome.data.golden, job.labels))
+    pictures = export.readable(staging.model, outcome.data.golden)
+    staging.write("golden.json", export.golden(staging.model, pictures, job.labels))
+    return dataclasses.replace(outcome, data=dataclasses.replace(outcome.data, golden=pictures))
 
 
 def _timed(outcome: _Outcome, staging: artifacts.Staging, work: Path) -> _Outcome:
@@ -286,8 +289,8 @@ def _timed(outcome: _Outcome, staging: artifacts.Staging, work: Path) -> _Outcom
     return dataclasses.replace(outcome, metrics=own, live=other)
 
 
-def _report(outcome: _Outcome, staging: artifacts.Staging) -> None:
-    """What people look at: everything measured as JSON, two charts, and TensorBoard's logs."""
+def _report(outcome: _Outcome, staging: artifacts.Staging, where: Artifacts) -> Artifacts:
+    """What people look at: everything measured as JSON, two charts, and TensorBoard's logs; returns what there is."""
     from trainer import charts, event_log  # noqa: PLC0415
 
     job, fitted = outcome.job, outcome.fitted
@@ -303,12 +306,21 @@ def _report(outcome: _Outcome, staging: artifacts.Staging) -> None:
     }
     staging.write("metrics.json", artifacts.as_json(document))
     title = f"{job.training.architecture}, {job.run_id}"
-    staging.write("confusion.png", charts.confusion(outcome.metrics, job.labels, title=title))
-    staging.write("curves.png", charts.curves(fitted.history, best_epoch=fitted.course.best_epoch, title=title))
+    drawn: dict[str, Callable[[], bytes]] = {
+        "confusion_chart": lambda: charts.confusion(outcome.metrics, job.labels, title=title),
+        "curves_chart": lambda: charts.curves(fitted.history, best_epoch=fitted.course.best_epoch, title=title),
+    }
+    for artifact, draw in drawn.items():
+        try:
+            staging.write(str(getattr(where, artifact)).rsplit("/", 1)[1], draw())
+        except Exception:  # a picture for people, of a training that was paid for
+            log.exception("there is no %s", artifact.replace("_", " "))
+            where = where.model_copy(update={artifact: None})
     for name, content in event_log.encode(fitted.history).items():
         path = staging.logs / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+    return where
 
 
 def _result(outcome: _Outcome, clock: _Stopwatch, where: Artifacts) -> TrainingResult:

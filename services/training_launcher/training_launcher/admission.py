@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 
 from dualdeploy import clock as clocks
 from dualdeploy.clock import Clock
@@ -46,15 +47,20 @@ class _NotesOfRun:
         return data
 
 
-def examine(run: Run, *, ledger: Ledger, data: ObjectStore, clock: Clock = clocks.utc_now) -> Admission:
+def examine(
+    run: Run, *, ledger: Ledger, data: ObjectStore, clock: Clock = clocks.utc_now, earlier: Iterable[Run] = ()
+) -> Admission:
     """The recorded verdict of a run, or a new one, which is then recorded at `runs/<run_id>/validation.json`.
+
+    `earlier` runs of the data set tell whether the way of holding out has just changed.
 
     Raises ValidationUnderWay while there is more to read than one request has time for.
     """
     notes = _NotesOfRun(ledger, run.run_id)
     recorded = notes.read(_VERDICT)
     if recorded is None:
-        recorded = notes.keep(_VERDICT, examination.examine(run, notes=notes, data=data, clock=clock))
+        found = examination.examine(run, notes=notes, data=data, clock=clock, earlier=earlier)
+        recorded = notes.keep(_VERDICT, found)
     document = json.loads(recorded)
     accepted = document["verdict"] == "accepted"
     return Admission(accepted, "" if accepted else document["reason"])

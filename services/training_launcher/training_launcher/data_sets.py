@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from dualdeploy.errors import CannotEverSucceed
 from dualdeploy.ledger import DataSet, Ledger, Run, UnreadableDocument, names
 
 log = logging.getLogger(__name__)
+
+#: So many runs are remembered, to tell whether the way of holding out has just changed.
+RECENT_RUNS = 5
 
 
 class DataSets:
@@ -39,9 +44,17 @@ class DataSets:
             unfinished = tuple(sorted({*found.unfinished, run.run_id}))
             if (run.created_at, run.run_id) < (found.newest_at, found.newest):
                 return found.changed(unfinished=unfinished)
-            return found.changed(unfinished=unfinished, newest=run.run_id, newest_at=run.created_at)
+            recent = (run.run_id, *(each for each in found.recent if each != run.run_id))[:RECENT_RUNS]
+            return found.changed(unfinished=unfinished, newest=run.run_id, newest_at=run.created_at, recent=recent)
 
         self.change(run.dataset, noted)
+
+    def earlier(self, run: Run) -> Iterator[Run]:
+        """The runs of the data set that were claimed last, without this one; what cannot be read tells nothing."""
+        for run_id in self.read(run.dataset).recent:
+            if run_id != run.run_id:
+                with contextlib.suppress(CannotEverSucceed):
+                    yield self._ledger.read_run(run_id)
 
     def over(self, run: Run) -> None:
         """Both trainings of the run are over."""

@@ -11,7 +11,7 @@ from dualdeploy.contracts.split import Split
 from training_launcher.fingerprints import Copies, Place, Repeated
 from training_launcher.split_totals import SplitTotals
 from training_launcher.validation_limits import ValidationLimits
-from training_launcher.validation_report import Finding, Findings, Severity
+from training_launcher.validation_report import Coverage, Finding, Findings, Severity
 
 _NAMED_CLASSES = 8
 
@@ -35,6 +35,18 @@ class DatasetChecks:
             self._add("error", "split_unclear", fault.message, fault.remedy)
         for doubt in split.doubts:
             self._add("warning", "split_not_recognised", doubt.message, doubt.remedy)
+
+    def check_sample(self, coverage: Coverage, *, tolerate: bool) -> None:
+        """What only decoding shows was looked for in a part of the images: say what that means for all of them."""
+        if not coverage.images_damaged:
+            return
+        message = (
+            f"{coverage.images_damaged} of {coverage.images_decoded:,} decoded images are damaged inside: "
+            f"{coverage.unusable} of {coverage.records:,} records cannot be used, "
+            f"{'no' if tolerate else 'and that is'} more than max_bad_records ({self.limits.max_bad_records:g}) allows"
+        )
+        remedy = "repair or remove the images named below and look for more of their kind, or allow more bad records"
+        self.findings.lead(Finding("warning" if tolerate else "error", "damaged_images", message, remedy))
 
     def check_splits(self) -> None:
         """Both splits need examples."""

@@ -10,16 +10,17 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from dualdeploy import clock as clocks
 from dualdeploy.clock import Clock
-from dualdeploy.contracts import split
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.errors import RejectedByGoogle, RetryLater
 from dualdeploy.ledger import Run, Shard
 from dualdeploy.object_store import ObjectMissing, ObjectStore
 from dualdeploy.shard_versions import open_shard
+from training_launcher.run_split import split_of_run
 
 if TYPE_CHECKING:
     from training_launcher.validation import Validation
@@ -71,16 +72,26 @@ class StoredShard:
 
 
 def examine(
-    run: Run, *, notes: Notes, data: ObjectStore, clock: Clock = clocks.utc_now, seconds: float = READING_SECONDS
+    run: Run,
+    *,
+    notes: Notes,
+    data: ObjectStore,
+    clock: Clock = clocks.utc_now,
+    seconds: float = READING_SECONDS,
+    earlier: Iterable[Run] = (),
 ) -> bytes:
-    """The document of the verdict (`Verdict.to_json`). Raises ValidationUnderWay, or ShardUnreadable."""
+    """The document of the verdict (`Verdict.to_json`); `earlier` runs of the data set tell what has changed.
+
+    Raises ValidationUnderWay, or ShardUnreadable.
+    """
     if locked := [shard.name for shard in run.snapshot.shards if not shard.crc32c]:
         return _rejected(
             f"{_some(locked)}: encrypted with a key that only its owner has (a customer-supplied encryption key), which"
             " neither validation nor training has; rewrite it with Google's or with a Cloud KMS key"
         )
     try:
-        return _examine(run, notes, data, clock, clock() + datetime.timedelta(seconds=seconds))
+        validation = _validation(run, data, earlier)
+        return _examine(validation, run, notes, clock, clock() + datetime.timedelta(seconds=seconds))
     except ObjectMissing as exc:
         return _rejected(
             f"a shard was replaced or deleted after the snapshot ({exc}); what replaces it becomes a run of its own,"
@@ -93,8 +104,7 @@ def examine(
         return _unreadable(run, notes, clock(), exc)
 
 
-def _examine(run: Run, notes: Notes, data: ObjectStore, clock: Clock, until: datetime.datetime) -> bytes:
-    validation = _validation(run, data)
+def _examine(validation: Validation, run: Run, notes: Notes, clock: Clock, until: datetime.datetime) -> bytes:
     steps = 0
     while (step := notes.read(_step(steps + 1))) is not None:
         validation.take_up(step)
@@ -113,7 +123,7 @@ def _examine(run: Run, notes: Notes, data: ObjectStore, clock: Clock, until: dat
     return validation.conclude().to_json()
 
 
-def _validation(run: Run, data: ObjectStore) -> Validation:
+def _validation(run: Run, data: ObjectStore, earlier: Iterable[Run]) -> Validation:
     # NumPy and Pillow: an event that leads to no new run must not pay for them.
     from training_launcher.validation import Validation, ValidationLimits  # noqa: PLC0415
 
@@ -123,10 +133,9 @@ def _validation(run: Run, data: ObjectStore) -> Validation:
     return Validation(
         [StoredShard(shard, data) for shard in run.snapshot.shards],
         labels=config.labels,
-        features={"image": config.data.features.image, "label": config.data.features.label},
-        split=split.divide(
-            (shard.name for shard in run.snapshot.shards), prefix=run.snapshot.prefix, rule=config.data.split
-        ),
+        features=config.data.features.model_dump(),
+        first_label=config.data.first_label,
+        split=split_of_run(run, earlier=earlier),
         limits=ValidationLimits(
             max_bytes=config.validation.max_bytes,
             max_shards=config.validation.max_shards,

@@ -13,6 +13,17 @@ from training_launcher.validation_report import Estimate, lengthened
 _DEVIATIONS = 1.96
 
 
+def of_sample(hits: int, tries: int, everything: int) -> Estimate:
+    """How many of `everything` are hits when `hits` of `tries` evenly drawn ones are (Wilson's score interval)."""
+    if tries >= everything or not tries:
+        return Estimate(hits, hits, hits)
+    share, square = hits / tries, _DEVIATIONS**2
+    middle = share + square / (2 * tries)
+    reach = _DEVIATIONS * math.sqrt(share * (1 - share) / tries + square / (4 * tries**2))
+    low, high = ((middle + sign * reach) / (1 + square / tries) for sign in (-1, 1))
+    return Estimate(round(share * everything), max(hits, math.floor(low * everything)), math.ceil(high * everything))
+
+
 class Extrapolation:
     """Counts of several kinds (classes) in shards of which parts were read, by the ratio of count to bytes.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dualdeploy import training
-from dualdeploy.contracts import split
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.ledger import Run, Shard
 from dualdeploy.training import (
@@ -20,6 +19,7 @@ from dualdeploy.training import (
     TrainingParameters,
 )
 from dualdeploy.vertex import DATASET_LABEL, RUN_LABEL, TARGET_LABEL, CustomJobSpec
+from training_launcher.run_split import split_of_run
 from training_launcher.settings import LauncherSettings
 
 
@@ -27,15 +27,13 @@ def training_job(run: Run, target: Target, *, models_bucket: str, live: LiveMode
     """The document that the trainer reads: exactly the snapshot's shards, where to write, and whom to compare with."""
     config = DatasetConfig.model_validate(run.config)
     parameters = config.training.of(target)
-    divided = split.divide(
-        (shard.name for shard in run.snapshot.shards), prefix=run.snapshot.prefix, rule=config.data.split
-    )
+    divided = split_of_run(run)
     return TrainingJob(
         run_id=run.run_id,
         dataset=run.dataset,
         target=target,
         labels=config.labels,
-        features=FeatureNames(image=config.data.features.image, label=config.data.features.label),
+        features=FeatureNames(**config.data.features.model_dump(), first_label=config.data.first_label),
         shards=ShardSplit(
             train=_references(run, divided.train),
             eval=_references(run, divided.eval),

@@ -185,7 +185,8 @@ class Launching:
     def _admit(self, run: Run, pending: list[Versioned[Launch]], estimate: Estimate) -> bool:
         """Validate and reserve, and say of each pending target what came of it; whether the run may cost anything."""
         try:
-            admission = examine(run, ledger=self._ledger, data=self._data, clock=self._ledger.clock)
+            earlier = self._data_sets.earlier(run)
+            admission = examine(run, ledger=self._ledger, data=self._data, clock=self._ledger.clock, earlier=earlier)
             if admission.accepted:
                 admission = self._within_budget(run, estimate)
         except RetryLater as exc:

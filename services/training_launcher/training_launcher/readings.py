@@ -27,6 +27,7 @@ class ShardReading:
     whole: bool
     stopped_early: bool
     decoded: int
+    damaged: int
     findings: Findings
     images: Images | None = None
 

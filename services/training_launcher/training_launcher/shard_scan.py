@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import BinaryIO, cast
 
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
+from dualdeploy.contracts.image_file import ImageHeader, UnreadableImage
+from dualdeploy.contracts.split import Side
+from dualdeploy.contracts.unusable import UnusableRecord
+from dualdeploy.file_kinds import what_it_is
 from dualdeploy.tfrecord import (
-    ChecksumMismatch,
     CorruptRecords,
     MalformedExample,
     NotTFRecord,
@@ -22,14 +26,17 @@ from dualdeploy.tfrecord import (
     is_gzip,
     read_records,
 )
-from training_launcher.example_reader import ExampleReader, UnusableRecord
-from training_launcher.image_header import ImageHeader, ImageHeaderReader, can_decode_in_little_memory, decode
+from training_launcher.example_reader import ExampleReader
+from training_launcher.image_header import ImageHeaderReader, can_decode_in_little_memory
 from training_launcher.shard_source import MeteredStream, ShardSource
 from training_launcher.validation_limits import ValidationLimits
 from training_launcher.validation_report import Finding, Findings
 
 #: Images whose few numbers are collected before they are added up: enough to make that cheap, few enough to be small.
 _BATCH = 1 << 15
+
+#: How `Images.sides` counts what a record says of itself.
+SIDES: Mapping[Side | None, int] = {None: 0, "train": 1, "eval": 2}
 
 #: Bytes at an image's end that go into its fingerprint beside its checksum and size.
 _TAIL = 64
@@ -38,7 +45,7 @@ _REMEDIES = {
     "not_tfrecord": "keep only TFRecord files below the data set's prefix, plain or gzip-compressed as a whole",
     "truncated": "upload the shard again: its writer or its upload was cut off",
     "checksum_mismatch": "upload the shard again from its source: bytes changed after it was written",
-    "record_too_long": "write one encoded image per record: no batches, no raw pixels",
+    "record_too_long": "scale the picture down, or leave it out; one JPEG or PNG per record, no batches, no raw pixels",
     "damaged_compression": "compress and upload the shard again",
     "compression_bomb": "write the shard again without gzip: encoded images barely compress",
     "malformed_example": "write each record as a serialised tf.train.Example",
@@ -47,7 +54,10 @@ _REMEDIES = {
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Usable images side by side: record number, class, bytes, pixels, CRC32C, and CRC-32 of the last bytes."""
+    """Usable images side by side: record number, class, bytes, pixels, CRC32C, CRC-32 of the last bytes, own side.
+
+    `sides` says which side of the split a record names itself, as `SIDES` counts them.
+    """
 
     records: npt.NDArray[np.uint32]
     labels: npt.NDArray[np.uint32]
@@ -56,6 +66,7 @@ class Images:
     heights: npt.NDArray[np.uint32]
     checksums: npt.NDArray[np.uint32]
     tails: npt.NDArray[np.uint32]
+    sides: npt.NDArray[np.uint32]
 
     @classmethod
     def none(cls) -> Images:
@@ -84,31 +95,47 @@ class DecodeSample:
     """Decodes an evenly spread sample of the images in full.
 
     The number of images is unknown before the end, so the sample is spread over the bytes that will be read: one
-    image every `stride` of them.
+    image every `stride` of them. Within a shard that is turned into a number of records, by their mean length so far:
+    counted by bytes alone, long records would be drawn more often than short ones, and damaged images are short.
     """
 
     def __init__(self, limits: ValidationLimits, planned_bytes: int) -> None:
         self.decoded = 0
+        #: Of these, images whose damage only decoding showed.
+        self.damaged = 0
         self._stride = max(1, planned_bytes // limits.full_decode_sample) if limits.full_decode_sample else 0
         self._most = 2 * limits.full_decode_sample
         self._pixels_left = limits.full_decode_pixels
 
-    def next_offset(self, base: int, offset: int) -> float:
-        """Return the offset from which on the next image of a shard is due; shards lie end to end from `base`.
+    def first_offset(self, base: int) -> float:
+        """Return the offset from which on the first image of a shard is due; shards lie end to end from `base`."""
+        if not self._stride or self.decoded >= self._most:
+            return math.inf
+        return -(-base // self._stride) * self._stride - base
+
+    def next_record(self, record: int, offset: int, length: int) -> float:
+        """Return the record that is due next after `record`, which has `length` bytes from `offset` on.
 
         Offsets in a gzip shard run ahead of its size, which gives it a few images more: hence the cap.
         """
-        if not self._stride or self.decoded >= self._most:
-            return float("inf")
-        return -(-(base + offset) // self._stride) * self._stride - base
+        if self.decoded >= self._most:
+            return math.inf
+        mean = (offset + length) / (record + 1)
+        return record + max(1, round(self._stride / max(mean, 1)))
 
     def decode(self, image: bytes, header: ImageHeader) -> None:
-        """Decode the image if that fits into memory and time; raises `UnusableRecord`."""
-        pixels = header.width * header.height
-        if pixels <= self._pixels_left and can_decode_in_little_memory(header):
-            self._pixels_left -= pixels
-            decode(image, header)
-            self.decoded += 1
+        """Decode the image if that fits into memory and time; raises `UnreadableImage`."""
+        from dualdeploy.images import verify  # noqa: PLC0415 (Pillow: 100 ms that rejected headers need not pay)
+
+        if header.pixels > self._pixels_left or not can_decode_in_little_memory(header):
+            return
+        self._pixels_left -= header.pixels
+        self.decoded += 1
+        try:
+            verify(image)
+        except UnreadableImage:
+            self.damaged += 1
+            raise
 
 
 class _Hopeless(Exception):
@@ -149,7 +176,7 @@ class ShardScan:
         self._limits = limits
         self._findings = findings
         self._settle = settle
-        self._columns = (array("I"), array("I"), array("I"), array("I"), array("I"), array("I"), array("I"))
+        self._columns = (*(array("I") for _ in dataclasses.fields(Images)),)
 
     def run(self, opened: BinaryIO, progress: Callable[[int], None] | None) -> None:
         """Read the shard's stream; whatever is wrong with its bytes becomes findings."""
@@ -160,7 +187,7 @@ class ShardScan:
         except CorruptRecords as fault:
             # A share ends anywhere, so it usually cuts a record in two: that is no fault of the shard.
             if not (stream.stopped_early and isinstance(fault, TruncatedShard | NotTFRecord)):
-                self._report(fault, tolerable=False)
+                self._report(fault, tolerable=False, head=stream.head)
                 self.records += 1
                 self.bad_records += 1
         except _Hopeless:
@@ -174,7 +201,7 @@ class ShardScan:
         self._add_up()
 
     def _read(self, stream: MeteredStream) -> Iterator[Record]:
-        def damaged(fault: ChecksumMismatch) -> None:
+        def damaged(fault: CorruptRecords) -> None:
             self.records += 1
             self._refuse(fault, fault.record, fault.offset)
 
@@ -191,17 +218,17 @@ class ShardScan:
         read_example, read_header, checksum = self._reader.read, self._headers.read, google_crc32c.value
         tail_checksum = zlib.crc32  # of another polynomial, and the same in every process
         appends = [column.append for column in self._columns]
-        add_record, add_label, add_size, add_width, add_height, add_checksum, add_tail = appends
+        add_record, add_label, add_size, add_width, add_height, add_checksum, add_tail, add_side = appends
         labels = self._columns[1]
-        decode_at = self._sample.next_offset(self._base, 0)
-        for index, offset, data in records:
+        due_offset, due_record = self._sample.first_offset(self._base), math.inf
+        for index, offset, data, _ in records:
             self.records += 1
             try:
-                image, label = read_example(data)
+                image, label, side = read_example(data)
                 header = read_header(image)
-                _, width, height, _, whole = header
-                if offset >= decode_at or not whole:
-                    decode_at = self._sample.next_offset(self._base, offset + 1)
+                _, width, height, _ = header
+                if offset >= due_offset or index >= due_record:
+                    due_offset, due_record = math.inf, self._sample.next_record(index, offset, len(data))
                     self._sample.decode(image, header)
             except (UnusableRecord, MalformedExample) as fault:
                 self._refuse(fault, index, offset)
@@ -213,6 +240,7 @@ class ShardScan:
             add_height(height)
             add_checksum(checksum(image))
             add_tail(tail_checksum(image[-_TAIL:]))
+            add_side(SIDES[side])
             del data, image  # a long record must not stay in memory while the next is read
             if len(labels) == _BATCH:
                 self._add_up()
@@ -232,13 +260,24 @@ class ShardScan:
             raise _Hopeless
 
     def _report(
-        self, fault: UnusableRecord | CorruptRecords, *, tolerable: bool, record: int = 0, offset: int = 0
+        self,
+        fault: UnusableRecord | CorruptRecords,
+        *,
+        tolerable: bool,
+        record: int = 0,
+        offset: int = 0,
+        head: bytes = b"",
     ) -> None:
+        problem, kind = fault.problem, ""
         if isinstance(fault, UnusableRecord):
             remedy = fault.remedy
         else:
             remedy = _REMEDIES[fault.code]
             if not tolerable:
                 record, offset = fault.record, fault.offset
-        finding = Finding("error", fault.code, fault.problem, remedy, self._shard.name, record, offset)
+        if isinstance(fault, NotTFRecord):
+            kind, advice = what_it_is(head)
+            problem += f": this looks like {kind}" if kind else ""
+            remedy = advice or remedy
+        finding = Finding("error", fault.code, problem, remedy, self._shard.name, record, offset)
         self._findings.add(finding, tolerable=tolerable)

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+#: Enough for the signature of any format, and of a compressed file to see what was compressed.
+_HEAD_BYTES = 1 << 12
+
 
 class ShardSource(Protocol):
     """One shard: its name for people, its size in bytes (as stored), and a way to read it from the start.
@@ -86,7 +89,7 @@ class MeteredStream:
         self.bytes_read = 0
         #: The share was used up before the shard ended, so whatever follows was not looked at.
         self.stopped_early = False
-        #: The first bytes, which tell gzip from plain.
+        #: The first bytes, which tell gzip from plain, and what else a file is.
         self.head = b""
         self._stream = stream
         self._shard = shard
@@ -104,8 +107,8 @@ class MeteredStream:
         wanted = left if self._share < listed else left + 1
         block = self._stream.read(wanted if size < 0 else min(size, wanted))
         self.bytes_read += len(block)
-        if len(self.head) < 12:
-            self.head += block[:12]
+        if len(self.head) < _HEAD_BYTES:
+            self.head += block[:_HEAD_BYTES]
         if self.bytes_read > listed or (not block and self.bytes_read < listed):
             more = "more than that" if block else f"the stream ended after {self.bytes_read}"
             raise ShardReadIncomplete(

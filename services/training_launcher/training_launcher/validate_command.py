@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -13,11 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from dualdeploy import dataset_config
-from dualdeploy.contracts.split import BY_NAMES, SplitRule, divide
 from dualdeploy.errors import InvalidDatasetConfig
-from dualdeploy.shard_folder import ShardFolder, look_into
-from dualdeploy.shards import ShardNames
+from dualdeploy.local_data import LocalData, open_data, yaml_that_fits
 from training_launcher.shard_source import FileShard
 from training_launcher.validation import ValidationLimits, validate
 from training_launcher.validation_report import Spread, Verdict
@@ -40,34 +37,48 @@ def main(arguments: Sequence[str] | None = None, *, console: Console | None = No
     except SystemExit as exc:  # argparse has printed help (0) or what is wrong (2)
         return int(exc.code or 0)
     try:
-        expected = _expected(options)
-        data = Path(options.data.removeprefix("DATA="))
-        found = find_shards(data, expected.names)
-        shards = [FileShard(name, path) for name, path in found.files.items()]
-        verdict = _validate(shards, expected, options, console)
+        path = _named(options.data)
+        data = _look_at(path, options)
+        verdict = _validate(data, options, console)
         if options.json:
             Path(options.json).write_bytes(verdict.to_json())
     except (UsageError, OSError) as exc:
         console.print(f"[bold red]cannot validate:[/] {_plain(str(exc))}", highlight=False)
         return USAGE
     # Who names one shard asks about that shard, not about its set.
-    fault, note = ("", found.fault) if data.is_file() else (found.fault, "")
-    _print_report(verdict, fault, (*verdict.notes, found.passed_over.sentence(), note), console)
+    fault, note = ("", data.shards.fault) if path.is_file() else (data.shards.fault, "")
+    notes = (data.sentence(), *verdict.notes, data.shards.passed_over.sentence(), note)
+    _print_report(verdict, fault, notes, console)
+    if not data.config and verdict.classes:
+        _print_yaml(path, data, verdict, console)
     return ACCEPTED if verdict.accepted and not fault else REJECTED
 
 
-def find_shards(data: Path, rule: ShardNames) -> ShardFolder:
-    """Return the shards in a folder and the folders in it, or the one file; raises `UsageError`."""
-    if data.is_file():
-        return ShardFolder({data.name: data})
-    if str(data).startswith("gs:"):
+def _named(text: str) -> Path:
+    named = text.removeprefix("DATA=")
+    if not named:
+        raise UsageError("which data? DATA=folder names the folder that holds the TFRecord shards")
+    return Path(named)
+
+
+def _look_at(path: Path, options: argparse.Namespace) -> LocalData:
+    """Find the shards and how their records are to be read; what the command line says counts most."""
+    if str(path).startswith("gs:"):
         raise UsageError("DATA is a bucket: validation runs there by itself on upload; here, give a local folder")
-    if not data.is_dir():
-        raise UsageError(f"{data} does not exist: set DATA to the folder that holds the TFRecord shards")
-    found = look_into(data, rule)
-    if not found.files:
-        raise UsageError(f"{data} holds no shards: {found.fault}")
-    return found
+    if not path.exists():
+        raise UsageError(f"{path} does not exist: set DATA to the folder that holds the TFRecord shards")
+    labels = [name.strip() for name in (options.labels or "").split(",") if name.strip()]
+    if options.labels and (len(set(labels)) != len(labels) or not labels):
+        raise UsageError(f"--labels {options.labels}: give each class name once, separated by commas")
+    try:
+        data = open_data(path, config_file=Path(options.config) if options.config else None, labels=labels)
+    except InvalidDatasetConfig as exc:
+        raise UsageError(str(exc)) from exc
+    if not data.shards.files:
+        raise UsageError(f"{path} holds no shards: {data.shards.fault}")
+    asked = {"image": options.image_feature, "label": options.label_feature, "first_label": options.first_label}
+    given = {name: value for name, value in asked.items() if value is not None}
+    return dataclasses.replace(data, schema=dataclasses.replace(data.schema, **given))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,9 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("data", metavar="DATA=folder", help="folder with the shards, or one shard")
     parser.add_argument("--config", metavar="FILE", help="data set configuration (labels, features), as a YAML file")
+    parser.add_argument("--first-label", type=int, metavar="N", help="index of the first class (default: 0)")
     parser.add_argument("--labels", metavar="A,B,…", help="class names in the order of their indices")
-    parser.add_argument("--image-feature", metavar="NAME", help="feature with the JPEG or PNG (default: image)")
-    parser.add_argument("--label-feature", metavar="NAME", help="feature with the class index (default: class)")
+    parser.add_argument(
+        "--image-feature", metavar="NAME", help="feature with the JPEG or PNG (default: image, or guessed)"
+    )
+    parser.add_argument("--label-feature", metavar="NAME", help="feature with the class (default: class, or guessed)")
     parser.add_argument("--max-mebibytes", type=_positive, metavar="N", help="read a sample of at most this much")
     parser.add_argument("--decode", type=int, default=256, metavar="N", help="images decoded in full (default: 256)")
     parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
@@ -92,41 +106,8 @@ def _positive(text: str) -> int:
     return value
 
 
-@dataclasses.dataclass(frozen=True)
-class _Expected:
-    """What the folder should hold: class names (None: not known), features, a rule of the split and one of names."""
-
-    labels: Sequence[str] | None
-    features: Mapping[str, str]
-    rule: SplitRule
-    names: ShardNames
-
-
-def _expected(options: argparse.Namespace) -> _Expected:
-    """Take labels, features and the split from the configuration; what the command line says counts more."""
-    labels: Sequence[str] | None = None
-    image, label, rule, names = "image", "class", BY_NAMES, ShardNames()
-    if options.config:
-        try:
-            config = dataset_config.parse(Path(options.config).read_bytes(), source=options.config)
-        except InvalidDatasetConfig as exc:
-            raise UsageError(str(exc)) from exc
-        labels, image, label = config.labels, config.data.features.image, config.data.features.label
-        rule, names = config.data.split, config.data.shard_names
-    if options.labels:
-        labels = [name.strip() for name in options.labels.split(",") if name.strip()]
-        if len(set(labels)) != len(labels) or not labels:
-            raise UsageError(f"--labels {options.labels}: give each class name once, separated by commas")
-    features = {"image": options.image_feature or image, "label": options.label_feature or label}
-    return _Expected(labels, features, rule, names)
-
-
-def _validate(
-    shards: Sequence[FileShard],
-    expected: _Expected,
-    options: argparse.Namespace,
-    console: Console,
-) -> Verdict:
+def _validate(data: LocalData, options: argparse.Namespace, console: Console) -> Verdict:
+    shards = [FileShard(name, path) for name, path in data.shards.files.items()]
     total = sum(shard.size for shard in shards)
     most = options.max_mebibytes * _MEBIBYTE if options.max_mebibytes else max(1, total)
     limits = ValidationLimits(max_bytes=most, max_shards=max(1, len(shards)), full_decode_sample=max(0, options.decode))
@@ -139,9 +120,10 @@ def _validate(
 
         return validate(
             shards,
-            labels=expected.labels,
-            features=expected.features,
-            split=divide((shard.name for shard in shards), rule=expected.rule),
+            labels=data.schema.labels,
+            features={"image": data.schema.image, "label": data.schema.label, "split": data.schema.split},
+            first_label=data.schema.first_label,
+            split=data.split,
             limits=limits,
             progress=progress,
         )
@@ -166,6 +148,18 @@ def _print_report(verdict: Verdict, fault: str, notes: Sequence[str], console: C
     word = "[bold green]accepted[/]" if accepted else "[bold red]rejected[/]"
     reason = fault if verdict.accepted and fault else verdict.reason().removeprefix("accepted: ")
     console.print(f"{word} {_plain(reason)}", highlight=False)
+
+
+def _print_yaml(path: Path, data: LocalData, verdict: Verdict, console: Console) -> None:
+    """The configuration that would fit, for a data set without one."""
+    schema, classes = data.schema, list(verdict.classes)
+    labels = list(schema.labels or (entry.label for entry in classes))
+    if not schema.labels and not any(classes[0].records.values()) and len(classes) > 2:
+        # Nobody's records begin with a class that has none: they count from one.
+        schema, labels = dataclasses.replace(schema, first_label=schema.first_label + 1), labels[1:]
+    named = schema.labels or schema.met or any(not entry.label.startswith("class ") for entry in classes)
+    console.print("[cyan]YAML[/]     that fits" + ("" if named else "; put the names of the classes in their places"))
+    console.print(_plain(yaml_that_fits(path if path.is_dir() else path.parent, schema, labels)), highlight=False)
 
 
 def _print_findings(verdict: Verdict, console: Console) -> None:

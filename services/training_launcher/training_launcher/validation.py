@@ -14,14 +14,15 @@ from typing import BinaryIO
 
 import numpy as np
 
+from dualdeploy.contracts.example import ExampleSchema
 from dualdeploy.contracts.split import HELD_OUT_ONE_IN, Split, held_out_by_checksum
 from training_launcher.dataset_checks import DatasetChecks
 from training_launcher.example_reader import ExampleReader
-from training_launcher.extrapolation import Extrapolation
+from training_launcher.extrapolation import Extrapolation, of_sample
 from training_launcher.fingerprints import Fingerprints
 from training_launcher.readings import ShardReading, decode, encode
 from training_launcher.sampling import plan
-from training_launcher.shard_scan import DecodeSample, Images, ShardScan
+from training_launcher.shard_scan import SIDES, DecodeSample, Images, ShardScan
 from training_launcher.shard_source import FileShard, MemoryShard, ShardReadIncomplete, ShardSource, Unopened
 from training_launcher.split_totals import ImageSizes, SplitTotals
 from training_launcher.validation_limits import ValidationLimits
@@ -53,6 +54,7 @@ def validate(
     *,
     labels: Sequence[str] | None,
     features: Mapping[str, str],
+    first_label: int = 0,
     eval_shards: Collection[str] = (),
     split: Split | None = None,
     limits: ValidationLimits | None = None,
@@ -61,8 +63,8 @@ def validate(
     """Check every shard and return the verdict.
 
     `labels` are the class names in the order of their indices; None infers the number of classes. `features`
-    names the features "image" (one bytes value, JPEG or PNG) and "label" (one int64 value). `split` says which shards
-    hold out examples, and why; `eval_shards` is its short form, their names alone.
+    names the features "image", "label" and, if wanted, "split", which with `first_label` are read as
+    `contracts.example` says. `split` says which shards hold out examples, and why; `eval_shards` is its short form.
     `progress` receives the number of stored bytes just read.
 
     Bad data never raises, it becomes findings. What the shards' streams raise passes through, as does
@@ -74,7 +76,9 @@ def validate(
     unknown = sorted({*eval_shards, *split.eval} - set(names))
     if unknown:
         raise ValueError(f"eval_shards names shards that are not there: {', '.join(unknown)}")
-    validation = Validation(shards, labels=labels, features=features, split=split, limits=limits)
+    validation = Validation(
+        shards, labels=labels, features=features, first_label=first_label, split=split, limits=limits
+    )
     validation.read(progress=progress)
     return validation.conclude()
 
@@ -98,6 +102,7 @@ class Validation:
         labels: Sequence[str] | None,
         features: Mapping[str, str],
         split: Split,
+        first_label: int = 0,
         limits: ValidationLimits | None = None,
         keep: bool = False,
     ) -> None:
@@ -110,12 +115,20 @@ class Validation:
         self._sizes = [shard.size for shard in shards]
         self._labels = labels
         self._limits = limits = limits or ValidationLimits()
-        self._reader = ExampleReader(features["image"], features["label"], len(labels) if labels else None)
+        self._schema = ExampleSchema(
+            image=features["image"],
+            label=features["label"],
+            split=features.get("split", "split"),
+            first_label=first_label,
+            labels=tuple(labels) if labels else None,
+        )
+        self._reader = ExampleReader(self._schema)
         self._findings = Findings(limits.max_findings, limits.max_findings_per_code)
         self._fingerprints = Fingerprints(limits.max_compared_images)
         self._split = split
         self._held_out = [split.side(name) == "eval" for name in names]
         self._by_hash = split.by_hash
+        self._named_by_record = 0
         classes = len(labels or ())
         self._train = SplitTotals("train", self._numbers(held_out=False), classes)
         self._eval = SplitTotals("eval", self._numbers(held_out=True), classes)
@@ -151,6 +164,7 @@ class Validation:
                     sizes.add(reading.images)
                     self._add(reading.number, reading.images)
                 self._sample.decoded += reading.decoded
+                self._sample.damaged += reading.damaged
                 self._close(reading, sizes)
 
     def step(self) -> bytes:
@@ -185,7 +199,8 @@ class Validation:
             return Unopened(exc)
 
     def _read_shard(self, number: int, stream: BinaryIO, progress: Callable[[int], None] | None) -> None:
-        sizes, kept, decoded = ImageSizes(), [Images.none()], self._sample.decoded
+        sizes, kept = ImageSizes(), [Images.none()]
+        decoded, damaged = self._sample.decoded, self._sample.damaged
         findings = Findings(self._limits.max_findings, self._limits.max_findings_per_code)
 
         def settle(images: Images) -> None:
@@ -214,6 +229,7 @@ class Validation:
             whole=scan.whole,
             stopped_early=scan.stopped_early,
             decoded=self._sample.decoded - decoded,
+            damaged=self._sample.damaged - damaged,
             findings=findings,
             images=Images.joined(kept) if self._keep else None,
         )
@@ -230,7 +246,9 @@ class Validation:
         """Count the images of one shard in their split, and remember their fingerprints."""
         self._fingerprints.add(number, images.fingerprints(), images.records, images.labels)
         if self._by_hash:
-            held_out = held_out_by_checksum(images.checksums)
+            by_checksum = held_out_by_checksum(images.checksums)
+            held_out = np.where(images.sides == SIDES[None], by_checksum, images.sides == SIDES["eval"])
+            self._named_by_record += int(np.count_nonzero(images.sides))
             self._eval.add(images.where(held_out))
             self._train.add(images.where(~held_out))
         else:
@@ -273,7 +291,7 @@ class Validation:
                 if not size:
                     self._found_empty(number, "the shard is empty (0 bytes)")
                 nothing = Findings(0, 0)
-                reading = ShardReading(number, 0, 0, 0, False, not size, bool(size), 0, nothing)
+                reading = ShardReading(number, 0, 0, 0, False, not size, bool(size), 0, 0, nothing)
                 self._statistics[number] = self._described(reading, ImageSizes())
 
     # Concluding ------------------------------------------------------------------------------------------------
@@ -285,7 +303,7 @@ class Validation:
         classes = max(len(self._train.class_records), len(self._eval.class_records))
         for split in (self._train, self._eval):
             split.lengthen(classes)
-        names = self._labels or [f"class {index}" for index in range(classes)]
+        names = self._labels or list(self._schema.met) or [f"class {index}" for index in range(classes)]
         checks = DatasetChecks(
             train=self._train,
             evaluation=self._eval,
@@ -302,7 +320,8 @@ class Validation:
         checks.check_balance()
         duplicates = checks.check_duplicates(self._fingerprints.repeated())
         coverage, estimated = self._coverage(), self._estimated()
-        tolerate = coverage.bad_records <= self._limits.max_bad_records * coverage.records
+        tolerate = coverage.unusable.value <= self._limits.max_bad_records * coverage.records
+        checks.check_sample(coverage, tolerate=tolerate)
         return Verdict(
             accepted=not self._findings.has_errors(tolerate=tolerate),
             findings=self._findings.conclude(tolerate=tolerate),
@@ -318,6 +337,11 @@ class Validation:
 
     def _coverage(self) -> Coverage:
         total, read = sum(self._sizes), sum(shard.bytes_read for shard in self._statistics.values())
+        records = sum(shard.records for shard in self._statistics.values())
+        bad_records = sum(shard.bad_records for shard in self._statistics.values())
+        # Each record was looked at for every fault but those that only decoding shows: of these a sample was decoded.
+        seen = bad_records - self._sample.damaged
+        inside = of_sample(self._sample.damaged, self._sample.decoded, records - seen)
         return Coverage(
             bytes_total=total,
             bytes_read=read,
@@ -327,9 +351,11 @@ class Validation:
             shards_sampled=sum(
                 not shard.whole and shard.bytes_read < shard.size for shard in self._statistics.values()
             ),
-            records=sum(shard.records for shard in self._statistics.values()),
-            bad_records=sum(shard.bad_records for shard in self._statistics.values()),
+            records=records,
+            bad_records=bad_records,
+            unusable=Estimate(seen + inside.value, seen + inside.low, seen + (inside.high or 0)),
             images_decoded=self._sample.decoded,
+            images_damaged=self._sample.damaged,
             images_compared=self._fingerprints.tracked,
         )
 
@@ -353,7 +379,9 @@ class Validation:
 
     def _notes(self, classes: int, coverage: Coverage) -> tuple[str, ...]:
         notes = []
-        if self._labels is None:
+        if self._labels is None and self._schema.met:
+            notes.append(f"No labels were given: {classes} class names were found in the records.")
+        elif self._labels is None:
             notes.append(f"No labels were given: {classes} classes are inferred from the largest label found.")
         if self._by_hash:
             notes.append(
@@ -361,6 +389,11 @@ class Validation:
                 f"{HELD_OUT_ONE_IN} ({self._eval.records} of {self._eval.records + self._train.records}); copies "
                 f"of an image always fall on the same side."
             )
+            if self._named_by_record:
+                notes.append(
+                    f"{self._named_by_record:,} records name their side of the split themselves (feature"
+                    f" {self._schema.split!r}); the checksum decides about the others alone."
+                )
         else:
             notes.append(f"{self._split.describe()}.")
         if coverage.shards_sampled:

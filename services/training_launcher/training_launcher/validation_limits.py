@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from dualdeploy.images import MAX_PIXELS
+from dualdeploy.contracts.image_file import MAX_PIXELS
 from dualdeploy.tfrecord import MAX_GZIP_RATIO, MAX_RECORD_BYTES
 
 

@@ -68,6 +68,12 @@ class Findings:
             self.kept.append((finding, tolerable))
         self.counts[finding.code] += 1
 
+    def lead(self, finding: Finding) -> None:
+        """Add a finding that sums up others, before them."""
+        self._errors |= finding.severity == "error"
+        self.kept.insert(0, (finding, False))
+        self.counts[finding.code] += 1
+
     def count_more(self, code: str, count: int) -> None:
         """Count findings of a kind of which enough were added."""
         if count > 0:
@@ -208,7 +214,10 @@ class Coverage:
     shards_sampled: int
     records: int
     bad_records: int
+    #: `bad_records`, and what decoding a sample of the images says of the others: how many of `records` are unusable.
+    unusable: Estimate
     images_decoded: int
+    images_damaged: int
     images_compared: int
 
 

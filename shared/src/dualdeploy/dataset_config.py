@@ -18,6 +18,7 @@ import pydantic
 from pydantic import Field
 
 from dualdeploy import cron, machines, yaml_document
+from dualdeploy.contracts.example import PRESETS
 from dualdeploy.contracts.split import BY_NAMES, SplitRule
 from dualdeploy.errors import InvalidDatasetConfig, UnknownDataset
 from dualdeploy.object_store import ObjectMissing, ObjectStore
@@ -100,6 +101,7 @@ class Features(_Section):
 
     image: str = "image"
     label: str = "class"
+    split: str = "split"
 
 
 class RetrainSchedule(_Section):
@@ -138,6 +140,7 @@ class Data(_Section):
     quiet_period: Duration = 120.0
     split: SplitRule = BY_NAMES
     features: Features = Features()
+    first_label: int = Field(default=0, ge=0)
     on_new_data: Literal["queue", "supersede"] = "queue"
     retrain_schedule: RetrainSchedule | None = None
     retrain_every: Annotated[Duration, Field(ge=3600.0)] | None = None
@@ -146,6 +149,21 @@ class Data(_Section):
     @property
     def shard_names(self) -> ShardNames:
         return ShardNames(self.prefix, self.shards)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _schema_names_the_features(cls, document: Any) -> Any:
+        """`schema` is short for the names that a family of writers uses; what is written beside it counts more."""
+        if not isinstance(document, Mapping) or "schema" not in document:
+            return document
+        rest = {key: value for key, value in document.items() if key != "schema"}
+        preset = PRESETS.get(str(document["schema"]))
+        if preset is None:
+            raise ValueError(f"schema must be one of {', '.join(PRESETS)}, not {document['schema']!r}")
+        given = rest.get("features") or {}
+        if isinstance(given, Mapping):
+            rest["features"] = {"image": preset.image, "label": preset.label, **given}
+        return {"first_label": preset.first_label, **rest}
 
     @property
     def last_folders(self) -> int | None:
@@ -551,8 +569,8 @@ class DatasetConfig(_Section):
         return filled
 
 
-#: A hundred times what a configuration needs; what is larger is something else.
-MAX_BYTES = 256 << 10
+#: 20,000 names of classes fit; what is larger is something else.
+MAX_BYTES = 1 << 20
 
 #: How much of a wrong value a fault quotes.
 _SHOWN = reprlib.Repr()

@@ -24,7 +24,7 @@ from dualdeploy import health as healths
 from dualdeploy import logs
 from dualdeploy.callers import CallerRefused, Callers
 from dualdeploy.clock import Clock
-from dualdeploy.errors import CannotEverSucceed, MalformedEvent, RetryLater
+from dualdeploy.errors import CannotEverSucceed, MalformedEvent, NotForUs, RetryLater
 from dualdeploy.events import Envelope, unwrap
 from dualdeploy.health import Health
 from dualdeploy.ledger import Ledger, Rejected
@@ -113,6 +113,9 @@ class Receiver:
     def _handle(self, name: str, envelope: Envelope) -> flask.Response:
         try:
             outcome = self._handlers[name](envelope)
+        except NotForUs as exc:
+            log.info("ignored: %s", exc)
+            return flask.Response(status=204)
         except Exception as exc:  # noqa: BLE001  # the boundary: whatever it is, the sender must hear of it
             self._health.judge(exc)
             return self._failed(name, envelope, exc)

@@ -23,6 +23,10 @@ class CannotEverSucceed(DualDeployError):
     """Sending it again cannot help: recorded with its reason and acknowledged (204)."""
 
 
+class NotForUs(DualDeployError):
+    """An event of another kind than its subscription should send: acknowledged (204) and passed over."""
+
+
 class ServiceUnavailable(RetryLater):
     """A Google API answered 408, 429 or 5xx, or did not answer at all."""
 

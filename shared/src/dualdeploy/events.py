@@ -14,10 +14,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from dualdeploy import clock as clocks
-from dualdeploy.errors import MalformedEvent
+from dualdeploy.errors import MalformedEvent, NotForUs
 from dualdeploy.training import TARGETS
 
 OUTCOMES = ("succeeded", "failed", "cancelled")
+
+
+#: Beginning of the types of Cloud Storage's events. Source: https://cloud.google.com/eventarc/docs/reference
+_OF_OBJECTS = "google.cloud.storage.object.v1."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +136,13 @@ def encode(event: TrainingCompleted | DeploymentCompleted | RetrainRequested) ->
 
 
 def parse_object_finalized(envelope: Envelope) -> ObjectFinalized:
-    """From an Eventarc CloudEvent or a Cloud Storage notification; both carry the object resource as JSON."""
+    """From an Eventarc CloudEvent or a Cloud Storage notification; both carry the object resource as JSON.
+
+    A notification that was made by hand sends every type of event unless it was told which: raises NotForUs for others.
+    """
+    happened = envelope.attributes.get("eventType") or envelope.event_type
+    if happened.startswith(("OBJECT_", _OF_OBJECTS)) and happened not in ("OBJECT_FINALIZE", f"{_OF_OBJECTS}finalized"):
+        raise NotForUs(f"{happened}: only objects that were written are looked at")
     resource = envelope.json()
     try:
         return ObjectFinalized(

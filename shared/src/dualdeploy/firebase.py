@@ -1,8 +1,8 @@
 """Firebase ML through `firebase_admin.ml`: find by display name, create or update, publish.
 
 Firebase ML hosting ends on 15 June 2027; `docs/decisions/` says what replaces it. `create_model` and `update_model`
-sign a URL for the file, which Cloud Run's own credentials cannot do: outside an emulator a credential that signs by
-impersonation (IAM signBlob) is used, so no key file is needed. A key that somebody configured all the same is taken.
+sign a URL for the file, which Cloud Run's own credentials cannot do: a credential that signs by impersonation (IAM
+signBlob) is used, so no key file is needed. A key that somebody configured all the same is taken.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ class FirebaseMlGateway:
 
     `signer` is the e-mail of the service account to sign as; empty means the process's own. `key` reads the JSON of a
     service account's key, to be used instead of both. With `signs=False` it only reads, as whoever is logged in.
+    `emulator_host` and `iam_emulator_host` (`host:port`) are emulators of Firebase ML and of IAM Credentials.
     """
 
     def __init__(
@@ -82,8 +83,10 @@ class FirebaseMlGateway:
         key: Callable[[], bytes] | None = None,
         signs: bool = True,
         emulator_host: str = "",
+        iam_emulator_host: str = "",
         call_timeout: float = CALL_TIMEOUT,
     ) -> None:
+        self._iam_emulator_host = iam_emulator_host
         self._project = project
         self._signer = signer
         self._key = key
@@ -178,10 +181,11 @@ class FirebaseMlGateway:
         return ml
 
     def _google_credential(self) -> Any:
-        if self._emulator_host:
-            return _emulator_signer()
         if not self._signs:
-            return _reader(self._project)
+            # An emulator takes callers as they come.
+            return _reader("" if self._emulator_host else self._project)
+        if self._iam_emulator_host:
+            _sign_at(self._iam_emulator_host)
         return credential_of_key(self._key()) if self._key else _impersonating_signer(self._signer)
 
 
@@ -213,6 +217,8 @@ def _wrapped(credential: Callable[[], Any]) -> Any:
 
 @functools.cache
 def _reader(project: str) -> Any:
+    if not project:
+        return lazily.load("google.auth.credentials").AnonymousCredentials()
     # People's own credentials name no project to count the calls against.
     return lazily.load("google.auth").default(scopes=_SCOPES, quota_project_id=project)[0]
 
@@ -283,29 +289,12 @@ def _explained(source: Any, signer: str) -> Iterator[None]:
         ) from exc
 
 
-@functools.cache
-def _emulator_signer() -> Any:
-    credentials = lazily.load("google.auth.credentials")
-    base: Any = credentials.Credentials
-    signing: Any = credentials.Signing
-
-    class EmulatorSigner(base, signing):  # type: ignore[misc]
-        """Signs nothing of worth: an emulator checks no signature."""
-
-        signer_email = "emulator@localhost"
-        signer = None
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.token = "owner"  # noqa: S105  # what Firebase's emulators take as the administrator
-
-        def refresh(self, request: Any) -> None:
-            """An emulator's token does not run out."""
-
-        def sign_bytes(self, message: bytes) -> bytes:  # noqa: ARG002  # the interface of google.auth
-            return b"emulator-signature"
-
-    return EmulatorSigner()
+def _sign_at(host: str) -> None:
+    """Let google-auth ask an emulator of IAM Credentials; the library reads no variable for this."""
+    iam = lazily.load("google.auth.iam")
+    account = f"http://{host}/v1/projects/-/serviceAccounts/{{}}"
+    iam._IAM_ENDPOINT = f"{account}:generateAccessToken"
+    iam._IAM_SIGN_ENDPOINT = f"{account}:signBlob"
 
 
 def _model(model: Any) -> FirebaseModel:

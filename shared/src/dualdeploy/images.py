@@ -8,48 +8,53 @@ which uses half-pixel centers. This module is that definition in Pillow and nump
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-#: A picture with more pixels is refused before it is decoded: 64 MP is more than any phone sends, and its
-#: decoded 192 MB still fit a small service. A few kilobytes of JPEG can declare 4 gigapixels.
-MAX_PIXELS = 64_000_000
+from dualdeploy.contracts import image_file
+from dualdeploy.contracts.image_file import MAX_PIXELS, ImageHeader, UnreadableImage
 
 #: What the serving graphs decode as well. Everything else Pillow could read would only agree by chance.
 FORMATS = ("JPEG", "PNG")
 
-
-class UnreadableImage(ValueError):
-    """The bytes are no picture that a model could be asked about; the message says why."""
+__all__ = ["MAX_PIXELS", "ImageHeader", "UnreadableImage", "decode_rgb", "resize_bilinear", "verify"]
 
 
 def decode_rgb(data: bytes, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Decode a JPEG or PNG to RGB, as the serving graphs do (no EXIF rotation, alpha dropped).
 
-    Returns uint8 [height, width, 3]. Raises UnreadableImage when the bytes are not a whole JPEG or PNG, or
-    when the picture has more than `max_pixels` pixels.
+    Returns uint8 [height, width, 3]. Raises UnreadableImage when the bytes are not a whole JPEG or PNG as
+    `contracts.image_file` defines it, or when the picture has more than `max_pixels` pixels.
     """
-    if not data:
-        raise UnreadableImage("the image is empty: send the bytes of a JPEG or PNG file")
+    header, essence = image_file.essence(data, max_pixels=max_pixels)
+    with _opened(header, essence) as image:
+        return _to_rgb(image)
+
+
+def verify(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
+    """Judge a file as `decode_rgb` does, to its last coded bit, in half the time and without its pixels."""
+    header, essence = image_file.essence(data, max_pixels=max_pixels)
+    with _opened(header, essence) as image:
+        # Of a JPEG, every coded bit is still read, and pixels are made at an eighth of the size.
+        image.draft("RGB", (max(1, header.width // 8), max(1, header.height // 8)))
+        image.load()
+    return header
+
+
+@contextlib.contextmanager
+def _opened(header: ImageHeader, essence: bytes) -> Iterator[Image.Image]:
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        width, height = image.size
-        pixels = _to_rgb(image) if width * height <= max_pixels else None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
-        raise UnreadableImage(f"the image declares too many pixels: {exc}") from exc
+        with Image.open(io.BytesIO(essence), formats=FORMATS) as image:
+            yield image
     except Exception as exc:  # a decoder fed damaged bytes may raise anything, and all of it means this
-        raise UnreadableImage(
-            f"cannot decode {len(data)} bytes beginning {data[:4].hex()} as JPEG or PNG: {exc}"
-        ) from exc
-    if pixels is None:
-        raise UnreadableImage(
-            f"the image is {width} x {height} pixels, more than the {max_pixels} allowed: send a smaller one"
-        )
-    return pixels
+        problem = f"the {header.format} of {len(essence)} bytes cannot be decoded: {exc}"
+        raise UnreadableImage("image_decode", problem, "re-encode the image, or leave the record out") from exc
 
 
 def resize_bilinear(image: npt.NDArray[Any], size: int) -> npt.NDArray[np.float32]:

@@ -13,8 +13,8 @@ from typing import Any
 
 from dualdeploy.errors import RetryLater
 
-#: Bytes that a stream may hold which its reader has not taken yet.
-AHEAD_BYTES = 1 << 20
+#: Bytes that a stream may hold which its reader has not taken yet; the system's socket holds some more.
+AHEAD_BYTES = 256 << 10
 
 
 class ReaderIsGone(Exception):

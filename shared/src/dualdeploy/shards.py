@@ -125,8 +125,8 @@ def is_of_a_writer_at_work(name: str) -> bool:
 
 
 def is_never_data(name: str) -> bool:
-    """Whether `name`, in a whole bucket, is a folder made by hand or a piece that its client deletes."""
-    return name.endswith("/") or _PIECES.match(name) is not None
+    """Whether `name`, in a whole bucket, is a folder made by hand, or of a writer or client that will remove it."""
+    return name.endswith("/") or any(each.match(name) for each in (_PIECES, _UNFINISHED))
 
 
 def _some(names: Sequence[str]) -> str:

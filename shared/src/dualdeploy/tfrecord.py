@@ -36,6 +36,9 @@ MAX_RECORD_BYTES = 16 << 20
 MAX_GZIP_RATIO = 100
 """Photos compress by a few percent; deflate can expand 1032-fold, which only a bomb or a mistake does."""
 
+#: From here on, asking the stream for each record alone costs less than copying it out of a block (measured).
+_LARGE_BYTES = 32 << 10
+
 _GZIP_RATIO_APPLIES_AFTER = 16 << 20
 _HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
@@ -109,11 +112,12 @@ class MalformedExample(CorruptRecords):
 
 
 class Record(NamedTuple):
-    """One record: its number in the shard, the byte offset of its frame, and its data."""
+    """One record: its number in the shard, the byte offset of its frame, its data, and their CRC32C (not masked)."""
 
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a record
     offset: int
     data: bytes
+    checksum: int
 
 
 class Feature(NamedTuple):
@@ -135,17 +139,17 @@ def read_records(
     name: str,
     max_record_bytes: int = MAX_RECORD_BYTES,
     max_gzip_ratio: int = MAX_GZIP_RATIO,
-    damaged: Callable[[ChecksumMismatch], None] | None = None,
+    damaged: Callable[[CorruptRecords], None] | None = None,
 ) -> Iterator[Record]:
     """Yield the records of one shard, plain or gzip, in order, each checked against its CRC32C.
 
     `stream` needs `read(n)` only; it is read forward in blocks and not closed. Memory stays below about three
     times `max_record_bytes`, whatever the shard contains. An empty stream has no records.
 
-    A record whose data differ from their checksum raises `ChecksumMismatch`; with `damaged` given, the error
-    goes there instead and reading goes on behind the record (its length has a checksum of its own, so the next
-    record is found). Every other `CorruptRecords` ends the shard. Errors of the stream itself (network, disk)
-    pass through.
+    A record whose data differ from their checksum raises `ChecksumMismatch`, one longer than `max_record_bytes`
+    `RecordTooLong`; with `damaged` given, the error goes there instead and reading goes on behind the record (its
+    length has a checksum of its own, so the next record is found). Every other `CorruptRecords` ends the shard.
+    Errors of the stream itself (network, disk) pass through.
     """
     source = _open_source(stream, name, max_gzip_ratio)
     lengths = _LengthHeaders(name, max_record_bytes)
@@ -155,20 +159,28 @@ def read_records(
         start = position + 12
         length = lengths[buffer[position:start]]
         end = start + length + 4
-        frame, following = buffer, end
         if length < 0 or end > len(buffer):  # not whole in this block: put it together from this one and the next
             base += position
-            frame, buffer, following = _straddling(source, buffer[position:], lengths, index, base)
-            if not frame:
+            try:
+                data, stored, buffer, following = _straddling(source, buffer[position:], lengths, index, base)
+            except _PassedOver as skipped:
+                if damaged is None:
+                    raise skipped.error from None
+                damaged(skipped.error)
+                buffer, position = source.skip(skipped)
+                base += skipped.frame_bytes - position
+                index += 1
+                continue
+            if stored < 0:
                 return
-            start, end = 12, len(frame)
-            base, position = base + end - following, following - end  # so that the frame still begins at their sum
-        data = frame[start : end - 4]
+            size = _FRAME_BYTES + len(data)
+            base, position = base + size - following, following - size  # so that the frame still begins at their sum
+        else:
+            data, stored, following = buffer[start : end - 4], stored_checksum(buffer, end - 4)[0], end
         crc = checksum(data)  # masked_crc32c, in line: this loop is what reading a shard costs
-        if (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF == stored_checksum(frame, end - 4)[0]:
-            frame = b""  # a long record's frame must not stay in memory beside its data, nor these beside the next
-            yield new_tuple(Record, (index, base + position, data))
-            data = b""
+        if (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF == stored:
+            yield new_tuple(Record, (index, base + position, data, crc))
+            data = b""  # a long record must not stay in memory beside the next
         else:
             problem = f"the {len(data)} bytes of data do not match their checksum"
             error = ChecksumMismatch(problem, shard=name, record=index, offset=base + position)
@@ -181,20 +193,49 @@ def read_records(
 
 def _straddling(
     source: _PlainSource, rest: bytes, lengths: _LengthHeaders, index: int, offset: int
-) -> tuple[bytes, bytes, int]:
-    """Return the frame that begins with `rest`, the block in which it ends, and where; b"" at the end of the shard."""
+) -> tuple[bytes, int, bytes, int]:
+    """Return the data of the record that begins with `rest`, its stored checksum, what was read behind it or with it,
+    and where in that the next record begins; a checksum below 0 at the end of the shard.
+    """
     frame, block, taken = source.complete(rest, _HEADER.size, index, offset)
     if not frame:
-        return b"", b"", 0
+        return b"", -1, b"", 0
     length = lengths[frame[: _HEADER.size]]
     if length < 0:
-        lengths.refuse(frame[: _HEADER.size], index, offset)
+        error = lengths.refusal(frame[: _HEADER.size], index, offset)
+        if not isinstance(error, RecordTooLong):
+            raise error
+        announced: int = _HEADER.unpack(frame[: _HEADER.size])[0]
+        raise _PassedOver(error, _FRAME_BYTES + announced, block, taken)
     needed = _FRAME_BYTES + length
-    frame, block, taken = source.complete(frame + block[taken:], needed, index, offset)
-    if len(frame) < needed:
-        problem = f"the shard ends {needed - len(frame)} bytes before the end of this {length}-byte record"
-        raise TruncatedShard(problem, shard=lengths.shard, record=index, offset=offset)
-    return frame, block, taken
+    if length >= _LARGE_BYTES and source.reads_exactly and len(block) - taken < length:
+        data = source.exactly(block[taken:], length)
+        # With its checksum comes the header of the next record, so that this one's bytes are never copied.
+        rest = source.exactly(b"", _CHECKSUM.size + _HEADER.size) if len(data) == length else b""
+        have = _HEADER.size + len(data) + len(rest)
+        if have >= needed:
+            return data, _CHECKSUM.unpack_from(rest)[0], rest[_CHECKSUM.size :], 0
+    else:
+        frame, block, taken = source.complete(frame + block[taken:], needed, index, offset)
+        have = len(frame)
+        if have >= needed:
+            return frame[_HEADER.size : -_CHECKSUM.size], _CHECKSUM.unpack_from(frame, needed - 4)[0], block, taken
+    problem = f"the shard ends {needed - have} bytes before the end of this {length}-byte record"
+    raise TruncatedShard(problem, shard=lengths.shard, record=index, offset=offset)
+
+
+class _PassedOver(Exception):
+    """A record that is too long to be kept: where it begins and how long it is are known, so reading may go on behind.
+
+    `block` is what was read last, of which `taken` bytes belong to the record's header or to what comes before it.
+    """
+
+    def __init__(self, error: RecordTooLong, frame_bytes: int, block: bytes, taken: int) -> None:
+        super().__init__()
+        self.error = error
+        self.frame_bytes = frame_bytes
+        self.block = block
+        self.taken = taken
 
 
 class _LengthHeaders(dict[bytes, int]):
@@ -223,8 +264,8 @@ class _LengthHeaders(dict[bytes, int]):
         self[header] = length
         return length
 
-    def refuse(self, header: bytes, index: int, offset: int) -> None:
-        """Raise the error that says why the header cannot be believed."""
+    def refusal(self, header: bytes, index: int, offset: int) -> CorruptRecords:
+        """The error that says why the record cannot be read."""
         kind: type[CorruptRecords] = ChecksumMismatch
         problem = "the length of the record does not match its checksum, so no later record can be found"
         if len(header) < _HEADER.size:
@@ -237,11 +278,14 @@ class _LengthHeaders(dict[bytes, int]):
         elif index == 0:
             kind = NotTFRecord
             problem = "the first bytes are no TFRecord header (the checksum of the length is wrong)"
-        raise kind(problem, shard=self.shard, record=index, offset=offset)
+        return kind(problem, shard=self.shard, record=index, offset=offset)
 
 
 class _PlainSource:
     """Blocks of an uncompressed shard."""
+
+    #: Whether the stream can be asked for the bytes of one record and no more.
+    reads_exactly = True
 
     def __init__(self, stream: BinaryIO, head: bytes) -> None:
         """Continue `stream`, of which `head` was already read."""
@@ -263,6 +307,30 @@ class _PlainSource:
             have += taken
         return b"".join(parts), block, taken
 
+    def exactly(self, have: bytes, size: int) -> bytes:
+        """Return `have` lengthened to `size` bytes if the shard has them, and read none behind; not before a block."""
+        block = self._stream.read(size - len(have))
+        if len(block) == size and not have:
+            return block
+        parts, left = [have], size - len(have)
+        while block:
+            parts.append(block)
+            left -= len(block)
+            block = self._stream.read(left) if left else b""
+        return b"".join(parts)
+
+    def skip(self, record: _PassedOver) -> tuple[bytes, int]:
+        """Read past a record; the block in which it ends, and where in it. Raises `TruncatedShard`."""
+        place = record.error
+        block, taken, left = record.block, record.taken, record.frame_bytes - _HEADER.size
+        while left > len(block) - taken:
+            left -= len(block) - taken
+            block, taken = self.block(place.record, place.offset), 0
+            if not block:
+                problem = f"the shard ends {left} bytes before the end of this record"
+                raise TruncatedShard(problem, shard=place.shard, record=place.record, offset=place.offset)
+        return block, taken + left
+
     def block(self, index: int, offset: int) -> bytes:  # noqa: ARG002 (the gzip source names the place in its errors)
         """Return the next bytes, at most about 1 MiB; b"" at the end."""
         if self._head:
@@ -273,6 +341,8 @@ class _PlainSource:
 
 class _GzipSource(_PlainSource):
     """Blocks of a gzip shard, decompressed at most 1 MiB at a time so that a bomb never unfolds in memory."""
+
+    reads_exactly = False
 
     def __init__(self, stream: BinaryIO, head: bytes, *, name: str, max_ratio: int) -> None:
         """Continue `stream`, of which `head` (with the gzip magic) was already read."""
@@ -349,10 +419,15 @@ def is_gzip(head: bytes) -> bool:
     """
     if not head.startswith(_GZIP_MAGIC):
         return False
+    return not starts_like_records(head)
+
+
+def starts_like_records(head: bytes) -> bool:
+    """Tell whether the first 12 bytes are the header of a record: a length with its checksum."""
     if len(head) < _HEADER.size:
-        return True
+        return False
     checksum: int = _HEADER.unpack_from(head)[1]
-    return masked_crc32c(head[:8]) != checksum
+    return masked_crc32c(head[:8]) == checksum
 
 
 class Example(Mapping[str, Feature]):

@@ -49,8 +49,12 @@ class ShardSplit(_Document):
 
 
 class FeatureNames(_Document):
+    """Names of the features that are read, and the number that the first class has in them."""
+
     image: str = "image"
     label: str = "class"
+    split: str = "split"
+    first_label: int = 0
 
 
 class Recipe(_Document):
@@ -142,12 +146,29 @@ class ClassMetrics(_Document):
     examples: int
 
 
+class Confused(_Document):
+    """How many examples of one class were taken for another."""
+
+    label: str
+    taken_for: str
+    examples: int
+
+
+#: Up to so many classes metrics hold the whole confusion matrix: it grows with their square.
+MOST_CLASSES_IN_A_MATRIX = 200
+
+#: So many pairs of classes that are confused most are listed, however many classes there are.
+MOST_CONFUSED = 100
+
+
 class Metrics(_Document):
     """Measured on the held-out examples; `confusion[true][predicted]` counts them.
 
-    `top_2`: share whose class is among the two most probable. `calibration_error`: by how much confidence and
-    accuracy differ on average (expected calibration error, 15 bins of equal width). `latency_seconds`: the median of
-    one picture after the other through the SavedModel, as a file is sent to it, on the machine that trained.
+    `confusion` is empty with more than `MOST_CLASSES_IN_A_MATRIX` classes; `confused` lists the pairs of classes that
+    are taken for each other most often. `top_2`: share whose class is among the two most probable. `calibration_error`:
+    by how much confidence and accuracy differ on average (expected calibration error, 15 bins of equal width).
+    `latency_seconds`: the median of one picture after the other through the SavedModel, as a file is sent to it, on the
+    machine that trained.
     """
 
     accuracy: float = Field(ge=0, le=1)
@@ -155,6 +176,7 @@ class Metrics(_Document):
     examples: int = Field(ge=1)
     per_class: Mapping[str, ClassMetrics] = {}
     confusion: tuple[tuple[int, ...], ...] = ()
+    confused: tuple[Confused, ...] = ()
     top_2: float | None = Field(default=None, ge=0, le=1)
     calibration_error: float | None = Field(default=None, ge=0, le=1)
     images_per_second: float | None = None

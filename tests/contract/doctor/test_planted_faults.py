@@ -324,10 +324,10 @@ FAULTS = [
         lambda ward: (ward.provision(), time.sleep(0.5)),
         {
             ("topic", "tick", "broken"): "Cloud Scheduler cannot publish, and launcher-tick, notifier-tick",
-            ("subscription", "launcher-tick", "broken"): "its topic clock was deleted",
-            ("subscription", "notifier-tick", "warning"): "its topic clock was deleted",
-            ("subscription", "deployer-tick", "broken"): "its topic clock was deleted",
-            ("subscription", "publisher-tick", "broken"): "its topic clock was deleted",
+            ("subscription", "launcher-tick", "broken"): "its topic tick was deleted",
+            ("subscription", "notifier-tick", "warning"): "its topic tick was deleted",
+            ("subscription", "deployer-tick", "broken"): "its topic tick was deleted",
+            ("subscription", "publisher-tick", "broken"): "its topic tick was deleted",
             ("clock", "dualdeploy-tick", "broken"): "its last attempt failed (Resource not found",
             ("hint", CLOCK, "warning"): "another hint does",
         },
@@ -389,6 +389,12 @@ FAULTS = [
         lambda ward: control(ward, revoke=[WRITER], grant=[ARTIFACTS]),
         lambda ward: control(ward, revoke=[ARTIFACTS], grant=[WRITER]),
         {("identity", "bucket models", "broken"): "trainer lacks roles/storage.objectUser"},
+    ),
+    Fault(
+        "a publisher that may read its pointer, and not list, so that a missing one is a 403",
+        lambda ward: control(ward, revoke=[POINTER], grant=[POINTER]),
+        lambda ward: control(ward, revoke=[POINTER], grant=[{**POINTER, "lists": True}]),
+        {("identity", "bucket mobile", "broken"): "mobile-publisher lacks roles/storage.objectUser"},
     ),
     Fault(
         "a service that may not use Vertex AI",
@@ -527,6 +533,7 @@ READER = grant(f"buckets/{PROJECT}-config", "roles/storage.objectViewer", "cloud
 MODELS = f"buckets/{PROJECT}-models"
 WRITER = grant(MODELS, "roles/storage.objectUser", "trainer", "runs/", "results/", "evaluations/")
 ARTIFACTS = grant(MODELS, "roles/storage.objectUser", "trainer", "runs/")
+POINTER = grant(f"buckets/{PROJECT}-mobile", "roles/storage.objectUser", "mobile-publisher", "models/")
 VERTEX = grant(f"projects/{PROJECT}", f"projects/{PROJECT}/roles/dualdeploy_job_notifier", "job-notifier")
 
 

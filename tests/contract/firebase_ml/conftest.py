@@ -16,6 +16,7 @@ from firebase_admin import ml
 
 from local_cloud.faults import Faults
 from local_cloud.firebase_ml import FirebaseMl
+from local_cloud.iam import Grant, Iam
 from local_cloud.storage import Storage
 
 PROJECT = "demo-dualdeploy"
@@ -53,7 +54,10 @@ class Firebase:
         self.faults = Faults()
         self._state_dir = state_dir
         self._seconds = operation_seconds
-        self.storage = Storage(faults=self.faults, state_dir=state_dir / "storage").start()
+        iam = Iam.of_one_owner()
+        # Firebase fetches a file by a signed URL, which is judged as the account that signed it.
+        iam.grant(Grant("projects/local", "roles/storage.objectViewer", f"serviceAccount:{Signer.signer_email}"))
+        self.storage = Storage(faults=self.faults, state_dir=state_dir / "storage", iam=iam).start()
         self.service = self._service()
         self._made = 0
 

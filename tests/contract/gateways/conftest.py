@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+import signing
 
 from dualdeploy.errors import ServiceUnavailable
 from dualdeploy.firebase import FirebaseMl, FirebaseMlGateway
@@ -61,7 +62,8 @@ def cloud_faults() -> CloudFaults:
 
 @pytest.fixture(scope="session")
 def storage(cloud_faults: CloudFaults, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
-    with Storage(faults=cloud_faults, state_dir=tmp_path_factory.mktemp("storage")) as running:
+    iam = signing.iam_with_signer()
+    with Storage(faults=cloud_faults, state_dir=tmp_path_factory.mktemp("storage"), iam=iam) as running:
         running.ensure_bucket(MODELS_BUCKET, project=PROJECT)
         yield running
 
@@ -161,7 +163,7 @@ def vertex_emulator(
         project=PROJECT,
         region=REGION,
         storage_address=storage.address,
-        environment=dict,
+        environment=lambda _account: {},
         images={
             "trainer": Image(folder, ("python", "-c", TRAINER)),
             "predictor": Image(folder, ("python", "-c", PREDICTOR)),
@@ -288,7 +290,8 @@ def firebase_emulator(
 def gateway_to(address: str, **settings: Any) -> Iterator[FirebaseMlGateway]:
     """A Firebase gateway; the SDK's app and addresses belong to the process, so they are put back."""
     try:
-        yield FirebaseMlGateway(project=PROJECT, emulator_host=address, **settings)
+        with signing.on_a_machine() as iam:
+            yield FirebaseMlGateway(project=PROJECT, emulator_host=address, iam_emulator_host=iam, **settings)
     finally:
         import firebase_admin
 

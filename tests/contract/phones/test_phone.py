@@ -15,6 +15,7 @@ import flask
 import on_phone
 import pytest
 import requests
+import signing
 
 from dualdeploy import release_api
 from dualdeploy.branches import BranchWorker
@@ -111,7 +112,7 @@ class Publisher:
 
 @pytest.fixture
 def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
-    server = Storage(faults=Faults(), state_dir=tmp_path / "storage")
+    server = Storage(faults=Faults(), state_dir=tmp_path / "storage", iam=signing.iam_with_signer())
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://{server.address}")
     with server:
         for bucket in ("models", "phones"):
@@ -170,7 +171,8 @@ def test_a_phone_without_a_published_model_is_told_so(phone: Phone) -> None:
 @pytest.fixture
 def gateway(firebase_ml: FirebaseMl) -> Iterator[FirebaseMlGateway]:
     try:
-        yield FirebaseMlGateway(project=PROJECT, emulator_host=firebase_ml.address)
+        with signing.on_a_machine() as iam:
+            yield FirebaseMlGateway(project=PROJECT, emulator_host=firebase_ml.address, iam_emulator_host=iam)
     finally:
         import firebase_admin
 

@@ -138,7 +138,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
             project=SETTINGS.project,
             region=SETTINGS.region,
             storage_address=storage.address,
-            environment=dict,
+            environment=lambda _account: {},
             images={"predictor": Image(TOY, ("python", "server.py", str(behaviours)))},
             publish_log=lambda _entry: None,
             operation_seconds=0.02,

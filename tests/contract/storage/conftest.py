@@ -14,9 +14,12 @@ import pytest
 from google.cloud import storage as google_storage
 
 from local_cloud.faults import Faults
+from local_cloud.iam import Grant, Iam
 from local_cloud.storage import Storage
 
 PROJECT = "demo-dualdeploy"
+#: Who signs URLs, and is judged when they are used.
+SIGNER = f"signer@{PROJECT}.iam.gserviceaccount.com"
 
 
 @contextmanager
@@ -60,7 +63,9 @@ def faults() -> Faults:
 
 @pytest.fixture(scope="module")
 def emulator(faults: Faults, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
-    with Storage(faults=faults, state_dir=tmp_path_factory.mktemp("storage")) as storage:
+    iam = Iam.of_one_owner()
+    iam.grant(Grant("projects/local", "roles/storage.objectUser", f"serviceAccount:{SIGNER}"))
+    with Storage(faults=faults, state_dir=tmp_path_factory.mktemp("storage"), iam=iam) as storage:
         yield storage
 
 

@@ -67,7 +67,7 @@ class Cloud:
             project=PROJECT,
             region=REGION,
             storage_address=self.storage.address,
-            environment=lambda: {"STORAGE_EMULATOR_HOST": f"http://{self.storage.address}"},
+            environment=lambda _account: {"STORAGE_EMULATOR_HOST": f"http://{self.storage.address}"},
             **{
                 "images": {
                     "trainer": Image(TOY_IMAGES / "trainer", ("python", "job.py")),

@@ -24,7 +24,7 @@ from local_cloud.vertex import Image, Vertex
 state, images = Path(sys.argv[1]), Path(sys.argv[2])
 vertex = Vertex(
     faults=Faults(), state_dir=state / "vertex", project="demo-dualdeploy", region="us-central1",
-    storage_address="127.0.0.1:9", environment=dict, images={"trainer": Image(images, ("python", "-c"))},
+    storage_address="127.0.0.1:9", environment=lambda _account: {}, images={"trainer": Image(images, ("python", "-c"))},
     publish_log=lambda entry: None, operation_seconds=0.05,
 ).start()
 script = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"

@@ -52,7 +52,7 @@ def vertex(cloud: Cloud, tmp_path: Path) -> Iterator[Vertex]:
         project=SETTINGS.project,
         region=SETTINGS.region,
         storage_address=cloud.address,
-        environment=lambda: environment,
+        environment=lambda _account: environment,
         images={"trainer": Image(REPOSITORY / "services" / "trainer", ("python", "-m", "trainer"))},
         publish_log=lambda _entry: None,
         operation_seconds=0.05,

@@ -11,7 +11,7 @@ from dualdeploy.tfrecord import encode_example, write_records
 from local_cloud.demo import source
 
 
-def shard(path: Path, labels: Sequence[int], *, image: bytes = b"a picture") -> None:
+def shard(path: Path, labels: Sequence[int], *, image: bytes = b"\xff\xd8 a picture") -> None:
     write_records(path, [encode_example({"image": image + bytes([label]), "class": label}) for label in labels])
 
 
@@ -60,18 +60,47 @@ def test_too_few_names_are_refused(tmp_path: Path) -> None:
 
 
 def test_pictures_to_ask_about_come_from_held_out_shards_with_classes_in_turn(tmp_path: Path) -> None:
-    shard(tmp_path / "train-00000-of-00001.tfrecord", [0] * 50, image=b"trained on")
+    shard(tmp_path / "train-00000-of-00001.tfrecord", [0] * 50, image=b"\xff\xd8 trained on")
     shard(tmp_path / "eval-00000-of-00002.tfrecord", [0] * 60)
     shard(tmp_path / "eval-00001-of-00002.tfrecord", [1] * 60)
     found = source.folder(tmp_path, labels=["cat", "dog"])
     assert len(found.unseen) == source.UNSEEN
     assert {picture.label for picture in found.unseen[:2]} == {"cat", "dog"}
-    assert not any(picture.data.startswith(b"trained on") for picture in found.unseen)
+    assert not any(picture.data.startswith(b"\xff\xd8 trained on") for picture in found.unseen)
 
 
 def test_records_without_values_and_damaged_shards_are_passed_over(tmp_path: Path) -> None:
     empty = encode_example({"image": [], "class": []})
-    write_records(tmp_path / "eval-00000-of-00002.tfrecord", [empty])
-    (tmp_path / "eval-00001-of-00002.tfrecord").write_bytes(b"no TFRecord")
-    with pytest.raises(source.UnusableFolder, match="no record has the features"):
+    write_records(tmp_path / "a.tfrecord", [empty])
+    (tmp_path / "b.tfrecord").write_bytes(b"no TFRecord")
+    with pytest.raises(source.UnusableFolder, match="no record has a picture in feature 'image'"):
         source.folder(tmp_path, labels=["cat", "dog"])
+
+
+def test_features_are_guessed_and_a_yaml_counts_more(tmp_path: Path) -> None:
+    picture = b"\xff\xd8 a picture"
+    records = [encode_example({"image": picture, "label": number % 3 + 1, "kind": number % 2}) for number in range(12)]
+    write_records(tmp_path / "train.tfrecord", records)
+    file = tmp_path / "birds.yaml"
+    file.write_text("{dataset: birds, labels: [a, b], data: {features: {label: kind}, split: hash, quiet_period: 1h}}")
+    guessed = source.folder(tmp_path, labels=["x", "a", "b", "c"])
+    assert guessed.config["data"]["features"] == {"image": "image", "label": "label"}
+    assert "data.schema: tfds" in guessed.described
+    told = source.folder(tmp_path, config_file=file)
+    assert told.config["labels"] == ["a", "b"]
+    assert told.config["data"]["features"] == {"label": "kind"}
+    assert told.config["data"]["quiet_period"] == "20s"
+    with pytest.raises(source.UnusableFolder, match="names 2 classes"):
+        source.folder(tmp_path, labels=["a", "b"])
+
+
+def test_names_of_classes_may_come_from_the_records(tmp_path: Path) -> None:
+    records = [encode_example({"image": b"\xff\xd8", "class": name}) for name in ("hen", "cat")]
+    write_records(tmp_path / "train.tfrecord", records)
+    assert source.folder(tmp_path).config["labels"] == ["hen", "cat"]
+
+
+def test_a_split_that_is_unclear_is_said_before_anything_is_started(tmp_path: Path) -> None:
+    shard(tmp_path / "test-1.tfrecord", [0, 1])
+    with pytest.raises(source.UnusableFolder, match=r"all 1 shards are held out.*data\.split"):
+        source.folder(tmp_path, labels=["a", "b"])

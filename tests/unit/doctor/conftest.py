@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,6 @@ def google() -> WrittenGoogle:
 @pytest.fixture
 def look(google: WrittenGoogle) -> Look:
     chain = Chain.load(REPOSITORY / "infra" / "topology.json", project=PROJECT, region=REGION)
-    permissions = (REPOSITORY / "docs" / "permissions.md").read_text(encoding="utf-8")
+    bindings = json.loads((REPOSITORY / "infra" / "bindings.json").read_text(encoding="utf-8"))
     now = datetime.datetime(2026, 11, 26, 12, tzinfo=datetime.UTC)
-    return Look(chain, google, now, permissions)  # type: ignore[arg-type]  # it quacks for the checks
+    return Look(chain, google, now, bindings)  # type: ignore[arg-type]  # it quacks for the checks

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from local_cloud.api import ApiError
 from local_cloud.faults import Faults
+from local_cloud.iam import Iam
 from local_cloud.pubsub.broker import Broker, UnknownAckIds
 from local_cloud.pubsub.catalog import Catalog
 from local_cloud.pubsub.store import Store
@@ -47,7 +48,7 @@ class World:
     def start(self):
         self.store = Store(self.folder)
         self.catalog = Catalog(self.store, faults=self.faults)
-        self.broker = Broker(self.catalog, self.store, faults=self.faults, clock=self.clock)
+        self.broker = Broker(self.catalog, self.store, faults=self.faults, clock=self.clock, iam=Iam.of_one_owner())
 
     def restart(self):
         self.store.close()

@@ -254,7 +254,7 @@ def test_a_golden_set_that_is_none_is_named(world: World, golden: bytes) -> None
 
 def test_a_golden_picture_that_cannot_be_decoded_is_no_golden_set(world: World) -> None:
     world.put(f"{ROOT}/golden.json", golden_set([(b"no picture", _probabilities(0))]))
-    with pytest.raises(UnusableResult, match=r"golden\.json is no golden set: cannot decode"):
+    with pytest.raises(UnusableResult, match=r"golden\.json is no golden set: the image is neither JPEG nor PNG"):
         world.export()
 
 

@@ -91,6 +91,21 @@ def test_what_is_given_is_not_overridden() -> None:
     assert (config.serving.endpoint, config.publishing.name) == ("shop", "Shop_1")
 
 
+def test_a_schema_is_short_for_the_features_of_its_writers_and_what_is_written_counts_more() -> None:
+    detection = read({"data": {"schema": "object-detection"}}).data
+    assert (detection.features.image, detection.features.label) == ("image/encoded", "image/object/class/label")
+    assert detection.first_label == 1
+    mixed = read({"data": {"schema": "tfds", "first_label": 1, "features": {"label": "species"}}}).data
+    assert (mixed.features.image, mixed.features.label, mixed.first_label) == ("image", "species", 1)
+
+
+@pytest.mark.parametrize(("rule", "eval_patterns"), [("hash", ()), ({"eval": "val/*"}, ("val/*",))])
+def test_a_rule_of_the_split_survives_being_kept(rule: object, eval_patterns: tuple[str, ...]) -> None:
+    config = read({"data": {"split": rule}})
+    assert config.data.split.eval == eval_patterns
+    assert DatasetConfig.model_validate(config.model_dump(mode="json")) == config
+
+
 def test_a_configuration_survives_being_kept_in_the_ledger() -> None:
     config = parse(EXAMPLE, source="flowers.yaml")
 
@@ -140,6 +155,10 @@ def test_two_long_names_never_become_one_model() -> None:
         ({"data": {"quiet_period": -1}}, "data.quiet_period: must be a duration"),
         ({"data": {"quiet_period": None}}, "data.quiet_period: must be a duration"),
         ({"data": {"features": {"picture": "x"}}}, "data.features.picture: unknown key"),
+        ({"data": {"schema": "coco"}}, "data: schema must be one of flowers, tfds, slim, object-detection, not 'coco'"),
+        ({"data": {"first_label": -1}}, "data.first_label: "),
+        ({"data": {"split": "folders"}}, "data.split: must be names, hash, or {eval: 'pattern'}"),
+        ({"data": {"split": {"evall": "x"}}}, "data.split.evall: unknown key"),
         ({"data": []}, "data: "),
         ({"data": {"snapshot": "latest"}}, "data.snapshot: "),
         ({"training": {"method": "magic"}}, "training.method: "),
@@ -336,7 +355,7 @@ def test_a_schedule_that_cannot_be_used_is_a_fault_of_the_configuration(schedule
 
 def test_what_is_far_too_large_to_be_a_configuration_is_not_even_parsed() -> None:
     padding = "# " + "x" * dataset_config.MAX_BYTES
-    with pytest.raises(InvalidDatasetConfig, match=r"test has \d+ bytes, a configuration may have 262144"):
+    with pytest.raises(InvalidDatasetConfig, match=r"test has \d+ bytes, a configuration may have 1048576"):
         dataset_config.parse(f"dataset: flowers\nlabels: [a, b]\n{padding}\n", source="test")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import datetime
 import json
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from dualdeploy import events
-from dualdeploy.errors import MalformedEvent
+from dualdeploy.errors import MalformedEvent, NotForUs
 from dualdeploy.events import (
     DeploymentCompleted,
     Envelope,
@@ -303,6 +304,32 @@ def test_an_object_with_a_wrong_field_is_malformed(change: dict[str, Any]) -> No
 
     with pytest.raises(MalformedEvent, match=next(iter(change))):
         events.parse_object_finalized(envelope_of(resource))
+
+
+@pytest.mark.parametrize(
+    ("event_type", "attributes", "is_ours"),
+    [
+        ("google.cloud.storage.object.v1.finalized", {}, True),
+        ("google.cloud.storage.object.v1.deleted", {}, False),
+        ("google.cloud.storage.object.v1.archived", {}, False),
+        ("google.cloud.storage.object.v1.metadataUpdated", {}, False),
+        ("", {"eventType": "OBJECT_FINALIZE"}, True),
+        ("google.cloud.pubsub.topic.v1.messagePublished", {"eventType": "OBJECT_FINALIZE"}, True),
+        ("google.cloud.pubsub.topic.v1.messagePublished", {"eventType": "OBJECT_DELETE"}, False),
+        ("", {"eventType": "OBJECT_METADATA_UPDATE"}, False),
+        ("", {"eventType": "OBJECT_ARCHIVE"}, False),
+        ("", {}, True),
+    ],
+)
+def test_only_objects_that_were_written_count(event_type: str, attributes: dict[str, str], is_ours: bool) -> None:
+    envelope = dataclasses.replace(
+        envelope_of({"bucket": "b", "name": "n", "generation": 17}), event_type=event_type, attributes=attributes
+    )
+    if is_ours:
+        assert events.parse_object_finalized(envelope).name == "n"
+    else:
+        with pytest.raises(NotForUs):
+            events.parse_object_finalized(envelope)
 
 
 def test_an_object_without_a_size_has_none() -> None:

@@ -24,7 +24,7 @@ def held_out(*names: str, **rule: object) -> set[str]:
 @pytest.mark.parametrize("word", [
     "val", "valid", "validation", "VALIDATION", "eval", "evaluation", "dev", "test", "tests", "testing", "holdout",
     "hold-out", "held_out", "valSet", "testset", "test_data", "split=test", "subset=validation", "val2017", "test1",
-    "testA", "minival", "images_val", "flowers-test",
+    "testA", "TESTset", "Test_Images", "minival", "images_val", "flowers-test",
 ])  # fmt: skip
 def test_a_folder_with_a_word_of_the_split_is_held_out(word: str) -> None:
     found = divided("train/a-0.tfrec", f"{word}/a-0.tfrec")

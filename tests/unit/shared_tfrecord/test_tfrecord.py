@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import random
 import struct
 
+import google_crc32c
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -141,6 +143,57 @@ def test_a_lying_length_with_a_right_checksum_is_too_long_or_truncated() -> None
     assert isinstance(error, TruncatedShard)
     assert (error.record, error.offset) == (1, 18)
     assert isinstance(failure(shard([b"x" * 11]), max_record_bytes=10), RecordTooLong)
+
+
+LARGE = [10, 40_000, 33_000, 5, 32_767, 32_768, 70_000, 0, 200_000, 131_072, 40_000, 12]
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("at_a_time", [4099, 40_000, 1 << 20])
+def test_large_records_and_small_ones_are_read_as_they_were_written(at_a_time: int, compress: bool) -> None:
+    records = [random.Random(size).randbytes(size) for size in LARGE]
+
+    class Slow(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            return super().read(at_a_time if size is None or size < 0 else min(size, at_a_time))
+
+    found = list(read_records(Slow(shard(records, compress=compress)), name="s"))
+    assert [record.data for record in found] == records
+    assert [record.offset for record in found] == [sum(LARGE[:index]) + 16 * index for index in range(len(LARGE))]
+    assert [record.checksum for record in found] == [google_crc32c.value(data) for data in records]
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4, 5, 12, 16, 17, 100, 39_999, 40_012, 40_015])
+def test_a_large_record_that_is_cut_anywhere_is_truncated(cut: int) -> None:
+    data = shard([bytes(50_000), bytes(40_000)])
+    error = failure(data[:-cut])
+
+    assert isinstance(error, TruncatedShard)
+    assert (error.record, error.offset) == (1, 50_016)
+    if cut < 40_004:
+        assert f"ends {cut} bytes before the end of this 40000-byte record" in str(error)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("at_a_time", [7, 13, 1000, 1 << 20])
+def test_records_behind_one_that_is_too_long_are_read(at_a_time: int, compress: bool) -> None:
+    sizes = [5, 300, 0, 400, 350, 9, 12, 301]
+    kept = [(index, bytes([index]) * size) for index, size in enumerate(sizes) if size < 300]
+    data = shard([bytes([index]) * size for index, size in enumerate(sizes)], compress=compress)
+
+    class Slow(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            return super().read(at_a_time if size is None or size < 0 else min(size, at_a_time))
+
+    damaged: list[CorruptRecords] = []
+    found = list(read_records(Slow(data), name="s", max_record_bytes=299, damaged=damaged.append))
+    assert [(record.index, record.data) for record in found] == kept
+    assert [record.offset for record in found] == [sum(sizes[:index]) + 16 * index for index, _ in kept]
+    assert [(error.record, type(error)) for error in damaged] == [(n, RecordTooLong) for n in (1, 3, 4, 7)]
+    with pytest.raises(TruncatedShard, match="the shard ends 10 bytes before the end of this record"):
+        list(
+            read_records(io.BytesIO(shard([b"x" * 300])[:-10]), name="s", max_record_bytes=299, damaged=damaged.append)
+        )
 
 
 @pytest.mark.parametrize("data", [b"\xff\xd8\xff\xe0" * 10, b"name,label\n" * 5, b"PK\3\4" + b"\0" * 40])

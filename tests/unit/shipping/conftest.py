@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,6 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from lifecycle import RealTerraform
+from made_up_cloud import Cloud
+from stub_provider import StubProvider
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PROJECT = "demo-dualdeploy"
@@ -39,6 +46,8 @@ class Project:
         self._file = folder / "world.json"
         self._folder = folder
         self._permissions_at = permissions_at
+        #: The real program, where a test asks for it.
+        self.terraform: RealTerraform | None = None
         self.environment = folder / "environment"
         self.environment.mkdir()
         self.build = folder / "build"
@@ -77,6 +86,12 @@ class Project:
     def facts(self) -> dict[str, Any]:
         return json.loads(self._file.read_text())  # type: ignore[no-any-return]
 
+    @property
+    def cloud(self) -> Cloud:
+        """What the real terraform made."""
+        assert self.terraform
+        return self.terraform.cloud
+
     @facts.setter
     def facts(self, facts: dict[str, Any]) -> None:
         self._file.write_text(json.dumps(facts))
@@ -104,6 +119,7 @@ class Project:
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "FAKE_WORLD": str(self._file),
                 "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER": self._permissions_at,
+                **(self.terraform.environment() if self.terraform else {}),
             },
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -166,3 +182,20 @@ def permissions() -> Iterator[Permissions]:
 @pytest.fixture
 def project(tmp_path: Path, permissions: Permissions) -> Project:
     return Project(tmp_path, permissions.address)
+
+
+@pytest.fixture
+def real(project: Project, tmp_path: Path) -> Iterator[Project]:
+    """The same project, deployed by the real terraform; its state is in the local cloud's storage."""
+    if shutil.which("terraform") is None:
+        pytest.skip("terraform is not installed here: what it would really do stays unseen")
+    from local_cloud.faults import Faults
+    from local_cloud.storage import Storage
+
+    with StubProvider(names=False) as provider, Storage(faults=Faults(), state_dir=tmp_path / "storage") as storage:
+        storage.ensure_bucket(f"{PROJECT}-dualdeploy-state", project=PROJECT)
+        # What terraform makes, gcloud does not see: packages are copied to a bucket of its world.
+        project.set(buckets={f"{PROJECT}-dualdeploy-sources": {"name": f"{PROJECT}-dualdeploy-sources"}})
+        project.terraform = RealTerraform(tmp_path, provider, storage.address, PROJECT)
+        project.environment = project.terraform.checkout({})
+        yield project

@@ -26,7 +26,9 @@ GCLOUD: Mapping[str, frozenset[str]] = {
     "billing projects describe": frozenset({"--format"}),
     "services list": frozenset({"--enabled", "--project", "--format"}),
     "services enable": frozenset({"--project"}),
+    "eventarc locations list": frozenset({"--project", "--format"}),
     "run regions list": frozenset({"--project", "--format"}),
+    "scheduler locations list": frozenset({"--project", "--format"}),
     "run services describe": frozenset({"--region", "--project", "--format"}),
     "storage buckets describe": frozenset({"--format"}),
     "storage buckets create": frozenset(
@@ -164,7 +166,13 @@ class Gcloud:
     def _run_regions_list(self, _words: list[str], _flags: Mapping[str, str]) -> str:
         if "run.googleapis.com" not in self._facts["apis"]:
             raise Refused("ERROR: PERMISSION_DENIED: Cloud Run Admin API has not been used in project")
-        return "europe-west4\nus-central1\nus-east1"
+        return "europe-west4\nus-central1\nus-east1\nus-west8"
+
+    def _scheduler_locations_list(self, _words: list[str], _flags: Mapping[str, str]) -> str:
+        return "europe-west4\nus-central1\nus-east1\nus-west8"
+
+    def _eventarc_locations_list(self, _words: list[str], _flags: Mapping[str, str]) -> str:
+        return "europe-west4\nglobal\nus\nus-central1\nus-east1"
 
     def _run_services_describe(self, words: list[str], _flags: Mapping[str, str]) -> str:
         status = "False" if words[0] in self._facts["not_ready"] else "True"
@@ -257,20 +265,8 @@ class Terraform:
 
     def _show(self, words: list[str], _flags: Mapping[str, str]) -> str:
         changes = json.loads((self._folder / words[0]).read_text())["changes"]
-        listed = [self._shown(address, actions) for address, actions in changes.items()]
-        data = {"address": "data.x", "type": "data", "change": {"actions": ["read"], "after": None}}
-        return json.dumps({"resource_changes": [*listed, data]})
-
-    def _shown(self, address: str, actions: list[str]) -> Mapping[str, Any]:
-        is_bucket = ".google_storage_bucket." in address
-        change: dict[str, Any] = {"actions": actions, "after": {"name": self._wanted().get(address)}}
-        if address in self._imports():
-            change |= {"importing": {"id": self._imports()[address]}, "before": {"labels": {"app": "dualdeploy"}}}
-        return {"address": address, "type": "google_storage_bucket" if is_bucket else "module", "change": change}
-
-    def _imports(self) -> Mapping[str, str]:
-        file = self._folder / "shipping.imports.tf"
-        return dict(re.findall(r'to = (\S+)\n  id = "([^"]+)"', file.read_text())) if file.is_file() else {}
+        listed = [{"address": address, "change": {"actions": actions}} for address, actions in changes.items()]
+        return json.dumps({"resource_changes": [*listed, {"address": "data.x", "change": {"actions": ["read"]}}]})
 
     def _apply(self, words: list[str], _flags: Mapping[str, str]) -> None:
         self._lock()
@@ -280,11 +276,6 @@ class Terraform:
             raise Refused(_diagnostic(address, says))
         for address, value in self._wanted().items():
             if address.startswith(target) and self._facts["resources"].get(address) != value:
-                if ".bucket[" in address and value in self._facts["buckets"] and address not in self._imports():
-                    says = (
-                        "Error 409: Your previous request to create the named bucket succeeded and you already own it."
-                    )
-                    raise Refused(_diagnostic(address, says))
                 # One after the other: whoever is killed in between leaves the rest undone.
                 self._world.act(lambda address=address, value=value: self._make(address, value))  # type: ignore[misc]
         if not target:
@@ -302,6 +293,8 @@ class Terraform:
         self._world.act(lambda: self._facts.update(outputs={}))
 
     def _make(self, address: str, value: Any) -> None:
+        if ".bucket[" in address:
+            assert value not in self._facts["buckets"], f"409: {value} is there already"
         if ".bucket[" in address or address == "module.project":
             name = value if ".bucket[" in address else f"{self._facts['project']}-dualdeploy-sources"
             self._facts["buckets"].setdefault(name, {"name": name, "location": "", "versioning_enabled": "True"})
@@ -353,7 +346,7 @@ def _resources(variables: Mapping[str, Any], infrastructure: str) -> Iterator[tu
         version = (sources if each["kind"] == "function" else images).get(name)
         yield f"module.{name}.this", [version, variables["operators"], infrastructure]
     yield "module.training_launcher.trainer", images.get("trainer")
-    yield "module.cloud_deployer.predictor", images.get("predictor")
+    yield "module.cloud_deployer.predictor", [images.get("predictor"), images.get("trainer")]
 
 
 if __name__ == "__main__":

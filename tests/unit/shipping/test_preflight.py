@@ -41,10 +41,17 @@ def test_what_is_no_region_is_refused(project: Any, region: str) -> None:
     assert project.facts["acted"] == 0
 
 
-def test_a_region_that_google_has_not_is_refused_with_those_nearby(project: Any) -> None:
-    ran = project.run("deploy", "--region=us-central9")
+@pytest.mark.parametrize(
+    ("region", "complaint"),
+    [
+        ("us-central9", "Cloud Run and Cloud Scheduler and Eventarc cannot be had in us-central9"),
+        ("us-west8", "Eventarc cannot be had in us-west8"),
+    ],
+)
+def test_a_region_without_a_product_is_refused_with_those_nearby(project: Any, region: str, complaint: str) -> None:
+    ran = project.run("deploy", f"--region={region}")
     assert ran.code == 1
-    assert "There is no region us-central9" in ran.said
+    assert complaint in ran.said
     assert "REGION=us-central1 REGION=us-east1" in ran.said
     assert project.facts["buckets"] == {}
 

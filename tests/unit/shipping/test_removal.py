@@ -27,14 +27,6 @@ def test_everything_is_taken_down_and_data_stays(project: Any) -> None:
     assert set(DATA) <= set(project.facts["buckets"])
 
 
-def test_a_deployment_takes_over_the_data_that_was_kept(project: Any) -> None:
-    project.deployed()
-    before = project.facts["resources"]
-    project.run("destroy", CONFIRMED)
-    project.deployed()
-    assert project.facts["resources"] == before
-
-
 def test_data_is_deleted_when_told(project: Any) -> None:
     project.deployed()
     ran = project.run("destroy", CONFIRMED, "--delete-data")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -43,6 +44,8 @@ class Cloud:
 
     def __init__(self) -> None:
         self.things: dict[tuple[str, str], State] = {}
+        #: Every thing that was made, as often as it was.
+        self.made: list[tuple[str, str]] = []
         #: (type, what is said, whether it is meant): each is used once.
         self.refusals: list[tuple[str, str, Callable[[State], bool]]] = []
         #: Buckets that hold something.
@@ -50,7 +53,7 @@ class Cloud:
         #: Called after each thing that was made, with its type.
         self.after_change: Callable[[str], None] = lambda _type: None
         self._lock = threading.Lock()
-        self._made = 0
+        self._numbers = itertools.count(1)
 
     def refuse(self, type_: str, says: str, *, times: int = 1, when: Callable[[State], bool] = bool) -> None:
         """Refuse to make things of this type, as often as is said."""
@@ -73,6 +76,8 @@ class Cloud:
                         f"Error creating {type_}: googleapi: Error 409: {key[1]} already exists., alreadyExists"
                     )
                 self.things[key] = after
+                if before is None:
+                    self.made.append(key)
             self.after_change(type_)
 
     def find(self, type_: str, state: State) -> State | None:
@@ -89,7 +94,11 @@ class Cloud:
             fixed = [name for name in after if name not in ("id", "etag")]
         else:
             fixed = [name for name in after if f"{{{name}}}" in NAMES.get(type_, "") or name in _FIXED.get(type_, ())]
-        return [name for name in fixed if after[name] is not None and before.get(name) != after[name]]
+        # What an import did not tell is taken to be as it should be.
+        unknown = {name for name in fixed if before.get(name) is None} - {"filter"}
+        return [
+            name for name in fixed if name not in unknown and after[name] is not None and before[name] != after[name]
+        ]
 
     def answers(self, type_: str, planned: State, attribute: str) -> str | None:
         """What only Google knows of a thing that is being made."""
@@ -99,7 +108,7 @@ class Cloud:
         if attribute == "uri":
             return f"https://{planned['name']}-123456789012.{planned['location']}.run.app"
         if attribute == "id":
-            return _name(type_, planned) if type_ in NAMES else f"{type_}-{self._next()}"
+            return _name(type_, planned) if type_ in NAMES else f"{type_}-{next(self._numbers)}"
         if attribute == "name" and type_ in NAMES:
             return (
                 _name(type_, planned)
@@ -107,10 +116,6 @@ class Cloud:
                 else _name(type_, planned).rsplit("/", 1)[1]
             )
         return f"{type_}-{attribute}"
-
-    def _next(self) -> int:
-        self._made += 1
-        return self._made
 
     def _delete(self, type_: str, before: State) -> None:
         if type_ == "google_storage_bucket" and before["name"] in self.filled and not before["force_destroy"]:

@@ -128,14 +128,16 @@ class StubProvider:
 
     def read(self, request: Any) -> Any:
         found = self.cloud.find(request.type_name, unpack(request.current_state.msgpack))
-        return MESSAGES["Read"](new_state={"msgpack": pack(found)})
+        block = self._schema["resource"][request.type_name]
+        return MESSAGES["Read"](new_state={"msgpack": pack(found and _of_this_schema(block, found))})
 
     def import_state(self, request: Any) -> Any:
         found = self.cloud.by_id(request.type_name, request.id)
         if found is None:
             error = {"severity": 1, "summary": f"Cannot import non-existent remote object {request.id}"}
             return MESSAGES["Imported"](diagnostics=[error])
-        one = {"type_name": request.type_name, "state": {"msgpack": pack(found)}}
+        state = _of_this_schema(self._schema["resource"][request.type_name], found)
+        one = {"type_name": request.type_name, "state": {"msgpack": pack(state)}}
         return MESSAGES["Imported"](imported_resources=[one])
 
     def upgrade(self, request: Any) -> Any:

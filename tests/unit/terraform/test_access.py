@@ -1,4 +1,4 @@
-"""Every account may do what its code does and no more, and docs/permissions.md says why."""
+"""Every account may do what its code does and no more; infra/bindings.json is what Terraform plans, and says why."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from dualdeploy.vertex import Vertex
+from local_cloud import topology as topologies
+from local_cloud.iam.bindings import Binding, Bindings, condition
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SERVICES = ["training_launcher", "job_notifier", "cloud_deployer", "mobile_publisher"]
-PAGE = REPOSITORY / "docs" / "permissions.md"
+BINDINGS = Bindings.load(REPOSITORY / "infra" / "bindings.json")
 
 pytestmark = pytest.mark.slow
 
@@ -64,8 +66,8 @@ def account(member: str) -> str:
     return "Cloud Logging" if "writer_identity" in member else member
 
 
-def grants(plan: Any) -> Iterator[tuple[str, str, str]]:
-    """(account, role, where) of everything that is granted."""
+def conditional_grants(plan: Any) -> Iterator[tuple[str, str, str, tuple[str, str]]]:
+    """(account, role, where, title and expression of its condition) of everything that is granted."""
     for found in plan.resources:
         values = found.values
         if "member" not in values or "role" not in values:
@@ -73,14 +75,23 @@ def grants(plan: Any) -> Iterator[tuple[str, str, str]]:
         role = values["role"]
         if role.startswith("google_project_iam_custom_role/"):
             role = role.split("/")[1]
-        yield account(values["member"]), role, _where(found.type, values)
+        [limits] = values.get("condition") or [{"title": "", "expression": ""}]
+        yield (
+            account(values["member"]),
+            role,
+            _where(found.type, values),
+            (limits["title"], limits["expression"]),
+        )
+
+
+def grants(plan: Any) -> Iterator[tuple[str, str, str]]:
+    """(account, role, where) of everything that is granted."""
+    return ((who, role, where) for who, role, where, _ in conditional_grants(plan))
 
 
 def _where(kind: str, values: Mapping[str, Any]) -> str:
     if kind == "google_storage_bucket_iam_member":
-        prefixes = re.findall(r"/objects/([^\"]+)\"", str(values["condition"]))
-        bucket = values["bucket"].removeprefix("demo-dualdeploy-").removeprefix("dualdeploy-")
-        return f"bucket {bucket}" + (f": {' '.join(prefixes)}" if prefixes else "")
+        return f"bucket {values['bucket'].removeprefix('demo-dualdeploy-')}"
     if kind == "google_pubsub_topic_iam_member":
         topic = values["topic"]
         return f"topic {topic.split('/')[1] if '/' in topic else topic}"
@@ -131,9 +142,7 @@ def test_a_service_may_do_on_vertex_ai_what_its_code_calls_and_nothing_else(serv
 def test_a_service_reaches_the_buckets_that_it_opens_and_no_other(
     service: str, plan: Any, topology: Mapping[str, Any]
 ) -> None:
-    reached = {
-        where.split(":")[0] for who, _, where in grants(plan) if who == host(service) and where.startswith("bucket ")
-    }
+    reached = {where for who, _, where in grants(plan) if who == host(service) and where.startswith("bucket ")}
     assert reached == {bucket_name(topology, key) for key in buckets_of(service)}
 
 
@@ -146,7 +155,7 @@ def test_who_writes_to_a_bucket_is_who_the_topology_says(plan: Any, topology: Ma
     writing = ("roles/storage.objectUser", "roles/storage.objectCreator")
     for key, bucket in topology["buckets"].items():
         name = bucket_name(topology, key)
-        writers = {who for who, role, where in grants(plan) if where.split(":")[0] == name and role in writing}
+        writers = {who for who, role, where in grants(plan) if where == name and role in writing}
         said = {host(writer) for writer in bucket["writers"] if writer not in ("people", "pipelines")}
         # The launcher leaves the job's document beside the artifacts that the job will write.
         assert writers == said | ({"training-launcher"} if key == "models" else set())
@@ -197,6 +206,7 @@ def test_nobody_has_a_wide_role(plan: Any) -> None:
         ("mobile-publisher", "roles/cloudconfig.admin"),
         ("training-launcher-caller", "roles/eventarc.eventReceiver"),
         ("Cloud Storage", "roles/pubsub.publisher"),
+        ("dualdeploy-builder", "roles/storage.objectViewer"),
         ("dualdeploy-builder", "roles/logging.logWriter"),
         ("dualdeploy-releaser", "dualdeploy_releaser"),
         ("dualdeploy-releaser", "roles/logging.logWriter"),
@@ -225,12 +235,28 @@ def test_every_account_has_a_purpose(plan: Any) -> None:
     }
 
 
-def test_the_page_explains_every_grant_and_no_other(plan: Any) -> None:
-    rows = re.findall(
-        r"^\| `([^`]+)` \| `([^`]+)` \| ([^|]+?) \| ([^|]+) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE
-    )
-    explained = {(who, role, where.replace("`", "")) for who, role, where, _ in rows}
-    granted = {("an operator" if who.startswith("group:") else who, role, where) for who, role, where in grants(plan)}
-    assert sorted(granted - explained) == []
-    assert sorted(explained - granted) == []
-    assert [row for row in rows if len(row[3]) < 10] == []
+def test_every_line_of_the_file_of_bindings_says_why() -> None:
+    assert [each.name for each in BINDINGS.bindings if len(each.why) < 10] == []
+
+
+def test_terraform_grants_what_the_file_of_bindings_says_and_nothing_else(plan: Any) -> None:
+    described = topologies.load(REPOSITORY / "infra" / "topology.json", project="demo-dualdeploy", region="us-central1")
+
+    def limits(binding: Binding) -> tuple[str, str]:
+        found = condition(binding, described)
+        return (found.title, found.expression) if found else ("", "")
+
+    said = {(each.account, each.role, each.on, limits(each)) for each in BINDINGS.bindings}
+    granted = {
+        ("an operator" if who.startswith("group:") else who, role, where, limited)
+        for who, role, where, limited in conditional_grants(plan)
+    }
+    assert sorted(granted - said) == []
+    assert sorted(said - granted) == []
+
+
+def test_a_custom_role_holds_the_permissions_that_the_file_of_bindings_says(plan: Any) -> None:
+    planned = {
+        each.values["role_id"]: sorted(each.values["permissions"]) for each in plan.of("google_project_iam_custom_role")
+    }
+    assert planned == {name: sorted(permissions) for name, permissions in BINDINGS.custom_roles.items()}

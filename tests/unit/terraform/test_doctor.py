@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from dualdeploy.clock import utc_now
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PROJECT = "demo-dualdeploy"
-PAGE = (REPOSITORY / "docs" / "permissions.md").read_text(encoding="utf-8")
+BINDINGS = json.loads((REPOSITORY / "infra" / "bindings.json").read_text(encoding="utf-8"))
 
 #: Types of resources whose every member the doctor looks at, and where; the tests below compare their names.
 LOOKED_AT: Mapping[str, Place] = {
@@ -36,7 +36,7 @@ LOOKED_AT: Mapping[str, Place] = {
     "google_storage_bucket": Place.BUCKET,
     "google_storage_notification": Place.HINT,
 }
-#: Grants, which docs/permissions.md lists; test_access.py compares that page with the plan.
+#: Grants, which infra/bindings.json lists; test_access.py compares that file with the plan.
 GRANTS = {
     "google_cloud_run_v2_service_iam_member",
     "google_project_iam_member",
@@ -73,7 +73,7 @@ FOR_BUILDING = f"{PROJECT}-dualdeploy-sources"
 def looked_at() -> Mapping[Place, set[str]]:
     """The names of all that the doctor looks at, without looking."""
     chain = Chain.load(REPOSITORY / "infra" / "topology.json", project=PROJECT, region="us-central1")
-    look = Look(chain, Google(PROJECT, environ={}), utc_now(), PAGE)
+    look = Look(chain, Google(PROJECT, environ={}), utc_now(), BINDINGS)
     found: dict[Place, set[str]] = {}
     for check in checks.of(look):
         found.setdefault(check.place, set()).add(check.about)
@@ -129,16 +129,17 @@ def test_the_sink_says_what_the_topology_says(plan: Any, topology: Mapping[str, 
     assert sink.values["filter"] == "\n".join(said["filter"])
 
 
-def test_every_grant_of_the_page_is_looked_at_but_those_of_people_and_builds(
-    looked_at: Mapping[Place, set[str]],
-) -> None:
-    rows = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \| ([^|]+?) \|", PAGE, re.MULTILINE)
-    seen = {(each.account, each.role, each.where) for each in access.grants(PAGE)}
-    left = {account for account, role, where in rows if (account, role, where) not in seen}
+def test_every_grant_is_looked_at_but_those_of_people_and_builds(looked_at: Mapping[Place, set[str]]) -> None:
+    rows = [row for section in BINDINGS["bindings"].values() for row in section]
+    seen = {(each.account, each.role, each.on, each.objects) for each in access.grants(BINDINGS)}
+    left = {
+        row["account"]
+        for row in rows
+        if (row["account"], row["role"], row["on"], tuple(row.get("objects", ()))) not in seen
+    }
     assert left == {"an operator", *NOT_IN_THE_CHAIN}
     places = {place for place in looked_at[Place.IDENTITY] if "@" not in place}
-    for _, _, where in seen - {row for row in seen if row[2] == "its subscriptions"}:
-        assert where.partition(":")[0] in places
+    assert {on for _, _, on, _ in seen} - {"its subscriptions"} <= places
 
 
 def test_the_publisher_skips_firebase_ml_from_the_day_that_the_doctor_names(topology: Mapping[str, Any]) -> None:

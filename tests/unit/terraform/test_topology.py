@@ -62,8 +62,35 @@ def test_what_cannot_be_made_again_is_kept(plan: Any, topology: Mapping[str, Any
         for rule in planned["lifecycle_rule"]:
             if rule["action"][0]["type"] == "Delete":
                 condition = rule["condition"][0]
-                # Current versions are deleted nowhere but among the rejected events.
-                assert condition["days_since_noncurrent_time"] or condition["matches_prefix"] == ["rejected/"]
+                # Current versions are deleted nowhere but where nothing looks for them any more.
+                aside = condition["matches_prefix"] in (["rejected/"], ["requests/"])
+                assert condition["days_since_noncurrent_time"] or aside
+
+
+def test_every_lifecycle_is_planned_as_the_topology_has_it(plan: Any, topology: Mapping[str, Any]) -> None:
+    names = {
+        "noncurrent_days": "days_since_noncurrent_time",
+        "newer_versions": "num_newer_versions",
+        "prefixes": "matches_prefix",
+        "age": "age",
+    }
+    for bucket in topology["buckets"].values():
+        rules = plan.one("google_storage_bucket", bucket["name"])["lifecycle_rule"]
+        planned = [
+            (
+                rule["action"][0]["type"],
+                rule["action"][0]["storage_class"],
+                {key: value for key, value in rule["condition"][0].items() if value is not None},
+            )
+            for rule in rules
+        ]
+        assert planned == [
+            *(
+                (rule["action"], rule.get("storage_class"), {names[key]: rule[key] for key in names if key in rule})
+                for rule in bucket["lifecycle"]
+            ),
+            ("AbortIncompleteMultipartUpload", None, {"age": 7}),
+        ]
 
 
 def test_every_topic_exists_and_stays_in_its_region(plan: Any, topology: Mapping[str, Any]) -> None:

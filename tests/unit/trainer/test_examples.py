@@ -101,7 +101,7 @@ def test_the_golden_set_has_a_few_held_out_pictures_of_each_class_as_they_came(s
     assert {(picture.data, picture.label) for picture in data.golden} <= originals
 
 
-def test_a_huge_picture_is_golden_only_when_there_is_no_other(
+def test_a_huge_picture_is_golden_only_when_there_is_no_other_and_then_small_enough_to_send(
     shard: Any, load: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = io.BytesIO()
@@ -111,7 +111,26 @@ def test_a_huge_picture_is_golden_only_when_there_is_no_other(
     held_out = [encode_example({"image": huge, "class": label}) for label in (0, 1)]
     small = [record(shade, 0) for shade in range(examples.GOLDEN_PER_CLASS)]
     data = load([shard("train.tfrecord", both_classes(2))], [shard("eval.tfrecord", held_out + small)])
-    assert [picture.label for picture in data.golden if picture.data == huge] == [1]
+    assert [picture.label for picture in data.golden] == [0] * examples.GOLDEN_PER_CLASS + [1]
+    assert max(len(picture.data) for picture in data.golden) <= examples.GOLDEN_BYTES
+    assert decode_rgb(data.golden[-1].data).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("side", [32, 1024])
+def test_whatever_is_written_anew_fits_into_a_request(side: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3)).astype(np.float32)
+    data = examples.written_anew(noise)
+    assert len(data) <= examples.GOLDEN_BYTES
+    assert side > 32 or np.array_equal(decode_rgb(data), noise)
+
+
+def test_the_golden_set_of_very_many_classes_stays_small(shard: Any, load: Any) -> None:
+    labels = [f"class {number}" for number in range(600)]
+    train = [record(number % 256, number) for number in range(600)]
+    held_out = [encode_example({"image": jpeg(number % 256, 8 + number % 9), "class": number}) for number in range(600)]
+    data = load([shard("train.tfrecord", train)], [shard("eval.tfrecord", held_out)], labels=labels)
+    assert len(data.golden) == examples.GOLDEN_PICTURES
+    assert len({picture.label for picture in data.golden}) > 100
 
 
 def test_other_features_are_ignored_and_names_can_be_chosen(shard: Any, load: Any) -> None:
@@ -125,13 +144,16 @@ def test_other_features_are_ignored_and_names_can_be_chosen(shard: Any, load: An
 
 
 BAD = {
-    "no JPEG or PNG": (encode_example({"image": b"GIF89a...", "class": 0}), "cannot decode 9 bytes"),
-    "half a JPEG": (encode_example({"image": jpeg(5)[:200], "class": 0}), "cannot decode"),
-    "label too large": (record(1, 2), "label 2 is not in 0..1"),
-    "negative label": (record(1, -1), "label -1 is not in 0..1"),
-    "no label": (encode_example({"image": jpeg(1)}), "feature 'class' is missing; the record has: image"),
-    "label as text": (encode_example({"image": jpeg(1), "class": "daisy"}), "must be one int64 value, not 1 bytes"),
-    "two labels": (encode_example({"image": jpeg(1), "class": [0, 1]}), "must be one int64 value, not 2 int64"),
+    "no JPEG or PNG": (
+        encode_example({"image": b"GIF89a...", "class": 0}),
+        "neither JPEG nor PNG: its 9 bytes begin 47 49 46",
+    ),
+    "half a JPEG": (encode_example({"image": jpeg(5)[:200], "class": 0}), "cut off"),
+    "label too large": (record(1, 2), "label 2 is outside the 2 configured labels"),
+    "negative label": (record(1, -1), "label -1 is outside the 2 configured labels"),
+    "no label": (encode_example({"image": jpeg(1)}), "there is no feature 'class'; the record's features: 'image'"),
+    "label as unknown text": (encode_example({"image": jpeg(1), "class": "tulip"}), "label 'tulip' is not one of"),
+    "two labels": (encode_example({"image": jpeg(1), "class": [0, 1, 1]}), "has 3 values (0, 1), not one class"),
     "no example at all": (b"\xff\xff\xff", "is no tf.train.Example"),
 }
 
@@ -285,7 +307,7 @@ def test_a_decoder_takes_the_pictures_to_learn_from_and_what_it_cannot_take_is_d
         decoders=decoders,
         max_bad_records=0.1,
     )
-    assert sorted(asked) == [9, examples.TOGETHER, examples.TOGETHER]
+    assert sorted(asked) == [8, examples.TOGETHER, examples.TOGETHER]
     assert (data.train.pixels[:whole] == 7).all()
     assert np.abs(data.train.pixels[whole:, 0, 0, 0].astype(int) - np.arange(whole, whole + 8)).max() <= 1
     assert [(bad.shard, bad.index) for bad in data.bad_records] == [("gs://data/train.tfrecord", whole + 8)]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from trainer.hardware import Device, compiled, policy
+from trainer.failures import UnusableJob
+from trainer.hardware import Device, cards, compiled, policy, require_use_of
 
 T4, V100 = Device("GPU", (7, 5)), Device("GPU", (7, 0))
 L4, A100, H100 = Device("GPU", (8, 9)), Device("GPU", (8, 0)), Device("GPU", (9, 0))
@@ -48,3 +51,20 @@ def test_what_was_asked_for_is_followed_but_not_with_several_replicas(caplog: py
     assert caplog.text == ""
     assert not compiled("on", [H100, H100], replicas=2)
     assert "xla: on is not followed, because 2 replicas" in caplog.text
+
+
+CARD = [Path("/dev/nvidia0")]
+
+
+def test_a_gpu_that_tensorflow_cannot_use_ends_the_job_at_once() -> None:
+    with pytest.raises(UnusableJob, match="/dev/nvidia0, and TensorFlow sees no GPU: the driver is probably too old"):
+        require_use_of(CARD, [])
+
+
+def test_without_cuda_no_gpu_is_meant_to_be_used() -> None:
+    assert cards() == []
+
+
+@pytest.mark.parametrize(("there", "devices"), [([], []), (CARD, [T4]), ([], [TPU])])
+def test_a_machine_is_used_as_it_is(there: list[Path], devices: list[Device]) -> None:
+    require_use_of(there, devices)

@@ -65,7 +65,16 @@ def only_run(chain: Chain) -> str:
 # Arriving objects ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["flowers/", "flowers/train/", f"gcloud/tmp/parallel_composite_uploads/x/{WHOLE[0]}"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "flowers/",
+        "flowers/train/",
+        f"gcloud/tmp/parallel_composite_uploads/x/{WHOLE[0]}",
+        "beam-temp-flowers-0af1c2d4/6f2c.train.tfrecord",
+        "_temporary/0/part-00000.tfrecord",
+    ],
+)
 def test_folders_and_pieces_of_an_upload_are_ignored_without_a_single_call(chain: Chain, name: str) -> None:
     chain.handle(chain.finalized(name))
     assert chain.outcomes == [("training_launcher/object-finalized", "ignored", f"{name} is not in a data set")]

@@ -8,6 +8,7 @@ import json
 import pytest
 from rich.console import Console
 
+from dualdeploy.tfrecord import encode_example
 from training_launcher.validate_command import main
 
 CONFIG = """
@@ -82,6 +83,7 @@ def test_one_shard_can_be_named_and_missing_numbers_are_noted(run, tmp_path, rec
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["DATA="], "which data? DATA=folder"),
         (["DATA=/no/such/folder"], "does not exist: set DATA"),
         (["DATA=gs://bucket/flowers"], "is a bucket"),
         (["{empty}"], "holds no shards: only bad.yaml is there; names of shards end in .tfrecord"),
@@ -110,3 +112,41 @@ def test_brackets_in_names_are_printed_as_they_are(run, tmp_path, record, shard)
     code, output = run(tmp_path)
     assert code == 1
     assert "[red]train.tfrecord, record 29" in output
+
+
+def test_features_and_names_are_guessed_and_the_yaml_that_fits_is_printed_and_fits(run, tmp_path, image, shard) -> None:
+    names = ("rose", "tulip")
+    records = [
+        encode_example({"image/encoded": image(n), "image/class/text": names[n % 2], "image/height": 9})
+        for n in range(40)
+    ]
+    folder = tmp_path / "My Birds"
+    folder.mkdir()
+    (folder / "train.tfrecord").write_bytes(shard(records))
+    code, output = run(folder)
+    assert code == 0, output
+    assert "Features guessed from a record: picture 'image/encoded', label 'image/class/text'" in output
+    written = tmp_path / "birds.yaml"
+    written.write_text(output[output.index("dataset: my-birds") :].split("accepted")[0].split("\n\n")[0])
+    code, output = run(folder, "--config", written)
+    assert code == 0, output
+    assert "YAML" not in output
+
+
+def test_labels_that_count_from_one_are_told_by_the_yaml_that_fits(run, tmp_path, record, shard) -> None:
+    (tmp_path / "train.tfrecord").write_bytes(shard(record(n, label=n % 3 + 1) for n in range(60)))
+    code, output = run(tmp_path)
+    assert code == 1
+    assert "first_label: 1" in output
+    assert run(tmp_path, "--first-label", "1", "--labels", "a,b,c")[0] == 0
+    code, output = run(tmp_path, "--labels", "a,b,c")
+    assert code == 1
+    assert "if the labels count from 1, write data.first_label: 1" in output
+
+
+def test_labels_txt_names_the_classes_as_for_the_demo(run, folder) -> None:
+    (folder / "labels.txt").write_text("marguerite\nrose\n")
+    code, output = run(folder)
+    assert code == 0
+    assert "marguerite" in output
+    assert "Class names from labels.txt." in output

@@ -10,11 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from dualdeploy.contracts.example import MOST_CLASSES, ExampleSchema
+from dualdeploy.contracts.unusable import UnusableRecord
 from dualdeploy.tfrecord import CorruptRecords, encode_example, parse_example
-from training_launcher.example_reader import MOST_CLASSES, ExampleReader, UnusableRecord
+from training_launcher.example_reader import ExampleReader
 from training_launcher.fingerprints import Fingerprints, Place
 from training_launcher.image_header import ImageHeaderReader, can_decode_in_little_memory
 from training_launcher.validation_report import Distribution, Spread
+
+#: What every picture begins with that is looked at closer.
+JPEG = b"\xff\xd8"
+
+
+def reader_of(classes: int) -> ExampleReader:
+    return ExampleReader(ExampleSchema(labels=tuple(f"class {number}" for number in range(classes))))
 
 
 def outcome(reader: ExampleReader, data: bytes):
@@ -44,35 +53,44 @@ def example(image: bytes, label: int, *, first: bool, extra: bytes = b"") -> byt
     return field(1, b"".join(parts) + extra)
 
 
-IMAGES = st.integers(0, 40_000).map(lambda size: bytes([size % 256]) * size)
+IMAGES = st.integers(0, 40_000).map(lambda size: (JPEG if size % 9 else b"") + bytes([size % 256]) * size)
 EXAMPLES = st.builds(
     example,
     IMAGES,
     st.integers(0, 5),
     first=st.booleans(),
-    extra=st.sampled_from([b"", entry("id", field(1, field(1, b"abc"))), entry("image", field(1, field(1, b"last")))]),
+    extra=st.sampled_from(
+        [
+            b"",
+            entry("id", field(1, field(1, b"abc"))),
+            entry("image", field(1, field(1, JPEG + b"last"))),
+            entry("split", field(1, field(1, b"val"))),
+            entry("split", field(1, field(1, b"train"))),
+        ]
+    ),
 )
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(EXAMPLES, min_size=1, max_size=12))
 def test_remembered_layouts_read_what_protobuf_reads(records: list[bytes]) -> None:
-    reader = ExampleReader("image", "class", 4)
+    reader = reader_of(4)
     for data in records * 2:
-        assert outcome(reader, data) == outcome(ExampleReader("image", "class", 4), data)
+        assert outcome(reader, data) == outcome(reader_of(4), data)
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(1, 500), st.booleans(), st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=3))
 def test_a_remembered_layout_never_hides_a_changed_byte(size: int, first: bool, changes) -> None:
-    data = example(b"\xff" * size, 2, first=first)
-    taught = ExampleReader("image", "class", 4)
+    picture = JPEG + b"\xff" * size
+    data = example(picture, 2, first=first)
+    taught = reader_of(4)
     for _ in range(3):
-        assert taught.read(data) == (b"\xff" * size, 2)
+        assert taught.read(data) == (picture, 2, None)
     changed = bytearray(data)
     for position, value in changes:
         changed[position % len(changed)] = value
-    assert outcome(taught, bytes(changed)) == outcome(ExampleReader("image", "class", 4), bytes(changed))
+    assert outcome(taught, bytes(changed)) == outcome(reader_of(4), bytes(changed))
 
 
 def test_a_second_feature_with_the_same_bytes_is_not_taken_for_the_image() -> None:
@@ -84,18 +102,18 @@ def test_a_second_feature_with_the_same_bytes_is_not_taken_for_the_image() -> No
             + entry("class", field(3, field(1, b"\x01"))),
         )
 
-    reader = ExampleReader("image", "class", 2)
+    reader = reader_of(2)
     for _ in range(3):
-        assert reader.read(twin(b"same bytes", b"same bytes")) == (b"same bytes", 1)
-    assert reader.read(twin(b"other copy", b"same bytes")) == (b"same bytes", 1)
-    assert reader.read(twin(b"same bytes", b"other copy")) == (b"other copy", 1)
+        assert reader.read(twin(JPEG + b"same bytes", JPEG + b"same bytes")) == (JPEG + b"same bytes", 1, None)
+    assert reader.read(twin(JPEG + b"other copy", JPEG + b"same bytes")) == (JPEG + b"same bytes", 1, None)
+    assert reader.read(twin(JPEG + b"same bytes", JPEG + b"other copy")) == (JPEG + b"other copy", 1, None)
 
 
 def test_labels_without_a_list_are_bounded() -> None:
-    reader = ExampleReader("image", "class", None)
-    assert reader.read(encode_example({"image": b"x", "class": MOST_CLASSES - 1}))[1] == MOST_CLASSES - 1
+    reader = ExampleReader(ExampleSchema())
+    assert reader.read(encode_example({"image": JPEG, "class": MOST_CLASSES - 1}))[1] == MOST_CLASSES - 1
     with pytest.raises(UnusableRecord, match="not between 0 and 65535"):
-        reader.read(encode_example({"image": b"x", "class": MOST_CLASSES}))
+        reader.read(encode_example({"image": JPEG, "class": MOST_CLASSES}))
 
 
 @settings(max_examples=60, deadline=None)
@@ -114,7 +132,7 @@ def test_headers_tell_what_pillow_tells(pictures) -> None:
         Image.new("RGB", (width, height), (quality, 0, 0)).save(stream, kind, **options)
         header = reader.read(stream.getvalue())
         progressive = bool(options.get("progressive"))
-        assert header == (kind, width, height, progressive, True)
+        assert header == (kind, width, height, progressive)
 
 
 def test_a_jpeg_with_fill_bytes_and_an_embedded_thumbnail_is_measured_by_its_own_frame() -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
+import dataclasses
 import gzip
 import io
+import lzma
 import struct
+import zlib
 
+import odd_images
 import pytest
 from PIL import Image
 
@@ -106,12 +111,62 @@ def test_what_is_no_shard_is_named(check, good_eval, data: bytes, code: str) -> 
     assert errors, verdict.findings
 
 
-def test_a_record_longer_than_the_limit_is_not_read(check, record, shard, good_eval) -> None:
-    data = shard([record(0), record(1), b"x" * 5000])
-    verdict = check({"train-0": data, "eval-0": good_eval}, limits=ValidationLimits(max_record_bytes=4000))
+def deflated(data: bytes, wbits: int) -> bytes:
+    compressor = zlib.compressobj(6, zlib.DEFLATED, wbits)
+    return compressor.compress(data) + compressor.flush()
+
+
+OTHER_FILES = {
+    "TFRecords, ZLIB-compressed": lambda data: deflated(data, 15),
+    "TFRecords, compressed with raw deflate": lambda data: deflated(data, -15),
+    "compressed with gzip twice": lambda data: gzip.compress(gzip.compress(data)),
+    "HTML or XML text": lambda _: b"<!DOCTYPE html><html><title>404</title>",
+    "HTML or XML text, perhaps the answer of a server that refused a download, and that compressed with gzip": (
+        lambda _: gzip.compress(b"<!DOCTYPE html><html><title>404</title>" * 20)
+    ),
+    "a Git LFS pointer": lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12345\n",
+    "a ZIP archive": lambda data: b"PK\x03\x04" + data,
+    "Snappy-compressed": lambda data: b"\xff\x06\0\0sNaPpY" + data,
+    "Zstandard-compressed": lambda data: b"\x28\xb5\x2f\xfd" + data,
+    "bzip2-compressed": bz2.compress,
+    "xz-compressed": lzma.compress,
+    "a text file, such as CSV": lambda _: b"image,label\n1.jpg,daisy\n",
+    "JSON text": lambda _: b'\xef\xbb\xbf  {"image": "1.jpg"}\n',
+    "what macOS keeps beside a file (AppleDouble)": lambda _: b"\0\x05\x16\x07\0\x02\0\0Mac OS X" + bytes(60),
+    "a JPEG picture": lambda _: b"\xff\xd8\xff\xe0" + bytes(40),
+    "a Parquet file": lambda _: b"PAR1" + bytes(60),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_FILES)
+def test_another_file_is_called_what_it_is(check, record, shard, good_eval, kind: str) -> None:
+    data = OTHER_FILES[kind](shard(map(record, range(20))))
+    verdict = check({"train-0": shard([record(100), record(101)]), "train-1": data, "eval-0": good_eval})
+
+    (finding,) = [each for each in verdict.findings if each.code == "not_tfrecord"]
+    assert finding.shard == "train-1"
+    assert f"this looks like {kind}" in finding.message
+    assert not finding.remedy.startswith("keep only TFRecord files")
+
+
+def test_a_file_of_no_known_kind_is_not_guessed_at(check, good_eval) -> None:
+    verdict = check({"train-0": bytes(range(200, 256)) * 20, "eval-0": good_eval})
+
+    (finding,) = [each for each in verdict.findings if each.code == "not_tfrecord"]
+    assert "looks like" not in finding.message
+
+
+@pytest.mark.parametrize("tolerated", [0.0, 0.2])
+def test_a_record_longer_than_the_limit_is_one_bad_record(check, record, shard, good_eval, tolerated: float) -> None:
+    data = shard([record(0), b"x" * 5000, record(1), record(2)])
+    limits = ValidationLimits(max_record_bytes=4000, max_bad_records=tolerated)
+    verdict = check({"train-0": data, "eval-0": good_eval}, limits=limits)
     [finding] = verdict.findings
-    assert (finding.code, finding.record) == ("record_too_long", 2)
+    assert (finding.code, finding.record) == ("record_too_long", 1)
     assert "5000 bytes, the limit is 4000" in finding.message
+    assert "scale the picture down" in finding.remedy
+    assert verdict.coverage.records == 10, "what stands behind it is read"
+    assert verdict.accepted is bool(tolerated)
 
 
 def test_bytes_that_are_no_example_are_named(one_fault) -> None:
@@ -128,10 +183,8 @@ def test_a_missing_feature_is_named_with_those_that_are_there(one_fault, image) 
 
 def test_a_feature_of_the_wrong_type_or_number_is_named(one_fault, image) -> None:
     assert one_fault(encode_example({"image": 7, "class": 1})).message == "feature 'image' is int64, not bytes"
-    finding = one_fault(encode_example({"image": image(52), "class": "daisy"}))
-    assert (finding.code, finding.message) == ("label_type", "feature 'class' is bytes, not int64")
-    finding = one_fault(encode_example({"image": image(53), "class": [0, 1]}))
-    assert (finding.code, finding.message) == ("label_count", "feature 'class' has 2 values, not one")
+    finding = one_fault(encode_example({"image": image(53), "class": [0, 1, 1]}))
+    assert (finding.code, finding.message) == ("label_count", "feature 'class' has 3 values (0, 1), not one class")
     assert one_fault(encode_example({"image": [], "class": 1})).code == "image_type"
 
 
@@ -150,23 +203,38 @@ def test_an_image_of_another_format_is_recognised(one_fault, record, image) -> N
     assert one_fault(record(57, image=b"/9j/4AAQSkZJRg==")).message.endswith("(looks like base64 text (of a JPEG))")
 
 
-def test_a_jpeg_without_its_end_is_decoded_even_outside_the_sample(one_fault, record, image) -> None:
-    finding = one_fault(record(58, image=image(58)[:-60]), limits=ValidationLimits(full_decode_sample=0))
-    assert finding.code == "image_decode"
-    assert "truncated" in finding.message
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_an_image_that_is_cut_off_is_found_even_outside_the_sample(one_fault, record, image, kind: str) -> None:
+    finding = one_fault(record(58, image=image(58, kind=kind)[:-60]), limits=ValidationLimits(full_decode_sample=0))
+    assert finding.code == "image_damaged"
+    assert "cut off" in finding.message
 
 
-def test_damaged_pixels_are_found_when_the_image_is_in_the_sample(one_fault, record, image) -> None:
-    data = bytearray(image(59, kind="PNG"))
-    middle = len(data) // 2
-    data[middle : middle + 4] = b"\0\0\0\0"
-    assert one_fault(record(59, image=bytes(data))).code == "image_decode"
+def test_what_only_decoding_shows_is_found_in_the_sample_and_counted_for_all(check, record, shard, good_eval) -> None:
+    def shards(broken_in_hundred: int) -> dict[str, bytes]:
+        rotten = odd_images.png(odd_images.chunk(b"IDAT", zlib.compress(b"\0" * 40)))
+        images = [rotten if number % 100 < broken_in_hundred else None for number in range(600)]
+        records = [record(number, image=each) for number, each in enumerate(images)]
+        return {"train-0": shard(records), "eval-0": good_eval}
+
+    limits = ValidationLimits(max_bad_records=0.02, full_decode_sample=150)
+    refused = check(shards(8), limits=limits)
+    assert not refused.accepted
+    assert refused.reason().startswith(
+        f"{refused.coverage.images_damaged} of {refused.coverage.images_decoded} decoded"
+    )
+    found = refused.coverage
+    assert found.bad_records < 30 < found.unusable.value < 70
+    assert found.unusable.low < found.unusable.value < found.unusable.high
+    tolerated = check(shards(1), limits=dataclasses.replace(limits, max_bad_records=0.1))
+    assert tolerated.accepted
+    assert "no more than max_bad_records" in tolerated.findings[0].message
 
 
 def test_a_damaged_header_is_named(one_fault, record, image) -> None:
     png = bytearray(image(60, kind="PNG"))
     png[16] ^= 1
-    assert one_fault(record(60, image=bytes(png))).message == "the PNG's header does not match its checksum"
+    assert one_fault(record(60, image=bytes(png))).message == "the PNG has a header that does not match its checksum"
     assert one_fault(record(61, image=image(61)[:30])).code == "image_header"
     assert one_fault(record(62, image=b"\xff\xd8\xff\xd9")).code == "image_header"
 

@@ -1,9 +1,8 @@
-"""Accounts, and what they may do: every row of docs/permissions.md, which a test compares with Terraform's plan."""
+"""Accounts, and what they may do: every line of infra/bindings.json, which a test compares with Terraform's plan."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,19 +12,23 @@ from doctor.examination import Check, Look
 from doctor.findings import Finding, Hint, Place
 from doctor.reads import NotThere
 
-_ROW = re.compile(r"^\| `([^`]+)` \| `([^`]+)` \| ([^|]+?) \| ([^|]+?) \|$", re.MULTILINE)
 #: People whom a variable of Terraform names; without them nothing of the chain stands still.
 _OPERATOR = "an operator"
 
 
 @dataclasses.dataclass(frozen=True)
 class Grant:
-    """A row: `account` and `where` in the page's words, `why` what the account does with the role."""
+    """A line: `account` and `on` in the file's words, `why` what the account does with the role.
+
+    `objects` and `lists` are its condition: objects by the beginnings of their names, and the bucket itself.
+    """
 
     account: str
     role: str
-    where: str
+    on: str
     why: str
+    objects: tuple[str, ...] = ()
+    lists: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,18 +40,24 @@ class Binding:
     condition: str
 
 
-def grants(page: str) -> list[Grant]:
+def grants(bindings: Mapping[str, Any]) -> list[Grant]:
     """Every grant that the chain needs."""
-    rows = (Grant(account, role, where.replace("`", ""), why) for account, role, where, why in _ROW.findall(page))
-    return [row for row in rows if row.account not in {_OPERATOR, *NOT_IN_THE_CHAIN}]
+    rows = [row for section in bindings["bindings"].values() for row in section]
+    return [
+        Grant(
+            row["account"], row["role"], row["on"], row["why"], tuple(row.get("objects", ())), row.get("lists", False)
+        )
+        for row in rows
+        if row["account"] not in {_OPERATOR, *NOT_IN_THE_CHAIN}
+    ]
 
 
 def checks(look: Look) -> Iterator[Check]:
     for email, purpose in look.chain.accounts():
         yield _account(look, email, purpose)
     by_place: dict[str, list[Grant]] = {}
-    for grant in grants(look.permissions):
-        for place in _places(look.chain, grant.where):
+    for grant in grants(look.bindings):
+        for place in _places(look.chain, grant.on):
             by_place.setdefault(place, []).append(grant)
     for place, there in by_place.items():
         yield _policy(look, place, there)
@@ -71,14 +80,14 @@ def _account(look: Look, email: str, purpose: str) -> Check:
     return check
 
 
-def _places(chain: Chain, where: str) -> Iterator[str]:
-    """The page's words for places, each with what they stand for one by one: `topic x`, `bucket x`, `project`."""
-    if where == "its subscriptions":
+def _places(chain: Chain, on: str) -> Iterator[str]:
+    """The file's words for places, each with what they stand for one by one: `topic x`, `bucket x`, `project`."""
+    if on == "its subscriptions":
         for name, each in chain.subscriptions.items():
             if not each.get("pull"):
                 yield f"subscription {name}"
     else:
-        yield where.partition(":")[0]
+        yield on
 
 
 def _policy(look: Look, place: str, wanted: Sequence[Grant]) -> Check:
@@ -140,10 +149,13 @@ def _writer(look: Look) -> str:
 
 def _gives(binding: Binding, grant: Grant, chain: Chain, member: str) -> bool:
     role = grant.role if grant.role.startswith("roles/") else f"projects/{chain.project}/roles/{grant.role}"
-    prefixes = grant.where.partition(":")[2].split()
     if binding.role != role or member not in binding.members:
         return False
-    return not binding.condition or all(f'/objects/{prefix}"' in binding.condition for prefix in prefixes)
+    if not binding.condition:
+        return True
+    bucket = f'resource.name == "projects/_/buckets/{chain.project}-{grant.on.removeprefix("bucket ")}"'
+    wanted = [f'/objects/{prefix}"' for prefix in grant.objects] + [bucket] * grant.lists
+    return all(each in binding.condition for each in wanted)
 
 
 def _bindings(look: Look, place: str) -> list[Binding]:
@@ -186,7 +198,7 @@ def _of_json(binding: Mapping[str, Any]) -> Binding:
 def _remedy(look: Look, place: str, grant: Grant, member: str) -> str:
     """The command that grants one role; what holds for some objects only is granted by Terraform."""
     chain, (kind, _, name) = look.chain, place.partition(" ")
-    if ":" in grant.where or not grant.role.startswith("roles/"):
+    if grant.objects or not grant.role.startswith("roles/"):
         return chain.deploy
     bind, project = f"--member={member} --role={grant.role}", f"--project={chain.project}"
     commands = {

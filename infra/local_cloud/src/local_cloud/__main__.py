@@ -1,4 +1,4 @@
-"""The command line: `python -m local_cloud serve | stack | up | down | demo | coverage`.
+"""The command line: `python -m local_cloud serve | stack | up | down | demo | coverage | permissions`.
 
 `serve` is the emulators alone; `stack` is the emulators and our services; `up` leaves a stack running behind the
 terminal; `demo` runs the whole loop on a stack of its own.
@@ -15,7 +15,10 @@ from pathlib import Path
 
 from local_cloud import coverage, guide, supervisor, topology
 from local_cloud.cloud import DEFAULT_PROJECT, DEFAULT_REGION, LocalCloud, StateInUse, load
+from local_cloud.demo.request import DataRequest, add_arguments
 from local_cloud.environment_file import write_environment
+from local_cloud.iam import BindingsError
+from local_cloud.iam import page as permissions_page
 from local_cloud.pubsub.store import StoreUnusable
 from local_cloud.stack import ServiceDidNotStart
 from local_cloud.supervisor import StackFailed
@@ -31,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         return _COMMANDS[options.command](options)
-    except (TopologyError, StateInUse, StoreUnusable, StackFailed, ServiceDidNotStart, OSError) as exc:
+    except (TopologyError, BindingsError, StateInUse, StoreUnusable, StackFailed, ServiceDidNotStart, OSError) as exc:
         print(f"local_cloud: {exc}", file=sys.stderr)
         return 2
 
@@ -44,6 +47,7 @@ def serve(options: argparse.Namespace) -> int:
         project=options.project,
         region=options.region,
         topology_file=options.topology,
+        bindings_file=options.bindings,
         clock_seconds=options.clock_seconds,
         time_scale=options.time_scale,
     )
@@ -73,6 +77,7 @@ def run_stack(options: argparse.Namespace) -> int:
         clock_seconds=options.clock_seconds,
         time_scale=options.time_scale,
         leashed=options.leashed,
+        bindings=options.bindings,
     )
 
 
@@ -84,7 +89,10 @@ def up(options: argparse.Namespace) -> int:
         print(f"already running; {environment_file} has its addresses, `make down` stops it")
         return 0
     _, environment = supervisor.start(
-        options.repository.resolve(), state=build / "local_cloud", environment_file=environment_file
+        options.repository.resolve(),
+        state=build / "local_cloud",
+        environment_file=environment_file,
+        bindings=options.bindings,
     )
     print(guide.describe(environment, environment_file))
     return 0
@@ -102,8 +110,9 @@ def demo(options: argparse.Namespace) -> int:
     from local_cloud.demo import run  # noqa: PLC0415  # painting and LiteRT, which no other command needs
 
     repository = options.repository.resolve()
-    labels = [label.strip() for label in options.labels.split(",") if label.strip()]
-    return run.main(repository, build=repository / "build" / "demo", data=options.data, labels=labels)
+    return run.main(
+        repository, build=repository / "build" / "demo", asked=DataRequest.of(options), bindings=options.bindings
+    )
 
 
 def write_coverage(options: argparse.Namespace) -> int:
@@ -120,6 +129,21 @@ def write_coverage(options: argparse.Namespace) -> int:
     if path.exists() and path.read_text(encoding="utf-8") == page:
         return 0
     print(f"{path} is not current; run `python -m local_cloud coverage`", file=sys.stderr)
+    return 1
+
+
+def write_permissions(options: argparse.Namespace) -> int:
+    """Write the tables of docs/permissions.md, or with --check say whether they are current."""
+    repository: Path = options.repository
+    path = repository / permissions_page.FILE
+    there = path.read_text(encoding="utf-8")
+    page = permissions_page.filled(there, repository)
+    if not options.check:
+        path.write_text(page, encoding="utf-8")
+        return 0
+    if there == page:
+        return 0
+    print(f"{path} is not current; run `python -m local_cloud permissions`", file=sys.stderr)
     return 1
 
 
@@ -159,14 +183,17 @@ def _parser() -> argparse.ArgumentParser:
     upping = commands.add_parser("up", help="leave a stack running; writes build/local_cloud.env")
     downing = commands.add_parser("down", help="stop what `up` left running")
     demonstrating = commands.add_parser("demo", help="data in, two live models out")
-    demonstrating.add_argument("--data", type=Path, help="folder of TFRecord shards (default: painted flowers)")
-    demonstrating.add_argument("--labels", default="", help="names of the classes, a,b,c in the order of their indices")
+    add_arguments(demonstrating)
     covering = commands.add_parser("coverage", help="write infra/local_cloud/COVERAGE.md")
     covering.add_argument("--check", action="store_true", help="only say whether it is current")
-    for command in (serving, stacking, upping, downing, demonstrating, covering):
+    permitting = commands.add_parser("permissions", help="write the tables of docs/permissions.md")
+    permitting.add_argument("--check", action="store_true", help="only say whether they are current")
+    for command in (serving, stacking, upping, downing, demonstrating, covering, permitting):
         command.add_argument("--repository", type=Path, default=_CHECKOUT, help="root of the checkout")
     for command in (serving, covering):
         command.add_argument("--topology", type=Path, help="default: infra/topology.json of the repository")
+    for command in (serving, stacking, upping, demonstrating):
+        command.add_argument("--bindings", type=Path, help="default: infra/bindings.json of the repository")
     return parser
 
 
@@ -177,6 +204,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "down": down,
     "demo": demo,
     "coverage": write_coverage,
+    "permissions": write_permissions,
 }
 
 if __name__ == "__main__":

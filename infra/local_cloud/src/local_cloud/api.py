@@ -12,6 +12,9 @@ import flask
 from werkzeug.exceptions import HTTPException
 
 from local_cloud.faults import Faults
+from local_cloud.http import CALLER
+from local_cloud.iam import OWNER, Gate, Refused
+from local_cloud.iam.gate import asks
 
 
 class ApiError(Exception):
@@ -76,8 +79,22 @@ def google_error(error: ApiError) -> tuple[Mapping[str, Any], int]:
     return body, error.code
 
 
+def caller() -> str:
+    """Who sends the current request, as a member of IAM policies; the owner of the project where no port tells."""
+    return str(flask.request.environ.get(CALLER, OWNER))
+
+
+def no_gate(refused: Refused) -> ApiError:
+    """How an API without a gate refuses: it never has to."""
+    return ApiError(403, "PERMISSION_DENIED", str(refused))
+
+
 class Api:
-    """A Flask application whose every route is a named, faultable, documented operation."""
+    """A Flask application whose every route is a named, faultable, documented operation.
+
+    `gate` is asked before each; what it refuses, `refuse` puts into the API's words. Without a gate nobody is refused:
+    what Google has nothing like.
+    """
 
     def __init__(
         self,
@@ -85,30 +102,44 @@ class Api:
         *,
         faults: Faults,
         render_error: Callable[[ApiError], tuple[Mapping[str, Any], int]] = google_error,
+        gate: Gate | None = None,
+        refuse: Callable[[Refused], ApiError] = no_gate,
+        caller: Callable[[], str] = caller,
     ) -> None:
         self.name = name
+        self._caller = caller
+        self._gate = gate
+        self._refuse = refuse
         self.app = flask.Flask(f"local_cloud.{name}")
         self.app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it
         self.operations: list[Operation] = []
         self._faults = faults
         self._render_error = render_error
-        self.app.register_error_handler(ApiError, self._answer)
+        self.app.register_error_handler(ApiError, self.answer)
+        self.app.register_error_handler(Refused, self._answer_refused)
         self.app.register_error_handler(HTTPException, self._answer_http)
 
     def operation(self, name: str, method: str, path: str, *, differs: str = "") -> Callable[..., Any]:
         """Register a view as Google's operation `name`; `differs` says where it is not like Google's."""
         self._faults.register(name)
+        if self._gate is not None:
+            asks(name)  # said at start, not at the first call, if nothing is known of it
         self.operations.append(Operation(name, method, path, differs))
 
         def register(view: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(view)
             def faulted(**arguments: Any) -> Any:
-                return self._with_fault(name, functools.partial(view, **arguments))
+                return self._with_fault(name, lambda: self._judged(name, view, arguments))
 
             self.app.add_url_rule(path, endpoint=f"{name} {method} {path}", view_func=faulted, methods=[method])
             return view
 
         return register
+
+    def _judged(self, name: str, view: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+        if self._gate is not None:
+            self._gate.check(name, self._caller(), flask.request, arguments)
+        return view(**arguments)
 
     def _with_fault(self, name: str, view: Callable[[], Any]) -> Any:
         fault = self._faults.take(name)
@@ -126,11 +157,15 @@ class Api:
         # What is left of faults.CALL, the only faults that an operation takes: reset-connection.
         return flask.Response(_reset(), direct_passthrough=True, headers={"Content-Length": "1"})
 
-    def _answer(self, error: ApiError) -> flask.Response:
+    def answer(self, error: ApiError) -> flask.Response:
+        """An error in the API's envelope."""
         body, code = self._render_error(error)
         response = flask.jsonify(body)
         response.status_code = code
         return response
+
+    def _answer_refused(self, refused: Refused) -> flask.Response:
+        return self.answer(self._refuse(refused))
 
     def _answer_http(self, error: HTTPException) -> flask.Response:
         code = error.code or 500
@@ -138,7 +173,7 @@ class Api:
         if code in {404, 405}:
             request = flask.request
             message = f"The local cloud has no {request.method} {request.path}: COVERAGE.md lists what it has."
-        return self._answer(ApiError(code, STATUS_BY_CODE.get(code, "UNKNOWN"), message))
+        return self.answer(ApiError(code, STATUS_BY_CODE.get(code, "UNKNOWN"), message))
 
 
 def _reset() -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import logging
 import os
 import socket
@@ -16,11 +17,13 @@ from typing import IO, Any
 from local_cloud import topology as topologies
 from local_cloud.cloud_logging import LogSinks
 from local_cloud.control import Control, UnknownService
+from local_cloud.credentials import IamCredentials, MetadataServer
 from local_cloud.deployed import Deployed, Project, Revision
 from local_cloud.eventarc import Eventarc
 from local_cloud.faults import Faults
 from local_cloud.firebase_ml import FirebaseMl
-from local_cloud.iam import Iam
+from local_cloud.iam import CUSTOM_CODE, OWNER, Bindings, Iam, Refused, agent, refusals
+from local_cloud.iam.bindings import FILE as BINDINGS_FILE
 from local_cloud.identity import Identity, TokenMint
 from local_cloud.monitoring import Monitoring
 from local_cloud.monitoring.requests import Requests
@@ -28,7 +31,7 @@ from local_cloud.pubsub import PubSub
 from local_cloud.remote_config import RemoteConfig
 from local_cloud.scheduler import Scheduler
 from local_cloud.storage import Storage
-from local_cloud.topology import Subscription, Topology
+from local_cloud.topology import Subscription, Topology, Trigger
 from local_cloud.vertex import Image, Vertex
 
 logger = logging.getLogger(__name__)
@@ -64,8 +67,10 @@ class LocalCloud:
 
     `topology` says what there is, `repository` where the images' folders are, `state_dir` holds everything
     that survives a restart. A schedule fires every `clock_seconds`; the topology's back-offs are multiplied by
-    `time_scale`, so that a demonstration need not wait ten seconds for a retry.
-    Raises StateInUse where another local cloud holds `state_dir`, OSError where a port is taken.
+    `time_scale`, so that a demonstration need not wait ten seconds for a retry. `bindings` say who may do what
+    (default: infra/bindings.json of the repository).
+    Raises StateInUse where another local cloud holds `state_dir`, OSError where a port is taken, BindingsError for
+    bindings that cannot be used.
     """
 
     def __init__(
@@ -78,9 +83,12 @@ class LocalCloud:
         clock_seconds: float = 2.0,
         time_scale: float = 0.02,
         python: str = sys.executable,
+        bindings: Bindings | None = None,
     ) -> None:
         self.topology = topology
         self.faults = Faults()
+        #: Who may do what; everyone who calls is judged.
+        self.iam = Iam.of(topology, bindings or Bindings.load(Path(repository) / BINDINGS_FILE))
         self.services: dict[str, str] = {}
         #: What a service's process tells of itself, by name; whoever runs the services puts it here.
         self.revisions: dict[str, Callable[[], Revision]] = {}
@@ -106,12 +114,16 @@ class LocalCloud:
         self.mint = TokenMint(self._state / "identity")
         self.identity = Identity(self.mint, faults=self.faults, port=self._ports.identity)
         parts.callback(self.identity.close)
-        self.iam = Iam(self.topology, self._repository)
+        self.metadata = MetadataServer(faults=self.faults, iam=self.iam, mint=self.mint)
+        parts.callback(self.metadata.close)
+        self.iam_credentials = IamCredentials(faults=self.faults, iam=self.iam, mint=self.mint)
+        parts.callback(self.iam_credentials.close)
         self.pubsub = PubSub(
             faults=self.faults,
             state_dir=self._state / "pubsub",
             mint=self.mint,
-            policy_of=self.iam.policy,
+            iam=self.iam,
+            may_call=self._refusal_of_push,
             port=self._ports.pubsub,
         )
         parts.callback(self.pubsub.close)
@@ -120,10 +132,8 @@ class LocalCloud:
             state_dir=self._state / "eventarc",
             triggers=self.topology.triggers,
             services=self.services,
-            publish=self.pubsub.publish,
-            token=lambda trigger, address: self.mint.token(
-                self.topology.caller_of(trigger.service), f"http://{address}{trigger.path}"
-            ),
+            publish=functools.partial(self.pubsub.publish, by=agent("Pub/Sub")),
+            token=self._token_of_event,
             dead_letter_topic=self._dead_letter_topic(),
         )
         parts.callback(self.eventarc.close)
@@ -132,9 +142,9 @@ class LocalCloud:
         self.storage = Storage(
             faults=self.faults,
             state_dir=self._state / "storage",
-            publish=self.pubsub.publish,
-            on_finalize=self.eventarc.accept,
-            policy_of=self.iam.policy,
+            publish=functools.partial(self.pubsub.publish, by=agent("Cloud Storage")),
+            on_finalize=self._tell_eventarc,
+            iam=self.iam,
             port=self._ports.storage,
         )
         parts.callback(self.storage.close)
@@ -144,11 +154,15 @@ class LocalCloud:
             faults=self.faults,
             state_dir=self._state / "firebase_ml",
             storage_address=self.storage.address,
+            iam=self.iam,
             port=self._ports.firebase_ml,
         )
         parts.callback(self.firebase_ml.close)
         self.remote_config = RemoteConfig(
-            faults=self.faults, state_dir=self._state / "remote_config", port=self._ports.remote_config
+            faults=self.faults,
+            state_dir=self._state / "remote_config",
+            iam=self.iam,
+            port=self._ports.remote_config,
         )
         parts.callback(self.remote_config.close)
 
@@ -160,10 +174,11 @@ class LocalCloud:
             project=self.topology.project,
             requests=served,
             waiting=self.pubsub.waiting,
+            iam=self.iam,
             port=self._ports.monitoring,
         )
         parts.callback(self.monitoring.close)
-        self.sinks = LogSinks(self.topology.log_sinks.values(), publish=self._publish)
+        self.sinks = LogSinks(self.topology.log_sinks.values(), publish=self._publish_as("Cloud Logging"))
         self.vertex = Vertex(
             faults=self.faults,
             state_dir=self._state / "vertex",
@@ -176,13 +191,16 @@ class LocalCloud:
             on_served=served.note,
             quotas=lambda: self.project.quotas,
             python=python,
+            iam=self.iam,
             port=self._ports.vertex,
         )
         parts.callback(self.vertex.close)
 
     def _build_controls(self, parts: contextlib.ExitStack, *, clock_seconds: float) -> None:
         self.scheduler = Scheduler(
-            schedules=self.topology.schedules.values(), publish=self._publish, clock_seconds=clock_seconds
+            schedules=self.topology.schedules.values(),
+            publish=self._publish_as("gcp-sa-cloudscheduler"),
+            clock_seconds=clock_seconds,
         )
         parts.callback(self.scheduler.close)
         self.deployed = Deployed(
@@ -215,7 +233,16 @@ class LocalCloud:
             self.pubsub.start()
             self.provision()
             firebase = (self.firebase_ml, self.remote_config)
-            google = (self.identity, self.eventarc, self.storage, *firebase, self.monitoring, self.vertex)
+            google = (
+                self.identity,
+                self.metadata,
+                self.iam_credentials,
+                self.eventarc,
+                self.storage,
+                *firebase,
+                self.monitoring,
+                self.vertex,
+            )
             for part in (*google, self.scheduler, self.deployed, self.control):
                 part.start()
         except BaseException:
@@ -233,21 +260,38 @@ class LocalCloud:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def environment(self) -> dict[str, str]:
-        """The variables that point Google's clients, and the services' settings, at this cloud."""
+    def environment(self, caller: str = OWNER) -> dict[str, str]:
+        """The variables that point Google's clients, and the services' settings, at this cloud.
+
+        `caller` (`serviceAccount:…`) is judged as whom whoever uses them; a service account also learns whose it is.
+        """
         return {
-            "STORAGE_EMULATOR_HOST": f"http://{self.storage.address}",
-            "PUBSUB_EMULATOR_HOST": self.pubsub.address,
-            "VERTEX_EMULATOR_HOST": self.vertex.address,
-            "FIREBASE_ML_EMULATOR_HOST": self.firebase_ml.address,
-            "MONITORING_EMULATOR_HOST": self.monitoring.address,
-            "REMOTE_CONFIG_EMULATOR_HOST": self.remote_config.address,
+            "STORAGE_EMULATOR_HOST": f"http://{self.storage.addresses[caller]}",
+            "PUBSUB_EMULATOR_HOST": self.pubsub.addresses[caller],
+            "VERTEX_EMULATOR_HOST": self.vertex.addresses[caller],
+            "FIREBASE_ML_EMULATOR_HOST": self.firebase_ml.addresses[caller],
+            "MONITORING_EMULATOR_HOST": self.monitoring.addresses[caller],
+            "REMOTE_CONFIG_EMULATOR_HOST": self.remote_config.addresses[caller],
+            "IAM_CREDENTIALS_EMULATOR_HOST": self.iam_credentials.address,
             "GOOGLE_CERTS_URL": self.identity.certs_url,
-            "GOOGLE_APIS_EMULATOR_HOST": self.deployed.address,
+            "GOOGLE_APIS_EMULATOR_HOST": self.deployed.addresses[caller],
             "LOCAL_CLOUD_ADDRESS": self.control.address,
             "GOOGLE_CLOUD_PROJECT": self.topology.project,
             "GOOGLE_CLOUD_REGION": self.topology.region,
             **{f"{bucket.key.upper()}_BUCKET": bucket.name for bucket in self.topology.buckets.values()},
+            **self._credentials(caller),
+        }
+
+    def _credentials(self, caller: str) -> Mapping[str, str]:
+        """Where google-auth finds the machine's account, and nothing of whoever is signed in here."""
+        if caller not in self.metadata.addresses:
+            return {}
+        return {
+            "GCE_METADATA_HOST": self.metadata.addresses[caller],
+            "GCE_METADATA_IP": self.metadata.addresses[caller],
+            "GCE_METADATA_DETECT_RETRIES": "1",
+            "GOOGLE_APPLICATION_CREDENTIALS": "",
+            "CLOUDSDK_CONFIG": os.devnull,
         }
 
     def register_service(self, name: str, address: str) -> None:
@@ -317,15 +361,69 @@ class LocalCloud:
             for name, image in self.topology.images.items()
         }
 
-    def _container_environment(self) -> dict[str, str]:
-        """What an image has installed, a folder has on its path."""
+    def _container_environment(self, account: str) -> dict[str, str]:
+        """What an image has installed, a folder has on its path; the addresses are those of the account.
+
+        One that is not of the project gets those of Vertex AI's own. What a Dockerfile sets is set here too:
+        nobody asks for the metadata of buckets.
+        """
         paths = [str(self._repository / "shared" / "src"), os.environ.get("PYTHONPATH", "")]
-        return {**self.environment(), "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+        return {
+            **self.environment(account if account in self.iam.callers else CUSTOM_CODE),
+            "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA": "true",
+            "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        }
 
     # --- what flows between the emulators ----------------------------------------------------------------------
 
-    def _publish(self, topic: str, data: bytes, attributes: Mapping[str, str]) -> None:
-        self.pubsub.publish(self.topology.topic_path(topic), data, attributes)
+    def _publish_as(self, product: str) -> Callable[[str, bytes, Mapping[str, str]], object]:
+        """Publishing as one of Google's own accounts, which is judged as everyone is."""
+
+        def publish(topic: str, data: bytes, attributes: Mapping[str, str]) -> object:
+            return self.pubsub.publish(self.topology.topic_path(topic), data, attributes, by=agent(product))
+
+        return publish
+
+    def _tell_eventarc(self, resource: Mapping[str, Any]) -> None:
+        """Cloud Storage publishes to a topic that Eventarc made for the trigger; what it may not publish is lost."""
+        for trigger in self.eventarc.triggers:
+            if trigger.bucket != resource["bucket"]:
+                continue
+            topic = self.topology.topic_path(f"eventarc-{self.topology.region}-{trigger.name}")
+            try:
+                self.iam.require(agent("Cloud Storage"), "pubsub.topics.publish", topic)
+            except Refused as refused:
+                logger.warning("event of gs://%s/%s lost: %s", resource["bucket"], resource["name"], refused)
+                return
+        self.eventarc.accept(resource)
+
+    def _token_of_event(self, trigger: Trigger, address: str) -> str:
+        """What an event is delivered with. Raises Refused where the trigger's account may not deliver it."""
+        email = self.topology.caller_of(trigger.service)
+        account = f"serviceAccount:{email}"
+        self.iam.require(account, "eventarc.events.receiveEvent", f"projects/{self.topology.project}")
+        self.iam.require(account, "run.routes.invoke", self._cloud_run_name(trigger.service))
+        return self.mint.token(email, f"http://{address}{trigger.path}")
+
+    def _refusal_of_push(self, endpoint: str, email: str) -> str:
+        """Why a push would not arrive: Pub/Sub cannot sign as the account, or Cloud Run does not let it in."""
+        try:
+            if email:
+                account = f"projects/{self.topology.project}/serviceAccounts/{email}"
+                self.iam.require(agent("Pub/Sub"), "iam.serviceAccounts.getOpenIdToken", account)
+            member = f"serviceAccount:{email}" if email else "allUsers"
+            called = [name for name, address in self.services.items() if endpoint.startswith(f"http://{address}/")]
+            # More than one only where a test has one server for several services.
+            if not any(self.iam.allows(member, "run.routes.invoke", self._cloud_run_name(name)) for name in called):
+                for name in called:
+                    self.iam.require(member, "run.routes.invoke", self._cloud_run_name(name))
+        except Refused as refused:
+            return f"403: {refusals.of_cloud_run(refused).message}"
+        return ""
+
+    def _cloud_run_name(self, service: str) -> str:
+        location = f"projects/{self.topology.project}/locations/{self.topology.region}"
+        return f"{location}/services/{service.replace('_', '-')}"
 
     def _revision(self, name: str) -> Revision | None:
         """What runs behind a service; of one that was only registered nothing is known but whether it listens."""
@@ -353,12 +451,14 @@ def load(
     project: str = DEFAULT_PROJECT,
     region: str = DEFAULT_REGION,
     topology_file: Path | str | None = None,
+    bindings_file: Path | str | None = None,
     **settings: Any,
 ) -> LocalCloud:
     """A local cloud for a checkout of the repository; `settings` are LocalCloud's own."""
     file = Path(topology_file or Path(repository) / "infra" / "topology.json")
     topology = topologies.load(file, project=project, region=region)
-    return LocalCloud(topology, state_dir=state_dir, repository=repository, **settings)
+    bindings = Bindings.load(Path(bindings_file or Path(repository) / BINDINGS_FILE))
+    return LocalCloud(topology, state_dir=state_dir, repository=repository, bindings=bindings, **settings)
 
 
 @contextlib.contextmanager

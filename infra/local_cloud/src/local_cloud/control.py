@@ -14,7 +14,7 @@ from local_cloud.api import Api, ApiError
 from local_cloud.deployed.state import Project
 from local_cloud.faults import Faults, UnknownInstruction, UnknownOperation
 from local_cloud.http import HttpServer
-from local_cloud.iam import Grant, Iam
+from local_cloud.iam import BindingsError, Condition, Grant, Iam
 
 _ADDRESS = re.compile(r"[A-Za-z0-9.-]+:\d{1,5}")
 
@@ -73,6 +73,8 @@ class Control:
         operation("control.faults.clear", "DELETE", "/faults")(self.clear_faults)
         operation("control.project.get", "GET", "/project")(self.project)
         operation("control.project.change", "PATCH", "/project")(self.change_project)
+        operation("control.permissions.get", "GET", "/permissions")(self.permissions)
+        operation("control.permissions.forget", "DELETE", "/permissions")(self.forget_permissions)
         operation("control.tokens.create", "POST", "/tokens")(self.create_token)
         operation("control.shutdown", "POST", "/shutdown")(self.shutdown)
 
@@ -122,7 +124,8 @@ class Control:
         """{"apis_off": ["run.googleapis.com"], "quotas": {metric: 0}, "runs_as": {service: e-mail}}, and besides
 
         "is_firebase": false, "accounts": {e-mail: true (disabled), false or null (deleted)}, and "grant" and "revoke":
-        [{"resource", "role", "member", "prefixes"}]. Each may be left out.
+        [{"resource", "role", "member", "prefixes"}]; with "lists": true the bucket of a condition may be listed.
+        Each may be left out.
         """
         changes = _json_object()
         try:
@@ -142,9 +145,32 @@ class Control:
                 self._iam.accounts[account] = is_disabled
         for grant in changed.revoke:
             self._iam.revoke(grant.resource, grant.role, grant.member)
-        for grant in changed.grant:
-            self._iam.grant(grant)
+        try:
+            for grant in changed.grant:
+                self._iam.grant(grant)
+        except BindingsError as exc:
+            raise _invalid(str(exc)) from exc
         return self.project()
+
+    def permissions(self) -> Any:
+        """Who was refused what, oldest first, and without which grants some call so far would have been refused."""
+        needed = sorted(self._iam.needed(), key=lambda each: (each.member, each.resource, each.role))
+        return {
+            "refused": [dataclasses.asdict(each) for each in self._iam.refusals()],
+            "needed": [
+                {
+                    "member": each.member,
+                    "role": each.role,
+                    "resource": each.resource,
+                    "condition": each.condition.expression if each.condition else "",
+                }
+                for each in needed
+            ],
+        }
+
+    def forget_permissions(self) -> Any:
+        self._iam.forget()
+        return self.permissions()
 
     def create_token(self) -> Any:
         """{"email": …, "audience": "http://…"}: an identity token, as `gcloud auth print-identity-token` prints one."""
@@ -190,8 +216,13 @@ class _Changes:
         )
 
 
-def _grant(resource: str, role: str, member: str, prefixes: Sequence[str] = ()) -> Grant:
-    return Grant(resource, role, member, tuple(prefixes))
+def _grant(resource: str, role: str, member: str, prefixes: Sequence[str] = (), *, lists: bool = False) -> Grant:
+    if not prefixes:
+        return Grant(resource, role, member)
+    bucket = f"projects/_/{resource}"
+    begin = tuple(f"{bucket}/objects/{prefix}" for prefix in prefixes)
+    title = f"only-{'-and-'.join(prefix.rstrip('/') for prefix in prefixes)}"
+    return Grant(resource, role, member, Condition(begin, bucket if lists else "", title))
 
 
 def _json_object() -> dict[str, Any]:

@@ -17,6 +17,10 @@ _HEAD = """\
 
 Generated from the route tables by `python -m local_cloud coverage`; a test fails when it is not current.
 Every operation below can be told to fail: see `Faults` and `POST /faults` of the control API.
+Every call of Google's APIs is judged: by the grants of infra/bindings.json, by the roles of
+`local_cloud/iam/roles.json` and by what `local_cloud/iam/operations.json` says that an operation asks. The port tells
+who calls: each account has ports of its own, and those that `make up` prints are the owner's. What was never verified
+is in [docs/permissions.md](../../docs/permissions.md).
 An empty last column means: no difference that we know of, as far as the client libraries show one.
 """
 
@@ -81,6 +85,18 @@ def sections(cloud: LocalCloud) -> list[Section]:
             "google-auth, which verifies with them the tokens that pushes carry",
             cloud.identity.api.operations,
             (),
+        ),
+        Section(
+            "Metadata server (HTTP)",
+            "google-auth, unmodified, with GCE_METADATA_HOST and GCE_METADATA_IP",
+            cloud.metadata.api.operations,
+            (),
+        ),
+        Section(
+            "IAM Credentials (REST)",
+            "google-auth's impersonated credentials, with IAM_CREDENTIALS_EMULATOR_HOST",
+            cloud.iam_credentials.api.operations,
+            ("delegates, lifetimes and scopes; `generateIdToken`, `signJwt`",),
         ),
         Section(
             "Control API (ours)",

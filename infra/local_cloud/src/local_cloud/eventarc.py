@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from local_cloud.faults import EVENT_DELIVERY, Faults
+from local_cloud.iam import Refused
 from local_cloud.poster import NoAnswer, Poster
 from local_cloud.topology import Trigger
 
@@ -131,7 +132,8 @@ class Eventarc:
 
     `services` maps a service's name to its "host:port" and may grow later: events for a service that is not
     there yet wait and lose no attempt. `publish(topic, data, attributes)` receives what was given up, where a
-    `dead_letter_topic` is named. `token(trigger, address)` is the identity token that a delivery carries.
+    `dead_letter_topic` is named. `token(trigger, address)` is the identity token that a delivery carries; it raises
+    Refused where the trigger's account may not call the service.
     """
 
     def __init__(
@@ -351,6 +353,8 @@ class _Lane:
             authorization = {"authorization": f"Bearer {self._token(self.trigger, address)}"} if self._token else {}
             headers = {**delivery.headers, **authorization}
             answer = self._poster.post(url, headers=headers, body=delivery.body, timeout=self._timeout_seconds)
+        except Refused as refused:
+            return f"403, before the service heard of it: {refused}"
         except NoAnswer as exc:
             return f"{address}: {exc}"
         if 200 <= answer.status < 300:

@@ -31,6 +31,7 @@ def describe(environment: Mapping[str, str], environment_file: Path) -> str:
             '  curl "$CLOUD_DEPLOYER_URL/status/flowers"             # what serves, what is under way',
             '  curl -X POST "$CLOUD_DEPLOYER_URL/redeploy" -H content-type:application/json \\',
             '       -d \'{"dataset": "flowers"}\'                      # bring the recorded run out again',
+            '  curl "$LOCAL_CLOUD_ADDRESS/permissions"               # who was refused what',
             f"Logs: {environment['LOCAL_CLOUD_STATE']}/logs   Stop it: make down",
         ]
     )

@@ -1,31 +1,48 @@
-"""Serving a WSGI application on loopback from a background thread, on a free port unless told otherwise."""
+"""Serving a WSGI application on loopback from a background thread, on a free port unless told otherwise.
+
+Google's clients send no token to an emulator, so who calls is told by the port: each caller has one of their own.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import waitress
 from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer
 
+from local_cloud.iam import OWNER
+
 LOOPBACK = "127.0.0.1"
+
+#: Where an application finds who calls, as a member of IAM policies (`serviceAccount:…`).
+CALLER = "local_cloud.caller"
 
 
 class HttpServer:
-    """One WSGI application behind waitress; `port` is known from construction on."""
+    """One WSGI application behind waitress, with a port for each of `callers`.
 
-    def __init__(self, application: Any, *, name: str, port: int = 0, threads: int = 16) -> None:
+    `port` and `address` are those of the first caller, `addresses` those of all; known from construction on.
+    """
+
+    def __init__(
+        self, application: Any, *, name: str, port: int = 0, threads: int = 16, callers: Sequence[str] = (OWNER,)
+    ) -> None:
         # Bound here, not by waitress, which leaks its sockets when the port is taken.
-        listener = _bound(name, port)
+        listeners = [_bound(name, port), *(_bound(name, 0) for _ in callers[1:])]
+        ports = [str(listener.getsockname()[1]) for listener in listeners]
+        self.addresses: Mapping[str, str] = {
+            caller: f"{LOOPBACK}:{own}" for caller, own in zip(callers, ports, strict=True)
+        }
         # A socket map of its own: without it every waitress server of the process shares one loop.
         self._sockets: dict[int, Any] = {}
-        self._server: BaseWSGIServer = waitress.create_server(
-            application,
-            sockets=[listener],
+        self._server: Any = waitress.create_server(
+            _naming_callers(application, dict(zip(ports, callers, strict=True))),
+            sockets=listeners,
             threads=threads,
             map=self._sockets,
             ident=None,
@@ -37,8 +54,10 @@ class HttpServer:
         # may belong to somebody's database by now.
         self._waking = threading.Lock()
         self._hung_up = False
-        self._server.pull_trigger = self._wake
-        self.port: int = listener.getsockname()[1]
+        self._listening = [each for each in self._sockets.values() if isinstance(each, BaseWSGIServer)]
+        for each in self._listening:
+            each.pull_trigger = self._wake
+        self.port = int(ports[0])
         self.address = f"{LOOPBACK}:{self.port}"
         self._thread = threading.Thread(target=self._server.run, name=f"http-{name}", daemon=True)
 
@@ -59,7 +78,8 @@ class HttpServer:
     def _wake(self, and_do: Callable[[], None] | None = None) -> None:
         with self._waking:
             if not self._hung_up:
-                self._server.trigger.pull_trigger(and_do)
+                # One loop serves all ports, and any of its triggers wakes it.
+                self._listening[0].trigger.pull_trigger(and_do)
 
     def _hang_up(self) -> None:
         with self._waking:
@@ -70,6 +90,16 @@ class HttpServer:
                 connection.handle_close()
             else:
                 connection.close()
+
+
+def _naming_callers(application: Any, callers: Mapping[str, str]) -> Any:
+    """The application, told at each request who calls."""
+
+    def named(environ: dict[str, Any], start_response: Any) -> Any:
+        environ[CALLER] = callers[environ["SERVER_PORT"]]
+        return application(environ, start_response)
+
+    return named
 
 
 def free_port() -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 import flask
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import NameOID
 from google.auth import crypt, jwt
 
@@ -65,6 +65,12 @@ class TokenMint:
             .sign(key, hashes.SHA256())
         )
         return {_key_id(key): certificate.public_bytes(serialization.Encoding.PEM).decode()}
+
+    def sign(self, payload: bytes) -> tuple[str, bytes]:
+        """The key's id and its signature of `payload`, as IAM's signBlob makes one (RSA, SHA-256)."""
+        with self._lock:
+            key = self._own_key()
+        return _key_id(key), key.sign(payload, padding.PKCS1v15(), hashes.SHA256())
 
     def _sign(self, email: str, audience: str, now: int) -> str:
         key = self._own_key()

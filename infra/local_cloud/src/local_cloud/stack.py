@@ -277,7 +277,10 @@ class Stack:
         topology = self.cloud.topology
         repository = f"{topology.region}-docker.pkg.dev/{topology.project}/dualdeploy"
         return {
-            **self.cloud.environment(),
+            **self.cloud.environment(self.cloud.iam.member(name.replace("_", "-"))),
+            "TRAINING_SERVICE_ACCOUNT": self.cloud.iam.member("trainer").removeprefix("serviceAccount:"),
+            # One refused request for each bucket and each missing object, which nothing comes of.
+            "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA": "true",
             "GIT_REVISION": revision_of(self._repository),
             "TICK_SECONDS": f"{max(1.0, self.cloud.tick_seconds):g}",
             "PUSH_SERVICE_ACCOUNTS": topology.caller_of(name),

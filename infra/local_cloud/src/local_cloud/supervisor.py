@@ -32,9 +32,16 @@ def run(
     clock_seconds: float,
     time_scale: float,
     leashed: bool = False,
+    bindings: Path | None = None,
 ) -> int:
     """Be the stack until a signal comes, or POST /shutdown, or, when `leashed`, standard input ends."""
-    cloud = clouds.load(repository, state_dir=state / "cloud", clock_seconds=clock_seconds, time_scale=time_scale)
+    cloud = clouds.load(
+        repository,
+        state_dir=state / "cloud",
+        clock_seconds=clock_seconds,
+        time_scale=time_scale,
+        bindings_file=bindings,
+    )
     stack = Stack(cloud, repository=repository, log_folder=state / "logs")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: cloud.control.stop_requested.set())
@@ -59,7 +66,13 @@ def _wait_for_the_end_of_stdin(stop_requested: threading.Event) -> None:
 
 
 def start(
-    repository: Path, *, state: Path, environment_file: Path, clock_seconds: float = 2.0, leashed: bool = False
+    repository: Path,
+    *,
+    state: Path,
+    environment_file: Path,
+    clock_seconds: float = 2.0,
+    leashed: bool = False,
+    bindings: Path | None = None,
 ) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
     """Start the stack as a process of its own and wait until it is ready. Raises StackFailed.
 
@@ -72,6 +85,7 @@ def start(
     command += ["--repository", str(repository), "--environment-file", str(environment_file)]
     command += ["--clock-seconds", str(clock_seconds)]
     command += ["--leashed"] if leashed else []
+    command += ["--bindings", str(bindings)] if bindings else []
     with log_file.open("ab") as output:
         # A session of its own: Ctrl-C in the terminal is for whoever started it, who then stops it in order.
         process = subprocess.Popen(
@@ -136,9 +150,13 @@ def is_running(environment_file: Path) -> bool:
 
 
 @contextlib.contextmanager
-def running(repository: Path, *, state: Path, environment_file: Path) -> Iterator[Mapping[str, str]]:
+def running(
+    repository: Path, *, state: Path, environment_file: Path, bindings: Path | None = None
+) -> Iterator[Mapping[str, str]]:
     """The stack for the length of the block, as the demo and the end-to-end test use it; yields its variables."""
-    process, variables = start(repository, state=state, environment_file=environment_file, leashed=True)
+    process, variables = start(
+        repository, state=state, environment_file=environment_file, leashed=True, bindings=bindings
+    )
     try:
         yield variables
     finally:

@@ -12,10 +12,17 @@ resource "google_storage_bucket_iam_member" "access" {
 
     content {
       title = "only-${join("-and-", [for prefix in condition.value : trimsuffix(prefix, "/")])}"
-      expression = join(" || ", [
-        for prefix in condition.value :
-        "resource.name.startsWith(\"projects/_/buckets/${var.buckets[each.value.bucket]}/objects/${prefix}\")"
-      ])
+      expression = join(" || ", concat(
+        # To list is asked of the bucket, whatever the prefix, and an account that may not list is answered 403 for an
+        # object that is missing, not 404. Everything else that these roles hold and we use is asked of an object.
+        contains(["roles/storage.objectUser", "roles/storage.objectViewer"], each.value.role) ? [
+          "resource.name == \"projects/_/buckets/${var.buckets[each.value.bucket]}\""
+        ] : [],
+        [
+          for prefix in condition.value :
+          "resource.name.startsWith(\"projects/_/buckets/${var.buckets[each.value.bucket]}/objects/${prefix}\")"
+        ]
+      ))
     }
   }
 }

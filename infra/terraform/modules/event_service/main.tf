@@ -48,6 +48,10 @@ locals {
 
       # A tick publishes what these have time for.
       REQUEST_SLOTS = tostring(var.concurrency * var.max_instances)
+
+      # Cloud Storage's client asks for the metadata of a bucket at its first use and after each missing object, which no
+      # account of ours may read and nothing needs.
+      DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA = "true"
     },
     var.environment,
     var.secret_file == null ? {} : { (var.secret_file.variable) = "${local.secret_folder}/key" }

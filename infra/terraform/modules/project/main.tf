@@ -103,6 +103,23 @@ resource "google_storage_bucket_iam_member" "builder_reads_sources" {
   member = google_service_account.builder.member
 }
 
+data "google_project" "this" {
+  project_id = var.project
+}
+
+# Cloud Functions copies the package into a bucket of its own, which it makes with the first function, and the build
+# fetches it from there: hence on the project, and only for that bucket.
+resource "google_project_iam_member" "builder_reads_copied_sources" {
+  project = var.project
+  role    = "roles/storage.objectViewer"
+  member  = google_service_account.builder.member
+
+  condition {
+    title      = "only-sources-of-functions"
+    expression = "resource.name.startsWith(\"projects/_/buckets/gcf-v2-sources-${data.google_project.this.number}-${var.region}/\")"
+  }
+}
+
 resource "google_project_iam_member" "builder_writes_logs" {
   project = var.project
   role    = "roles/logging.logWriter"

@@ -14,6 +14,7 @@ output "build" {
   }
   depends_on = [
     google_storage_bucket_iam_member.builder_reads_sources,
+    google_project_iam_member.builder_reads_copied_sources,
     google_project_iam_member.builder_writes_logs,
     google_artifact_registry_repository_iam_member.builder_pushes_images,
   ]

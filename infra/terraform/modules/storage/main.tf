@@ -17,27 +17,11 @@ locals {
   # Artifacts are written once.
   unversioned = toset(["models"])
 
-  # Lifecycle of each bucket: (action, storage class, condition). Days.
+  # The topology has a lifecycle for each bucket, in days. How long runs are kept, every project says for itself.
   rules = {
-    data = [
-      { action = "Delete", noncurrent_days = 30 },
-    ]
-    config = [
-      { action = "Delete", noncurrent_days = 365, newer_versions = 10 },
-    ]
-    ledger = [
-      # A lease or a marker changes every minute; what it was is of no interest.
-      { action = "Delete", noncurrent_days = 1, prefixes = ["locks/", "active/", "datasets/"] },
-      { action = "Delete", noncurrent_days = 90 },
-      { action = "Delete", age = 400, prefixes = ["rejected/"] },
-    ]
-    # Phones may still hold a pointer to any version; of old pointers the last ones are enough.
-    firebase_storage = [
-      { action = "Delete", noncurrent_days = 90, newer_versions = 10 },
-    ]
-    models = concat(
-      [{ action = "SetStorageClass", storage_class = "NEARLINE", age = 90, prefixes = ["runs/"] }],
-      var.delete_runs_after_days == null ? [] : [
+    for key, bucket in module.topology.buckets : key => concat(
+      lookup(bucket, "lifecycle", []),
+      key != "models" || var.delete_runs_after_days == null ? [] : [
         { action = "Delete", age = var.delete_runs_after_days, prefixes = ["runs/", "results/"] }
       ]
     )
@@ -74,7 +58,7 @@ resource "google_storage_bucket" "bucket" {
   }
 
   dynamic "lifecycle_rule" {
-    for_each = lookup(local.rules, each.key, [])
+    for_each = local.rules[each.key]
 
     content {
       action {

@@ -32,7 +32,7 @@ resource "google_storage_bucket_iam_member" "writes_artifacts" {
   member = google_service_account.trainer.member
 
   condition {
-    title = "only-runs-results-and-evaluations"
+    title = "only-runs-and-results-and-evaluations"
     expression = join(" || ", [
       for prefix in local.writes :
       "resource.name.startsWith(\"projects/_/buckets/${var.buckets["models"]}/objects/${prefix}\")"

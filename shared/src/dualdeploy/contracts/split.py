@@ -275,17 +275,31 @@ def _evidence(part: str, shown: str) -> _Evidence | None:
 
 def _words(text: str) -> list[str]:
     """The words of a name in lower case, without numbers; what only describes a splitting is left out."""
-    tokens = _LETTERS.findall(text)
-    words = [word.lower() for token in tokens for word in (_CAMEL.findall(token) if token.isascii() else [token])]
+    return _words_between_numbers(_name_pattern(text))
+
+
+@functools.lru_cache(maxsize=1024)
+def _words_between_numbers(text: str) -> list[str]:
+    # A thousand numbered shards have one name in here.
     joined: list[str] = []
-    for word in words:
+    for word in (word for token in _LETTERS.findall(text) for word in _of_token(token)):
         pair = _PAIRS.get((joined[-1], word)) if joined else None
         if pair:
             joined[-1] = pair
-            continue
-        onto = _WRITTEN_ONTO.fullmatch(word)
-        joined.append(onto["word"] if onto and onto["word"] in _SIDES else word)
+        else:
+            joined.append(word)
     return _without_phrases(joined)
+
+
+def _of_token(token: str) -> list[str]:
+    """The words in letters without a gap: one, or several in camel case; `TESTset` is the test set."""
+    whole = token.lower()
+    onto = _WRITTEN_ONTO.fullmatch(whole)
+    if onto and onto["word"] in _SIDES:
+        return [onto["word"]]
+    if whole in _SIDES or not token.isascii():
+        return [whole]
+    return [word.lower() for word in _CAMEL.findall(token)]
 
 
 def _without_phrases(words: list[str]) -> list[str]:

@@ -60,7 +60,7 @@ class Snapshot(Document):
 class DataSet(Document):
     """What training_launcher remembers of a data set, so that no event has to look through its runs.
 
-    `newest` is the run of the newest claim, `unfinished` are those whose trainings are not over. `slot` is the last
+    `newest` is the run of the newest claim, `recent` are the last ones, newest first, `unfinished` are those whose trainings are not over. `slot` is the last
     time of the schedule (`cron`, `time_zone`) that was served, `asked_at` when the age of the newest run last asked for
     a training. `waits` says why data that arrived was not looked at.
     """
@@ -69,6 +69,7 @@ class DataSet(Document):
     dataset: str
     newest: str = ""
     newest_at: str = ""
+    recent: tuple[str, ...] = ()
     unfinished: tuple[str, ...] = ()
     cron: str = ""
     time_zone: str = ""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from local_cloud.cloud_logging.filters import compile_filter
+from local_cloud.iam import Refused
 from local_cloud.topology import LogSink
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,4 +58,8 @@ class LogSinks:
             sinks = list(self._sinks.values())
         for sink in sinks:
             if not sink.is_disabled and compile_filter(sink.filter)(entry):
-                self._publish(sink.topic, json.dumps(entry).encode(), attributes)
+                try:
+                    self._publish(sink.topic, json.dumps(entry).encode(), attributes)
+                except Refused as refused:
+                    # Google writes to the owners of the project, and the entry is lost.
+                    _LOG.warning("sink %s lost an entry: %s", sink.name, refused)

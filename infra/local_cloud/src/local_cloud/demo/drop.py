@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from local_cloud.demo import source
+from local_cloud.demo.request import DataRequest, add_arguments
 from local_cloud.demo.source import DataSource
 from local_cloud.environment_file import read_environment
 
@@ -50,8 +51,7 @@ def _client() -> Any:
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m local_cloud.demo.drop", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data", type=Path, help="folder of TFRecord shards (default: painted flowers)")
-    parser.add_argument("--labels", default="", help="names of the classes, a,b,c")
+    add_arguments(parser)
     options = parser.parse_args(argv)
     if "DATA_BUCKET" not in os.environ:
         if not _ENVIRONMENT_FILE.exists():
@@ -59,9 +59,8 @@ def main(argv: list[str] | None = None) -> int:
             return 1
         os.environ.update(read_environment(_ENVIRONMENT_FILE))
     with tempfile.TemporaryDirectory() as folder:
-        labels = [label.strip() for label in options.labels.split(",") if label.strip()]
         try:
-            found = source.folder(options.data, labels=labels) if options.data else source.painted(Path(folder))
+            found = DataRequest.of(options).source(Path(folder))
         except source.UnusableFolder as exc:
             print(exc, file=sys.stderr)
             return 1

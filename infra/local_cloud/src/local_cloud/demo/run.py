@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from dualdeploy.ledger.standing import Standing
 from dualdeploy.object_store import GcsObjectStore
 from local_cloud import supervisor
 from local_cloud.demo import answers, drop, picture, report, source, watch
+from local_cloud.demo.request import DataRequest
 from local_cloud.demo.source import DataSource
 
 CLAIM_LIMIT_SECONDS = 120.0
@@ -97,15 +98,18 @@ class Teller:
         return round(time.monotonic() - self._started, 1)
 
 
-def main(repository: Path, *, build: Path, data: Path | None, labels: Sequence[str]) -> int:
-    """Run the demo; 0 only when both models are live and both beat chance clearly."""
+def main(repository: Path, *, build: Path, asked: DataRequest, bindings: Path | None = None) -> int:
+    """Run the demo; 0 only when both models are live and both beat chance clearly.
+
+    `bindings` say who may do what (default: infra/bindings.json of the repository).
+    """
     console = Console(width=None if sys.stdout.isatty() else 120)
     paths = Paths(build)
     if paths.environment_file.exists() and supervisor.is_running(paths.environment_file):
         console.print(f"Another demo is running (see {paths.environment_file}); wait for it, or stop it with Ctrl-C.")
         return 1
-    if data is not None and data.resolve().is_relative_to(build):
-        console.print(f"{data} lies in {build}, which every demo empties: copy your data somewhere else first.")
+    if asked.data is not None and asked.data.resolve().is_relative_to(build):
+        console.print(f"{asked.data} lies in {build}, which every demo empties: copy your data somewhere else first.")
         return 1
     # A demo begins from nothing: what an earlier one left would be "nothing new".
     shutil.rmtree(build, ignore_errors=True)
@@ -113,7 +117,7 @@ def main(repository: Path, *, build: Path, data: Path | None, labels: Sequence[s
     teller = Teller(console)
     console.print("[bold]Dual Deploy[/]: data in, two live models out, on a cloud of this machine's own\n")
     try:
-        return _run(repository, paths, teller, data=data, labels=labels)
+        return _run(repository, paths, teller, asked=asked, bindings=bindings)
     except EXPECTED as exc:
         console.print(f"\n[bold red]The demo failed[/]: {exc}", highlight=False)
         if (logs := paths.state / "logs").exists():
@@ -124,14 +128,23 @@ def main(repository: Path, *, build: Path, data: Path | None, labels: Sequence[s
         return 130
 
 
-def _run(repository: Path, paths: Paths, teller: Teller, *, data: Path | None, labels: Sequence[str]) -> int:
+def _run(
+    repository: Path,
+    paths: Paths,
+    teller: Teller,
+    *,
+    asked: DataRequest,
+    bindings: Path | None,
+) -> int:
     with teller.phase("data"):
-        found = source.folder(data, labels=labels) if data else source.painted(paths.data)
+        found = asked.source(paths.data)
         teller("data", found.described)
     with contextlib.ExitStack() as stack:
         with teller.phase("stack"):
             environment = stack.enter_context(
-                supervisor.running(repository, state=paths.state, environment_file=paths.environment_file)
+                supervisor.running(
+                    repository, state=paths.state, environment_file=paths.environment_file, bindings=bindings
+                )
             )
             teller("stack", "local cloud and services are up, each a process of its own")
         # Google's clients find the local cloud in their own variables, as anybody's would.

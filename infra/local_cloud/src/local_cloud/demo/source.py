@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from dualdeploy import dataset_config, shards, tfrecord
-from dualdeploy.contracts import split
-from dualdeploy.shard_folder import look_into
+from dualdeploy.contracts.example import ExampleSchema
+from dualdeploy.contracts.unusable import UnusableRecord
+from dualdeploy.errors import InvalidDatasetConfig
+from dualdeploy.local_data import LABELS_FILE, LocalData, open_data
 from local_cloud.demo import flowers
 
 #: Not the seed that the training settings were chosen on, so that the accuracy shown is not their best case.
@@ -63,30 +66,53 @@ def painted(folder: Path) -> DataSource:
     return DataSource(files, config, unseen, f"painted 640 + 160 pictures of {len(config['labels'])} flowers")
 
 
-def folder(path: Path, *, labels: Sequence[str] = ()) -> DataSource:
-    """Take the shards of a folder. The names of its classes come from `labels`, labels.txt, or the public flowers.
+def folder(path: Path, *, labels: Sequence[str] = (), config_file: Path | None = None) -> DataSource:
+    """Take the shards of a folder, read as `config_file` says or as the first record looks.
 
-    Raises UnusableFolder.
+    The names of the classes come from `labels`, the configuration, labels.txt, the records, or the public flowers.
+    Everything but labels and data is the demo's own configuration. Raises UnusableFolder.
     """
     if not path.is_dir():
         raise UnusableFolder(f"{path} is no folder: DATA=folder must name one that holds TFRecord shards")
-    found = look_into(path, shards.ShardNames())
-    if found.fault:
-        raise UnusableFolder(f"{path}: {found.fault}" if found.files else f"{path} holds no shards: {found.fault}")
-    files = list(found.files.values())
-    held_out = [found.files[name] for name in split.divide(found.files).eval] or files
-    unseen_by_class, classes = _look_through(held_out)
+    try:
+        data = open_data(path, config_file=config_file, labels=labels)
+    except (InvalidDatasetConfig, OSError) as exc:
+        raise UnusableFolder(str(exc)) from exc
+    if data.shards.fault:
+        found = f"{path}: {data.shards.fault}" if data.shards.files else f"{path} holds no shards: {data.shards.fault}"
+        raise UnusableFolder(found)
+    if data.split.faults:
+        raise UnusableFolder(f"{path}: {data.split.faults[0].message}: {data.split.faults[0].remedy}")
+    shown_from = data.split.eval or data.split.train
+    # Without labels, so that what has no label is seen and not skipped.
+    schema = dataclasses.replace(data.schema, labels=None, met={})
+    unseen_by_class, classes = _look_through([data.shards.files[name] for name in shown_from], schema)
     if not classes:
-        raise UnusableFolder(f"{path}: no record has the features image (bytes) and class (int64)")
-    names, origin = _names(path, labels, classes=classes)
-    unseen = [Picture(data, names[label]) for data, label in _spread(unseen_by_class, UNSEEN)]
+        raise UnusableFolder(
+            f"{path}: no record has a picture in feature {data.schema.image!r} and a class in {data.schema.label!r};"
+            " `make validate` says what is there"
+        )
+    names, origin = _names(path, data, tuple(schema.met), classes=classes)
+    shown = tuple(schema.met) or names
+    unseen = [Picture(picture, shown[label]) for picture, label in _spread(unseen_by_class, UNSEEN)]
     config = {**_demo_config(), "labels": list(names)}
+    config["data"] = {**config["data"], **_data_section(data)}
     for target, epochs in EPOCHS_ON_PHOTOS.items():
         config["training"][target]["epochs"] = epochs
-    size = sum(file.stat().st_size for file in files) / 1e6
-    return DataSource(
-        found.files, config, unseen, f"{len(files)} shards, {size:.1f} MB, of {path}; labels from {origin}"
-    )
+    size = sum(file.stat().st_size for file in data.shards.files.values()) / 1e6
+    described = f"{len(data.shards.files)} shards, {size:.1f} MB, of {path}; labels from {origin}. {data.sentence()}"
+    return DataSource(data.shards.files, config, unseen, described.strip())
+
+
+def _data_section(data: LocalData) -> dict[str, Any]:
+    """How the records are read and the shards divided; when a batch is complete stays the demo's."""
+    if data.config:
+        section: dict[str, Any] = data.config.data.model_dump(mode="json", exclude_defaults=True)
+        return {key: section[key] for key in ("features", "first_label", "split", "shards") if key in section}
+    return {
+        "features": {"image": data.schema.image, "label": data.schema.label},
+        "first_label": data.schema.first_label,
+    }
 
 
 def _demo_config() -> dict[str, Any]:
@@ -95,22 +121,25 @@ def _demo_config() -> dict[str, Any]:
     return config
 
 
-def _names(path: Path, labels: Sequence[str], *, classes: int) -> tuple[tuple[str, ...], str]:
-    file = path / "labels.txt"
-    if labels:
-        names, origin = tuple(labels), "LABELS"
-    elif file.exists():
-        names, origin = tuple(line.strip() for line in file.read_text().splitlines() if line.strip()), str(file)
+def _names(path: Path, data: LocalData, met: Sequence[str], *, classes: int) -> tuple[tuple[str, ...], str]:
+    """The names of the classes, and where they are from; `met`: those that the records hold instead of indices."""
+    if data.schema.labels:
+        names, origin = data.schema.labels, data.labels_from
+    elif met:
+        names, origin = tuple(met), "the records"
     elif classes == len(flowers.LABELS):
         names, origin = flowers.LABELS, "the public flowers data set (LABELS=a,b,c for others)"
     else:
+        file = path / LABELS_FILE
         raise UnusableFolder(f"{path} has {classes} classes: name them with LABELS=a,b,c or in {file}")
-    if len(names) < classes:
+    if not met and len(names) < classes:
         raise UnusableFolder(f"{origin} names {len(names)} classes, but the data has class {classes - 1}")
+    if unknown := sorted(set(met) - set(names)):
+        raise UnusableFolder(f"{origin} does not name the class {unknown[0]!r} of the records")
     return names, origin
 
 
-def _look_through(files: Sequence[Path]) -> tuple[dict[int, list[bytes]], int]:
+def _look_through(files: Sequence[Path], schema: ExampleSchema) -> tuple[dict[int, list[bytes]], int]:
     """Up to UNSEEN pictures of each class, and how many classes there are.
 
     A share of each file, because data sets are often written class by class, one file after the other.
@@ -118,24 +147,21 @@ def _look_through(files: Sequence[Path]) -> tuple[dict[int, list[bytes]], int]:
     by_class: dict[int, list[bytes]] = {}
     share = max(1, SCANNED_RECORDS // len(files))
     for file in files:
-        for data, label in itertools.islice(_pictures(file), share):
+        for data, label in itertools.islice(_pictures(file, schema), share):
             kept = by_class.setdefault(label, [])
             if len(kept) < UNSEEN:
                 kept.append(data)
     return by_class, 1 + max(by_class, default=-1)
 
 
-def _pictures(path: Path) -> Iterator[tuple[bytes, int]]:
+def _pictures(path: Path, schema: ExampleSchema) -> Iterator[tuple[bytes, int]]:
     """The readable records of a shard. What is wrong with it is for the pipeline to find, and to say."""
     with path.open("rb") as stream:
         try:
             for record in tfrecord.read_records(stream, name=path.name):
-                example = tfrecord.parse_example(record.data)
-                image, label = example.get("image"), example.get("class")
-                if image is None or label is None or (image.kind, label.kind) != ("bytes", "int64"):
-                    continue
-                if image.values and label.values and label.values[0] >= 0:
-                    yield bytes(image.values[0]), int(label.values[0])
+                with contextlib.suppress(UnusableRecord, tfrecord.MalformedExample):
+                    example = schema.read(record.data)
+                    yield example.image, example.label
         except tfrecord.CorruptRecords:
             return
 

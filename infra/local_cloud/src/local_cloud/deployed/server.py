@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flask
@@ -19,12 +19,12 @@ from local_cloud.deployed.state import Project, Revision
 from local_cloud.eventarc import Eventarc
 from local_cloud.faults import Faults
 from local_cloud.http import HttpServer
-from local_cloud.iam import PROJECT_NUMBER, Iam
+from local_cloud.iam import PROJECT_NUMBER, Gate, Iam, refusals
 from local_cloud.scheduler import Scheduler
 from local_cloud.topology import Topology, Trigger
 
 _LOCATION = "/projects/<project>/locations/<location>"
-_SHOWN = "policies are shown, not enforced"
+_SHOWN = "always in version 3"
 
 
 class Deployed:
@@ -50,10 +50,10 @@ class Deployed:
         self._scheduler = scheduler
         self._sinks = sinks
         self._revision = revision
-        self.api = Api("deployed", faults=faults)
+        self.api = Api("deployed", faults=faults, gate=Gate(iam, self._resources_of), refuse=refusals.of_named_resource)
         self._add_routes()
-        self._server = HttpServer(self.api.app, name="deployed", port=port, threads=8)
-        self.address = self._server.address
+        self._server = HttpServer(self.api.app, name="deployed", port=port, threads=8, callers=iam.callers)
+        self.address, self.addresses = self._server.address, self._server.addresses
 
     def start(self) -> Deployed:
         self._server.start()
@@ -99,6 +99,16 @@ class Deployed:
             f"/v1{_LOCATION}/services/<service>/quotaInfos",
             differs="what the control API says, of the metrics that jobs take from",
         )(self.quotas)
+
+    def _resources_of(self, kind: str, request: flask.Request) -> Iterator[str]:
+        """The resource that a request names by its path: a service, an account, or the project."""
+        names, project = request.view_args or {}, f"projects/{self._iam.project}"
+        if kind == "service":
+            yield f"{project}/locations/{names['location']}/services/{names['service']}"
+        elif kind == "account":
+            yield f"{project}/serviceAccounts/{names['account']}"
+        else:
+            yield project
 
     def service(self, project: str, location: str, service: str) -> Any:
         name = self._own(project, location, service)

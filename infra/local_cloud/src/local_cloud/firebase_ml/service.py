@@ -15,6 +15,8 @@ from local_cloud.faults import Faults
 from local_cloud.firebase_ml.models import Models, finished
 from local_cloud.firebase_ml.source import Reader
 from local_cloud.http import HttpServer
+from local_cloud.iam import Iam, refusals
+from local_cloud.iam.gate import of_project
 from local_cloud.vertex import pages
 from local_cloud.vertex.bodies import camel_case, json_body
 from local_cloud.vertex.errors import invalid_argument, not_found
@@ -43,6 +45,7 @@ class FirebaseMl:
         storage_address: host:port of the Cloud Storage that model files are read from.
         operation_seconds: how long reading a file takes at least; with 0 operations are done when answered,
             which is what the real service does with small files.
+        iam: judges callers (default: there is the owner alone).
     """
 
     def __init__(
@@ -53,11 +56,13 @@ class FirebaseMl:
         storage_address: str,
         port: int = 0,
         operation_seconds: float = 0.3,
+        iam: Iam | None = None,
     ) -> None:
         state_dir = Path(state_dir).resolve()
-        self.api = Api("firebase_ml", faults=faults)
-        self._server = HttpServer(self.api.app, name="firebase-ml", port=port)
-        self.address = self._server.address
+        iam = iam or Iam.of_one_owner()
+        self.api = Api("firebase_ml", faults=faults, gate=of_project(iam), refuse=refusals.of_firebase)
+        self._server = HttpServer(self.api.app, name="firebase-ml", port=port, callers=iam.callers)
+        self.address, self.addresses = self._server.address, self._server.addresses
         self._seconds = operation_seconds
         self._records = Records(state_dir / "firebase_ml.sqlite")
         self._models = Models(records=self._records, reader=Reader(storage_address), folder=state_dir / "files")

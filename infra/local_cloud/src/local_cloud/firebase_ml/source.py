@@ -20,11 +20,12 @@ class SourceMissing(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One object of Cloud Storage; `expires` is the signed URL's end, if it came as one."""
+    """One object of Cloud Storage; `expires` is the signed URL's end and `query` what is signed, if it came as one."""
 
     bucket: str
     name: str
     expires: datetime.datetime | None = None
+    query: str = ""
 
     @property
     def uri(self) -> str:
@@ -44,7 +45,7 @@ def parse(text: object) -> Source:
         query = dict(urllib.parse.parse_qsl(parts.query))
         bucket, _, name = urllib.parse.unquote(parts.path).lstrip("/").partition("/")
         if bucket and name and "X-Goog-Signature" in query:
-            return Source(bucket, name, _expiry(query))
+            return Source(bucket, name, _expiry(query), parts.query)
     raise invalid_argument("tfliteModel.gcsTfliteUri must be a gs:// URI or a signed URL of Cloud Storage.")
 
 
@@ -57,10 +58,13 @@ def _expiry(query: dict[str, str]) -> datetime.datetime:
 
 
 class Reader:
-    """Reads sources from the local cloud's Cloud Storage, whatever host a signed URL names."""
+    """Reads sources from the local cloud's Cloud Storage, whatever host a signed URL names.
+
+    A signed URL is read as such, and so judged as the account that signed it.
+    """
 
     def __init__(self, storage_address: str) -> None:
-        self._base = f"http://{storage_address}/download/storage/v1/b"
+        self._base = f"http://{storage_address}"
         self._pool = urllib3.PoolManager(retries=False, timeout=_TIMEOUT)
 
     def read(self, source: Source) -> bytes:
@@ -72,7 +76,11 @@ class Reader:
         """
         if source.expires is not None and datetime.datetime.now(datetime.UTC) > source.expires:
             raise SourceMissing(f"The signed URL of {source.uri} has expired.")
-        url = f"{self._base}/{source.bucket}/o/{urllib.parse.quote(source.name, safe='')}?alt=media"
+        if source.query:
+            url = f"{self._base}/{source.bucket}/{urllib.parse.quote(source.name)}?{source.query}"
+        else:
+            name = urllib.parse.quote(source.name, safe="")
+            url = f"{self._base}/download/storage/v1/b/{source.bucket}/o/{name}?alt=media"
         try:
             answer = self._pool.request("GET", url)
         except urllib3.exceptions.HTTPError as error:

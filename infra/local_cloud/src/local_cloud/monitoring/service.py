@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,10 +9,11 @@ import grpc
 
 from local_cloud.api import Operation
 from local_cloud.faults import Faults
-from local_cloud.http import LOOPBACK
+from local_cloud.iam import Iam, refusals
+from local_cloud.iam.gate import of_project
 from local_cloud.monitoring import series
 from local_cloud.monitoring.requests import Requests
-from local_cloud.pubsub.rpc import RpcTable
+from local_cloud.pubsub.rpc import RpcServers, RpcTable
 
 _THREADS = 8
 
@@ -22,7 +22,8 @@ class Monitoring:
     """Cloud Monitoring for MONITORING_EMULATOR_HOST. Raises OSError when the port is taken.
 
     `note` of `requests` is what the Vertex AI of the local cloud calls for each answer of a model server;
-    `waiting()` is Pub/Sub's unacknowledged messages and the age of the oldest, by subscription.
+    `waiting()` is Pub/Sub's unacknowledged messages and the age of the oldest, by subscription; `iam` judges callers
+    (default: there is the owner alone).
     """
 
     def __init__(
@@ -33,11 +34,19 @@ class Monitoring:
         requests: Requests,
         waiting: Callable[[], Mapping[str, tuple[int, float]]] = dict,
         port: int = 0,
+        iam: Iam | None = None,
     ) -> None:
+        iam = iam or Iam.of_one_owner()
         self._waiting = waiting
         self._project = project
         self._requests = requests
-        self._table = RpcTable(faults=faults, package="google.monitoring.v3", api="monitoring")
+        self._table = RpcTable(
+            faults=faults,
+            gate=of_project(iam),
+            deny=refusals.of_monitoring,
+            package="google.monitoring.v3",
+            api="monitoring",
+        )
         self._table.unary(
             "MetricService",
             "ListTimeSeries",
@@ -49,13 +58,8 @@ class Monitoring:
                 " before a restart is forgotten"
             ),
         )
-        self._threads = concurrent.futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="monitoring-rpc")
-        self._server = grpc.server(self._threads, handlers=(self._table,), options=(("grpc.so_reuseport", 0),))
-        try:
-            self.port: int = self._server.add_insecure_port(f"{LOOPBACK}:{port}")
-        except RuntimeError as exc:
-            raise OSError(f"Monitoring cannot listen on {LOOPBACK}:{port}: is another local cloud running?") from exc
-        self.address = f"{LOOPBACK}:{self.port}"
+        self._servers = RpcServers("Monitoring", (self._table,), callers=iam.callers, port=port, threads=_THREADS)
+        self.address, self.addresses = self._servers.address, self._servers.addresses
 
     @property
     def operations(self) -> list[Operation]:
@@ -63,13 +67,13 @@ class Monitoring:
         return self._table.operations
 
     def start(self) -> Monitoring:
-        self._server.start()
+        self._servers.start()
         return self
 
     def close(self) -> None:
         self._table.stop()
-        self._server.stop(grace=0).wait(timeout=5)
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._servers.stop()
+        self._servers.close()
 
     def _list(self, request: Any, _context: grpc.ServicerContext) -> Any:
         if request.name != f"projects/{self._project}":

@@ -15,6 +15,7 @@ from typing import Any
 
 from local_cloud.api import ApiError
 from local_cloud.faults import Faults
+from local_cloud.iam import Iam, Refused, agent
 from local_cloud.pubsub import resources, wire
 from local_cloud.pubsub.backlog import Delivery
 from local_cloud.pubsub.catalog import Catalog
@@ -66,7 +67,8 @@ class UnknownAckIds(ApiError):
 class Broker:
     """Messages of every topic and subscription. Public methods lock; time comes from `clock`."""
 
-    def __init__(self, catalog: Catalog, store: Store, *, faults: Faults, clock: Clock) -> None:
+    def __init__(self, catalog: Catalog, store: Store, *, faults: Faults, clock: Clock, iam: Iam) -> None:
+        self._iam = iam
         self.catalog = catalog
         self.clock = clock
         self._store = store
@@ -279,8 +281,14 @@ class Broker:
         subscription.backlog.wait(delivery, due=now + delay)
 
     def _forward_dead_letter(self, subscription: Subscription, delivery: Delivery) -> bool:
-        """Publish to the dead-letter topic and owe no longer, in one step; False while that topic is missing."""
+        """Publish to the dead-letter topic and owe no longer, in one step.
+
+        False while that topic is missing, or Pub/Sub's own account may not publish there or take the message away:
+        then it is delivered for ever. Source: https://cloud.google.com/pubsub/docs/handling-failures#grant_forwarding_permissions
+        """
         topic = subscription.resource.dead_letter_policy.dead_letter_topic
+        if not self._may_forward(subscription.name, topic):
+            return False
         try:
             self.catalog.topic(topic)
         except ApiError:
@@ -298,6 +306,14 @@ class Broker:
             resources.identifier(topic),
             forwarded.number,
         )
+        return True
+
+    def _may_forward(self, subscription: str, topic: str) -> bool:
+        try:
+            self._iam.require(agent("Pub/Sub"), "pubsub.topics.publish", topic)
+            self._iam.require(agent("Pub/Sub"), "pubsub.subscriptions.consume", subscription)
+        except Refused:
+            return False
         return True
 
     # Time passes

@@ -10,6 +10,7 @@ import logging
 import math
 import queue
 import threading
+from collections.abc import Callable
 
 from local_cloud.identity import TokenMint
 from local_cloud.pubsub.broker import Broker, Lease
@@ -18,15 +19,24 @@ from local_cloud.pubsub.subscription import Subscription
 
 _LOG = logging.getLogger("local_cloud.pubsub")
 
+#: may_call(endpoint, account): why a call signed as this account would be refused before it arrives; empty if not.
+MayCall = Callable[[str, str], str]
+
 #: How long to pause, in seconds, when nothing could be handed out (the state could not be written).
 _RETRY_SECONDS = 1.0
+
+
+def anyone_may_call(_endpoint: str, _account: str) -> str:
+    """Where no one stands before the endpoints."""
+    return ""
 
 
 class PushDispatcher:
     """Delivers the messages of every push subscription, and lets time pass for all subscriptions."""
 
-    def __init__(self, broker: Broker, *, workers: int, mint: TokenMint) -> None:
+    def __init__(self, broker: Broker, *, workers: int, mint: TokenMint, may_call: MayCall) -> None:
         self._mint = mint
+        self._may_call = may_call
         self._broker = broker
         self._catalog = broker.catalog
         self._pusher = Pusher()
@@ -97,7 +107,11 @@ class PushDispatcher:
                 self._closing.wait(float(lease.fault.partition(":")[2]))
             # "The push timeout is the acknowledgement deadline." Source: google.pubsub.v1.Subscription.
             timeout = float(lease.resource.ack_deadline_seconds)
-            acked, answer = self._pusher.post(PushRequest.of(lease, self._mint), timeout=timeout)
+            config = lease.resource.push_config
+            if refusal := self._may_call(config.push_endpoint, config.oidc_token.service_account_email):
+                answer = refusal
+            else:
+                acked, answer = self._pusher.post(PushRequest.of(lease, self._mint), timeout=timeout)
             if lease.fault == "lost-response":
                 acked, answer = False, f"planned fault: the answer {answer} was lost"
         finally:

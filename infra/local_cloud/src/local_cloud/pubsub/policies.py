@@ -9,13 +9,18 @@ from google.iam.v1 import iam_policy_pb2, policy_pb2
 from google.protobuf import json_format
 
 from local_cloud.faults import Faults
+from local_cloud.iam import Gate, refusals
 from local_cloud.pubsub.catalog import Catalog
 from local_cloud.pubsub.rpc import RpcTable
 
 
-def policy_table(faults: Faults, catalog: Catalog, policy_of: Callable[[str], Mapping[str, Any]]) -> RpcTable:
+def policy_table(
+    faults: Faults, gate: Gate, catalog: Catalog, policy_of: Callable[[str], Mapping[str, Any]]
+) -> RpcTable:
     """The methods of IAMPolicy for topics and subscriptions; `policy_of(full name)` is a policy as JSON."""
-    table = RpcTable(faults=faults, package="google.iam.v1", api="pubsub", refuses=False)
+    table = RpcTable(
+        faults=faults, gate=gate, deny=refusals.of_pubsub, package="google.iam.v1", api="pubsub", refuses=False
+    )
 
     def get_policy(request: Any, _context: Any) -> Any:
         if "/topics/" in request.resource:
@@ -30,6 +35,6 @@ def policy_table(faults: Faults, catalog: Catalog, policy_of: Callable[[str], Ma
         "GetIamPolicy",
         iam_policy_pb2.GetIamPolicyRequest,
         get_policy,
-        differs="policies are shown, not enforced",
+        differs="conditions are those of infra/bindings.json",
     )
     return table

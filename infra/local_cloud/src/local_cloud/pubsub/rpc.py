@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
+import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -14,6 +16,9 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from local_cloud.api import STATUS_BY_CODE, ApiError, Operation
 from local_cloud.faults import Faults
+from local_cloud.http import LOOPBACK
+from local_cloud.iam import Gate, Refused
+from local_cloud.iam.gate import asks
 from local_cloud.pubsub.broker import UnknownAckIds
 
 _LOG = logging.getLogger("local_cloud.pubsub")
@@ -42,16 +47,25 @@ class _Status(grpc.Status):  # type: ignore[misc]  # grpc is untyped
     trailing_metadata: tuple[tuple[str, bytes], ...]
 
 
-class RpcTable(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc is untyped
+class RpcTable:
     """The methods of one package by path; those that are missing answer UNIMPLEMENTED and say so.
 
     `api` is what operations are called after: `pubsub.publish`. One that does not refuse leaves what it has not to the
-    tables after it.
+    tables after it. `gate` is asked before each method; what it refuses, `deny` puts into the API's words.
     """
 
     def __init__(
-        self, *, faults: Faults, package: str = "google.pubsub.v1", api: str = "pubsub", refuses: bool = True
+        self,
+        *,
+        faults: Faults,
+        gate: Gate,
+        deny: Callable[[Refused], ApiError],
+        package: str = "google.pubsub.v1",
+        api: str = "pubsub",
+        refuses: bool = True,
     ) -> None:
+        self._gate = gate
+        self._deny = deny
         self._refuses = refuses
         self._package = package
         self._api = api
@@ -74,6 +88,7 @@ class RpcTable(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc is untyped
         name = f"{self._api}.{method[0].lower()}{method[1:]}"
         path = f"{self._package}.{service}/{method}"
         self._faults.register(name)
+        asks(name)  # said at start, not at the first call, if nothing is known of it
         self.operations.append(Operation(name, "gRPC", path, differs))
         self._methods[f"/{path}"] = _Method(name, request, handler, streaming)
 
@@ -81,8 +96,12 @@ class RpcTable(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc is untyped
         """Let planned hangs end."""
         self._stopping.set()
 
-    def service(self, handler_call_details: Any) -> Any:
-        path = handler_call_details.method
+    def handler_for(self, caller: str) -> grpc.GenericRpcHandler:
+        """The methods as one caller meets them: a server of gRPC does not tell a method at which port it was called."""
+        return _OfCaller(self, caller)
+
+    def find(self, path: str, caller: str) -> Any:
+        """What serves a path for a caller; None leaves it to the tables after this one."""
         method = self._methods.get(path)
         if method is None and not self._refuses:
             return None
@@ -91,17 +110,20 @@ class RpcTable(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc is untyped
         serve = self._serve_stream if method.streaming else self._serve
         make = grpc.stream_stream_rpc_method_handler if method.streaming else grpc.unary_unary_rpc_method_handler
         return make(
-            lambda request, context: serve(method, request, context),
+            lambda request, context: serve(method, request, context, caller),
             request_deserializer=method.request.FromString,
             response_serializer=lambda response: response.SerializeToString(),
         )
 
-    def _serve(self, method: _Method, request: Any, context: grpc.ServicerContext) -> Any:
+    def _serve(self, method: _Method, request: Any, context: grpc.ServicerContext, caller: str) -> Any:
         try:
             fault = self._faults.take(method.name)
             self._begin(method, fault)
+            self._gate.check(method.name, caller, request, _names(request))
             response = method.handler(request, context)
             _end(method, fault)
+        except Refused as refused:
+            _abort(context, self._deny(refused))
         except ApiError as error:
             _abort(context, error)
         except Exception as error:  # noqa: BLE001  # gRPC would answer UNKNOWN and keep the reason to itself
@@ -110,8 +132,11 @@ class RpcTable(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc is untyped
         else:
             return response
 
-    def _serve_stream(self, method: _Method, requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+    def _serve_stream(
+        self, method: _Method, requests: Any, context: grpc.ServicerContext, caller: str
+    ) -> Iterator[Any]:
         try:
+            requests = self._admitted(method, requests, caller)
             fault = self._faults.take(method.name)
             breaks = fault is not None and (fault.startswith("return-") or fault == "reset-connection")
             if not breaks:
@@ -123,11 +148,22 @@ class RpcTable(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc is untyped
                 if breaks:
                     self._stopping.wait(_BREAK_SECONDS)
                     self._begin(method, fault)
+        except Refused as refused:
+            _abort(context, self._deny(refused))
         except ApiError as error:
             _abort(context, error)
         except Exception as error:  # noqa: BLE001  # as above
             _LOG.exception("%s failed", method.name)
             _abort(context, ApiError(500, "INTERNAL", f"{method.name} failed: {error!r}"))
+
+    def _admitted(self, method: _Method, requests: Any, caller: str) -> Iterator[Any]:
+        """The stream's requests, once the first, which says what they are about, was let through."""
+        try:
+            first = next(requests)
+        except (StopIteration, grpc.RpcError):
+            return iter(())  # the client left before it asked for anything
+        self._gate.check(method.name, caller, first, {})
+        return itertools.chain([first], requests)
 
     def _begin(self, method: _Method, fault: str | None) -> None:
         """Suffer what is planned for before the work is done."""
@@ -142,6 +178,71 @@ class RpcTable(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc is untyped
         # What is left of faults.CALL, the only faults that a method takes: reset-connection. A client sees that as
         # UNAVAILABLE; HTTP/2 shares the connection itself with calls that are not to fail.
         raise _unavailable("connection reset")
+
+
+def _names(request: Any) -> Mapping[str, str]:
+    """The collection that a request about a policy names: `topics` or `subscriptions`."""
+    resource = getattr(request, "resource", "")
+    return {"collection": resource.split("/")[2]} if resource.count("/") == 3 else {}
+
+
+class _OfCaller(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc is untyped
+    """A table, called by one caller."""
+
+    def __init__(self, table: RpcTable, caller: str) -> None:
+        self._table = table
+        self._caller = caller
+
+    def service(self, handler_call_details: Any) -> Any:
+        return self._table.find(handler_call_details.method, self._caller)
+
+
+class RpcServers:
+    """A gRPC server for each caller on one executor; the port is how a method is told who calls.
+
+    `address` is that of the first caller, `addresses` those of all. Raises OSError where `port` is taken.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tables: Sequence[RpcTable],
+        *,
+        callers: Sequence[str],
+        port: int = 0,
+        threads: int,
+        options: Sequence[tuple[str, int]] = (),
+    ) -> None:
+        self._threads = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix=f"{name}-rpc")
+        # Without so_reuseport=0 a second server on the same port silently takes half of the calls.
+        settings = (("grpc.so_reuseport", 0), *options)
+        self._servers: list[grpc.Server] = []
+        addresses: dict[str, str] = {}
+        for caller in callers:
+            server = grpc.server(
+                self._threads, handlers=[each.handler_for(caller) for each in tables], options=settings
+            )
+            wanted = 0 if self._servers else port
+            try:
+                bound = server.add_insecure_port(f"{LOOPBACK}:{wanted}")
+            except RuntimeError as exc:
+                raise OSError(f"{name} cannot listen on {LOOPBACK}:{port}: is another local cloud running?") from exc
+            self._servers.append(server)
+            addresses[caller] = f"{LOOPBACK}:{bound}"
+        self.addresses: Mapping[str, str] = addresses
+        self.address = addresses[callers[0]]
+
+    def start(self) -> None:
+        for server in self._servers:
+            server.start()
+
+    def stop(self) -> None:
+        """Hang up; what is under way ends without an answer."""
+        for event in [server.stop(grace=0) for server in self._servers]:
+            event.wait(timeout=5)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
 
 
 def _end(method: _Method, fault: str | None) -> None:

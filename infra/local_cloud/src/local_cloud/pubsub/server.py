@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import datetime
+import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import grpc
-
 from local_cloud.api import ApiError, Operation
 from local_cloud.faults import Faults
-from local_cloud.http import LOOPBACK
+from local_cloud.iam import OWNER, Gate, Iam, refusals
 from local_cloud.identity import TokenMint
 from local_cloud.pubsub import wire
 from local_cloud.pubsub.broker import Broker
 from local_cloud.pubsub.catalog import Catalog
 from local_cloud.pubsub.clock import SystemClock
-from local_cloud.pubsub.dispatcher import PushDispatcher
+from local_cloud.pubsub.dispatcher import MayCall, PushDispatcher, anyone_may_call
+from local_cloud.pubsub.permissions import resources_of
 from local_cloud.pubsub.policies import policy_table
 from local_cloud.pubsub.publisher import register_publisher
 from local_cloud.pubsub.resources import DEFAULT_RETENTION, invalid
-from local_cloud.pubsub.rpc import RpcTable
+from local_cloud.pubsub.rpc import RpcServers, RpcTable
 from local_cloud.pubsub.store import Store
 from local_cloud.pubsub.subscriber import register_subscriber
 
@@ -31,8 +30,6 @@ from local_cloud.pubsub.subscriber import register_subscriber
 _RPC_THREADS = 256
 
 _SERVER_OPTIONS = (
-    # Without this a second server on the same port silently takes half of the calls.
-    ("grpc.so_reuseport", 0),
     # A publish request may have 10 MB of data; gRPC's own limit is 4 MB.
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -47,7 +44,7 @@ class PubSub:
 
     `state_dir` keeps topics, subscriptions and unacknowledged messages across restarts and crashes; `workers`
     bounds the push requests under way (each push subscription has at least one); `mint` signs the tokens of pushes;
-    `policy_of(full name)` is the IAM policy of a topic or subscription; `port` 0 takes a free one.
+    `iam` judges callers (default: there is the owner alone), `may_call` who may push where; `port` 0 takes a free one.
     Raises StoreUnusable when the folder cannot be used, OSError when the port cannot.
     """
 
@@ -57,26 +54,38 @@ class PubSub:
         faults: Faults,
         state_dir: Path,
         mint: TokenMint | None = None,
-        policy_of: Callable[[str], Mapping[str, Any]] = lambda _resource: {"bindings": []},
+        iam: Iam | None = None,
+        may_call: MayCall = anyone_may_call,
         workers: int = 16,
         port: int = 0,
     ) -> None:
         self._store = Store(state_dir)
         self._catalog = Catalog(self._store, faults=faults)
-        self._broker = Broker(self._catalog, self._store, faults=faults, clock=SystemClock())
-        self._dispatcher = PushDispatcher(self._broker, workers=workers, mint=mint or TokenMint(state_dir))
-        self._table = RpcTable(faults=faults)
+        iam = iam or Iam.of_one_owner()
+        self._iam = iam
+        self._broker = Broker(self._catalog, self._store, faults=faults, clock=SystemClock(), iam=iam)
+        self._dispatcher = PushDispatcher(
+            self._broker, workers=workers, mint=mint or TokenMint(state_dir), may_call=may_call
+        )
+        gate = Gate(iam, functools.partial(resources_of, project=iam.project))
+        self._table = RpcTable(faults=faults, gate=gate, deny=refusals.of_pubsub)
         register_publisher(self._table, self._broker)
         register_subscriber(self._table, self._broker)
-        self._policies = policy_table(faults, self._catalog, policy_of)
-        self._threads = concurrent.futures.ThreadPoolExecutor(_RPC_THREADS, thread_name_prefix="pubsub-rpc")
-        self._server = grpc.server(self._threads, handlers=(self._policies, self._table), options=_SERVER_OPTIONS)
+        self._policies = policy_table(faults, gate, self._catalog, iam.policy)
         try:
-            self.port: int = self._server.add_insecure_port(f"{LOOPBACK}:{port}")
-        except RuntimeError as exc:
+            self._servers = RpcServers(
+                "Pub/Sub",
+                (self._policies, self._table),
+                callers=iam.callers,
+                port=port,
+                threads=_RPC_THREADS,
+                options=_SERVER_OPTIONS,
+            )
+        except OSError:
             self._store.close()
-            raise OSError(f"Pub/Sub cannot listen on {LOOPBACK}:{port}: is another local cloud running?") from exc
-        self.address = f"{LOOPBACK}:{self.port}"
+            raise
+        self.address, self.addresses = self._servers.address, self._servers.addresses
+        self.port = int(self.address.rpartition(":")[2])
 
     @property
     def operations(self) -> list[Operation]:
@@ -84,7 +93,7 @@ class PubSub:
         return [*self._table.operations, *self._policies.operations]
 
     def start(self) -> PubSub:
-        self._server.start()
+        self._servers.start()
         self._dispatcher.start()
         return self
 
@@ -92,16 +101,20 @@ class PubSub:
         """Stop; what was not acknowledged is delivered again after the next start on the same folder."""
         self._table.stop()
         self._policies.stop()
-        self._server.stop(grace=0).wait(timeout=5)
+        self._servers.stop()
         self._dispatcher.close()
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._servers.close()
         self._store.close()
 
-    def publish(self, topic_name: str, data: bytes, attributes: Mapping[str, str], ordering_key: str = "") -> str:
-        """Publish as a Google service would (a bucket notification, the scheduler); returns the message id.
+    def publish(
+        self, topic_name: str, data: bytes, attributes: Mapping[str, str], ordering_key: str = "", *, by: str = OWNER
+    ) -> str:
+        """Publish as a Google service would (`by` Cloud Storage, Cloud Scheduler); returns the message id.
 
-        Raises ApiError: NOT_FOUND without that topic, INVALID_ARGUMENT for what a client could not publish.
+        Raises Refused where `by` may not publish there, ApiError: NOT_FOUND without that topic, INVALID_ARGUMENT for
+        what a client could not publish.
         """
+        self._iam.require(by, "pubsub.topics.publish", topic_name)
         message = wire.PubsubMessage(data=data, attributes=dict(attributes), ordering_key=ordering_key)
         return self._broker.publish(topic_name, [message])[0]
 

@@ -10,6 +10,8 @@ import flask
 from local_cloud.api import Api
 from local_cloud.faults import Faults
 from local_cloud.http import HttpServer
+from local_cloud.iam import Iam, refusals
+from local_cloud.iam.gate import of_project
 from local_cloud.remote_config import templates
 from local_cloud.remote_config.templates import Templates
 from local_cloud.vertex.bodies import json_body
@@ -22,12 +24,16 @@ Document = dict[str, Any]
 
 
 class RemoteConfig:
-    """firebaseremoteconfig.googleapis.com on loopback; `state_dir` holds the records (`remote_config.sqlite`)."""
+    """firebaseremoteconfig.googleapis.com on loopback; `state_dir` holds the records (`remote_config.sqlite`).
 
-    def __init__(self, *, faults: Faults, state_dir: Path | str, port: int = 0) -> None:
-        self.api = Api("remote_config", faults=faults)
-        self._server = HttpServer(self.api.app, name="remote-config", port=port)
-        self.address = self._server.address
+    `iam` judges callers (default: there is the owner alone).
+    """
+
+    def __init__(self, *, faults: Faults, state_dir: Path | str, port: int = 0, iam: Iam | None = None) -> None:
+        iam = iam or Iam.of_one_owner()
+        self.api = Api("remote_config", faults=faults, gate=of_project(iam), refuse=refusals.of_firebase)
+        self._server = HttpServer(self.api.app, name="remote-config", port=port, callers=iam.callers)
+        self.address, self.addresses = self._server.address, self._server.addresses
         self._records = Records(Path(state_dir).resolve() / "remote_config.sqlite")
         self._templates = Templates(self._records)
         self._closed = False

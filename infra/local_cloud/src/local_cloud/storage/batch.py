@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 import flask
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
-from local_cloud.api import Api
+from local_cloud.api import Api, caller
+from local_cloud.http import CALLER
 from local_cloud.storage.errors import invalid
 
 #: Google takes 100 calls; its Python client sends up to 1000, and the service then refuses.
@@ -78,6 +79,7 @@ class Batch:
             data=body,
         )
         environ = builder.get_environ()
+        environ[CALLER] = caller()
         # The path stays as it was sent, see `wire.RawPath`.
         environ["REQUEST_URI"] = url.path
         chunks, status, _ = run_wsgi_app(self._app, environ)

@@ -10,6 +10,7 @@ import flask
 
 from local_cloud.api import Api, ApiError
 from local_cloud.storage.blobs import OpenBlob
+from local_cloud.storage.customer_keys import has_key, require_key
 from local_cloud.storage.errors import invalid
 from local_cloud.storage.preconditions import Preconditions, generation_asked
 from local_cloud.storage.records import StoredObject
@@ -20,7 +21,7 @@ from local_cloud.storage.wire import byte_range
 _LONGEST_SIGNED_SECONDS = 7 * 24 * 3600
 
 #: First segments of the JSON API's paths, which the XML API's `/<bucket>/<object>` would swallow.
-_JSON_API_SEGMENTS = frozenset({"storage", "upload", "download", "resumable", "batch", "v0"})
+JSON_API_SEGMENTS = frozenset({"storage", "upload", "download", "resumable", "batch", "v0"})
 
 
 class Downloads:
@@ -55,11 +56,13 @@ class Downloads:
             return self.media(bucket, name)
         stored = self._state.object(bucket, name, generation_asked())
         Preconditions.of_request().check(stored, reading=True)
-        return stored.resource(flask.request.host_url.rstrip("/"))
+        with_checksums = has_key(stored, flask.request.headers)
+        return stored.resource(flask.request.host_url.rstrip("/"), with_checksums=with_checksums)
 
     def media(self, bucket: str, name: str) -> flask.Response:
         stored, blob = self._state.open_object(bucket, name, generation_asked(), Preconditions.of_request())
         try:
+            require_key(stored, flask.request.headers)
             selected = byte_range(flask.request.headers.get("Range"), stored.content.size)
         except BaseException:
             blob.close()
@@ -68,7 +71,7 @@ class Downloads:
 
     def signed(self, bucket: str, name: str) -> flask.Response:
         """GET through the XML API's path, signed or not."""
-        if bucket in _JSON_API_SEGMENTS:
+        if bucket in JSON_API_SEGMENTS:
             path = flask.request.path
             raise ApiError(404, "NOT_FOUND", f"the local cloud has no GET {path}; COVERAGE.md lists what it has")
         _require_not_expired(flask.request.args)

@@ -59,9 +59,13 @@ def bucket_not_found(bucket: str) -> ApiError:
     return ApiError(404, STATUS_BY_CODE[404], f"The specified bucket does not exist: {bucket}")
 
 
-def object_not_found(bucket: str, name: str, generation: int | None = None) -> ApiError:
-    version = "" if generation is None else f"#{generation}"
-    return ApiError(404, STATUS_BY_CODE[404], f"No such object: {bucket}/{name}{version}")
+class ObjectNotFound(ApiError):
+    """There is no such object, or not at that generation; only who may list the bucket is told so."""
+
+    def __init__(self, bucket: str, name: str, generation: int | None = None) -> None:
+        version = "" if generation is None else f"#{generation}"
+        super().__init__(404, STATUS_BY_CODE[404], f"No such object: {bucket}/{name}{version}")
+        self.bucket = bucket
 
 
 class BucketExists(ApiError):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from local_cloud.api import ApiError
+from local_cloud.iam import Refused
 from local_cloud.storage.errors import invalid
 from local_cloud.storage.records import rfc3339
 from local_cloud.storage.state import Change, State
@@ -139,6 +140,9 @@ class Outbox:
             data = b"" if payload["data"] is None else json.dumps(payload["data"]).encode()
             try:
                 self._publish(payload["topic"], data, dict(payload["attributes"]))
+            except Refused as refused:
+                # It was allowed when the notification was made; Google tells nobody of what is lost now.
+                logger.warning("notification %s lost: %s", payload["attributes"], refused)
             except ApiError as error:
                 if error.status not in _REFUSED_FOR_EVER:
                     raise

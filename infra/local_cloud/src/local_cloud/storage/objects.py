@@ -11,6 +11,7 @@ import flask
 
 from local_cloud.api import Api
 from local_cloud.storage.blobs import OpenBlob
+from local_cloud.storage.customer_keys import require_key
 from local_cloud.storage.errors import invalid
 from local_cloud.storage.preconditions import Preconditions, generation_asked
 from local_cloud.storage.records import (
@@ -107,6 +108,8 @@ class Objects:
         written = writable_properties(json_object(flask.request.get_data()))
         preconditions = Preconditions.of_request()
         self._state.require_writable(to_bucket, to_name, preconditions)
+        # To copy under another key, or without one, is not played here: who owns the key can write the object anew.
+        require_key(self._state.object(bucket, name, generation_asked("sourceGeneration")), flask.request.headers)
         source, content = self._state.duplicate_content(
             bucket, name, generation_asked("sourceGeneration"), Preconditions.of_source()
         )
@@ -133,6 +136,8 @@ class Objects:
         try:
             with self._state.reading():
                 opened = [self._open_component(bucket, source) for source in sources]
+            for stored, _ in opened:
+                require_key(stored, flask.request.headers)
             content = self._state.blobs.write(chunk for _, blob in opened for chunk in blob)
         finally:
             for _, blob in opened:

@@ -94,8 +94,11 @@ class StoredObject:
     def etag(self) -> str:
         return _etag(self.generation, self.metageneration)
 
-    def resource(self, base_url: str) -> dict[str, Any]:
-        """The `storage#object` resource: 64-bit numbers are strings, as JSON has no 64-bit integers."""
+    def resource(self, base_url: str, *, with_checksums: bool | None = None) -> dict[str, Any]:
+        """The `storage#object` resource: 64-bit numbers are strings, as JSON has no 64-bit integers.
+
+        Checksums of an object under a customer's key are told only to who brings the key (`with_checksums`).
+        """
         quoted = urllib.parse.quote(self.name, safe="")
         created = rfc3339(self.generation)
         resource: dict[str, Any] = {
@@ -121,6 +124,9 @@ class StoredObject:
         }
         if self.content.md5 is not None:
             resource["md5Hash"] = self.content.md5
+        if "customerEncryption" in self.properties and not with_checksums:
+            resource.pop("md5Hash", None)
+            del resource["crc32c"]
         if self.component_count is not None:
             resource["componentCount"] = self.component_count
         return resource

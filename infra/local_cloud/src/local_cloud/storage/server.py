@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ import flask
 from local_cloud.api import Api
 from local_cloud.faults import Faults
 from local_cloud.http import HttpServer
+from local_cloud.iam import Gate, Iam, refusals
 from local_cloud.storage.batch import Batch
 from local_cloud.storage.buckets import Buckets
 from local_cloud.storage.downloads import Downloads
-from local_cloud.storage.errors import BucketExists, NotModified, RangeNotSatisfiable, render_error
+from local_cloud.storage.errors import BucketExists, NotModified, ObjectNotFound, RangeNotSatisfiable, render_error
 from local_cloud.storage.events import EventsOf, OnFinalize, Outbox, Publish, require_notification
 from local_cloud.storage.objects import Objects
+from local_cloud.storage.permissions import Permissions, asker
 from local_cloud.storage.records import require_bucket_name
 from local_cloud.storage.state import State
 from local_cloud.storage.uploads import Uploads
@@ -26,9 +28,9 @@ from local_cloud.storage.wire import Quoted, QuotedPath, RawPath
 #: What Google's Cloud Storage has and this one has not; COVERAGE.md repeats it.
 ABSENT = (
     "object versioning and soft delete: one live version, an older generation is 404",
-    "ACLs, IAM policies, HMAC keys, service accounts, signed policy documents: every caller may do everything",
+    "ACLs, HMAC keys, signed policy documents; policies cannot be set over the API",
     "XML multipart uploads (`transfer_manager.upload_chunks_concurrently`), signed resumable uploads",
-    "object holds, retention, lifecycle rules, autoclass, requester pays, customer-supplied encryption",
+    "object holds, retention, lifecycle rules, autoclass, requester pays, encryption of what lies here",
     "folders, managed folders, anywhere caches, channels (watchAll), the gRPC API",
     "server-side decompression of gzip-encoded objects",
 )
@@ -40,8 +42,8 @@ class Storage:
     Everything lives under `state_dir` and survives a restart. `publish(topic, data, attributes)` receives the
     notifications (topic: `projects/P/topics/T`), `on_finalize(resource)` every finalized object; each topic, and
     `on_finalize`, is called from a background thread of its own, in order, again and again until it returns. A
-    notification that Pub/Sub refuses for ever (ApiError NOT_FOUND, INVALID_ARGUMENT) is logged and dropped.
-    `policy_of("buckets/<name>")` is the IAM policy of a bucket.
+    notification that Pub/Sub refuses for ever (Refused, ApiError NOT_FOUND, INVALID_ARGUMENT) is logged and dropped.
+    `iam` judges callers (default: there is the owner alone).
     """
 
     def __init__(
@@ -51,23 +53,35 @@ class Storage:
         state_dir: Path | str,
         publish: Publish | None = None,
         on_finalize: OnFinalize | None = None,
-        policy_of: Callable[[str], Mapping[str, Any]] = lambda _resource: {"bindings": []},
+        iam: Iam | None = None,
         port: int = 0,
     ) -> None:
         events_of = EventsOf(to_topics=publish is not None, to_eventarc=on_finalize is not None)
         self.state = State(Path(state_dir), events_of=events_of)
-        self.api = Api("storage", faults=faults, render_error=render_error)
+        iam = iam or Iam.of_one_owner()
+        self._permissions = Permissions(iam, self.state)
+        self.api = Api(
+            "storage",
+            faults=faults,
+            render_error=render_error,
+            gate=Gate(iam, self._permissions.resources_of),
+            refuse=refusals.of_cloud_storage,
+            caller=asker,
+        )
         _accept_any_name(self.api)
+        self.api.app.register_error_handler(
+            ObjectNotFound, lambda error: self.api.answer(self._permissions.missing(error))
+        )
         self.api.app.register_error_handler(NotModified, _answer_not_modified)
         self.api.app.register_error_handler(RangeNotSatisfiable, self._answer_range)
-        Buckets(self.api, self.state, policy_of)
+        Buckets(self.api, self.state, iam)
         Objects(self.api, self.state)
         Downloads(self.api, self.state)
         Uploads(self.api, self.state)
         Batch(self.api)
         self._outbox = Outbox(self.state, publish, on_finalize)
-        self._server = HttpServer(self.api.app, name="storage", port=port)
-        self.address = self._server.address
+        self._server = HttpServer(self.api.app, name="storage", port=port, callers=iam.callers)
+        self.address, self.addresses = self._server.address, self._server.addresses
         events_of.base_url = f"http://{self.address}"
 
     def start(self) -> Storage:
@@ -110,6 +124,9 @@ class Storage:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _answer_missing(self, error: ObjectNotFound) -> flask.Response:
+        return self.api.answer(self._permissions.missing(error))
 
     def _answer_range(self, error: RangeNotSatisfiable) -> flask.Response:
         document: dict[str, Any] = {

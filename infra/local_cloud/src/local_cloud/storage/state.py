@@ -15,10 +15,10 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from local_cloud.storage.blobs import Blobs, OpenBlob
-from local_cloud.storage.errors import BucketExists, bucket_not_found, conflict, object_not_found
+from local_cloud.storage.errors import BucketExists, ObjectNotFound, bucket_not_found, conflict
 from local_cloud.storage.preconditions import Preconditions
 from local_cloud.storage.records import Bucket, Content, StoredObject
 
@@ -72,6 +72,16 @@ class Session:
     finished: StoredObject | None
 
 
+class MayWrite(Protocol):
+    """Raises what the caller is answered if it may not create the object, or not replace the one that is there."""
+
+    def __call__(self, bucket: str, name: str, *, replaces: bool) -> None: ...
+
+
+def _anyone_may(bucket: str, name: str, *, replaces: bool) -> None:
+    """Until somebody judges."""
+
+
 #: Turns a change into the events (JSON documents) to deliver, given the bucket's notification configs.
 EventsOf = Callable[[Change, list[dict[str, Any]]], list[dict[str, Any]]]
 
@@ -83,6 +93,8 @@ class State:
         folder.mkdir(parents=True, exist_ok=True)
         self.blobs = Blobs(folder / "blobs")
         self.events_arrived = threading.Event()
+        #: Asked before an object is created and, where a live one is there, before it is replaced; raises to refuse.
+        self.may_write: MayWrite = _anyone_may
         self._events_of = events_of
         self._lock = threading.RLock()
         self._database = sqlite3.connect(folder / "storage.sqlite3", check_same_thread=False, isolation_level=None)
@@ -151,7 +163,7 @@ class State:
             self.bucket(bucket)
             stored = self._object(bucket, name)
         if stored is None or generation not in {None, stored.generation}:
-            raise object_not_found(bucket, name, generation)
+            raise ObjectNotFound(bucket, name, generation)
         return stored
 
     def open_object(
@@ -179,7 +191,7 @@ class State:
         """Refuse early what `put_object` would refuse later."""
         with self._lock:
             self.bucket(bucket)
-            preconditions.check(self._object(bucket, name))
+            self._require_writable(bucket, name, preconditions)
 
     def put_object(
         self,
@@ -196,8 +208,7 @@ class State:
         try:
             with self._transaction():
                 self.bucket(bucket)
-                old = self._object(bucket, name)
-                preconditions.check(old)
+                old = self._require_writable(bucket, name, preconditions)
                 generation = self._next_generation()
                 stored = StoredObject(
                     bucket, name, generation, 1, generation, content, dict(properties), component_count
@@ -213,6 +224,15 @@ class State:
             raise
         self._discard_blob_of(old)
         return stored
+
+    def _require_writable(self, bucket: str, name: str, preconditions: Preconditions) -> StoredObject | None:
+        """The live object that a new one would replace; refuses in the order in which Cloud Storage does."""
+        self.may_write(bucket, name, replaces=False)
+        old = self._object(bucket, name)
+        preconditions.check(old)
+        if old is not None:
+            self.may_write(bucket, name, replaces=True)
+        return old
 
     def change_object(
         self,

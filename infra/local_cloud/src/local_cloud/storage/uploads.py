@@ -12,6 +12,7 @@ import flask
 from werkzeug.datastructures import Headers
 
 from local_cloud.api import Api, ApiError
+from local_cloud.storage.customer_keys import encryption_of
 from local_cloud.storage.errors import invalid
 from local_cloud.storage.preconditions import Preconditions
 from local_cloud.storage.records import Content, StoredObject, require_object_name, writable_properties
@@ -32,7 +33,7 @@ class Uploads:
     def __init__(self, api: Api, state: State) -> None:
         self._state = state
         self._session_locks: collections.defaultdict[str, threading.Lock] = collections.defaultdict(threading.Lock)
-        differs = "encryption keys, ACLs and KMS parameters are ignored; Content-Encoding of a request is not undone"
+        differs = "ACLs and KMS parameters are ignored; Content-Encoding of a request is not undone"
         # Firebase's and older clients send resumable requests to a path of their own.
         for prefix in ("/upload", "/resumable/upload"):
             path = f"{prefix}/storage/v1/b/<bucket>/o"
@@ -84,6 +85,7 @@ class Uploads:
         preconditions = Preconditions.of_request()
         self._state.require_writable(bucket, name, preconditions)
         properties = writable_properties({"contentType": parts.media_type, **parts.metadata})
+        properties |= encryption_of(request.headers)
         content = self._state.blobs.write(parts.media())
         self._require_checksums(content, parts.metadata, request.headers)
         stored = self._state.put_object(bucket, name, content, properties=properties, preconditions=preconditions)
@@ -97,9 +99,8 @@ class Uploads:
         self._state.require_writable(bucket, name, preconditions)
         content = self._state.blobs.write(chunks_of(stream))
         self._require_checksums(content, {}, headers)
-        return self._state.put_object(
-            bucket, name, content, properties=writable_properties(metadata), preconditions=preconditions
-        )
+        properties = writable_properties(metadata) | encryption_of(flask.request.headers)
+        return self._state.put_object(bucket, name, content, properties=properties, preconditions=preconditions)
 
     # --- resumable -------------------------------------------------------------------------------------------
 
@@ -117,7 +118,8 @@ class Uploads:
             bucket,
             name,
             {
-                "properties": writable_properties({"contentType": media_type, **metadata}),
+                "properties": writable_properties({"contentType": media_type, **metadata})
+                | encryption_of(request.headers),
                 "checksums": {key: metadata.get(key) for key in ("crc32c", "md5Hash")},
                 "preconditions": dataclasses.asdict(preconditions),
                 "total": None if total is None else int(total),
@@ -203,7 +205,7 @@ class Uploads:
                 raise invalid(f'Provided {label} "{wanted}" doesn\'t match calculated {label} "{found}".')
 
     def _resource(self, stored: StoredObject) -> dict[str, Any]:
-        return stored.resource(flask.request.host_url.rstrip("/"))
+        return stored.resource(flask.request.host_url.rstrip("/"), with_checksums=True)
 
 
 def _checksums(

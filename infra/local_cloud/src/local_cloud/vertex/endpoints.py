@@ -88,7 +88,6 @@ class Endpoints:
         folder: Path,
         sleepers: sleep.Sleepers,
         server_start_seconds: float,
-        address: str,
     ) -> None:
         self._records = records
         self._location = location
@@ -99,7 +98,6 @@ class Endpoints:
         self._folder = folder
         self._sleepers = sleepers
         self._server_start_seconds = server_start_seconds
-        self._address = address
         deletion = Kind(self._prepare_delete, "DeleteOperationMetadata", "Empty", at_once=True)
         operations.define(_DELETE, deletion)
         for name, prepare, metadata, response in (
@@ -229,9 +227,9 @@ class Endpoints:
             server = self._servers.get((endpoint["name"], deployed["id"]))
             is_available = server is not None and server.address is not None
             deployed["status"] = {"availableReplicaCount": int(is_available)}
-        if endpoint.get("dedicatedEndpointEnabled"):
-            # The port may differ after a restart, so it is not part of the record.
-            endpoint["dedicatedEndpointDns"] = self._address
+        if endpoint.get("dedicatedEndpointEnabled") and flask.has_request_context():
+            # The port may differ after a restart, and is each caller's own, so it is not part of the record.
+            endpoint["dedicatedEndpointDns"] = flask.request.host
         return endpoint
 
     def _patch(self, project: str, location: str, endpoint: str) -> Document:

@@ -12,6 +12,7 @@ from typing import Any
 from local_cloud.api import ApiError
 from local_cloud.faults import Faults
 from local_cloud.http import LOOPBACK, free_ports
+from local_cloud.iam import CUSTOM_CODE
 from local_cloud.vertex import job_spec
 from local_cloud.vertex.errors import CODES
 from local_cloud.vertex.gcs_mount import MOUNT_ROOT_VARIABLE, GcsMount, MountFailed
@@ -71,7 +72,7 @@ class Machine:
 
     images: Mapping[str, Image]
     python: str
-    environment: Callable[[], Mapping[str, str]]
+    environment: Callable[[str], Mapping[str, str]]
     storage_address: str
     project: str
     grace_seconds: float
@@ -100,7 +101,11 @@ class JobRun:
         self._abandoned = False
         self._containers: dict[str, _Container] = {}
         self._processes: dict[str, Process] = {}
-        self._mount = GcsMount(folder / "gcs", storage_address=machine.storage_address)
+        account = self._spec.get("serviceAccount")
+        #: Without an account of its own a job runs as one of Vertex AI's.
+        self._given = machine.environment(f"serviceAccount:{account}" if account else CUSTOM_CODE)
+        storage = self._given.get("STORAGE_EMULATOR_HOST", "").removeprefix("http://")
+        self._mount = GcsMount(folder / "gcs", storage_address=storage or machine.storage_address)
         self._crashes_at: float | None = None
         self._crashed = False
 
@@ -169,7 +174,7 @@ class JobRun:
             self._spec, replica, job_id=self._job_id, project=machine.project, addresses=addresses
         )
         environment = container_environment(
-            machine.environment(),
+            self._given,
             {MOUNT_ROOT_VARIABLE: str(self._mount.root)},
             {
                 name: value if name in job_spec.CLUSTER_VARIABLES else self._mount.map(value)

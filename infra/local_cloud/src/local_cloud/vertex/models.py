@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from local_cloud.api import ApiError
+from local_cloud.iam import Iam, Refused, agent
 from local_cloud.vertex import pages
 from local_cloud.vertex.bodies import update_mask
 from local_cloud.vertex.errors import already_exists, failed_precondition, invalid_argument, not_found
@@ -75,8 +77,9 @@ class Models:
     """The models of one location; a record holds a model with all its versions, so that they change as one."""
 
     def __init__(
-        self, *, records: Records, location: Location, operations: Operations, images: Mapping[str, Image]
+        self, *, records: Records, location: Location, operations: Operations, images: Mapping[str, Image], iam: Iam
     ) -> None:
+        self._iam = iam
         self._records = records
         self._location = location
         self._operations = operations
@@ -209,7 +212,24 @@ class Models:
         if image:
             # "The container image is ingested upon UploadModel": an image that is not there is found here.
             resolve(image, self._images)
+        self._require_readable(str(model.get("artifactUri") or ""))
         return Work(lambda: self._add_version(arguments))
+
+    def _require_readable(self, artifact: str) -> None:
+        """Vertex AI's own account copies the artifact; how its refusal is worded was never seen."""
+        bucket = artifact.removeprefix("gs://").partition("/")[0]
+        if not bucket:
+            return
+        reader = agent("gcp-sa-aiplatform")
+        try:
+            self._iam.require(reader, "storage.objects.list", f"projects/_/buckets/{bucket}")
+        except Refused as refused:
+            raise ApiError(
+                403,
+                "PERMISSION_DENIED",
+                f"{refused.email} does not have {refused.permission} access to {artifact}: grant it"
+                " roles/storage.objectViewer.",
+            ) from refused
 
     def _add_version(self, arguments: Document) -> Document:
         name, model, moment = arguments["name"], arguments["model"], arguments["created"]

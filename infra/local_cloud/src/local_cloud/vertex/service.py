@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from typing import Any
 from local_cloud.api import Api
 from local_cloud.faults import Faults
 from local_cloud.http import HttpServer
+from local_cloud.iam import PREDICTOR, Gate, Iam, refusals
 from local_cloud.vertex.custom_jobs import CustomJobs
 from local_cloud.vertex.deployments import Host
 from local_cloud.vertex.endpoints import Endpoints
@@ -20,6 +22,7 @@ from local_cloud.vertex.job_run import Machine
 from local_cloud.vertex.models import Models
 from local_cloud.vertex.names import Location
 from local_cloud.vertex.operations import Operations
+from local_cloud.vertex.permissions import resources_of
 from local_cloud.vertex.predictions import Predictions, Served, nobody_counts
 from local_cloud.vertex.records import Records
 from local_cloud.vertex.servers import ModelServers
@@ -35,7 +38,9 @@ class Vertex:
         state_dir: holds the records (`vertex.sqlite`), `jobs/<id>/log` and `endpoints/<id>/<id>/log`; what was
             answered before a restart is still there after it.
         storage_address: host:port of the Cloud Storage that `/gcs/<bucket>` paths are read from and written to.
-        environment: variables that every child process gets on top, asked for at each start.
+        environment: variables that a child process gets on top, asked for at each start with the account that it
+            runs as (`serviceAccount:…`).
+        iam: judges callers (default: there is the owner alone).
         images: what stands for a container image, by the base name of its repository.
         publish_log: receives the LogEntry of each job that ends; called from the job's thread.
         python: replaces a leading "python" of an image's command.
@@ -58,7 +63,7 @@ class Vertex:
         project: str,
         region: str,
         storage_address: str,
-        environment: Callable[[], Mapping[str, str]],
+        environment: Callable[[str], Mapping[str, str]],
         images: Mapping[str, Image],
         publish_log: Callable[[dict[str, Any]], None],
         python: str = sys.executable,
@@ -72,13 +77,20 @@ class Vertex:
         on_served: Served = nobody_counts,
         quotas: Callable[[], Mapping[str, int]] = dict,
         idle_clock: Callable[[], float] = time.monotonic,
+        iam: Iam | None = None,
     ) -> None:
         self._closed = False
         state_dir = Path(state_dir).resolve()
         location = Location(project, region)
-        self.api = Api("vertex", faults=faults)
-        self._server = HttpServer(self.api.app, name="vertex", port=port)
-        self.address = self._server.address
+        iam = iam or Iam.of_one_owner()
+        self.api = Api(
+            "vertex",
+            faults=faults,
+            gate=Gate(iam, functools.partial(resources_of, project=iam.project)),
+            refuse=refusals.in_location(f"projects/{project}/locations/{region}"),
+        )
+        self._server = HttpServer(self.api.app, name="vertex", port=port, callers=iam.callers)
+        self.address, self.addresses = self._server.address, self._server.addresses
         self._records = Records(state_dir / "vertex.sqlite")
         self._operations = Operations(
             records=self._records, location=location, faults=faults, operation_seconds=operation_seconds
@@ -96,7 +108,7 @@ class Vertex:
             provisioning_seconds=operation_seconds,
             max_running=max_running_jobs,
         )
-        models = Models(records=self._records, location=location, operations=self._operations, images=images)
+        models = Models(records=self._records, location=location, operations=self._operations, images=images, iam=iam)
         sleepers = Sleepers(wake_seconds=operation_seconds, clock=idle_clock)
         self._endpoints = Endpoints(
             records=self._records,
@@ -104,11 +116,10 @@ class Vertex:
             operations=self._operations,
             models=models,
             servers=self._servers,
-            host=Host(images, python, environment, location.number),
+            host=Host(images, python, lambda: environment(PREDICTOR), location.number),
             folder=state_dir / "endpoints",
             sleepers=sleepers,
             server_start_seconds=server_start_seconds,
-            address=self.address,
         )
         predictions = Predictions(
             location=location,

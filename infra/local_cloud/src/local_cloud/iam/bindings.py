@@ -1,0 +1,184 @@
+"""infra/bindings.json: who may do what, as Terraform grants it, and which roles are made of which permissions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from local_cloud.topology import Topology
+
+#: Google's number of the project; its service agents are named after it.
+PROJECT_NUMBER = "123456789012"
+FILE = Path("infra") / "bindings.json"
+
+#: People whom Terraform's variable `operators` names, and the one whom the local cloud has for them.
+OPERATORS = "an operator"
+OPERATOR = "user:operator@example.com"
+
+#: Google's own accounts, as infra/bindings.json calls them.
+AGENTS: Mapping[str, str] = {
+    "Pub/Sub": f"service-{PROJECT_NUMBER}@gcp-sa-pubsub.iam.gserviceaccount.com",
+    "Cloud Storage": f"service-{PROJECT_NUMBER}@gs-project-accounts.iam.gserviceaccount.com",
+    "Cloud Logging": f"service-{PROJECT_NUMBER}@gcp-sa-logging.iam.gserviceaccount.com",
+}
+
+
+class BindingsError(ValueError):
+    """The file of bindings cannot be used; the message says which line of it and why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """Where in Cloud Storage a binding counts: for objects by the beginnings of their full names, and for a bucket.
+
+    Names are those of conditions: `projects/_/buckets/BUCKET/objects/NAME`.
+    Source: https://cloud.google.com/iam/docs/conditions-resource-attributes
+    """
+
+    prefixes: tuple[str, ...]
+    bucket: str = ""
+    title: str = ""
+
+    def holds(self, resource: str) -> bool:
+        return (bool(self.bucket) and resource == self.bucket) or resource.startswith(self.prefixes)
+
+    @property
+    def expression(self) -> str:
+        """In the Common Expression Language, as Terraform writes it."""
+        listing = [f'resource.name == "{self.bucket}"'] if self.bucket else []
+        return " || ".join([*listing, *(f'resource.name.startsWith("{prefix}")' for prefix in self.prefixes)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Grant:
+    """One role of one member on one resource, by its full name (`projects/p/topics/t`, `buckets/b`)."""
+
+    resource: str
+    role: str
+    member: str
+    condition: Condition | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Binding:
+    """One line of the file, in its words. `page` is Google's page that asks for what the local cloud cannot show."""
+
+    section: str
+    account: str
+    role: str
+    on: str
+    why: str
+    objects: tuple[str, ...] = ()
+    lists: bool = False
+    only_bucket: str = ""
+    page: str = ""
+
+    @property
+    def where(self) -> str:
+        """The resource and what of it, for people."""
+        if self.only_bucket:
+            return f"{self.on}: bucket {self.only_bucket}"
+        return f"{self.on}: {' '.join(self.objects)}" if self.objects else self.on
+
+    @property
+    def name(self) -> str:
+        """What a test or a person calls it; no two have the same."""
+        return f"{self.account}: {self.role} on {self.where}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Bindings:
+    """The whole file, with project, number and region left open."""
+
+    custom_roles: Mapping[str, Sequence[str]]
+    bindings: tuple[Binding, ...]
+
+    @classmethod
+    def load(cls, file: Path) -> Bindings:
+        """Raises BindingsError for a file that is missing or not of this form."""
+        try:
+            document = json.loads(file.read_text(encoding="utf-8"))
+            bindings = tuple(
+                Binding(section, **{**row, "objects": tuple(row.get("objects", ()))})
+                for section, rows in document["bindings"].items()
+                for row in rows
+            )
+            read = cls(document["custom_roles"], bindings)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
+            raise BindingsError(f"{file}: {type(exc).__name__}: {exc}") from exc
+        names = [each.name for each in read.bindings]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise BindingsError(f"{file}: twice: {', '.join(sorted(twice))}")
+        return read
+
+    @property
+    def accounts(self) -> list[str]:
+        """The project's own accounts, each once, in the order of the file."""
+        return list(dict.fromkeys(each.account for each in self.bindings if each.account not in {*AGENTS, OPERATORS}))
+
+    def grants(self, topology: Topology) -> Iterator[Grant]:
+        """What the bindings grant in the project of `topology`."""
+        for binding in self.bindings:
+            yield from grants(binding, topology)
+
+
+def member(account: str, project: str) -> str:
+    """`serviceAccount:…` of an account in the file's words."""
+    if account == OPERATORS:
+        return OPERATOR
+    return f"serviceAccount:{AGENTS.get(account) or f'{account}@{project}.iam.gserviceaccount.com'}"
+
+
+def grants(binding: Binding, topology: Topology) -> Iterator[Grant]:
+    """What one binding grants: one grant, or one for each subscription that pushes."""
+    project = topology.project
+    role = binding.role if binding.role.startswith("roles/") else f"projects/{project}/roles/{binding.role}"
+    for resource in _resources(binding.on, topology):
+        yield Grant(resource, role, member(binding.account, project), condition(binding, topology))
+
+
+def condition(binding: Binding, topology: Topology) -> Condition | None:
+    """The condition of a binding, if it has one."""
+    if binding.only_bucket:
+        filled = {"number": PROJECT_NUMBER, "region": topology.region, "project": topology.project}
+        name = binding.only_bucket
+        for key, value in filled.items():
+            name = name.replace(f"${{{key}}}", value)
+        return Condition((f"projects/_/buckets/{name}/",), title="only-sources-of-functions")
+    if not binding.objects:
+        return None
+    bucket = f"projects/_/buckets/{topology.project}-{binding.on.removeprefix('bucket ')}"
+    title = f"only-{'-and-'.join(prefix.rstrip('/') for prefix in binding.objects)}"
+    prefixes = tuple(f"{bucket}/objects/{prefix}" for prefix in binding.objects)
+    return Condition(prefixes, bucket if binding.lists else "", title)
+
+
+def _resources(on: str, topology: Topology) -> Iterator[str]:
+    """The full names of what `on` means. Raises BindingsError for what it does not know."""
+    project = f"projects/{topology.project}"
+    kind, _, rest = on.partition(" ")
+    if on == "its subscriptions":
+        for subscription in topology.subscriptions.values():
+            if subscription.dead_letter_topic:
+                yield f"{project}/subscriptions/{subscription.name}"
+        return
+    location = f"{project}/locations/{topology.region}"
+    names: Mapping[str, str] = {
+        "project": project,
+        "bucket": f"buckets/{topology.project}-{rest}",
+        "topic": f"{project}/topics/{rest}",
+        "service": f"{location}/services/{rest}",
+        "account": f"{project}/serviceAccounts/{rest}@{topology.project}.iam.gserviceaccount.com",
+        "repository": f"{location}/repositories/{rest}",
+    }
+    if kind not in names or bool(rest) == (kind == "project"):
+        raise BindingsError(f"on {on!r}: there are {', '.join(names)} and its subscriptions")
+    yield names[kind]
+
+
+def read_json(name: str) -> Any:
+    """A data file of this package."""
+    return json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))

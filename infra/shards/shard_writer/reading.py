@@ -1,0 +1,58 @@
+"""One picture, read and judged: its bytes as a record will hold them."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import google_crc32c
+
+from dualdeploy.images import FORMATS, UnreadableImage, verify
+from dualdeploy.tfrecord import MAX_RECORD_BYTES
+from shard_writer.sources import Picture
+
+#: Room in a record for everything but the picture.
+_AROUND = 64 << 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """`problem` says why a picture cannot be used; else its size in bytes and the CRC32C of them."""
+
+    size: int = 0
+    checksum: int = 0
+    converted: bool = False
+    problem: str = ""
+
+
+def judge(picture: Picture) -> Judged:
+    """Read the picture as training, serving and phones will."""
+    try:
+        data, converted = encoded(picture)
+        if len(data) > MAX_RECORD_BYTES - _AROUND:
+            return Judged(problem=f"{len(data)} bytes are more than a record may have: scale it down")
+        verify(data)
+    except UnreadableImage as exc:
+        return Judged(problem=str(exc))
+    except Exception as exc:  # noqa: BLE001  # a decoder fed damaged bytes may raise anything, and all of it means this
+        return Judged(problem=f"the file cannot be read as a picture: {exc}")
+    return Judged(len(data), int(google_crc32c.value(data)), converted)
+
+
+def encoded(picture: Picture) -> tuple[bytes, bool]:
+    """The JPEG or PNG of a picture, and whether it was made: other formats become PNGs, of which no pixel differs.
+
+    Raises OSError for what no one can read.
+    """
+    from PIL import Image  # noqa: PLC0415
+
+    data = picture.path.read_bytes()
+    if data[:2] == b"\xff\xd8" or data[:4] == b"\x89PNG":
+        return data, False
+    with Image.open(io.BytesIO(data)) as image:
+        if image.format in FORMATS:
+            return data, False
+        image.seek(0)
+        out = io.BytesIO()
+        image.convert("RGBA" if "A" in image.getbands() else "RGB").convert("RGB").save(out, "PNG")
+    return out.getvalue(), True

@@ -1,0 +1,218 @@
+"""Where pictures and their labels come from: folders of classes, or a list as CSV or JSON lines."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from dualdeploy.contracts.split import Side, side_of_word
+from dualdeploy.shards import Kind, ShardNames
+
+#: Files that are pictures by their names; which of them can be used is seen when they are read.
+PICTURE = re.compile(r"\.(jpe?g|jfif|png|gif|bmp|webp|tiff?|heic|heif|avif)$", re.IGNORECASE)
+
+#: Names of columns and keys, as people and tools call them; the last part of a nested key counts.
+_PATHS = (
+    *("path", "image", "image_path", "file", "file_name", "filename", "filepath", "img", "picture"),
+    *("uri", "image_uri", "gcs_uri", "imagegcsuri"),
+)
+_LABELS = ("label", "class", "class_name", "label_name", "category", "species", "displayname", "target", "y")
+_SPLITS = ("split", "set", "subset", "usage", "ml_use", "phase", "partition", "fold")
+
+#: What Google's import files have where the split is left to the service.
+_NO_SPLIT = ("unassigned", "ml_use_unspecified")
+
+_NAMED = 5
+
+
+class UnusableSource(ValueError):
+    """What IMAGES names cannot be turned into shards; the message says what to change."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """One file; `name` is how it is called in the data set, `side` what its folder or list says of the split."""
+
+    name: str
+    path: Path
+    label: str
+    side: Side | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The pictures in the order of their names, the labels in the order of their indices, and what is no picture."""
+
+    pictures: Sequence[Picture]
+    labels: Sequence[str]
+    passed_over: Sequence[str]
+
+
+def read(images: Path, *, labels: Sequence[str] = ()) -> Source:
+    """Find the pictures. `labels`, or a file labels.txt beside them, gives the order of the classes; else the alphabet.
+
+    Raises UnusableSource.
+    """
+    if images.is_dir():
+        pictures, passed_over = _of_folders(images)
+        beside = images / "labels.txt"
+    elif images.is_file():
+        pictures, passed_over = _of_list(images), []
+        beside = images.with_name("labels.txt")
+    else:
+        raise UnusableSource(f"{images} does not exist: IMAGES names a folder of class folders, a .csv or a .jsonl")
+    if not pictures:
+        raise UnusableSource(f"{images} holds no pictures in folders that are called like their classes")
+    if not labels and beside.is_file():
+        labels = [line.strip() for line in beside.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return Source(sorted(pictures, key=lambda each: each.name), _labels(pictures, labels), sorted(passed_over))
+
+
+def _labels(pictures: Sequence[Picture], given: Sequence[str]) -> list[str]:
+    found = _in_order({picture.label for picture in pictures})
+    if len(set(given)) != len(given):
+        raise UnusableSource(f"a label stands twice: {', '.join(given)}")
+    if unknown := sorted(set(found) - set(given)) if given else []:
+        raise UnusableSource(f"pictures have labels that the list of labels lacks: {_some(unknown)}")
+    if len(found) < 2:
+        raise UnusableSource(f"all pictures have the label {found[0]!r}: a classifier needs two classes")
+    return list(given) or found
+
+
+def _in_order(labels: Collection[str]) -> list[str]:
+    """By the alphabet, or as numbers when all of them are: class 10 comes after class 9."""
+    return sorted(labels, key=int if all(map(str.isdecimal, labels)) else None)
+
+
+# Folders -------------------------------------------------------------------------------------------------------
+
+
+def _of_folders(folder: Path) -> tuple[list[Picture], list[str]]:
+    pictures, passed_over = [], []
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if not path.is_file() or ShardNames(patterns=("*",)).kind(name) is Kind.HIDDEN:
+            continue
+        folders = name.split("/")[:-1]
+        side = side_of_word(folders[0]) if len(folders) > 1 else None
+        classes = folders[1:] if side else folders
+        if not PICTURE.search(name) or not classes:
+            passed_over.append(name)
+            continue
+        pictures.append(Picture(name, path, classes[0], side))
+    if pictures and all(side_of_word(picture.label) for picture in pictures):
+        raise UnusableSource(f"{folder} has folders of a split, and no folders of classes in them")
+    sides = {picture.side for picture in pictures}
+    if None in sides and len(sides) > 1:
+        alone = sorted({picture.name.split("/")[0] for picture in pictures if picture.side is None})
+        raise UnusableSource(
+            f"some folders name a split (train/, val/, …) and others do not: {_some(alone)}; move them into one"
+        )
+    return pictures, [name for name in passed_over if name != "labels.txt"]
+
+
+# Lists ---------------------------------------------------------------------------------------------------------
+
+
+def _of_list(file: Path) -> list[Picture]:
+    rows = list(_json_rows(file) if file.suffix.lower() in (".jsonl", ".ndjson", ".json") else _csv_rows(file))
+    faults: list[str] = []
+    pictures = [picture for number, row in rows if (picture := _of_row(file, number, row, faults))]
+    if faults:
+        more = f"; and {len(faults) - _NAMED} more rows" if len(faults) > _NAMED else ""
+        raise UnusableSource(f"{file}: {'; '.join(faults[:_NAMED])}{more}")
+    counts = Counter(picture.name for picture in pictures)
+    if twice := sorted(name for name, count in counts.items() if count > 1):
+        raise UnusableSource(f"{file} lists pictures twice: {_some(twice)}")
+    return pictures
+
+
+def _of_row(file: Path, number: int, row: Mapping[str, str], faults: list[str]) -> Picture | None:
+    name, label, split = (_first(row, keys) for keys in (_PATHS, _LABELS, _SPLITS))
+    if not name or not label:
+        keys = ", ".join(row) or "nothing"
+        faults.append(f"row {number} has no {'path' if not name else 'label'} (it has {keys})")
+        return None
+    if "://" in name:
+        faults.append(f"row {number}: {name} is not on this machine; copy the pictures here first")
+        return None
+    side = side_of_word(split) if split else None
+    if split and side is None and split.lower() not in _NO_SPLIT:
+        faults.append(f"row {number}: {split!r} names no split; train, val and test do")
+    path = file.parent / name
+    if not path.is_file():
+        faults.append(f"row {number}: {path} does not exist")
+        return None
+    return Picture(name, path, label, side)
+
+
+def _first(row: Mapping[str, str], keys: Sequence[str]) -> str:
+    return next((row[key].strip() for key in keys if row.get(key, "").strip()), "")
+
+
+def _csv_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        rows = list(csv.reader(stream, dialect=_dialect(file)))
+    filled = [(number, row) for number, row in enumerate(rows, start=1) if any(cell.strip() for cell in row)]
+    if not filled:
+        raise UnusableSource(f"{file} is empty")
+    header = [cell.strip().lower() for cell in filled[0][1]]
+    known = {*_PATHS, *_LABELS, *_SPLITS}
+    if len(known & set(header)) >= 2:
+        filled = filled[1:]
+    else:
+        header = _header_by_place(file, filled[0][1])
+    for number, row in filled:
+        yield number, dict(itertools.zip_longest(header, row[: len(header)], fillvalue=""))
+
+
+def _dialect(file: Path) -> type[csv.Dialect]:
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        try:
+            return csv.Sniffer().sniff(stream.read(1 << 16), delimiters=",;\t|")
+        except csv.Error:
+            return csv.excel
+
+
+def _header_by_place(file: Path, row: Sequence[str]) -> list[str]:
+    """Without a header: path and label, and before or behind them the split, as Google's import files have it."""
+    if len(row) == 2:
+        return ["path", "label"]
+    if len(row) == 3 and (side_of_word(row[0]) or row[0].lower() in _NO_SPLIT):
+        return ["split", "path", "label"]
+    if len(row) == 3 and side_of_word(row[2]):
+        return ["path", "label", "split"]
+    raise UnusableSource(f"{file} needs a first line that names its columns, such as path,label,split: it has {row}")
+
+
+def _json_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as exc:
+            raise UnusableSource(f"{file}, line {number} is not JSON: {exc}") from exc
+        if not isinstance(row, dict):
+            raise UnusableSource(f"{file}, line {number} is not an object such as {{'path': …, 'label': …}}")
+        yield number, dict(_flat(row.items()))
+
+
+def _flat(items: Iterable[tuple[str, object]]) -> Iterator[tuple[str, str]]:
+    """Keys in small letters, of nested objects the last part: `classificationAnnotation.displayName` is displayname."""
+    for key, value in items:
+        if isinstance(value, dict):
+            yield from _flat(value.items())
+        elif value is not None and not isinstance(value, list):
+            yield key.lower().rpartition("/")[2], str(value)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

@@ -1,0 +1,133 @@
+"""A folder of shards on this machine as a data set: by its YAML, or by what can be guessed from names and records."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import yaml
+
+from dualdeploy import dataset_config
+from dualdeploy.contracts.example import PRESETS, ExampleSchema, Guess, guess
+from dualdeploy.contracts.split import BY_NAMES, Split, SplitRule, divide
+from dualdeploy.dataset_config import DATASET_NAME, DatasetConfig
+from dualdeploy.shard_folder import ShardFolder, look_into
+from dualdeploy.shards import ShardNames
+from dualdeploy.tfrecord import CorruptRecords, Example, parse_example, read_records
+
+#: Records that are looked at until one tells its features.
+_LOOKED_AT = 20
+
+#: Names of classes, one a line, in the order of their indices.
+LABELS_FILE = "labels.txt"
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalData:
+    """The shards, how their records are to be read, and where that is known from; `schema.labels` None: not known."""
+
+    shards: ShardFolder
+    schema: ExampleSchema
+    rule: SplitRule = BY_NAMES
+    config: DatasetConfig | None = None
+    labels_from: str = ""
+    guessed: Guess | None = None
+
+    @property
+    def split(self) -> Split:
+        return divide(self.shards.files, rule=self.rule)
+
+    def sentence(self) -> str:
+        """What was not said but guessed or found; empty when nothing was."""
+        said = []
+        if self.guessed:
+            preset = f" (data.schema: {self.guessed.preset})" if self.guessed.preset else ""
+            said.append(
+                f"Features guessed from a record: picture {self.guessed.image!r}, label {self.guessed.label!r}{preset}."
+            )
+        if self.labels_from == LABELS_FILE:
+            said.append(f"Class names from {LABELS_FILE}.")
+        return " ".join(said)
+
+
+def open_data(path: Path, *, config_file: Path | None = None, labels: Sequence[str] = ()) -> LocalData:
+    """Look at a folder, or at one shard; without a YAML the first record tells which features it has.
+
+    `labels` count more than those of the YAML, and these more than labels.txt. Raises InvalidDatasetConfig and OSError.
+    """
+    config = dataset_config.parse(config_file.read_bytes(), source=str(config_file)) if config_file else None
+    rule = config.data.shard_names if config else ShardNames()
+    shards = ShardFolder({path.name: path}) if path.is_file() else look_into(path, rule)
+    names, labels_from = _labels(path, labels, config)
+    if config:
+        features = config.data.features
+        schema = ExampleSchema(features.image, features.label, features.split, config.data.first_label, names)
+        return LocalData(shards, schema, config.data.split, config, labels_from)
+    guessed = _guess(shards)
+    schema = ExampleSchema(labels=names)
+    if guessed:
+        first = PRESETS[guessed.preset].first_label if guessed.preset else 0
+        schema = ExampleSchema(guessed.image, guessed.label, first_label=first, labels=names)
+    return LocalData(shards, schema, labels_from=labels_from, guessed=guessed)
+
+
+def yaml_that_fits(folder: Path, schema: ExampleSchema, labels: Sequence[str]) -> str:
+    """The data set's YAML for what was found: every other key has a default."""
+    data: dict[str, object] = {}
+    preset = next(
+        (name for name, each in PRESETS.items() if (each.image, each.label) == (schema.image, schema.label)), ""
+    )
+    if preset and preset != "flowers":
+        data["schema"] = preset
+    elif not preset:
+        data["features"] = {"image": schema.image, "label": schema.label}
+    if schema.first_label != (PRESETS[preset].first_label if preset else 0):
+        data["first_label"] = schema.first_label
+    document: dict[str, object] = {"dataset": _dataset_name(folder), "labels": list(labels)}
+    if data:
+        document["data"] = data
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+
+
+def _labels(path: Path, labels: Sequence[str], config: DatasetConfig | None) -> tuple[tuple[str, ...] | None, str]:
+    if labels:
+        return tuple(labels), "LABELS"
+    if config:
+        return config.labels, "YAML"
+    file = path / LABELS_FILE
+    if path.is_dir() and file.exists():
+        return tuple(
+            line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()
+        ), LABELS_FILE
+    return None, ""
+
+
+def _guess(shards: ShardFolder) -> Guess | None:
+    """What the first record tells that has other features than the usual ones; None when they are usual."""
+    usual = ExampleSchema()
+    for example in _first_examples(shards):
+        if usual.image in example and usual.label in example:
+            return None
+        found = guess(example)
+        if found:
+            return found
+    return None
+
+
+def _first_examples(shards: ShardFolder) -> Iterator[Example]:
+    for name, path in list(shards.files.items())[:_LOOKED_AT]:
+        try:
+            with path.open("rb") as stream:
+                for record in read_records(stream, name=name):
+                    yield parse_example(record.data, name=name)
+                    if record.index >= _LOOKED_AT:
+                        break
+        except CorruptRecords:
+            continue  # what is wrong with a shard is for the validation to say
+
+
+def _dataset_name(folder: Path) -> str:
+    name = re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-")
+    return name if DATASET_NAME.fullmatch(name) else "my-data"
