@@ -70,7 +70,14 @@ class Publishing:
 
     def build(self, *, bucket: bool = True) -> None:
         """Another instance, perhaps with other settings, goes on with the service's work."""
-        self.world = World(
+        self.world = self.new_world(bucket=bucket)
+        self.service = compose(self.world, publisher=self.publisher, settings=SETTINGS)
+        self.worker, self.ticks = self.service.worker, self.service.ticks
+        self.due = Due(SERVICE, self.ledger)
+
+    def new_world(self, *, bucket: bool) -> World:
+        """What the service is given."""
+        return World(
             ledger=self.ledger,
             config=self.config,
             firebase=self.firebase,
@@ -79,9 +86,6 @@ class Publishing:
             firebase_ml_ends=SETTINGS.firebase_ml_ends,
             storage=StorageChannel(models=self.models, bucket=self.phones) if bucket else None,
         )
-        self.service = compose(self.world, publisher=self.publisher, settings=SETTINGS)
-        self.worker, self.ticks = self.service.worker, self.service.ticks
-        self.due = Due(SERVICE, self.ledger)
 
     def continued(self) -> Publishing:
         """Another project in the same state, so that a thousand tests need not bring it there a thousand times."""

@@ -26,8 +26,10 @@ from google.cloud import storage
 from PIL import Image
 
 from dualdeploy import tfrecord
+from dualdeploy.due import Due
 from dualdeploy.errors import UnknownRun
-from dualdeploy.ledger import Branch, Ledger, State
+from dualdeploy.ledger import Ledger, State
+from dualdeploy.ledger.standing import Standing, standing
 from dualdeploy.object_store import GcsObjectStore
 from local_cloud import topology as topologies
 from local_cloud.cloud import DEFAULT_PROJECT, DEFAULT_REGION, LocalCloud
@@ -74,21 +76,21 @@ class Project:
         (run_id,) = wait_for(lambda: set(self.ledger.run_ids("flowers")) - known, what="a new run")
         return str(run_id)
 
-    def branch(self, run_id: str) -> Branch | None:
+    def standing(self, run_id: str, target: str = "mobile") -> Standing | None:
         with contextlib.suppress(UnknownRun):
-            return self.ledger.read_branch(run_id, "mobile").document
+            return standing(self.ledger, run_id, target)
         return None
 
-    def wait(self, run_id: str, state: State, *, release: int = 1) -> Branch:
-        def reached() -> Branch | None:
-            branch = self.branch(run_id)
-            if branch is None or branch.release < release:
+    def wait(self, run_id: str, state: State, *, release: int = 1) -> Standing:
+        def reached() -> Standing | None:
+            found = self.standing(run_id)
+            if found is None or found.release < release:
                 return None
-            assert branch.state is state or not branch.is_final, branch.reason
-            return branch if branch.state is state else None
+            assert found.state == state or not found.is_over, found.reason
+            return found if found.state == state else None
 
-        branch: Branch = wait_for(reached, what=f"{run_id} to be {state}")
-        return branch
+        found: Standing = wait_for(reached, what=f"{run_id} to be {state}")
+        return found
 
     def post(self, command: str, **body: str) -> None:
         address = self.environment["MOBILE_PUBLISHER_URL"]
@@ -117,7 +119,7 @@ class Project:
         return "".join(condition["expression"] for condition in template.get("conditions", []))
 
     def look_at(self, share: int) -> dict[str, str]:
-        """What phones have while the rollout is at `share` per cent."""
+        """What phones have while the rollout is at `share` percent."""
         wait_for(lambda: self.expression().endswith(f"<= {share}"), what=f"{share} % of the installations")
         seen = self.look()
         assert self.expression().endswith(f"<= {share}"), "the next share came in the middle of the look"
@@ -200,7 +202,7 @@ def test_the_first_version_is_everybodys_at_once(project: Project, first: str) -
     project.wait(first, State.LIVE)
     assert has(project.look(), first) == set(INSTALLATIONS)
     # The cloud model failed meanwhile, which is no matter of the phones'.
-    assert project.ledger.read_branch(first, "cloud").document.state is State.FAILED
+    assert project.standing(first, "cloud").state == State.FAILED
 
 
 def test_a_second_version_reaches_a_tenth_then_half_then_all_although_the_publisher_is_killed(
@@ -208,7 +210,7 @@ def test_a_second_version_reaches_a_tenth_then_half_then_all_although_the_publis
 ) -> None:
     everybody = set(INSTALLATIONS)
     begun = project.wait(second, State.CANARY)
-    assert begun.facts["rollout"]["steps"] == [10, 50, 100]
+    assert begun.facts["rollout"]["shares"] == [10, 50, 100]
     tenth = project.look_at(10)
     project.stack.services["mobile_publisher"].kill()
     assert has(tenth, first) == everybody - has(tenth, second)
@@ -227,10 +229,10 @@ def test_one_call_brings_every_phone_back(project: Project, first: str, second: 
     project.post("rollback", dataset="flowers", reason="worse in the field")
     project.wait(first, State.LIVE, release=2)
     assert has(project.look(), first) == set(INSTALLATIONS)
-    assert project.branch(second).state is State.ROLLED_BACK  # type: ignore[union-attr]
+    assert project.standing(second).state == State.ROLLED_BACK
 
 
 def test_nothing_was_lost_on_the_way(project: Project) -> None:
-    assert wait_for(lambda: not project.ledger.active("mobile"), what="the markers to go")
+    assert wait_for(lambda: not Due("mobile_publisher", project.ledger).all_keys(), what="the markers to go")
     names = [blob.name for blob in project._client.list_blobs(project.environment["LEDGER_BUCKET"], prefix="rejected/")]
     assert names == []
