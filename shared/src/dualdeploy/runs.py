@@ -10,18 +10,20 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from dualdeploy import clock as clocks
 from dualdeploy.clock import Clock
 from dualdeploy.errors import CannotEverSucceed, DualDeployError, UnknownRun
-from dualdeploy.ledger import DataSet, Ledger, Rejected, Serving, State, dataset_of
+from dualdeploy.ledger import DataSet, Document, Ledger, Rejected, Serving, State, dataset_of, names
 from dualdeploy.ledger.standing import standing
 from dualdeploy.object_store import GcsObjectStore, ObjectStore
 from dualdeploy.replay import printable
@@ -29,6 +31,10 @@ from dualdeploy.spending import Entry, Estimate, read_account, read_estimate
 from dualdeploy.training import TARGETS
 
 DONE, NOT_FOUND, USAGE = 0, 1, 2
+
+#: A time in a sentence; they are all UTC.
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?(?:Z|\+00:00)")
+
 _SHOWN_RUNS = 20
 _COLOURS: Mapping[str, str] = {
     State.LIVE: "green",
@@ -72,7 +78,7 @@ class TargetView:
 
 @dataclasses.dataclass(frozen=True)
 class RunView:
-    """One run with its targets; `refusal` is what the budget said, if it said no."""
+    """One run with its targets; `refusal` is what the budget said, if it said no, `problem` why it cannot be read."""
 
     run_id: str
     dataset: str
@@ -81,6 +87,7 @@ class RunView:
     shards: int
     refusal: str
     targets: tuple[TargetView, ...]
+    problem: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +101,29 @@ class ServingView:
     notes: tuple[str, ...]
 
 
+class _Idle(Document):
+    endpoint: str = ""
+    since: str = ""
+    usd_per_month: float | None = None
+
+
+class _Cleanup(Document):
+    """What people should know of the document of cloud_deployer's cleanup: `left` says what stays although it costs."""
+
+    dataset: str
+    left: tuple[str, ...] = ()
+    idle: _Idle | None = None
+
+    def sentences(self) -> list[str]:
+        told = [f"{self.dataset}: {each}" for each in self.left]
+        if self.idle:
+            cost = "" if self.idle.usd_per_month is None else f", about ${self.idle.usd_per_month:.2f} a month"
+            told.append(f"{self.dataset}: no one has asked endpoint {self.idle.endpoint} since {self.idle.since}{cost}")
+        return told
+
+
 class Runs:
-    """The runs of a ledger bucket, read for people."""
+    """The runs of a ledger bucket, read for people. A document that cannot be read is told, and hides nothing else."""
 
     def __init__(self, store: ObjectStore, *, clock: Clock = clocks.utc_now) -> None:
         self._store = store
@@ -114,9 +142,15 @@ class Runs:
             reverse=True,
         )
         views = []
-        for _, run_id in claims[:most]:
-            with contextlib.suppress(UnknownRun):
+        for updated, run_id in claims[:most]:
+            try:
                 views.append(self.one(run_id))
+            except UnknownRun:
+                continue  # taken away meanwhile
+            except CannotEverSucceed as exc:
+                at = clocks.to_text(updated)
+                unreadable = RunView(run_id, dataset_of(run_id), at, "", 0, refusal="", targets=(), problem=str(exc))
+                views.append(unreadable)
         return views
 
     def refused(self, dataset: str = "") -> list[Rejected]:
@@ -154,6 +188,20 @@ class Runs:
             if found:
                 views.append(_serving(found.document))
         return views
+
+    def stays(self, dataset: str = "") -> list[str]:
+        """What costs and stays, also of data sets that have no configuration any more."""
+        told: list[str] = []
+        for name in self._ledger.names("cleanup/"):
+            if dataset and name != names.cleanup(dataset):
+                continue
+            try:
+                found = self._ledger.find(name, _Cleanup)
+            except CannotEverSucceed as exc:
+                told.append(str(exc))
+                continue
+            told += found.document.sentences() if found else []
+        return told
 
     def waiting_data(self, dataset: str = "") -> list[tuple[str, str]]:
         """Data sets with data that nobody could look at yet, and why."""
@@ -267,64 +315,70 @@ def _print(runs: Runs, options: argparse.Namespace, console: Console) -> int:
     elif options.id:
         _print_one(views[0], console)
     else:
-        console.print(_table(views) if views else "No runs yet.")
-        _print_serving(runs.serving(options.dataset), console)
-        for dataset, why in runs.waiting_data(options.dataset):
-            _say(console, f"data of {dataset} waits: {why}")
-        _print_refused(runs.refused(options.dataset), console)
+        _print_all(views, runs, options.dataset, console)
     return DONE
+
+
+def _print_all(views: Sequence[RunView], runs: Runs, dataset: str, console: Console) -> None:
+    if not views:
+        console.print("No runs yet.")
+    for view in views:
+        _print_listed(view, console)
+    _print_serving(runs.serving(dataset), console)
+    _print_list("Costs and stays", runs.stays(dataset), console)
+    waiting = [f"data of {name} waits: {why}" for name, why in runs.waiting_data(dataset)]
+    _print_list("Waits", waiting, console)
+    refused = runs.refused(dataset)
+    lines = [f"{_short(each.at)}  {each.dataset or '?'}, {each.kind}: {each.reason}" for each in refused]
+    _print_list("Refused lately", lines, console)
+
+
+def _print_listed(view: RunView, console: Console) -> None:
+    """One run in as many lines as it has targets, readable at 80 columns."""
+    _say(console, f"{view.run_id}  begun {_short(view.created_at)} UTC")
+    table = Table.grid(padding=(0, 2))
+    for width in (0, len("mobile"), len("rolled_back"), len("~$0.30")):
+        table.add_column(no_wrap=True, min_width=width)
+    table.add_column(overflow="fold")
+    if not view.targets:
+        table.add_row(
+            "", "", "unreadable" if view.problem else "claimed", "", _text(view.problem or "its trainings to begin")
+        )
+    for each in view.targets:
+        state = Text(each.state, style=_COLOURS.get(each.state, "cyan"))
+        table.add_row("", each.target, state, each.cost, _text(each.waits_for or each.last_note))
+    console.print(table)
 
 
 def _print_serving(views: Sequence[ServingView], console: Console) -> None:
     if not views:
         return
-    table = Table(title="Serving", title_justify="left", box=SIMPLE_HEAD)
-    for heading in ("data set", "target", "run", "since (UTC)", "notes"):
-        table.add_column(heading, overflow="fold", no_wrap=heading != "notes")
+    _say(console, "\nServing")
     for each in views:
-        notes = "; ".join(each.notes)
-        table.add_row(each.dataset, each.target, each.serves, _short(each.since), Text(printable(notes)))
-    console.print(table)
+        since = f" since {_short(each.since)}" if each.since else ""
+        _say(console, f"  {each.dataset}, {each.target}: {each.serves}{since}")
+        for note in each.notes:
+            _indented(note, console, spaces=4)
 
 
-def _print_refused(refused: Sequence[Rejected], console: Console) -> None:
-    """What arrived and came to no run."""
-    if not refused:
+def _print_list(title: str, lines: Sequence[str], console: Console) -> None:
+    if not lines:
         return
-    table = Table(title="Refused lately", title_justify="left", box=SIMPLE_HEAD)
-    for heading in ("at (UTC)", "data set", "what", "why"):
-        table.add_column(heading, overflow="fold", no_wrap=heading != "why")
-    for each in refused:
-        table.add_row(_short(each.at), Text(printable(each.dataset)), Text(each.kind), Text(printable(each.reason)))
-    console.print(table)
+    _say(console, f"\n{title}")
+    for line in lines:
+        _indented(line, console)
 
 
-def _table(views: Sequence[RunView]) -> Table:
-    table = Table(box=SIMPLE_HEAD)
-    for heading in ("run", "begun (UTC)", "target", "state", "cost", "waits for, or how it ended"):
-        table.add_column(heading, overflow="fold", no_wrap=heading in ("run", "target", "state", "cost"))
-    for view in views:
-        begun = _short(view.created_at)
-        if not view.targets:
-            table.add_row(view.run_id, begun, "", "claimed", "", "its trainings to begin")
-        for number, each in enumerate(view.targets):
-            first = number == 0
-            table.add_row(
-                Text(view.run_id if first else ""),
-                Text(begun if first else ""),
-                each.target,
-                Text(each.state, style=_COLOURS.get(each.state, "cyan")),
-                each.cost,
-                Text(printable(each.waits_for or each.last_note)),
-            )
-    return table
+def _indented(line: str, console: Console, *, spaces: int = 2) -> None:
+    console.print(Padding(_text(line), (0, 0, 0, spaces)))
 
 
 def _print_one(view: RunView, console: Console) -> None:
     console.print(
         Text(f"{view.run_id}: data set {view.dataset}, {view.shards} shards, begun {_short(view.created_at)}")
     )
-    _say(console, f"because: {view.reason}")
+    if view.reason:
+        _say(console, f"because: {view.reason}")
     if view.refusal:
         _say(console, f"budget: {view.refusal}")
     for each in view.targets:
@@ -341,7 +395,7 @@ def _print_one(view: RunView, console: Console) -> None:
             ("cost", _costs(each)),
         ):
             if value:
-                table.add_row(key, Text(printable(value)))
+                table.add_row(key, _text(value))
         for step in each.steps:
             here = "►" if step.partition(":")[0] == each.step else ""
             table.add_row(here, Text(printable(step), style="bold" if here else "dim"))
@@ -357,6 +411,11 @@ def _costs(view: TargetView) -> str:
 
 def _short(at: str) -> str:
     return at[:19].replace("T", " ")
+
+
+def _text(sentence: str) -> Text:
+    """Printable, with times as people write them."""
+    return Text(_TIME.sub(r"\1 \2", printable(sentence)))
 
 
 def _say(console: Console, sentence: str) -> None:

@@ -232,3 +232,51 @@ def test_a_claimed_run_whose_trainings_have_not_begun_is_listed(
 ) -> None:
     ledger.claim(make_run())
     assert "claimed" in shown(store)[1]
+
+
+def test_a_document_that_cannot_be_read_is_told_and_hides_no_other(
+    ledger: Ledger, store: MemoryObjectStore, clock: ManualClock, run: Run, make_run: Callable[..., Run]
+) -> None:
+    clock.advance(60)
+    broken, _ = ledger.claim(make_run(shards=("b",)))
+    train(ledger, clock, run, "cloud", State.FAILED)
+    for name in (names.run(broken.run_id), names.cleanup("birds")):
+        found = next((each.generation for each in store.list(name) if each.name == name), ABSENT)
+        store.put(name, b"{", expect=found)
+    code, text = shown(store)
+    assert code == 0
+    assert f"gs://ledger/{names.run(broken.run_id)} cannot be read" in text
+    assert "gs://ledger/cleanup/birds.json cannot be read" in text
+    assert "now failed" in text
+    code, text = shown(store, broken.run_id)
+    assert (code, "cannot be read" in text) == (2, True)
+
+
+def test_what_a_data_set_without_a_configuration_costs_is_told(ledger: Ledger, store: MemoryObjectStore) -> None:
+    costs = "serves 100 % and costs 140.20 USD a month, but flowers has had no configuration since 2026-11-23T12:00:00Z"
+    idle = {"endpoint": "birds", "since": "2026-11-20T12:00:00.000Z", "usd_per_month": 70.0, "novel": 1}
+    for dataset, found in (("flowers", {"left": [costs]}), ("birds", {"idle": idle})):
+        document = json.dumps({"dataset": dataset, "surplus": [], **found}).encode()
+        store.put(names.cleanup(dataset), document, expect=ABSENT)
+    text = " ".join(shown(store)[1].split())
+    assert "Costs and stays" in text
+    assert "flowers: serves 100 % and costs 140.20 USD a month, but flowers has had no configuration" in text
+    assert "birds: no one has asked endpoint birds since 2026-11-20 12:00:00, about $70.00 a month" in text
+    assert "birds" not in shown(store, "--dataset", "flowers")[1]
+
+
+def test_at_80_columns_no_line_is_longer_and_no_name_is_cut(
+    ledger: Ledger, store: MemoryObjectStore, clock: ManualClock, run: Run
+) -> None:
+    train(ledger, clock, run, "cloud", State.TRAINED)
+    held = Holdup(
+        what="50 % of the installations to have 0123456789ab-0123456789ab for 86400 s", since="2026-11-23T13:00:00.000Z"
+    )
+    look_at = "2026-11-24T13:00:00.000Z"
+    release(ledger, clock, run, "cloud", State.CANARY, step="bake", holdup=held, look_at=look_at)
+    for arguments in ((), (run.run_id,)):
+        text = shown(store, *arguments, width=80)[1]
+        assert max(map(len, text.splitlines())) <= 80
+        for word in (run.run_id, "cloud", "canary", "0123456789ab-0123456789ab", "2026-11-24"):
+            assert word in text, (word, text)
+        assert "T13:00:00" not in text
