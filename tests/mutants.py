@@ -1,4 +1,4 @@
-"""Does a test notice when a precondition, a lease or an order is taken away? One change at a time, each against its tests.
+"""Does a test notice when a precondition, a lease or an order is taken away? One change at a time.
 
     make mutants                     all of them; the last line is `N of M mutants caught`
     make mutants ONLY=due.py         those of one file

@@ -42,7 +42,7 @@ def test_the_verdict_of_the_run_says_so() -> None:
     runs = []
     for snapshot in (Snapshot(bucket="data", prefix="flowers/", shards=part) for part in (shards[:1], shards)):
         run = run_of().model_copy(
-            update={"run_id": run_id_of("flowers", snapshot), "snapshot": snapshot, "config": config}
+            update={"run_id": run_id_of("flowers", snapshot.digest()), "snapshot": snapshot, "config": config}
         )
         ledger.claim(run)
         runs.append(run)

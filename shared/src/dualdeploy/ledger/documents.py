@@ -60,9 +60,9 @@ class Snapshot(Document):
 class DataSet(Document):
     """What training_launcher remembers of a data set, so that no event has to look through its runs.
 
-    `newest` is the run of the newest claim, `recent` are the last ones, newest first, `unfinished` are those whose trainings are not over. `slot` is the last
-    time of the schedule (`cron`, `time_zone`) that was served, `asked_at` when the age of the newest run last asked for
-    a training. `waits` says why data that arrived was not looked at.
+    `newest` is the run of the newest claim, `recent` are the last ones (newest first), `unfinished` those whose
+    trainings are not over. `slot` is the last time of the schedule (`cron`, `time_zone`) that was served, `asked_at`
+    when the age of the newest run last asked for a training. `waits` says why data that arrived was not looked at.
     """
 
     v: int = 1
