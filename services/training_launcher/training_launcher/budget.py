@@ -13,6 +13,7 @@ import datetime
 import math
 from collections.abc import Mapping
 
+from dualdeploy import dataset_config
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.ledger import Run
 from dualdeploy.prices import PriceTable
@@ -22,7 +23,7 @@ from dualdeploy.training import TARGETS, Target
 
 def estimate(run: Run, *, region: str, prices: PriceTable, now: datetime.datetime) -> Estimate:
     """What both jobs of `run` may cost in `region`; the month is the one of `now`, in UTC."""
-    config = DatasetConfig.model_validate(run.config)
+    config = dataset_config.stored(run.config)
     targets: dict[str, TargetEstimate] = {target: _target(config, target, region, prices) for target in TARGETS}
     found = Estimate(
         run_id=run.run_id,

@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from dualdeploy import clock as clocks
+from dualdeploy import dataset_config
 from dualdeploy.clock import Clock
-from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.errors import RejectedByGoogle, RetryLater
 from dualdeploy.ledger import Run, Shard
 from dualdeploy.object_store import ObjectMissing, ObjectStore
@@ -127,7 +127,7 @@ def _validation(run: Run, data: ObjectStore, earlier: Iterable[Run]) -> Validati
     # NumPy and Pillow: an event that leads to no new run must not pay for them.
     from training_launcher.validation import Validation, ValidationLimits  # noqa: PLC0415
 
-    config = DatasetConfig.model_validate(run.config)
+    config = dataset_config.stored(run.config)
     # What the stricter of the two trainers would refuse must not start either of them.
     tolerated = min(config.training.cloud.max_bad_records, config.training.mobile.max_bad_records)
     return Validation(

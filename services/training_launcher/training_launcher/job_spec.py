@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dualdeploy import training
-from dualdeploy.dataset_config import DatasetConfig
+from dualdeploy import dataset_config, training
 from dualdeploy.ledger import Run, Shard
 from dualdeploy.training import (
     FeatureNames,
@@ -25,7 +24,7 @@ from training_launcher.settings import LauncherSettings
 
 def training_job(run: Run, target: Target, *, models_bucket: str, live: LiveModel | None = None) -> TrainingJob:
     """The document that the trainer reads: exactly the snapshot's shards, where to write, and whom to compare with."""
-    config = DatasetConfig.model_validate(run.config)
+    config = dataset_config.stored(run.config)
     parameters = config.training.of(target)
     divided = split_of_run(run)
     return TrainingJob(
@@ -64,7 +63,7 @@ def custom_job(run: Run, target: Target, settings: LauncherSettings, *, timeout:
 
     Its labels are how it is found again if its name is never recorded.
     """
-    parameters = DatasetConfig.model_validate(run.config).training.of(target)
+    parameters = dataset_config.stored(run.config).training.of(target)
     accelerator = parameters.accelerator
     return CustomJobSpec(
         display_name=f"{run.run_id}-{target}",

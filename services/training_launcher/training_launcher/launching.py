@@ -15,8 +15,7 @@ import datetime
 import logging
 
 from dualdeploy import clock as clocks
-from dualdeploy import logs, prices, spending
-from dualdeploy.dataset_config import DatasetConfig
+from dualdeploy import dataset_config, logs, prices, spending
 from dualdeploy.due import Due
 from dualdeploy.errors import LeaseHeld, LedgerContention, RejectedByGoogle, RetryLater
 from dualdeploy.ledger import (
@@ -225,7 +224,7 @@ class Launching:
     def _within_budget(self, run: Run, estimate: Estimate) -> Admission:
         if estimate.refusal:
             return Admission(accepted=False, reason=estimate.refusal)
-        limit = DatasetConfig.model_validate(run.config).budget.max_usd_per_month
+        limit = dataset_config.stored(run.config).budget.max_usd_per_month
         try:
             spending.reserve(self._ledger, estimate, limit_usd=limit)
         except spending.OverBudget as exc:
@@ -287,7 +286,7 @@ class Launching:
         if launch.called_off:
             self._jobs.cancel(launch.job)
             return "is called off", None
-        if DatasetConfig.model_validate(each.run.config).data.on_new_data == "supersede":
+        if dataset_config.stored(each.run.config).data.on_new_data == "supersede":
             self._superseding.call_off_older(each.run, launch.target)
         if launch.unanswered:
             return self._look_for_unanswered(each)
