@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dualdeploy.ledger import names
 from dualdeploy.ledger.documents import AnyState, Document, Ended, Launch, Moment, PlannedStep, Release
 from dualdeploy.ledger.ledger import Ledger, UnreadableDocument
 from dualdeploy.ledger.states import RELEASE_ENDS, TRAINING_ENDS, State
@@ -38,11 +39,11 @@ class Standing(Document):
 
 
 def standing(ledger: Ledger, run_id: str, target: str) -> Standing:
-    """Reads three or four objects and lists the releases of the run. Raises UnknownRun when its training has not begun.
+    """Reads three or four objects and lists the releases of the run. Raises UnknownRun.
 
     A document that cannot be read is said, not failed on: it is just when something is wrong that people look.
     """
-    launch = ledger.read_launch(run_id, target).document
+    launch = _launch(ledger, run_id, target)
     ended = _ended(ledger, launch)
     n = ledger.newest_release_number(run_id, target)
     if n == 0:
@@ -53,6 +54,19 @@ def standing(ledger: Ledger, run_id: str, target: str) -> Standing:
         training = _of_training(launch, ended)
         return training.changed(state="unreadable", release=n, reason=str(exc), waits_for="/abort takes it back")
     return _of_release(found.document, launch, ended) if found else _of_training(launch, ended)
+
+
+def _launch(ledger: Ledger, run_id: str, target: str) -> Launch:
+    """The training; of a run that was only claimed, one that has not begun."""
+    dataset = names.dataset_of(run_id)
+    try:
+        found = ledger.find(names.launch(run_id, target), Launch)
+    except UnreadableDocument as exc:
+        return Launch(run_id=run_id, dataset=dataset, target=target, state="unreadable", since="", reason=str(exc))
+    if found:
+        return found.document
+    claimed_at = ledger.read_run(run_id).created_at
+    return Launch(run_id=run_id, dataset=dataset, target=target, state=State.PENDING, since=claimed_at)
 
 
 def _ended(ledger: Ledger, launch: Launch) -> Ended | None:
