@@ -77,16 +77,8 @@ class LeaseHeld(RetryLater):
     """Another instance is working on the same branch and its lease has not run out."""
 
 
-class EndNotAnnounced(RetryLater):
-    """A release has ended, and whoever waits for that has not been told yet: another one would hide it."""
-
-
 class LedgerContention(RetryLater):
     """The ledger object changed under us more often than is worth repeating in one request."""
-
-
-class NotConfirmedYet(RetryLater):
-    """A hint says that a job ended, but Vertex AI does not say so yet (its record may lag by a minute)."""
 
 
 class MalformedEvent(CannotEverSucceed):
