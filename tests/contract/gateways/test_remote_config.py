@@ -88,8 +88,8 @@ def test_a_rollout_leaves_the_teams_template_byte_for_byte(remote_config: Remote
     remote_config.write(TEAMS, expect=remote_config.read().etag)
     parameter = VersionParameter(remote_config, "flowers")
     for share, held in ((10, None), (50, 10)):
-        parameter.stage(old="v1", new="v2", seed="0123456789ab", share=share, held=held)
-    parameter.settle("v2")
+        parameter.stage(old="v1", new="v2", seed="0123456789ab", share=share, held=held, before="")
+    parameter.end_rollout(new="v2", old="v1", seed="0123456789ab", held=50)
     left = json.loads(json.dumps(remote_config.read().document))
     assert left["parameters"].pop(parameter.key)["defaultValue"] == {"value": "v2"}
     assert text(left) == text(TEAMS)
@@ -132,9 +132,9 @@ def test_an_answer_that_was_lost_after_the_write_is_found_out(
     cloud_faults.add({"remoteconfig.update": ["lost-response"]})
     parameter = VersionParameter(gateway, "flowers")
     with pytest.raises(ServiceUnavailable):
-        parameter.settle("v2")
+        parameter.settle("v2", before="")
     version = gateway.read().document["version"]["versionNumber"]
-    parameter.settle("v2")
+    parameter.settle("v2", before="")
     assert gateway.read().document["version"]["versionNumber"] == version
     assert parameter.default() == "v2"
 
@@ -147,7 +147,7 @@ def test_two_data_sets_that_publish_at_once_both_arrive(
     def settle(name: str) -> None:
         # Each service instance has a session of its own.
         own = RemoteConfigGateway(project=gateway._url.split("/")[-2], emulator_host=emulator.address)
-        VersionParameter(own, name).settle("v1")
+        VersionParameter(own, name).settle("v1", before="")
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(settle, ["roses", "daisies", "tulips"]))

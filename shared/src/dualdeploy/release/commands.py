@@ -151,7 +151,10 @@ class Commands(Generic[AnyRelease, AnyServing]):
     def _same_under_way(self, run: Run, wanted: Wanted) -> dict[str, Any] | None:
         """The answer for a request without a key whose first answer was lost: its release is not over yet."""
         n = self._ledger.newest_release_number(run.run_id, self._of.target)
-        found = self._ledger.find_release(self._of.release_kind, run.run_id, self._of.target, n) if n else None
+        try:
+            found = self._ledger.find_release(self._of.release_kind, run.run_id, self._of.target, n) if n else None
+        except UnreadableDocument:
+            return None
         if found is None or found.document.is_over or found.document.is_aborted:
             return None
         if found.document.request.changed(id="") != _request_of(wanted, ""):
