@@ -15,7 +15,7 @@ TOLD = {**STORIES, **RELEASE_STORIES}
 #: In three minutes the next step is taken, in eight the whole release is through.
 FREEZES = [(name, 3) for name in TOLD] + [("a model that fails behind the endpoint", 8), ("a rollback", 8)]
 
-#: The deployer's janitor looks for what was left behind once an hour.
+#: The deployer's cleanup looks for what was left behind once an hour.
 JANITOR_SECONDS = 3600
 
 

@@ -498,6 +498,26 @@ def test_the_default_version_stays_until_another_one_is_the_default(vertex_side:
     assert [found.version for found in vertex.find_model_versions(specs.unique)] == ["2"]
 
 
+def test_a_model_is_deleted_with_all_of_its_versions_once_none_is_deployed(vertex_side: Any, specs: Any) -> None:
+    vertex, finish = vertex_side.vertex, vertex_side.finish
+    for number in ("1", "2"):
+        finish(vertex.start_upload(specs.model(alias=f"run-{number}")))
+    finish(vertex.start_create_endpoint(specs.unique, display_name=specs.unique, labels={}))
+    _, version = vertex.find_model_versions(specs.unique)
+    finish(vertex.start_deploy(specs.unique, specs.deployment("1", version.versioned_name), traffic={}))
+    # The first model of an endpoint that is deployed without a split has no traffic.
+    assert dict(vertex.find_endpoint(specs.unique).traffic) == {}
+    with pytest.raises(RejectedByGoogle, match="deployed"):
+        vertex.start_delete_model(specs.unique)
+    finish(vertex.start_undeploy(specs.unique, "1", traffic={}))
+
+    finish(vertex.start_delete_model(specs.unique))
+
+    assert vertex.find_model_versions(specs.unique) == []
+    with pytest.raises(ResourceMissing):
+        vertex.start_delete_model(specs.unique)
+
+
 def test_endpoints_are_found_by_our_label_and_an_empty_one_can_be_deleted(vertex_side: Any, specs: Any) -> None:
     vertex, finish = vertex_side.vertex, vertex_side.finish
     label = f"label_{specs.unique.replace('-', '_')}"
