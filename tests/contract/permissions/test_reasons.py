@@ -228,6 +228,10 @@ _INVOKE, _PUBLISH = "lacks run.routes.invoke", "lacks pubsub.topics.publish"
 
 #: By the binding's name: the story, and how it is refused without the binding.
 STORIES: Mapping[str, tuple[Story, str]] = {
+    "training-launcher: roles/pubsub.publisher on topic advance": (
+        publishes("training-launcher", "advance"),
+        _NOT_AUTHORIZED,
+    ),
     "training-launcher: roles/storage.objectUser on bucket ledger": (
         records("training-launcher"),
         of_objects("objects.list", "bucket"),
@@ -262,6 +266,7 @@ STORIES: Mapping[str, tuple[Story, str]] = {
         of_objects("objects.get"),
     ),
     "job-notifier: dualdeploy_job_notifier on project": (asks_how_a_job_stands, _VERTEX.format("customJobs.get")),
+    "job-notifier: roles/pubsub.publisher on topic advance": (publishes("job-notifier", "advance"), _NOT_AUTHORIZED),
     "job-notifier: roles/pubsub.publisher on topic training-completed": (
         publishes("job-notifier", "training-completed"),
         _NOT_AUTHORIZED,
@@ -287,6 +292,10 @@ STORIES: Mapping[str, tuple[Story, str]] = {
     "cloud-deployer: roles/monitoring.viewer on project": (
         reads_error_rates,
         "Permission monitoring.timeSeries.list denied (or the resource may not exist).",
+    ),
+    "cloud-deployer: roles/pubsub.publisher on topic advance": (
+        publishes("cloud-deployer", "advance"),
+        _NOT_AUTHORIZED,
     ),
     "cloud-deployer: roles/pubsub.publisher on topic deployment-completed": (
         publishes("cloud-deployer", "deployment-completed"),
@@ -321,6 +330,10 @@ STORIES: Mapping[str, tuple[Story, str]] = {
     "mobile-publisher: roles/iam.serviceAccountTokenCreator on account mobile-publisher": (
         publishes_a_file,
         "Permission 'iam.serviceAccounts.signBlob' denied on resource (or it may not exist).",
+    ),
+    "mobile-publisher: roles/pubsub.publisher on topic advance": (
+        publishes("mobile-publisher", "advance"),
+        _NOT_AUTHORIZED,
     ),
     "mobile-publisher: roles/pubsub.publisher on topic deployment-completed": (
         publishes("mobile-publisher", "deployment-completed"),
