@@ -247,3 +247,43 @@ def test_an_instance_that_is_frozen_at_any_write_does_not_harm_what_others_did_m
         except AssertionError as exc:
             failures.append(f"frozen at {number} ({undisturbed.operations[number]}): {exc}"[:300])
     assert failures == []
+
+
+# The record of what serves -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "step"), STEPS)
+def test_a_record_of_what_serves_that_is_mended_in_time_has_done_no_harm(kind: str, step: str) -> None:
+    deployer, newer = on_the_way(kind, step)
+    name = names.serving("cloud", "flowers")
+    good = deployer.ledger_store.read(name).data
+    overwrite(deployer.ledger_store, name, b"{")
+    for _ in range(5):
+        deployer.tick()
+        deployer.vertex.finish_operations()
+    assert "serving/cloud/flowers.json cannot be read" in deployer.standing(newer).waits_for
+    overwrite(deployer.ledger_store, name, good)
+    assert deployer.go_through(newer).state is State.LIVE
+    deployer.check_promises()
+    assert deployer.live_run() == newer
+
+
+@pytest.mark.parametrize("step", ["measure", "deploy", "shift", "probe", "bake"])
+def test_a_record_of_what_serves_that_no_one_mends_gives_the_traffic_back_and_blocks_nothing_once_it_is_mended(
+    step: str,
+) -> None:
+    deployer, newer = on_the_way("forward", step)
+    name = names.serving("cloud", "flowers")
+    good, older = deployer.ledger_store.read(name).data, deployer.live_run()
+    overwrite(deployer.ledger_store, name, b"{")
+    for _ in range(40):
+        deployer.tick(180)
+        deployer.vertex.finish_operations()
+    assert deployer.release(newer).is_over
+    assert deployer.shares()[older] == 100
+    waits = deployer.train(3)
+    deployer.tick()
+    assert "serving/cloud/flowers.json cannot be read" in deployer.standing(waits).waits_for
+    overwrite(deployer.ledger_store, name, good)
+    assert deployer.go_through(waits).state is State.LIVE
+    deployer.check_promises()

@@ -10,6 +10,7 @@ and records each before the next.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 from collections.abc import Mapping
@@ -57,6 +58,9 @@ WORK_SECONDS = 30.0
 
 #: How long a step that this version does not know may be left to a newer version before the release is taken back.
 UNKNOWN_STEP_SECONDS = 3600.0
+
+#: How long a release that has a turn waits for the record of what serves to be mended, before it is taken back.
+MENDING_SECONDS = 3600.0
 
 #: How long a release waits for its data set's configuration to be mended.
 CONFIGURATION_SECONDS = 24 * 3600.0
@@ -228,13 +232,23 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
             raise
         except RetryLater as exc:
             return self._later(release, exc)
-        except serve.Displaced as exc:
-            return self._displaced(release, str(exc))
-        except serve.Aborted as exc:
-            return self._stopped(release, str(exc))
         except CannotEverSucceed as exc:
-            log.error("%s at %s: %s", release.name, release.step or "its beginning", exc)  # noqa: TRY400
-            return self._of.failed(release, step, exc)
+            return self._refused(release, step, exc)
+
+    def _refused(self, release: AnyRelease, step: Step | None, exc: CannotEverSucceed) -> Turn[AnyRelease]:
+        """What a step leads to that can never succeed."""
+        if isinstance(exc, serve.Displaced):
+            return self._displaced(release, str(exc))
+        if isinstance(exc, serve.Aborted):
+            return self._stopped(release, str(exc))
+        if isinstance(exc, UnreadableDocument) and self._is_waiting(release):
+            return Wait(release, f"someone to mend it: {exc}", limit=CONFIGURATION_SECONDS, kind="document")
+        log.error("%s at %s: %s", release.name, release.step or "its beginning", exc)
+        return self._of.failed(release, step, exc)
+
+    def _is_waiting(self, release: AnyRelease) -> bool:
+        """Whether it has not begun, or has no turn yet: then nothing is lost by waiting."""
+        return not release.route or release.step == CLAIM
 
     def _take(self, release: AnyRelease, route: Route | None, step: Step | None) -> Turn[AnyRelease]:
         """Take one step of the route."""
@@ -277,6 +291,7 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
             return End(release, State.SUPERSEDED, f"{answer.superseded_by} is newer and live")
         if answer.waits_for:
             self._ask_to_yield(release, answer)
+            self._look_at_what_is_over(answer)
             return Wait(release, answer.waits_for)
         return Forward(release)
 
@@ -288,9 +303,23 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
         if any(step.yields for route in self._of.routes.values() for step in route.steps):
             self._due.put(key_of(behind.run_id, behind.release))
 
+    def _look_at_what_is_over(self, answer: serve.Admission) -> None:
+        """Have a release give up its turn that is over, and could not because what serves could not be read then."""
+        behind = answer.behind
+        if behind is None:
+            return
+        with contextlib.suppress(UnreadableDocument):
+            found = self._find(behind.run_id, behind.release)
+            if found and found.document.is_over:
+                self._due.put(key_of(behind.run_id, behind.release))
+
     def _checked_claim(self, release: AnyRelease, step: Step) -> Turn[AnyRelease] | None:
         """None while the release has its claim; what was not claimed is not touched."""
-        found = self._ledger.find_serving(self._of.serving_kind, self._of.target, release.dataset)
+        try:
+            found = self._ledger.find_serving(self._of.serving_kind, self._of.target, release.dataset)
+        except UnreadableDocument as exc:
+            # No other release can claim what cannot be read: whoever goes back may, and everyone else waits.
+            return None if release.going_back else Wait(release, f"someone to mend it: {exc}", limit=MENDING_SECONDS)
         turn = found.document.under_way if found else None
         if found is None or turn is None or not turn.is_of(release.run_id, release.n):
             holder = turn.name if turn else "no release"
@@ -411,7 +440,11 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
     def _finish(self, versioned: Versioned[AnyRelease]) -> Next:
         """Let others begin, tidy, announce; each may be repeated after a death."""
         release = versioned.document
-        serving = serve.give_up_turn(self._ledger, self._of.serving_kind, release)
+        try:
+            serving = serve.give_up_turn(self._ledger, self._of.serving_kind, release)
+        except UnreadableDocument as exc:
+            log.error("%s keeps its turn until someone mends it: %s", release.name, exc)  # noqa: TRY400
+            serving = None
         for turn in serving.waiting if serving and not serving.under_way else ():
             self._due.put(key_of(turn.run_id, turn.release))
         if not release.announced:
