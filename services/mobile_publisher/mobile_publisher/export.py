@@ -74,7 +74,7 @@ def export(
         try:
             made = candidates.make(quantization, conversions, reference, config.gates.mobile)
         except UnreadableImage as exc:
-            raise UnusableResult(f"{result.artifacts.golden} is no golden set: {exc}") from exc
+            raise UnusableResult(f"{result.artifacts.golden} is not a golden set: {exc}") from exc
     chosen = candidates.choose(made)
     return _store(chosen, made, run, config, result, models=models, created=clock())
 
@@ -239,7 +239,7 @@ def _golden(result: TrainingResult, models: ObjectStore) -> Golden:
     except ObjectMissing as exc:
         raise UnusableResult(f"{models.uri(name)} is gone") from exc
     except (ValueError, KeyError, TypeError) as exc:
-        raise UnusableResult(f"{models.uri(name)} is no golden set: {exc!r}") from exc
+        raise UnusableResult(f"{models.uri(name)} is not a golden set: {exc!r}") from exc
 
 
 def _pairs(document: Any) -> Iterator[tuple[bytes, Sequence[float]]]:

@@ -94,7 +94,7 @@ def imported_version(sha256: str) -> str:
 
 
 def version(run: Run, sha256: str) -> str:
-    """Names one file for ever: the run's own part of its id, and the beginning of the file's checksum."""
+    """Names one file forever: the run's own part of its id, and the beginning of the file's checksum."""
     return f"{run.run_id.removeprefix(f'{run.dataset}-')}-{sha256[:12]}"
 
 

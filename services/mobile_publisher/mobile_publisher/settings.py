@@ -49,10 +49,10 @@ class PublisherSettings(CloudSettings):
         default=0,
         minimum=0,
     )
-    # An export converts and evaluates in one go, so the branch is held for longer than a step of a deployment.
+    # An export converts and evaluates in one go, so the release is held for longer than a step of a deployment.
     lease_seconds: float = setting(
         "LEASE_SECONDS",
-        "how long one instance may work on a branch before another takes over",
+        "how long one instance may work on a release before another takes over",
         default=590.0,
         minimum=1,
     )
@@ -67,4 +67,4 @@ class PublisherSettings(CloudSettings):
         try:
             datetime.date.fromisoformat(self.firebase_ml_ends)
         except ValueError as exc:
-            raise WrongSettings(f"FIREBASE_ML_ENDS={self.firebase_ml_ends!r} is no day such as 2027-06-15") from exc
+            raise WrongSettings(f"FIREBASE_ML_ENDS={self.firebase_ml_ends!r} is not a day such as 2027-06-15") from exc

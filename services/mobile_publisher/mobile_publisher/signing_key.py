@@ -19,7 +19,7 @@ def reader(
     """What reads the configured key when it is first needed; None when there is none. `store` opens a bucket.
 
     The key comes anew with every process, so one that was rotated holds from the next instance on. A key that cannot be
-    read raises ServiceUnavailable: the message waits until somebody has mended the configuration, and is not lost.
+    read raises ServiceUnavailable: the message waits until someone has mended the configuration, and is not lost.
     """
     if settings.firebase_key_file:
         return lambda: _mounted(Path(settings.firebase_key_file))

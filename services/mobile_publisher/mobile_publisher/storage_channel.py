@@ -167,7 +167,7 @@ class StorageChannel:
         except ValueError:
             manifest = None
         if not isinstance(manifest, dict) or not _NEEDED.issubset(manifest):
-            raise NoManifest(f"{self._bucket.uri(path)} was overwritten and is no manifest any more: take it away")
+            raise NoManifest(f"{self._bucket.uri(path)} was overwritten and is not a manifest any more: take it away")
         return manifest
 
     def _read_pointer(self, name: str) -> tuple[dict[str, Any] | None, Generation]:
@@ -179,7 +179,7 @@ class StorageChannel:
             pointer = json.loads(stored.data)
         except ValueError:
             pointer = None
-        # Whatever stands there, a pointer or somebody's accident, is replaced under its generation.
+        # Whatever stands there, a pointer or someone's accident, is replaced under its generation.
         return (pointer if isinstance(pointer, dict) else {}), stored.generation
 
     def _inside(self, uri: str) -> str:

@@ -213,7 +213,7 @@ class VersionParameter:
         parameter = self._find(document) or {}
         _discard(parameter, "conditionalValues", lambda values: values.pop(self.condition, None))
         if self.condition in _conditions_in_use(document):
-            # The team chose by our condition too. Without it their template would be refused; nobody is in it now.
+            # The team chose by our condition too. Without it their template would be refused; no one is in it now.
             self._put_condition(document, "percent <= 0")
             return
         left = [each for each in document.get("conditions", []) if each["name"] != self.condition]

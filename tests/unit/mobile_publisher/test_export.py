@@ -248,13 +248,13 @@ def test_a_golden_set_that_is_gone_is_named(world: World) -> None:
 )
 def test_a_golden_set_that_is_none_is_named(world: World, golden: bytes) -> None:
     world.put(f"{ROOT}/golden.json", golden)
-    with pytest.raises(UnusableResult, match=r"golden\.json is no golden set"):
+    with pytest.raises(UnusableResult, match=r"golden\.json is not a golden set"):
         world.export()
 
 
 def test_a_golden_picture_that_cannot_be_decoded_is_no_golden_set(world: World) -> None:
     world.put(f"{ROOT}/golden.json", golden_set([(b"no picture", _probabilities(0))]))
-    with pytest.raises(UnusableResult, match=r"golden\.json is no golden set: the image is neither JPEG nor PNG"):
+    with pytest.raises(UnusableResult, match=r"golden\.json is not a golden set: the image is neither JPEG nor PNG"):
         world.export()
 
 

@@ -152,7 +152,7 @@ def test_a_rejected_file_that_is_forced_is_published(project: Publishing) -> Non
 # Exporting -----------------------------------------------------------------------------------------------------
 
 
-def test_an_export_that_can_never_succeed_fails_the_branch(project: Publishing) -> None:
+def test_an_export_that_can_never_succeed_fails_the_release(project: Publishing) -> None:
     def gone(name: str, _when: str) -> None:
         if name == "models.put":
             raise UnusableResult("the file agrees with its source model on 12 % of 10 golden pictures")
@@ -218,7 +218,7 @@ def test_a_lock_of_an_earlier_file_does_not_count_for_the_next_one() -> None:
     assert release(project).state is State.LIVE
 
 
-def test_a_file_that_firebase_refuses_fails_the_branch_with_its_words(project: Publishing) -> None:
+def test_a_file_that_firebase_refuses_fails_the_release_with_its_words(project: Publishing) -> None:
     project.firebase.validate = lambda _uri: "Invalid TFLite model"
     project.tick()
     assert release(project).state is State.FAILED
@@ -240,14 +240,14 @@ def test_a_call_that_firebase_does_not_answer_is_repeated_without_doing_it_twice
     assert len(project.firebase.models) == 1
 
 
-def test_a_call_that_firebase_refuses_fails_the_branch(project: Publishing) -> None:
+def test_a_call_that_firebase_refuses_fails_the_release(project: Publishing) -> None:
     project.firebase.faults.plan("create", Failing(RejectedByGoogle("no service account to sign as")))
     project.tick()
     assert release(project).state is State.FAILED
     assert "no service account to sign as" in release(project).reason
 
 
-def test_a_file_that_firebase_takes_and_never_shows_fails_the_branch_after_some_tries(project: Publishing) -> None:
+def test_a_file_that_firebase_takes_and_never_shows_fails_the_release_after_some_tries(project: Publishing) -> None:
     def forget(name: str, when: str) -> None:
         if (name, when) == ("firebase.find", "before"):
             project.firebase.models.clear()
@@ -259,7 +259,7 @@ def test_a_file_that_firebase_takes_and_never_shows_fails_the_branch_after_some_
     assert project.firebase_calls() == ["firebase.create"] * MAX_REGISTRATIONS
 
 
-def test_a_model_that_somebody_overwrites_before_it_is_published_is_registered_again(project: Publishing) -> None:
+def test_a_model_that_someone_overwrites_before_it_is_published_is_registered_again(project: Publishing) -> None:
     looks: list[str] = []
 
     def overwrite_once(name: str, when: str) -> None:

@@ -90,7 +90,7 @@ def test_the_key_may_lie_in_a_bucket_with_a_warning(key: bytes, caplog: pytest.L
         ({"LEASE_SECONDS": "0"}, "LEASE_SECONDS='0' is wrong: must be at least 1"),
         ({"CONVERSION_TIMEOUT_SECONDS": "0"}, "CONVERSION_TIMEOUT_SECONDS='0' is wrong: must be at least 1"),
         ({"CONVERSION_MEMORY_MB": "-1"}, "CONVERSION_MEMORY_MB='-1' is wrong: must be at least 0"),
-        ({"FIREBASE_ML_ENDS": "next year"}, "FIREBASE_ML_ENDS='next year' is no day such as 2027-06-15"),
+        ({"FIREBASE_ML_ENDS": "next year"}, "FIREBASE_ML_ENDS='next year' is not a day such as 2027-06-15"),
     ],
 )
 def test_a_wrong_setting_is_refused_at_the_start(variables: dict[str, str], complaint: str) -> None:

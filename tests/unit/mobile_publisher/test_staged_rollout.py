@@ -297,7 +297,7 @@ def test_what_cannot_be_taken_back_is_said_and_keeps_nothing_else(project: Publi
     assert project.pointer() == project.version(first)
 
 
-def test_a_parameter_that_somebody_changed_by_hand_ends_the_rollout_and_stays(project: Publishing, second: str) -> None:
+def test_a_parameter_that_someone_changed_by_hand_ends_the_rollout_and_stays(project: Publishing, second: str) -> None:
     document = project.remote_config.document
     document["parameters"][KEY] = {"defaultValue": {"value": "v0"}}
     project.remote_config.edit_by_hand(document)

@@ -208,5 +208,5 @@ def test_phones_may_get_everything_that_is_published_and_nothing_more(world: Wor
 
 
 @pytest.mark.parametrize("path", ["models", "models/flowers", "secret", "users/1/photo.jpg", "model/a/latest.json"])
-def test_nobody_gets_anything_else(path: str) -> None:
+def test_no_one_gets_anything_else(path: str) -> None:
     assert allowed(path) == set()

@@ -1,6 +1,6 @@
 """The publishing name: what only one data set can hold, claimed before anything is published under it.
 
-    free ─► held ─┬─► the holder's configuration names another one, or /retire: free for whoever asks
+    free ─► held ─┬─► the holder's configuration names another one, or /retire: free for the next that asks
                   └─► the holder has no configuration: noted by who asks, free ten minutes later
 
 A configuration may be replaced by deleting it and creating it anew, hence the ten minutes.
@@ -71,13 +71,13 @@ def require(release: MobileRelease, world: World) -> None:
 
 
 def is_held(release: MobileRelease, world: World) -> bool:
-    """Whether the data set has its name; someone who takes a claim away by hand leaves it to whoever comes first."""
+    """Whether the data set has its name; a claim that was taken away by hand goes to the first that asks."""
     found = world.ledger.find(name_claim(release.published_as), NameClaim)
     return found is None or found.document.dataset == release.dataset
 
 
 def note_parameter(release: MobileRelease, world: World, *, is_used: bool) -> None:
-    """Remember whether Remote Config tells phones their version under this name: whoever publishes next must know."""
+    """Remember whether Remote Config tells phones their version under this name: the next that publishes must know."""
 
     def decide(present: NameClaim | None) -> NameClaim | None:
         if present is None:

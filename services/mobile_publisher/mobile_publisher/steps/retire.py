@@ -1,7 +1,7 @@
 """Retiring a data set: its name is free for another one, and phones keep what they have.
 
 Files, pointer and Firebase model stay: apps in the field go on loading them, and no one but their team knows when the
-last one is gone. Remote Config is left to the pointer, so that whoever takes the name over finds one place that says
+last one is gone. Remote Config is left to the pointer, so that the next holder of the name finds one place that says
 what phones have.
 """
 
