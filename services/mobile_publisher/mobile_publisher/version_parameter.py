@@ -25,6 +25,9 @@ MAX_CONFLICTS = 5
 _MAX_DESCRIPTION = 1024
 _DESCRIPTION = "Dual Deploy: version of the model that phones load; without a value they follow latest.json"
 
+#: How `_text_of` begins for what is not a text; no version begins so.
+_OTHER_KIND = "("
+
 Document = dict[str, Any]
 Edit = Callable[[Document], None]
 
@@ -47,8 +50,17 @@ class VersionParameter:
         self.condition = f"dualdeploy {name}"
 
     def default(self) -> str:
-        """The version that everybody is given; empty when phones follow the pointer."""
-        return self._default(dict(self._remote_config.read().document))
+        """The version that everybody is given; empty when phones follow the pointer.
+
+        Raises ParameterMoved when the team gives something else than a version, a personalisation for example.
+        """
+        default = self._default(dict(self._remote_config.read().document))
+        if default.startswith(_OTHER_KIND):
+            raise ParameterMoved(
+                f"{self.key} was changed by hand in Remote Config: its default is a {default.strip('()')}; give it a"
+                " version or the app's own default, then redeploy"
+            )
+        return default
 
     def stage(self, *, old: str, new: str, seed: str, share: int, held: int | None, before: str) -> None:
         """Give `new` to `share` percent of the installations, `old` to the others. Repeating it changes nothing.
@@ -177,7 +189,7 @@ class VersionParameter:
 
     def _staged(self, document: Document) -> str:
         values = (self._find(document) or {}).get("conditionalValues", {})
-        return str(values.get(self.condition, {}).get("value", ""))
+        return _text_of(values.get(self.condition, {}))
 
     def _expressions(self, document: Document) -> list[str]:
         return [each["expression"] for each in document.get("conditions", []) if each["name"] == self.condition]
@@ -199,7 +211,7 @@ class VersionParameter:
 
     def _default(self, document: Document) -> str:
         parameter = self._find(document) or {}
-        return str(parameter.get("defaultValue", {}).get("value", ""))
+        return _text_of(parameter.get("defaultValue", {}))
 
     def _put_condition(self, document: Document, text: str) -> None:
         conditions = document.setdefault("conditions", [])
@@ -229,6 +241,16 @@ def key_of(name: str) -> str:
 
 def expression(seed: str, share: int) -> str:
     return f"percent('{seed}') <= {share}"
+
+
+def _text_of(value: Mapping[str, Any]) -> str:
+    """The text of a value; empty for the app's own default, and for one of another kind its name in brackets.
+
+    Source of the kinds: https://firebase.google.com/docs/reference/remote-config/rest/v1/RemoteConfig (ParameterValue)
+    """
+    if not value or "value" in value or "useInAppDefault" in value:
+        return str(value.get("value", ""))
+    return f"{_OTHER_KIND}{next(iter(value))})"
 
 
 def _discard(owner: Document, key: str, change: Callable[[Any], object]) -> None:

@@ -169,8 +169,12 @@ def by_hand(remote_config: FakeRemoteConfig, **changes: Any) -> None:
 CHANGES = {
     "another default": {"defaultValue": {"value": "v0"}},
     "no default": {"defaultValue": {"useInAppDefault": True}},
+    "a personalised default": {"defaultValue": {"personalizationValue": {"personalizationId": "p1"}}},
     "another version for the share": {"conditionalValues": {"dualdeploy flowers": {"value": "v9"}}},
     "nothing for the share": {"conditionalValues": {}},
+    "a rollout of theirs for the share": {
+        "conditionalValues": {"dualdeploy flowers": {"rolloutValue": {"rolloutId": "r1", "value": "v9", "percent": 5}}}
+    },
     "another share": {"condition": "percent('0123456789ab') <= 90"},
     "another condition": {"condition": "app.version.>=(['3.1.0'])"},
 }
@@ -191,6 +195,23 @@ def test_what_was_changed_by_hand_in_a_rollout_ends_it_and_is_not_changed(
     }
     with pytest.raises(ParameterMoved, match=r"changed by hand in Remote Config \(default .*redeploy to begin anew"):
         acts[act]()
+    assert text(remote_config.document) == theirs
+
+
+def test_a_default_that_is_not_a_version_is_left_to_the_team(
+    remote_config: FakeRemoteConfig, parameter: VersionParameter
+) -> None:
+    parameter.settle("v1", before="")
+    by_hand(remote_config, **CHANGES["a personalised default"])
+    theirs = text(remote_config.document)
+    for act in (
+        parameter.default,
+        lambda: stage(parameter, 10, before="v1"),
+        lambda: parameter.settle("v2", before="v1"),
+        lambda: parameter.settle("", before="v1"),
+    ):
+        with pytest.raises(ParameterMoved, match="personalizationValue"):
+            act()
     assert text(remote_config.document) == theirs
 
 
@@ -218,8 +239,10 @@ def test_a_default_that_was_chosen_after_the_plan_is_not_changed(
         (CHANGES["no default"], set(), ""),
         (CHANGES["another version for the share"], {"v1", "v9"}, "v9 was staged by hand"),
         (CHANGES["another share"], {"v1"}, ""),
+        (CHANGES["a personalised default"], set(), "its default (personalizationValue) was chosen by hand"),
+        (CHANGES["a rollout of theirs for the share"], {"v1"}, "(rolloutValue) was staged by hand"),
     ],
-    ids=["nothing", *list(CHANGES)[:3], "another share"],
+    ids=range(7),
 )
 def test_taking_a_rollout_back_leaves_what_someone_chose_and_tells_it(
     remote_config: FakeRemoteConfig, parameter: VersionParameter, changes: Any, left: set[str], told: str
