@@ -96,6 +96,23 @@ def test_a_release_whose_document_cannot_be_read_is_taken_back_by_what_its_claim
     assert project.seen() == {project.pointer()} == {project.version(third)}
 
 
+@pytest.mark.parametrize(
+    "name", ["claims/names/flowers.json", "serving/mobile/flowers.json", f"runs/{SECOND}/run.json"]
+)
+def test_an_abort_works_whatever_cannot_be_read_beside_the_release(project: Publishing, name: str) -> None:
+    old = project.version(FIRST)
+    if name.startswith("serving"):
+        # Who asks is told which document it is; whoever mends it finds the abort where the release is.
+        project.change(RELEASE, lambda document: document.update(abort={"at": "2026-11-23T13:00:00.000Z"}))
+    else:
+        project.post("abort")
+    overwrite(project.ledger_store, name, b"{")
+    project.tick(times=75)
+    assert project.release(SECOND).is_over
+    assert (project.seen(), project.pointer(), project.expression()) == ({old}, old, "")
+    assert project.firebase_holds(FIRST)
+
+
 def test_a_rollback_finds_its_file_although_the_documents_of_its_run_cannot_be_read(project: Publishing) -> None:
     old = project.version(FIRST)
     project.tick(3600, times=3)

@@ -14,6 +14,7 @@ import logging
 from dualdeploy import clock as clocks
 from dualdeploy import dataset_config
 from dualdeploy.errors import CannotEverSucceed, InvalidDatasetConfig, UnknownDataset
+from dualdeploy.ledger import UnreadableDocument
 from dualdeploy.ledger.names import name_claim
 from dualdeploy.release.route import Forward, Turn, Wait
 from mobile_publisher.release import MobileRelease, NameClaim
@@ -71,8 +72,14 @@ def require(release: MobileRelease, world: World) -> None:
 
 
 def is_held(release: MobileRelease, world: World) -> bool:
-    """Whether the data set has its name; a claim that was taken away by hand goes to the first that asks."""
-    found = world.ledger.find(name_claim(release.published_as), NameClaim)
+    """Whether no other data set has taken the name that was claimed.
+
+    A claim that was taken away by hand, or cannot be read any more, was not taken by one: it holds up no way back.
+    """
+    try:
+        found = world.ledger.find(name_claim(release.published_as), NameClaim)
+    except UnreadableDocument:
+        return True
     return found is None or found.document.dataset == release.dataset
 
 
