@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 #: deleting it first.
 GRACE = datetime.timedelta(minutes=10)
 
+#: A deletion that was begun longer ago is over, or was given up without a word.
+DELETION_LIMIT = datetime.timedelta(hours=2)
+
 
 class EndpointTaken(CannotEverSucceed):
     """Another data set holds the endpoint: its users must not get answers of this one's model."""
@@ -41,11 +44,11 @@ def claim_endpoint(ledger: Ledger, config: ObjectStore, endpoint_id: str, datase
         waits_for = ""
         if present is None:
             return Claim(dataset=dataset, since=now)
-        if present.deleting_since:
+        if _is_being_deleted(present, ledger.clock()):
             waits_for = f"the cleanup, which deletes endpoint {endpoint_id} since {present.deleting_since}"
             return present
         if present.dataset == dataset:
-            return present.changed(unconfigured_since="")
+            return present.changed(unconfigured_since="", deleting_since="")
         _refuse_if_configured(config, present, endpoint_id, dataset)
         since = present.unconfigured_since or now
         waits_for = _waits_for(ledger, present, endpoint_id, clocks.from_text(since))
@@ -59,6 +62,10 @@ def claim_endpoint(ledger: Ledger, config: ObjectStore, endpoint_id: str, datase
 
     ledger.update(names.endpoint_claim(endpoint_id), Claim, decide)
     return waits_for
+
+
+def _is_being_deleted(claim: Claim, now: datetime.datetime) -> bool:
+    return bool(claim.deleting_since) and now < clocks.from_text(claim.deleting_since) + DELETION_LIMIT
 
 
 def _refuse_if_configured(config: ObjectStore, holder: Claim, endpoint_id: str, dataset: str) -> None:
@@ -131,9 +138,7 @@ def begin_deletion(ledger: Ledger, endpoint_id: str, dataset: str) -> bool:
         now = clocks.to_text(ledger.clock())
         if present is None:
             return Claim(dataset=dataset, since=now, deleting_since=now)
-        if present.dataset != dataset or present.deleting_since:
-            return present
-        return present.changed(deleting_since=now)
+        return present.changed(deleting_since=now) if present.dataset == dataset else present
 
     claim = ledger.update(names.endpoint_claim(endpoint_id), Claim, decide)
     return claim is not None and claim.dataset == dataset

@@ -251,7 +251,7 @@ class Vertex(Protocol):
     def has_evaluation(self, version: ModelVersion, display_name: str) -> bool: ...
     def import_evaluation(self, version: ModelVersion, evaluation: Evaluation) -> None: ...
     def find_endpoint(self, endpoint_id: str) -> Endpoint | None: ...
-    def find_endpoints(self, label: str) -> list[Endpoint]: ...
+    def find_endpoints(self, label: str, value: str = "") -> list[Endpoint]: ...
     def start_delete_endpoint(self, endpoint_id: str) -> str: ...
     def start_create_endpoint(
         self, endpoint_id: str, *, display_name: str, labels: Mapping[str, str], dedicated: bool = True
@@ -447,13 +447,14 @@ class VertexGateway:
             return None
         return _endpoint(endpoint)
 
-    def find_endpoints(self, label: str) -> list[Endpoint]:
-        """Every endpoint that has the label, whatever its value."""
+    def find_endpoints(self, label: str, value: str = "") -> list[Endpoint]:
+        """Every endpoint that has the label, with this value or, if it is empty, with any."""
+        wanted = f'labels.{label}="{value}"' if value else f"labels.{label}:*"
         found = _call(
-            f"list endpoints with {label}",
+            f"list endpoints with {wanted}",
             lambda: list(
                 self._endpoints.list_endpoints(
-                    request={"parent": self._parent, "filter": f"labels.{label}:*"}, **self._patience(repeat=True)
+                    request={"parent": self._parent, "filter": wanted}, **self._patience(repeat=True)
                 )
             ),
         )

@@ -527,6 +527,7 @@ def test_endpoints_are_found_by_our_label_and_an_empty_one_can_be_deleted(vertex
     found = {endpoint.id: endpoint.labels[label] for endpoint in vertex.find_endpoints(label)}
 
     assert found == {f"{specs.unique}-a": "one", f"{specs.unique}-b": "two"}
+    assert [endpoint.id for endpoint in vertex.find_endpoints(label, "two")] == [f"{specs.unique}-b"]
     finish(vertex.start_delete_endpoint(f"{specs.unique}-a"))
     assert [endpoint.id for endpoint in vertex.find_endpoints(label)] == [f"{specs.unique}-b"]
     with pytest.raises(ResourceMissing):

@@ -14,6 +14,7 @@ from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
 from dualdeploy.ledger import State, names
 from dualdeploy.object_store import ABSENT
 from dualdeploy.testing import Failing
+from dualdeploy.testing.failing import ProcessDied
 from dualdeploy.testing.vertex import PARENT
 from dualdeploy.vertex import DATASET_LABEL, DeployedModel, Endpoint, ModelSpec
 
@@ -566,3 +567,62 @@ def test_an_endpoint_that_another_data_set_holds_is_left_alone_whatever_its_labe
     pass_hours(deployer, 30)
     assert "birds" in deployer.vertex.endpoints
     assert report(deployer, "birds").surplus == ()
+
+
+def test_an_endpoint_that_was_taken_over_and_left_again_is_not_forgotten() -> None:
+    """Its label names another data set, and its holder has served elsewhere for two releases."""
+    deployer = Deployer()
+    release(deployer, 1)
+    deployer.configure("blooms", serving={"endpoint": "flowers"})
+    deployer.forget()
+    for edition, endpoint in ((2, "flowers"), (3, "blooms"), (4, "blooms")):
+        deployer.configure("blooms", serving={"endpoint": endpoint})
+        assert deployer.go_through(deployer.train(edition, dataset="blooms")).state is State.LIVE
+        deployer.clock.advance(600)
+        look(deployer, "blooms")
+    # As long as anyone may use the old address, only people know that it can go.
+    assert any("of endpoint flowers" in line and "not what is live" in line for line in report(deployer, "blooms").left)
+    empty = dataclasses.replace(deployer.vertex.endpoints["flowers"], deployed=(), traffic={})
+    deployer.vertex.endpoints["flowers"] = empty
+    pass_hours(deployer, 4)
+    assert list(deployer.vertex.endpoints) == ["blooms"]
+    assert deployer.ledger.names("claims/endpoints/") == ["claims/endpoints/blooms.json"]
+
+
+def test_a_look_at_one_data_set_costs_the_same_however_many_others_there_are() -> None:
+    costs = []
+    for others in (0, 30):
+        deployer = Deployer()
+        release(deployer, 1)
+        for number in range(others):
+            add_endpoint(deployer, f"animals-{number}", **{DATASET_LABEL: f"animals-{number}"})
+            claim = f'{{"dataset": "animals-{number}", "since": "2026-11-23T12:00:00.000Z"}}'.encode()
+            deployer.ledger_store.put(names.endpoint_claim(f"animals-{number}"), claim, expect=ABSENT)
+        look(deployer)
+        deployer.operations.clear()
+        look(deployer)
+        costs.append(len(deployer.operations))
+    assert costs[0] == costs[1]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_deletion_that_is_given_up_does_not_keep_an_endpoint_for_ever(when: str) -> None:
+    deployer = Deployer()
+    release(deployer, 1)
+    add_endpoint(deployer, "flowers-2", **{DATASET_LABEL: "flowers"})
+
+    def dies(_number: int, name: str, at: str) -> None:
+        if (name, at) == ("vertex.start_delete_endpoint", when):
+            raise ProcessDied
+
+    deployer.interfere = dies
+    if when == "after":
+        deployer.vertex.fail_operation("delete_endpoint", "internal error")
+    look(deployer)
+    deployer.interfere = lambda *_: None
+    overwrite(deployer.ledger_store, names.cleanup("flowers"), b"{")
+    deployer.configure(serving={"endpoint": "flowers-2", "canary": {"bake": 0, "answers": 1}})
+    second = deployer.train(2)
+    for _ in range(3):
+        pass_hours(deployer, 1)
+    assert deployer.go_through(second).state is State.LIVE

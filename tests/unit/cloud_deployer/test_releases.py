@@ -461,3 +461,29 @@ def test_the_id_of_a_deployed_model_is_a_number_of_ten_digits_that_vertex_takes(
     seen = {deployed_id_of(release.changed(n=n)) for n in range(1, 200)}
     assert len(seen) == 199
     assert all(text.isdigit() and len(text) == 10 and text[0] != "0" for text in seen)
+
+
+def test_a_replaced_model_that_cannot_be_taken_down_for_now_does_not_keep_newer_runs_waiting(
+    deployer: Deployer,
+) -> None:
+    _, newer = two_releases(deployer)
+    for _ in range(3):
+        deployer.vertex.fail_operation("undeploy", "The service is currently unavailable.", code=14)
+    release = deployer.go_through(newer)
+    assert release.state is State.LIVE
+    assert "could not be taken down: undeploy" in release.reason
+    assert deployer.go_through(deployer.train(3)).state is State.LIVE
+    deployer.check_promises()
+
+
+def test_a_candidate_that_cannot_be_taken_down_for_now_does_not_keep_newer_runs_waiting(deployer: Deployer) -> None:
+    older, newer = two_releases(deployer)
+    deployer.go_to(newer, "deploy", begun=True)
+    deployer.vertex.finish_operations()
+    deployer.post("abort", dataset="flowers")
+    for _ in range(3):
+        deployer.vertex.fail_operation("undeploy", "The service is currently unavailable.", code=14)
+    release = deployer.go_through(newer, ticks=10)
+    assert release.state is State.ROLLED_BACK
+    deployer.check_promises()
+    assert deployer.live_run() == older

@@ -51,12 +51,14 @@ class Idle(Document):
 
 
 class Report(Document):
-    """One data set. `left`: what is kept although it costs; `failed`: what could not be removed, and is tried again."""
+    """One data set. `holds`: the endpoints that it was last seen to hold; `left`: what is kept although it costs;
+    `failed`: what could not be removed, and is tried again."""
 
     v: int = 1
     dataset: str
     looked_at: str = ""
     unconfigured_since: str = ""
+    holds: tuple[str, ...] = ()
     surplus: tuple[Removal, ...] = ()
     left: tuple[str, ...] = ()
     idle: Idle | None = None

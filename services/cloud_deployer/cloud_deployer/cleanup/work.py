@@ -164,7 +164,7 @@ class Cleanup:
             config = dataset_config.read(world.config, dataset)
         except UnknownDataset:
             since = since or clocks.to_text(world.clock())
-        endpoints = list(self._endpoints(dataset))
+        endpoints = list(self._endpoints(report, serving, config))
         holdings = Holdings(
             dataset=dataset,
             region=world.settings.region,
@@ -180,17 +180,22 @@ class Cleanup:
         )
         return dataclasses.replace(holdings, idle=self._idle(holdings, report.idle))
 
-    def _endpoints(self, dataset: str) -> Iterator[tuple[Endpoint, Sequence[str]]]:
-        """Those that the data set holds, and those with its label that no other data set holds."""
-        candidates = set(claims.held_by(self._ledger, dataset))
-        labelled = self._world.vertex.find_endpoints(DATASET_LABEL)
-        candidates |= {endpoint.id for endpoint in labelled if endpoint.labels[DATASET_LABEL] == dataset}
-        for endpoint_id in sorted(candidates):
-            claim = claims.holder_of(self._ledger, endpoint_id)
-            if claim and claim.document.dataset != dataset:
-                continue
+    def _endpoints(
+        self, report: Report, serving: CloudServing, config: DatasetConfig | None
+    ) -> Iterator[tuple[Endpoint, Sequence[str]]]:
+        """Those that the data set holds, and those with its label that no other data set holds.
+
+        Looked for where it was ever seen to have one: not in all claims, which are those of all data sets.
+        """
+        dataset = report.dataset
+        candidates = {endpoint.id for endpoint in self._world.vertex.find_endpoints(DATASET_LABEL, dataset)}
+        candidates |= {*report.holds, *({config.serving.endpoint} if config else ())}
+        candidates |= {served.endpoint_id for served in (serving.current, serving.previous) if served}
+        for endpoint_id in sorted(candidates - {""}):
             endpoint = self._world.vertex.find_endpoint(endpoint_id)
-            if endpoint:
+            claim = claims.holder_of(self._ledger, endpoint_id)
+            holder = claim.document.dataset if claim else endpoint.labels.get(DATASET_LABEL) if endpoint else ""
+            if endpoint and holder == dataset:
                 yield endpoint, claim.document.formerly if claim else ()
 
     def _wanted(self, empty: Sequence[str], config: DatasetConfig | None) -> frozenset[str]:
@@ -236,6 +241,7 @@ class Cleanup:
         return report.changed(
             looked_at=clocks.to_text(self._world.clock()),
             unconfigured_since=clocks.to_text(since) if since else "",
+            holds=tuple(endpoint.id for endpoint in holdings.endpoints),
             surplus=tuple(found.removals),
             left=tuple(found.left),
             idle=holdings.idle,
@@ -259,6 +265,8 @@ class Cleanup:
             return not self._settle(dataset)
         if removal is not None:
             # Noted and never claimed: a release was faster, or its instance died.
+            if removal.kind == ENDPOINT:
+                claims.end_deletion(self._ledger, removal.id, dataset)
             report = read_report(self._ledger, dataset)
             self._write(report.document.changed(under_way=None), report)
         if claimed:

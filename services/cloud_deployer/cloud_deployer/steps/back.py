@@ -55,18 +55,28 @@ def withdraw(release: CloudRelease, world: World) -> Turn[CloudRelease]:
     share = endpoint.traffic.get(rollout.candidate, 0)
     rest = traffic.without(endpoint.traffic, rollout.candidate) if share else {}
     try:
-        return world.operate(
+        turn = world.operate(
             release,
             start=lambda: world.vertex.start_undeploy(rollout.endpoint, rollout.candidate, traffic=rest),
             there=lambda: rollout.candidate not in world.endpoint(rollout.endpoint).deployed_ids,
             what=f"undeploy {rollout.candidate}",
         )
     except (OperationFailed, RejectedByGoogle) as exc:
-        problem = f"; {rollout.candidate} could not be taken down: {exc}"
-        if not rest:
-            return _withdrawn(release.changed(going_back=release.going_back + problem))
-        stays = f"it still has {share} % of {rollout.endpoint}: move them away by hand"
-        return End(release, State.FAILED, f"{release.going_back}{problem}; {stays}")
+        return _stays(release, share if rest else 0, str(exc))
+    if isinstance(turn, Wait) and turn.release.failing_since and not share and not rollout.in_place:
+        # The cleanup tries it again each hour; newer runs need not wait for that.
+        return _stays(release, 0, turn.what)
+    return turn
+
+
+def _stays(release: CloudRelease, share: int, why: str) -> Turn[CloudRelease]:
+    """The candidate could not be taken down; with a share of the traffic only people can help."""
+    rollout = release.plan
+    problem = f"; {rollout.candidate} could not be taken down: {why}"
+    if not share:
+        return _withdrawn(release.changed(going_back=release.going_back + problem))
+    stays = f"it still has {share} % of {rollout.endpoint}: move them away by hand"
+    return End(release, State.FAILED, f"{release.going_back}{problem}; {stays}")
 
 
 def _withdrawn(release: CloudRelease) -> Turn[CloudRelease]:

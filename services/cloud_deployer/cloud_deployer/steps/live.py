@@ -13,7 +13,7 @@ from dualdeploy.errors import CannotEverSucceed, RejectedByGoogle
 from dualdeploy.ledger import State, dataset_of
 from dualdeploy.release import serving as serve
 from dualdeploy.release.operations import OperationFailed
-from dualdeploy.release.route import End, Forward, Stay, Turn
+from dualdeploy.release.route import End, Forward, Stay, Turn, Wait
 from dualdeploy.vertex import Endpoint
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def undeploy(release: CloudRelease, world: World) -> Turn[CloudRelease]:
         return End(release, State.LIVE, f"serves all traffic of {rollout.endpoint}")
     going = release.undeploying if release.operation and release.undeploying in replaced else replaced[0]
     try:
-        return world.operate_on(
+        turn = world.operate_on(
             release,
             going,
             # Without a split: refused should it have got traffic since, and no one's split is overwritten.
@@ -84,10 +84,18 @@ def undeploy(release: CloudRelease, world: World) -> Turn[CloudRelease]:
     except (OperationFailed, RejectedByGoogle) as exc:
         if going not in world.endpoint(rollout.endpoint).deployed_ids:
             return Stay(release.changed(**NO_OPERATION))
-        # The release is out: whatever is wrong with what it replaced, calling it failed would be a lie.
-        log.error("%s stays deployed without traffic, and costs: %s", going, exc)  # noqa: TRY400
-        note = f"serves all traffic of {rollout.endpoint}; {going} could not be taken down: {exc}"
-        return End(release, State.LIVE, note)
+        return _left_to_cleanup(release, going, str(exc))
+    if isinstance(turn, Wait) and turn.release.failing_since:
+        # The cleanup tries it again each hour; newer runs need not wait for that.
+        return _left_to_cleanup(release, going, turn.what)
+    return turn
+
+
+def _left_to_cleanup(release: CloudRelease, going: str, why: str) -> Turn[CloudRelease]:
+    """The release is out: whatever is wrong with what it replaced, calling it failed would be a lie."""
+    log.error("%s stays deployed without traffic, and costs: %s", going, why)
+    note = f"serves all traffic of {release.plan.endpoint}; {going} could not be taken down: {why}"
+    return End(release, State.LIVE, note)
 
 
 def _replaced(release: CloudRelease, world: World, endpoint: Endpoint) -> list[str]:

@@ -121,8 +121,8 @@ def _endpoints(world: World, dataset: str) -> Sequence[Endpoint]:
     held = {
         endpoint_id: world.vertex.find_endpoint(endpoint_id) for endpoint_id in claims.held_by(world.ledger, dataset)
     }
-    for endpoint in world.vertex.find_endpoints(DATASET_LABEL):
-        if endpoint.labels.get(DATASET_LABEL) == dataset and claims.holder_of(world.ledger, endpoint.id) is None:
+    for endpoint in world.vertex.find_endpoints(DATASET_LABEL, dataset):
+        if claims.holder_of(world.ledger, endpoint.id) is None:
             held[endpoint.id] = endpoint
     return [endpoint for endpoint in held.values() if endpoint]
 

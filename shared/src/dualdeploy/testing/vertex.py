@@ -236,9 +236,10 @@ class FakeVertex:
 
         return self.faults.run("find_endpoint", found)
 
-    def find_endpoints(self, label: str) -> list[Endpoint]:
+    def find_endpoints(self, label: str, value: str = "") -> list[Endpoint]:
         def found() -> list[Endpoint]:
-            return [endpoint for endpoint in self.endpoints.values() if label in endpoint.labels]
+            labelled = [endpoint for endpoint in self.endpoints.values() if label in endpoint.labels]
+            return [endpoint for endpoint in labelled if value in ("", endpoint.labels[label])]
 
         return self.faults.run("find_endpoints", found)
 
