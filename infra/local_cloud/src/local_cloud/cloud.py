@@ -142,6 +142,7 @@ class LocalCloud:
             state_dir=self._state / "storage",
             publish=functools.partial(self.pubsub.publish, by=agent("Cloud Storage")),
             on_finalize=self._tell_eventarc,
+            has_topic=self.pubsub.has_topic,
             iam=self.iam,
             port=self._ports.storage,
         )

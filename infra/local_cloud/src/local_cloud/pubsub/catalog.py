@@ -111,6 +111,10 @@ class Catalog:
         return self._topics[name]
 
     @_locked
+    def has_topic(self, name: str) -> bool:
+        return name in self._topics
+
+    @_locked
     def topics(self, project: str) -> list[Any]:
         """Every topic of `project` (`projects/<id>`), by name."""
         prefix = resources.check_project(project) + "/"

@@ -118,6 +118,10 @@ class PubSub:
         message = wire.PubsubMessage(data=data, attributes=dict(attributes), ordering_key=ordering_key)
         return self._broker.publish(topic_name, [message])[0]
 
+    def has_topic(self, name: str) -> bool:
+        """Whether there is a topic of this full name."""
+        return self._catalog.has_topic(name)
+
     def ensure_topic(self, name: str) -> None:
         """Create the topic unless it exists."""
         with self._catalog.lock:
