@@ -316,7 +316,7 @@ class LocalCloud:
         for subscription in topology.subscriptions.values():
             self._ensure_subscription(subscription)
         for bucket in topology.buckets.values():
-            self.storage.ensure_bucket(bucket.name, project=topology.project)
+            self.storage.ensure_bucket(bucket.name, project=topology.project, location=topology.region)
             for notification in bucket.notifications:
                 self.storage.ensure_notification(
                     bucket.name,

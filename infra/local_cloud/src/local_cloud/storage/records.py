@@ -71,6 +71,11 @@ class Bucket:
         return _base64(_field(1, self.metageneration))
 
     @property
+    def is_uniform(self) -> bool:
+        """Whether policies alone decide, and no lists on its objects."""
+        return bool(self._iam_configuration()["uniformBucketLevelAccess"]["enabled"])
+
+    @property
     def location(self) -> str:
         return str(self.properties.get("location", "US")).upper()
 

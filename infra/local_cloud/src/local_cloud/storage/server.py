@@ -21,7 +21,7 @@ from local_cloud.storage.events import EventsOf, OnFinalize, Outbox, Publish, re
 from local_cloud.storage.objects import Objects
 from local_cloud.storage.permissions import Permissions, asker
 from local_cloud.storage.rates import BURST, Rates
-from local_cloud.storage.records import require_bucket_name
+from local_cloud.storage.records import require_bucket_name, require_bucket_properties
 from local_cloud.storage.state import State
 from local_cloud.storage.uploads import Uploads
 from local_cloud.storage.wire import Quoted, QuotedPath, RawPath
@@ -29,7 +29,7 @@ from local_cloud.storage.wire import Quoted, QuotedPath, RawPath
 #: What Google's Cloud Storage has and this one has not; COVERAGE.md repeats it.
 ABSENT = (
     "object versioning and soft delete: one live version, an older generation is 404",
-    "ACLs, HMAC keys, signed policy documents; policies cannot be set over the API",
+    "ACLs, HMAC keys, signed policy documents",
     "XML multipart uploads (`transfer_manager.upload_chunks_concurrently`), signed resumable uploads",
     "object holds, retention, lifecycle rules, autoclass, requester pays, encryption of what lies here",
     "folders, managed folders, anywhere caches, channels (watchAll), the gRPC API",
@@ -99,10 +99,11 @@ class Storage:
         self._outbox.close()
         self.state.close()
 
-    def ensure_bucket(self, name: str, *, project: str) -> None:
-        """Create a bucket unless it is there; works before the server is started."""
+    def ensure_bucket(self, name: str, *, project: str, location: str = "US") -> None:
+        """Create a bucket with uniform access unless it is there; works before the server is started."""
+        properties = {"location": location, "iamConfiguration": {"uniformBucketLevelAccess": {"enabled": True}}}
         with contextlib.suppress(BucketExists):
-            self.state.create_bucket(require_bucket_name(name), project, {})
+            self.state.create_bucket(require_bucket_name(name), project, require_bucket_properties(properties))
 
     def ensure_notification(
         self, bucket: str, *, topic: str, event_types: Sequence[str] = (), object_name_prefix: str = ""

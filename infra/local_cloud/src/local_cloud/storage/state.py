@@ -145,6 +145,11 @@ class State:
             self.rates.take(name)
             return self._rewrite_bucket(dataclasses.replace(old, properties=properties))
 
+    def count_change(self, bucket: str) -> None:
+        """Count a change of a bucket that is kept elsewhere. Raises ApiError 429 when it comes too soon."""
+        with self._lock:
+            self.rates.take(bucket)
+
     def delete_bucket(self, name: str, preconditions: Preconditions) -> None:
         with self._transaction():
             preconditions.check(self.bucket(name))
