@@ -91,6 +91,7 @@ def fill_subscription(subscription: Any) -> None:
         subscription.message_retention_duration.seconds = DEFAULT_RETENTION
     if subscription.HasField("dead_letter_policy") and not subscription.dead_letter_policy.max_delivery_attempts:
         subscription.dead_letter_policy.max_delivery_attempts = DEFAULT_DELIVERY_ATTEMPTS
+    subscription.push_config.SetInParent()  # shown empty where messages are pulled
     if not subscription.HasField("expiration_policy"):
         subscription.expiration_policy.ttl.seconds = DEFAULT_EXPIRATION
     subscription.state = 1  # ACTIVE

@@ -31,6 +31,23 @@ from local_cloud.vertex.traffic import Draw
 from local_cloud.vertex.wire import Wire
 
 
+def _register_what_nobody_makes(wire: Wire) -> None:
+    """Lists of resources that this API cannot create: clients look at them all the same, and find nothing."""
+    for collection, message in (
+        ("datasets", "ListDatasetsResponse"),
+        ("deploymentResourcePools", "ListDeploymentResourcePoolsResponse"),
+    ):
+        name = f"aiplatform.{collection}.list"
+        wire.operation(
+            name, "GET", f"/{collection}", _nothing, answer=message, differs="none can be made, so none is there"
+        )
+
+
+def _nothing(project: str, location: str) -> dict[str, Any]:
+    del project, location
+    return {}
+
+
 class Vertex:
     """aiplatform.googleapis.com on loopback: custom jobs, Model Registry, endpoints, operations.
 
@@ -134,6 +151,7 @@ class Vertex:
         wire = Wire(self.api)
         for resource in (predictions, self._operations, self._jobs, models, self._endpoints):
             resource.register(wire)
+        _register_what_nobody_makes(wire)
 
     def start(self) -> Vertex:
         """Serve, and take up what the last process left: servers, operations, waiting jobs."""
