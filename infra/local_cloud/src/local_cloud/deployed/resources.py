@@ -11,6 +11,7 @@ from typing import Any
 
 from local_cloud.cloud_logging.sinks import Sink
 from local_cloud.deployed.state import Revision
+from local_cloud.eventarc import transport
 from local_cloud.iam import PROJECT_NUMBER, agent
 from local_cloud.scheduler import Job
 from local_cloud.topology import Trigger
@@ -87,8 +88,7 @@ def _revision_name(service_name: str, number: int) -> str:
 def trigger(path: str, found: Trigger, *, account: str, created: datetime.datetime) -> dict[str, Any]:
     """A google.cloud.eventarc.v1.Trigger; `path` is its full name."""
     _, project, _, location, _, name = path.split("/")
-    digits = int(hashlib.sha256(path.encode()).hexdigest(), 16) % 1000
-    stem = f"eventarc-{location}-{name}"
+    topic, subscription = transport(project, location, name)
     return {
         "name": path,
         "uid": _uid(path),
@@ -102,12 +102,7 @@ def trigger(path: str, found: Trigger, *, account: str, created: datetime.dateti
         "destination": {
             "cloudRun": {"service": found.service.replace("_", "-"), "region": location, "path": found.path}
         },
-        "transport": {
-            "pubsub": {
-                "topic": f"projects/{project}/topics/{stem}-{digits:03d}",
-                "subscription": f"projects/{project}/subscriptions/{stem}-sub-{digits:03d}",
-            }
-        },
+        "transport": {"pubsub": {"topic": topic, "subscription": subscription}},
         "etag": _etag(path, 1),
     }
 

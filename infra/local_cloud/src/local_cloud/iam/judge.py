@@ -11,6 +11,7 @@ import collections
 import dataclasses
 import logging
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -72,6 +73,9 @@ class Iam:
         self._lock = threading.Lock()
         self._grants: dict[str, set[Grant]] = collections.defaultdict(set)
         self._changes: collections.Counter[str] = collections.Counter()
+        #: Seconds after which a grant that is made from now on counts; Google's take two minutes and more.
+        self.grants_count_after = 0.0
+        self._counts_from: dict[Grant, float] = {}
         self._refusals: collections.deque[Judgement] = collections.deque(maxlen=_REMEMBERED_REFUSALS)
         self._needed: set[Grant] = set()
         #: E-mail address → whether the account is disabled.
@@ -190,7 +194,8 @@ class Iam:
 
     def _counts(self, grant: Grant, caller: str, permission: str, resource: str) -> bool:
         return (
-            self._is(caller, grant.member)
+            self._counts_from.get(grant, 0.0) <= time.monotonic()
+            and self._is(caller, grant.member)
             and self._roles.has(grant.role, permission)
             and (grant.condition is None or grant.condition.holds(resource))
         )
@@ -249,7 +254,9 @@ class Iam:
         with self._lock:
             self._changes[resource] += 1
             # A bucket's convenience values are always there.
-            self._grants[resource] = wanted - set(self._convenience(resource))
+            wanted -= set(self._convenience(resource))
+            self._spread(wanted - self._grants[resource])
+            self._grants[resource] = wanted
         return self.policy(resource)
 
     def grant(self, grant: Grant) -> None:
@@ -257,7 +264,13 @@ class Iam:
         self._roles.require(grant.role)
         with self._lock:
             self._changes[grant.resource] += 1
+            self._spread({grant} - self._grants[grant.resource])
             self._grants[grant.resource].add(grant)
+
+    def _spread(self, grants: Iterable[Grant]) -> None:
+        """Let grants count later, if they are to."""
+        if self.grants_count_after:
+            self._counts_from |= dict.fromkeys(grants, time.monotonic() + self.grants_count_after)
 
     def revoke(self, resource: str, role: str, member: str) -> list[Grant]:
         """Take a role away, with every condition; returns what was taken."""

@@ -15,7 +15,7 @@ import grpc
 from google.protobuf import any_pb2, empty_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from local_cloud.api import STATUS_BY_CODE, ApiError, Operation
+from local_cloud.api import ApiError, Operation, planned_refusal
 from local_cloud.faults import Faults
 from local_cloud.http import LOOPBACK
 from local_cloud.iam import Gate, Refused
@@ -180,7 +180,7 @@ class RpcTable:
         try:
             requests = self._admitted(method, requests, caller)
             fault = self._faults.take(method.name)
-            breaks = fault is not None and (fault.startswith("return-") or fault == "reset-connection")
+            breaks = fault is not None and (fault.startswith(("return-", "refuse:")) or fault == "reset-connection")
             if not breaks:
                 self._begin(method, fault)
             for response in method.handler(requests, context):
@@ -212,9 +212,8 @@ class RpcTable:
         """Suffer what is planned for before the work is done."""
         if fault is None or fault == "lost-response":
             return
-        if fault.startswith("return-"):
-            code = int(fault.removeprefix("return-"))
-            raise ApiError(code, STATUS_BY_CODE[code], f"planned fault: {fault} at {method.name}")
+        if refusal := planned_refusal(fault, method.name):
+            raise refusal
         if fault.startswith("hang:"):
             self._stopping.wait(float(fault.removeprefix("hang:")))
             return

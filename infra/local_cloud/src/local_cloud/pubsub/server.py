@@ -172,6 +172,7 @@ class PubSub:
             enable_message_ordering=enable_message_ordering,
             message_retention_duration=datetime.timedelta(seconds=message_retention_seconds),
         )
+        wanted.expiration_policy.SetInParent()  # without a time to live: it never expires, as Terraform makes it
         if push_endpoint:
             wanted.push_config.push_endpoint = push_endpoint
             if oidc_service_account:
