@@ -114,10 +114,11 @@ def _variant(chance: random.Random, jpeg: bytes) -> bytes:
 
 def read_and_parse(shard: Path) -> int:
     """Read, check and parse with our reader."""
+    from dualdeploy.contracts.example import ExampleSchema  # noqa: PLC0415
     from dualdeploy.tfrecord import read_records  # noqa: PLC0415
     from training_launcher.example_reader import ExampleReader  # noqa: PLC0415
 
-    read = ExampleReader("image", "class", CLASSES).read
+    read = ExampleReader(ExampleSchema(labels=tuple(f"class {index}" for index in range(CLASSES)))).read
     count = 0
     with shard.open("rb", buffering=0) as stream:
         for record in read_records(stream, name=shard.name):
