@@ -348,6 +348,35 @@ ROWS: list[tuple[str, Ask, int, dict[str, Any]]] = [
             "labels": ABSENT,
         },
     ),
+    (
+        "vertex: a model whose artifact is nowhere",
+        lambda client: client.finished(
+            client.vertex(
+                "POST",
+                "models:upload",
+                {"model": {"displayName": "toy", "artifactUri": f"gs://{PROJECT}-models/nowhere"}},
+            )
+        ),
+        200,
+        {"error.code": 9, "error.message": re.compile(r"There are no files under .*"), "response": ABSENT},
+    ),
+    *(
+        (
+            f"vertex: a model with {what}",
+            lambda client, fields=fields: client.vertex(
+                "POST", "models:upload", {"model": {"displayName": "toy", **fields}}
+            ),
+            400,
+            {"error.status": "INVALID_ARGUMENT"},
+        )
+        for what, fields in (
+            ("an artifact that is in no bucket", {"artifactUri": "https://example.com/model"}),
+            ("a variable of Vertex AI's", {"containerSpec": {"imageUri": TRAINER, "env": [{"name": "AIP_MODE"}]}}),
+            ("port 0", {"containerSpec": {"imageUri": TRAINER, "ports": [{"containerPort": 0}]}}),
+            ("port 70000", {"containerSpec": {"imageUri": TRAINER, "ports": [{"containerPort": 70000}]}}),
+            ("a route without a slash", {"containerSpec": {"imageUri": TRAINER, "predictRoute": "predict"}}),
+        )
+    ),
     ("vertex: no data sets", lambda client: client.vertex("GET", "datasets"), 200, {"datasets": ABSENT}),
     (
         "vertex: no deployment pools",

@@ -191,6 +191,7 @@ class LocalCloud:
             publish_log=self.sinks.route,
             on_served=served.note,
             quotas=lambda: self.project.quotas,
+            has_artifact=self.storage.has_objects,
             python=python,
             iam=self.iam,
             port=self._ports.vertex,

@@ -355,7 +355,8 @@ class _Lane:
         address = self._services.get(self.trigger.service)
         if address is None:
             return f"service {self.trigger.service} is not registered any more"
-        url = f"http://{address}{self.trigger.path}"
+        # What Eventarc adds for events of Cloud Storage, as request logs of Cloud Run show it.
+        url = f"http://{address}{self.trigger.path}?__GCP_CloudEventsMode=GCS_NOTIFICATION"
         try:
             # At delivery, not in the journal: a token is over before the last attempt.
             authorization = {"authorization": f"Bearer {self._token(self.trigger, address)}"} if self._token else {}

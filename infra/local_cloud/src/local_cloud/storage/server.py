@@ -105,6 +105,14 @@ class Storage:
         with contextlib.suppress(BucketExists):
             self.state.create_bucket(require_bucket_name(name), project, require_bucket_properties(properties))
 
+    def has_objects(self, folder: str) -> bool:
+        """Whether something lies under a folder, `gs://bucket/folder`."""
+        bucket, _, prefix = folder.removeprefix("gs://").partition("/")
+        prefix = f"{prefix.rstrip('/')}/" if prefix else ""
+        with self.state.reading():
+            first = next(iter(self.state.objects(bucket, prefix)), None)
+        return first is not None and first.name.startswith(prefix)
+
     def ensure_notification(
         self, bucket: str, *, topic: str, event_types: Sequence[str] = (), object_name_prefix: str = ""
     ) -> None:
