@@ -20,8 +20,8 @@ demo: $(STAMP) ## The whole loop on the local cloud: data in, two live models ou
 	@$(BIN)/python -m local_cloud demo $(call option,--data,$(DATA)) $(call option,--yaml,$(YAML)) $(call option,--labels,$(LABELS))
 
 .PHONY: up
-up: $(STAMP) ## The same stack, left running; writes build/local_cloud.env
-	@$(BIN)/python -m local_cloud up
+up: $(STAMP) ## The same stack, left running; writes build/local_cloud.env (REALISTIC=1: at Google's rates and pauses)
+	@$(BIN)/python -m local_cloud up $(if $(REALISTIC),--realistic)
 
 .PHONY: down
 down: $(STAMP) ## Stop what `make up` started

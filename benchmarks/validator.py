@@ -5,7 +5,7 @@ sample, and computes the checksum by which copies and the split are told. Each c
 in turns, so that whatever else the machine does hits all. CPU seconds count, not wall seconds: other work shares the
 cores.
 
-    python -m benchmarks.validator [--mebibytes 1000] [--rounds 5] [--image-kilobytes 35]
+    python -m benchmarks.validator [--mebibytes 1000] [--rounds 5] [--image-kilobytes 100]
 """
 
 from __future__ import annotations
@@ -93,10 +93,12 @@ def generate(path: Path, size: int, image_bytes: int) -> int:
 
 
 def jpeg(chance: random.Random, size: int) -> bytes:
-    """A blurred noise picture of 224 x 224 pixels, encoded with the quality that comes near the size."""
+    """A blurred noise picture, encoded with the quality that comes near the size."""
     from PIL import Image  # noqa: PLC0415 (only the generating process needs it)
 
-    noise = Image.frombytes("RGB", (56, 56), chance.randbytes(3 * 56 * 56)).resize((224, 224), Image.Resampling.BICUBIC)
+    side = 224 if size < 40_000 else 640
+    noise = Image.frombytes("RGB", (side // 4, side // 4), chance.randbytes(3 * (side // 4) ** 2))
+    noise = noise.resize((side, side), Image.Resampling.BICUBIC)
     encoded = []
     for quality in range(5, 96, 10):
         stream = io.BytesIO()
@@ -114,10 +116,11 @@ def _variant(chance: random.Random, jpeg: bytes) -> bytes:
 
 def read_and_parse(shard: Path) -> int:
     """Read, check and parse with our reader."""
+    from dualdeploy.contracts.example import ExampleSchema  # noqa: PLC0415
     from dualdeploy.tfrecord import read_records  # noqa: PLC0415
     from training_launcher.example_reader import ExampleReader  # noqa: PLC0415
 
-    read = ExampleReader("image", "class", CLASSES).read
+    read = ExampleReader(ExampleSchema(labels=tuple(f"class {index}" for index in range(CLASSES)))).read
     count = 0
     with shard.open("rb", buffering=0) as stream:
         for record in read_records(stream, name=shard.name):
@@ -179,7 +182,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mebibytes", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--image-kilobytes", type=int, default=35)
+    parser.add_argument("--image-kilobytes", type=int, default=100)
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--shard", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)

@@ -63,7 +63,7 @@ class Service:
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["Content-Length"]))
-                service.paths.append(self.path)
+                service.paths.append(self.path.partition("?")[0])
                 self.send_response(service.status)
                 self.send_header("Content-Length", "0")
                 self.end_headers()

@@ -95,6 +95,21 @@ WAIT = {
         "'artifactregistry.repositories.list' and 'artifactregistry.repositories.get' permissions.",
         "firebase/firebase-tools#5244",
     ),
+    "the agent of Cloud Run, which reads the image": Answer(
+        "Error waiting to create Service: Google Cloud Run Service Agent "
+        "service-123456789012@serverless-robot-prod.iam.gserviceaccount.com must have permission to read the image, "
+        "us-central1-docker.pkg.dev/demo/dualdeploy/cloud_deployer. Ensure that the provided container image URL is "
+        "correct and that the above account has permission to access the image. If you just enabled the Cloud Run "
+        "API, the permissions might take a few minutes to propagate.",
+        "https://docs.cloud.google.com/run/docs/troubleshooting",
+    ),
+    "the agent of Cloud Run, which acts as the service": Answer(
+        "Error creating Service: googleapi: Error 403: Google Cloud Run Service Agent does not have permission to "
+        "get access tokens for the service account cloud-deployer@demo.iam.gserviceaccount.com. Please give "
+        "service-123456789012@serverless-robot-prod.iam.gserviceaccount.com permission "
+        "iam.serviceAccounts.getAccessToken on the service account.",
+        "GoogleCloudPlatform/terraform-google-cloud-run#28",
+    ),
     "too many changes of one policy": Answer(
         "googleapi: Error 409: There were concurrent policy changes. Please retry the whole read-modify-write with "
         "exponential backoff., aborted",

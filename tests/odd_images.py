@@ -133,6 +133,7 @@ def _unusable_pngs() -> Iterator[tuple[str, bytes]]:
     yield "png, two palettes", png(header(color=3), chunk(b"PLTE", PALETTE), chunk(b"PLTE", PALETTE), INDEXED)
     yield "png, palette of thirds", png(header(color=3), chunk(b"PLTE", PALETTE[:10]), INDEXED)
     yield "png, empty palette", png(header(color=3), chunk(b"PLTE"), INDEXED)
+    yield "png, too many chunks", png(*[chunk(b"teXt")] * 70_000, IDAT)
     yield "png, empty suggested palette", png(chunk(b"PLTE"), IDAT)
     yield "png, palette checksum", png(header(color=3), chunk(b"PLTE", PALETTE, checksum=1), INDEXED)
 
@@ -214,6 +215,8 @@ def _unusable_jpegs() -> Iterator[tuple[str, bytes]]:
     yield "progressive jpeg, cut and closed", progressive[: progressive.rindex(b"\xff\xda")] + b"\xff\xd9"
     yield "progressive jpeg, cut early and closed", _cut(progressive, 0.4) + b"\xff\xd9"
     yield "jpeg, a marker among its pixels", plain[: scan + 60] + b"\xff\xe3" + plain[scan + 62 :]
+    last = progressive[progressive.rindex(b"\xff\xda") : -2]
+    yield "progressive jpeg, too many scans", progressive[:-2] + last * 200 + b"\xff\xd9"
     yield "jpeg, arithmetic coding", plain.replace(b"\xff\xc0", b"\xff\xc9", 1)
     yield "jpeg, lossless", plain.replace(b"\xff\xc0", b"\xff\xc3", 1)
     yield "jpeg, 12 bits", plain[: frame + 4] + b"\x0c" + plain[frame + 5 :]

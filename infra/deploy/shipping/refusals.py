@@ -6,17 +6,21 @@ import re
 from collections.abc import Mapping
 
 #: What passes: a grant counts after minutes, an API that was enabled too, and Google makes some of its own accounts
-#: when they are first needed. tests/google_says.py has each text as it was met, with its source.
+#: when they are first needed. tests/google_says.py has each text as it was met, with its source. The first lines are
+#: Google's own words for it, whatever the product; the others say no such word.
 _PASSES = re.compile(
+    r"(?:wait|takes?) (?:a )?few minutes"
+    r"|try again (?:soon|later|in a few minutes)"
+    r"|to propagate"
     r"permission denied while using the Eventarc Service Agent"
     r"|service account \S+ does not exist"
     r"|has not been used in project \S+ before or it is disabled"
     r"|SERVICE_DISABLED"
     r"|does not have permission to publish messages"
     r"|Cloud Pub/Sub topic \S+ not found, or user"
-    r"|does not have storage\.objects\.get access"
+    r"|does not have storage\.\w+\.\w+ access"
     r"|Access to bucket \S+ denied\. You must grant"
-    r"|does not have permission to act as service account"
+    r"|does not have permission to (?:act as|get access tokens for the) service account"
     r"|Unable to retrieve the repository metadata"
     r"|Cannot find metric\(s\) that match"
     r"|metric referenced by the provided filter is unknown"

@@ -60,11 +60,12 @@ def blocks(by_address: Mapping[str, str]) -> str:
 
 
 def refuse_what_is_not_ours(plan: Mapping[str, Any]) -> None:
-    """Raises CannotShip for a plan that would take over what somebody else made."""
+    """Raises CannotShip for a plan that would take over what somebody else made, or would make it anew at once."""
     strange = [
         change["change"]["importing"]["id"]
         for change in plan.get("resource_changes", [])
-        if change["change"].get("importing") and not _is_ours(change["change"])
+        if change["change"].get("importing")
+        and ("delete" in change["change"]["actions"] or not _is_ours(change["change"]))
     ]
     if strange:
         raise CannotShip(

@@ -96,14 +96,15 @@ class Terraform:
         What Google is not ready for is planned and applied again. What is there already, because an apply was killed
         before it wrote it down or because `make destroy` left it, is taken over. Raises ToolFailed.
         """
-        left: list[Refusal] = []
-
-        def attempt() -> None:
-            left[:] = self._apply_and_take_over(options)
-
-        self._tools.patiently(attempt, before_again=lambda: self.plan(*options))
-        self._take_over({})
-        return left
+        try:
+            self._tools.patiently(lambda: self._apply_and_take_over(options), before_again=lambda: self.plan(*options))
+        except ApplyFailed as failed:
+            if not all(optional_product(each.address) for each in failed.refused):
+                raise
+            return failed.refused
+        finally:
+            self._take_over({})
+        return []
 
     def forget(self, *addresses: str) -> None:
         """Leave these alone from now on: they stay as they are, and are no longer Terraform's."""
@@ -112,26 +113,24 @@ class Terraform:
     def destroy(self) -> None:
         self._act("destroy", "-input=false", "-auto-approve")
 
-    def _apply_and_take_over(self, options: Sequence[str]) -> Sequence[Refusal]:
+    def _apply_and_take_over(self, options: Sequence[str]) -> None:
+        """Apply, and again for as long as the refusals name new things to take over. Raises ApplyFailed."""
         taken: dict[str, str] = {}
         while True:
             try:
                 self._apply()
             except ApplyFailed as failed:
                 there = {each.address for each in failed.refused if taking_over.is_there_already(each.says)}
-                if new := taking_over.ids(self._plan_file(), there - taken.keys()):
-                    for address, name in new.items():
-                        self._tools.say(f"    is there already, and is taken over: {name}")
-                        taken[address] = name
-                    self._take_over(taken)
-                    self.plan(*options)
-                    continue
-                if all(
-                    optional_product(each.address) and not refusals.what_passes(each.says) for each in failed.refused
-                ):
-                    return failed.refused
-                raise
-            return []
+                new = taking_over.ids(self._plan_file(), there - taken.keys())
+                if not new:
+                    raise
+                for name in new.values():
+                    self._tools.say(f"    is there already, and is taken over: {name}")
+                taken |= new
+                self._take_over(taken)
+                self.plan(*options)
+            else:
+                return
 
     def _apply(self) -> None:
         """Raises ApplyFailed."""

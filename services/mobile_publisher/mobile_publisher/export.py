@@ -65,7 +65,7 @@ def export(
             folder=folder,
             image_size=result.image_size,
             describe=functools.partial(_describe, run=run, config=config, result=result),
-            representative=lambda: _training_pictures(run, data),
+            representative=lambda: _training_pictures(run, result, data),
             seconds=settings.conversion_timeout_seconds,
             memory_bytes=settings.conversion_memory_mb * 1_000_000 or None,
             converter=converter,
@@ -161,15 +161,16 @@ def _describe(tflite: bytes, variant: Variant, *, run: Run, config: DatasetConfi
     )
 
 
-def _training_pictures(run: Run, data: ObjectStore) -> Iterator[bytes]:
-    for image, _ in held_out.training_examples(run, data, about=candidates.REPRESENTATIVE_PICTURES):
+def _training_pictures(run: Run, result: TrainingResult, data: ObjectStore) -> Iterator[bytes]:
+    about, by_hash = candidates.REPRESENTATIVE_PICTURES, result.data.split == "hash"
+    for image, _ in held_out.training_examples(run, data, about=about, by_hash=by_hash):
         yield image
 
 
 def _reference(run: Run, result: TrainingResult, *, models: ObjectStore, data: ObjectStore, live: str) -> Reference:
     return Reference(
         labels=result.labels,
-        examples=lambda: held_out.examples(run, data),
+        examples=lambda: held_out.examples(run, data, by_hash=result.data.split == "hash"),
         golden=_golden(result, models),
         accuracy=result.metrics.accuracy,
         recall={label: row.recall for label, row in result.metrics.per_class.items() if row.examples},
@@ -203,7 +204,8 @@ def _live_accuracy(
         tflite = models.read(_object_name(live, models)).data
         if on_device.Classifier(tflite).labels != tuple(result.labels):
             return None
-        return on_device.evaluate(tflite, held_out.examples(run, data), labels=result.labels).accuracy
+        examples = held_out.examples(run, data, by_hash=result.data.split == "hash")
+        return on_device.evaluate(tflite, examples, labels=result.labels).accuracy
     except (ObjectMissing, on_device.UnusableModel, UnusableResult) as exc:
         log.warning("no comparison with the live file %s: %s", live, exc)
         return None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dualdeploy import tfrecord
 from dualdeploy.contracts import image_file, split
 from dualdeploy.contracts.example import ExampleSchema, UsableExample, schema_of
-from dualdeploy.contracts.split import Split
+from dualdeploy.contracts.split import Split, SplitRule
 from dualdeploy.contracts.unusable import UnusableRecord
 from dualdeploy.errors import UnusableResult
 from dualdeploy.ledger import Run, Shard
@@ -20,31 +20,33 @@ from dualdeploy.tfrecord import CorruptRecords
 Pair = tuple[bytes, int]
 
 
-def examples(run: Run, store: ObjectStore) -> Iterator[Pair]:
+def examples(run: Run, store: ObjectStore, *, by_hash: bool = False) -> Iterator[Pair]:
     """Pairs of a held-out picture's bytes and the index of its label, one at a time.
+
+    `by_hash`: the trainer says that it held out by checksum, whatever the names say to this version of the rule.
 
     Features and labels are those that the run was trained with, whatever the configuration says by now. Records that
     the trainer skips (damaged, no picture, no label, a label out of range) are skipped here too. Raises UnusableResult
     when a shard was replaced or deleted since the run: another picture set would prove nothing.
     """
-    divided = _split(run)
+    divided = _split(run, by_hash)
     wanted = _any if divided.eval else schema_of(run.config).is_held_out
     for shard in _shards(run, divided.eval or divided.train):
         yield from _read(run, shard, store, wanted)
 
 
-def training_examples(run: Run, store: ObjectStore, *, about: int) -> Iterator[Pair]:
+def training_examples(run: Run, store: ObjectStore, *, about: int, by_hash: bool = False) -> Iterator[Pair]:
     """About `about` pairs that the run was trained with, as many of every shard; raises as `examples` does."""
-    divided, schema = _split(run), schema_of(run.config)
+    divided, schema = _split(run, by_hash), schema_of(run.config)
     of_each = -(-about // max(1, len(divided.train)))
     for shard in _shards(run, divided.train):
         pairs = _read(run, shard, store, lambda example: bool(divided.eval) or not schema.is_held_out(example))
         yield from itertools.islice(pairs, of_each)
 
 
-def _split(run: Run) -> Split:
-    names = (shard.name for shard in run.snapshot.shards)
-    return split.divide(names, prefix=run.snapshot.prefix, rule=split.rule_of(run.config))
+def _split(run: Run, by_hash: bool) -> Split:
+    rule = SplitRule(by="hash") if by_hash else split.rule_of(run.config)
+    return split.divide((shard.name for shard in run.snapshot.shards), prefix=run.snapshot.prefix, rule=rule)
 
 
 def _shards(run: Run, names: Sequence[str]) -> list[Shard]:

@@ -278,15 +278,24 @@ def _export(outcome: _Outcome, staging: artifacts.Staging) -> _Outcome:
 
 def _timed(outcome: _Outcome, staging: artifacts.Staging, work: Path) -> _Outcome:
     """How long each of the two models takes for one picture, with the same pictures on the same machine."""
-    from trainer import live  # noqa: PLC0415
-
     pictures = [picture.data for picture in outcome.data.golden]
-    own = outcome.metrics.model_copy(update={"latency_seconds": live.latency(staging.model, pictures)})
+    own = outcome.metrics.model_copy(update={"latency_seconds": _latency(staging.model, pictures)})
     other = outcome.live
     if other and other.metrics:
-        seconds = live.latency(work / "live", pictures)
+        seconds = _latency(work / "live", pictures)
         other = other.model_copy(update={"metrics": other.metrics.model_copy(update={"latency_seconds": seconds})})
     return dataclasses.replace(outcome, metrics=own, live=other)
+
+
+def _latency(model: Path, pictures: Sequence[bytes]) -> float | None:
+    """None when the model cannot be asked about one of the pictures: that costs a figure, not the training."""
+    from trainer import live  # noqa: PLC0415
+
+    try:
+        return live.latency(model, pictures)
+    except live.UnusableModel as exc:
+        log.warning("no latency of %s: %s", model.name, exc)
+        return None
 
 
 def _report(outcome: _Outcome, staging: artifacts.Staging, where: Artifacts) -> Artifacts:

@@ -16,6 +16,8 @@ from dualdeploy.contracts.split import Side
 from dualdeploy.tfrecord import MalformedExample, parse_example
 
 _MOST_LAYOUTS = 4
+#: As much of an image as tells its format.
+_MAGIC_BYTES = 16
 _MOST_SURROUNDING_BYTES = 4096
 _MOST_REMEMBERED = 1 << 16
 
@@ -44,6 +46,8 @@ class _Layout:
         self.before = before
         self.after = after
         self.frames: dict[int, _Frame] = {}
+        #: What surrounded the image of the record before: images of about one size have about as much around them.
+        self._surrounding = 0
         self._key = _field(1, image_feature.encode())
 
     def frame(self, record_length: int) -> _Frame:
@@ -54,7 +58,8 @@ class _Layout:
         surrounding = self.before + self.after + len(self._key) + 5
         least = record_length - surrounding - 5 * len(_varint(record_length))
         frame = _NEVER
-        for image_length in range(max(0, least), record_length - surrounding - 5 + 1):
+        as_before = max(0, record_length - self._surrounding)
+        for image_length in (as_before, *range(max(0, least), record_length - surrounding - 5 + 1)):
             front, tail = self.around(image_length)
             if len(front) + self.before + len(tail) + image_length + self.after == record_length:
                 start = len(front) + self.before
@@ -62,6 +67,7 @@ class _Layout:
                     frame = _Frame(front, tail, len(front), start, start + len(tail))
                 else:
                     frame = _Frame(front + tail, b"", 0, 0, start + len(tail))
+                self._surrounding = record_length - image_length
                 break
         self.frames[record_length] = frame
         return frame
@@ -92,19 +98,38 @@ class ExampleReader:
 
         Raises `UnusableRecord`, or `MalformedExample` without a place.
         """
+        place = self._locate(data)
+        if place is None:
+            return self._read_in_full(data, None)
+        start, end, surroundings = place
+        image, known = data[start:end], self._known.get(surroundings)
+        if known is None or not begins_like_an_image(image):
+            return self._read_in_full(data, surroundings)
+        return image, *known
+
+    def find(self, data: bytes) -> tuple[int, int, int, Side | None] | None:
+        """Where the image begins and ends, the class index, and the side, without a copy of the image.
+
+        None where only `read` can tell.
+        """
+        place = self._locate(data)
+        if place is None:
+            return None
+        start, end, surroundings = place
+        known = self._known.get(surroundings)
+        if known is None or not begins_like_an_image(data[start : start + _MAGIC_BYTES]):
+            return None
+        return start, end, *known
+
+    def _locate(self, data: bytes) -> tuple[int, int, tuple[bytes, bytes]] | None:
+        """Where the image is by the layouts that were met, and what stands before and behind it."""
         length = len(data)
         for layout in self._layouts:
             front, tail, before_start, before_end, image_start = layout.frames.get(length) or layout.frame(length)
-            if not data.startswith(front) or (tail and not data.startswith(tail, before_end)):
-                continue
-            image_end = length - layout.after
-            surroundings = (data[before_start:before_end], data[image_end:])
-            known = self._known.get(surroundings)
-            image = data[image_start:image_end]
-            if known is None or not begins_like_an_image(image):
-                return self._read_in_full(data, surroundings)
-            return image, *known
-        return self._read_in_full(data, None)
+            if data.startswith(front) and (not tail or data.startswith(tail, before_end)):
+                image_end = length - layout.after
+                return image_start, image_end, (data[before_start:before_end], data[image_end:])
+        return None
 
     def _read_in_full(self, data: bytes, surroundings: tuple[bytes, bytes] | None) -> UsableExample:
         """Parse with protobuf; remember the layout, or what these surroundings mean."""

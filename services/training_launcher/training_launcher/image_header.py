@@ -25,14 +25,19 @@ class ImageHeaderReader:
 
     def read(self, image: bytes) -> ImageHeader:
         """Return the header of a JPEG or PNG; raises `UnreadableImage`."""
-        if image.startswith(self._start) and image.endswith(_END):
-            known = self._known.get(image[len(self._start) : self._stop])
-            if known is not None:
-                return known
+        known = self.find(image, 0, len(image))
+        if known is not None:
+            return known
         header = image_file.read_header(image, max_pixels=self._max_pixels)
         if header.format == "JPEG":
             self._remember(image, header)
         return header
+
+    def find(self, data: bytes, start: int, end: int) -> ImageHeader | None:
+        """The header of the image at `data[start:end]` if one like it was read before."""
+        if data.startswith(self._start, start) and data.endswith(_END, start, end):
+            return self._known.get(data[start + len(self._start) : start + self._stop])
+        return None
 
     def _remember(self, image: bytes, header: ImageHeader) -> None:
         start, stop = image_file.frame_of_jpeg(image, max_pixels=self._max_pixels)

@@ -28,6 +28,7 @@ from dualdeploy.tfrecord import (
 )
 from training_launcher.example_reader import ExampleReader
 from training_launcher.image_header import ImageHeaderReader, can_decode_in_little_memory
+from training_launcher.part_checksums import of_parts
 from training_launcher.shard_source import MeteredStream, ShardSource
 from training_launcher.validation_limits import ValidationLimits
 from training_launcher.validation_report import Finding, Findings
@@ -37,6 +38,9 @@ _BATCH = 1 << 15
 
 #: How `Images.sides` counts what a record says of itself.
 SIDES: Mapping[Side | None, int] = {None: 0, "train": 1, "eval": 2}
+
+#: From here on, an image's checksum follows from the record's (`part_checksums`) instead of reading it again.
+_DERIVED_BYTES = 16 << 10
 
 #: Bytes at an image's end that go into its fingerprint beside its checksum and size.
 _TAIL = 64
@@ -138,6 +142,11 @@ class DecodeSample:
             raise
 
 
+#: An image's header, label and own side, its bytes, CRC-32 of the last of them, and either its CRC32C and zeros, or the
+#: checksums that it follows from: of the record, of what stands before and behind the image, and how much is behind.
+_Seen = tuple[ImageHeader, int, Side | None, int, int, tuple[int, int, int, int]]
+
+
 class _Hopeless(Exception):
     """So many records are unusable that reading on would only cost time."""
 
@@ -176,7 +185,11 @@ class ShardScan:
         self._limits = limits
         self._findings = findings
         self._settle = settle
+        self._due_offset: float = 0
+        self._due_record: float = 0
         self._columns = (*(array("I") for _ in dataclasses.fields(Images)),)
+        #: Of the bytes around each image: checksums of those before and behind it, and how many are behind it.
+        self._around = (array("I"), array("I"), array("I"))
 
     def run(self, opened: BinaryIO, progress: Callable[[int], None] | None) -> None:
         """Read the shard's stream; whatever is wrong with its bytes becomes findings."""
@@ -215,43 +228,74 @@ class ShardScan:
 
     def _judge(self, records: Iterator[Record]) -> None:
         """Check each record; this loop is the validator's cost, hence the local names."""
-        read_example, read_header, checksum = self._reader.read, self._headers.read, google_crc32c.value
-        tail_checksum = zlib.crc32  # of another polynomial, and the same in every process
-        appends = [column.append for column in self._columns]
-        add_record, add_label, add_size, add_width, add_height, add_checksum, add_tail, add_side = appends
-        labels = self._columns[1]
-        due_offset, due_record = self._sample.first_offset(self._base), math.inf
-        for index, offset, data, _ in records:
+        look, labels = self._look, self._columns[1]
+        appends = [column.append for column in (*self._columns, *self._around)]
+        add_record, add_label, add_size, add_width, add_height, add_checksum, add_tail, add_side = appends[:8]
+        add_front, add_behind, add_behind_bytes = appends[8:]
+        self._due_offset, self._due_record = self._sample.first_offset(self._base), math.inf
+        for record in records:
             self.records += 1
             try:
-                image, label, side = read_example(data)
-                header = read_header(image)
-                _, width, height, _ = header
-                if offset >= due_offset or index >= due_record:
-                    due_offset, due_record = math.inf, self._sample.next_record(index, offset, len(data))
-                    self._sample.decode(image, header)
+                header, label, side, size, tail, checksums = look(record)
             except (UnusableRecord, MalformedExample) as fault:
-                self._refuse(fault, index, offset)
+                self._refuse(fault, record.index, record.offset)
                 continue
-            add_record(index)
+            add_record(record.index)
             add_label(label)
-            add_size(len(image))
-            add_width(width)
-            add_height(height)
-            add_checksum(checksum(image))
-            add_tail(tail_checksum(image[-_TAIL:]))
+            add_size(size)
+            add_width(header.width)
+            add_height(header.height)
+            add_tail(tail)
             add_side(SIDES[side])
-            del data, image  # a long record must not stay in memory while the next is read
+            checksum, front, behind, behind_bytes = checksums
+            add_checksum(checksum)
+            add_front(front)
+            add_behind(behind)
+            add_behind_bytes(behind_bytes)
+            del record  # a long one must not stay in memory while the next is read
             if len(labels) == _BATCH:
                 self._add_up()
+
+    def _look(self, record: Record) -> _Seen:
+        """Judge one record, without a copy of its image where the image begins like one before."""
+        index, offset, data, whole = record
+        place = self._reader.find(data)
+        image, header = b"", None
+        if place:
+            start, end, label, side = place
+            header = self._headers.find(data, start, end)
+        else:
+            image, label, side = self._reader.read(data)
+            start, end = 0, len(image)
+        due = offset >= self._due_offset or index >= self._due_record
+        large = place is not None and end - start >= _DERIVED_BYTES
+        if not image and (header is None or due or not large):
+            image = data[start:end]
+        if header is None:
+            header = self._headers.read(image)
+        if due:
+            self._due_offset, self._due_record = math.inf, self._sample.next_record(index, offset, len(data))
+            self._sample.decode(image, header)
+        if large:
+            around = google_crc32c.value(data[:start]), google_crc32c.value(data[end:]), len(data) - end
+            return header, label, side, end - start, zlib.crc32(data[end - _TAIL : end]), (whole, *around)
+        # zlib's is of another polynomial, and like the other the same in every process.
+        return header, label, side, end - start, zlib.crc32(image[-_TAIL:]), (google_crc32c.value(image), 0, 0, 0)
 
     def _add_up(self) -> None:
         """Hand the collected numbers on and start over."""
         images = Images(*(np.array(column, np.uint32) for column in self._columns))
-        for column in self._columns:
+        front, behind, behind_bytes = (np.array(column, np.uint32) for column in self._around)
+        for column in (*self._columns, *self._around):
             del column[:]
-        if len(images.labels):
-            self._settle(images)
+        if not len(images.labels):
+            return
+        derived = np.flatnonzero(front | behind | behind_bytes)
+        if len(derived):
+            wholes = images.checksums[derived]
+            around = (front[derived], behind[derived], behind_bytes[derived])
+            images.checksums[derived] = of_parts(wholes, *around, images.sizes[derived])
+        self._settle(images)
 
     def _refuse(self, fault: UnusableRecord | CorruptRecords, record: int, offset: int) -> None:
         self.bad_records += 1

@@ -26,7 +26,10 @@ LABELS_FILE = "labels.txt"
 
 @dataclasses.dataclass(frozen=True)
 class LocalData:
-    """The shards, how their records are to be read, and where that is known from; `schema.labels` None: not known."""
+    """The shards, how their records are to be read, and where that is known from; `schema.labels` None: not known.
+
+    `alone`: one shard was named, of a set that nothing is known of.
+    """
 
     shards: ShardFolder
     schema: ExampleSchema
@@ -34,9 +37,13 @@ class LocalData:
     config: DatasetConfig | None = None
     labels_from: str = ""
     guessed: Guess | None = None
+    alone: bool = False
 
     @property
     def split(self) -> Split:
+        if self.alone:
+            names = tuple(self.shards.files)
+            return Split(names, (), dict.fromkeys(names, "one shard alone"))
         return divide(self.shards.files, rule=self.rule)
 
     def sentence(self) -> str:
@@ -64,13 +71,13 @@ def open_data(path: Path, *, config_file: Path | None = None, labels: Sequence[s
     if config:
         features = config.data.features
         schema = ExampleSchema(features.image, features.label, features.split, config.data.first_label, names)
-        return LocalData(shards, schema, config.data.split, config, labels_from)
+        return LocalData(shards, schema, config.data.split, config, labels_from, alone=path.is_file())
     guessed = _guess(shards)
     schema = ExampleSchema(labels=names)
     if guessed:
         first = PRESETS[guessed.preset].first_label if guessed.preset else 0
         schema = ExampleSchema(guessed.image, guessed.label, first_label=first, labels=names)
-    return LocalData(shards, schema, labels_from=labels_from, guessed=guessed)
+    return LocalData(shards, schema, labels_from=labels_from, guessed=guessed, alone=path.is_file())
 
 
 def yaml_that_fits(folder: Path, schema: ExampleSchema, labels: Sequence[str]) -> str:

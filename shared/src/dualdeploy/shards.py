@@ -159,14 +159,6 @@ def is_shard(name: str) -> bool:
     return ShardNames().kind(name) is Kind.SHARD
 
 
-def is_success_marker(name: str) -> bool:
-    return base_name(name) == SUCCESS_MARKER
-
-
-def base_name(name: str) -> str:
-    return name.rsplit("/", 1)[-1]
-
-
 def numbered(name: str) -> NumberedShard | None:
     """The place of the shard `name` in its `-SSSSS-of-NNNNN` set, or None when its name gives none."""
     match = _NUMBERED.match(name)

@@ -51,11 +51,6 @@ def load(text: bytes | str) -> Any:
         loader.dispose()
 
 
-def plain(document: Any) -> Any:
-    """The document with every scalar as YAML 1.2 reads it."""
-    return as_meant(document, Any)
-
-
 def as_meant(document: Any, annotation: Any) -> Any:
     """The document for a field of this type: scalars stay as they are written where it takes texts.
 

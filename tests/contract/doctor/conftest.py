@@ -101,7 +101,9 @@ class Ward:
         for name in topology.topics:
             self.cloud.pubsub.ensure_topic(topology.topic_path(name))
         for each in self.subscriber.list_subscriptions(project=f"projects/{PROJECT}"):
-            wanted = topology.subscriptions[each.name.rsplit("/", 1)[-1]]
+            wanted = topology.subscriptions.get(each.name.rsplit("/", 1)[-1])
+            if wanted is None:
+                continue  # Eventarc's own
             if (each.topic, each.filter) != (topology.topic_path(wanted.topic), wanted.filter):
                 self.subscriber.delete_subscription(subscription=each.name)
         self.cloud.provision()

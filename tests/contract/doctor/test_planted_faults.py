@@ -177,7 +177,7 @@ FAULTS = [
         "a newest revision that does not start",
         redeploy("cloud_deployer", BREAK="1"),
         redeploy("cloud_deployer"),
-        {("service", "cloud_deployer", "warning"): "its newest revision cloud-deployer-00002 failed, and"},
+        {("service", "cloud_deployer", "warning"): "its newest revision cloud-deployer-00002-"},
         f"gcloud run services logs read cloud-deployer --region={REGION}",
     ),
     Fault(

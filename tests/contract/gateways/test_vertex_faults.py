@@ -147,7 +147,9 @@ def test_a_job_without_an_accelerator_has_none(gateway_of: Any, specs: Any) -> N
 def test_a_job_is_created_as_its_spec_says(gateway_of: Any, specs: Any) -> None:
     gateway = gateway_of()
 
-    created = gateway.create_custom_job(specs.job("0", "--fast", service_account="trainer@demo.iam"))
+    created = gateway.create_custom_job(
+        specs.job("0", "--fast", service_account="trainer@demo.iam.gserviceaccount.com")
+    )
 
     job = gateway._jobs.get_custom_job(name=created.name)
     [pool] = job.job_spec.worker_pool_specs
@@ -156,7 +158,7 @@ def test_a_job_is_created_as_its_spec_says(gateway_of: Any, specs: Any) -> None:
     assert pool.machine_spec.accelerator_type.name == "NVIDIA_TESLA_T4"
     assert job.job_spec.scheduling.timeout.total_seconds() == 600
     assert job.job_spec.scheduling.strategy.name == "SPOT"
-    assert job.job_spec.service_account == "trainer@demo.iam"
+    assert job.job_spec.service_account == "trainer@demo.iam.gserviceaccount.com"
     assert job.job_spec.base_output_directory.output_uri_prefix.endswith(specs.unique)
 
 

@@ -40,7 +40,7 @@ class Service:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 with service._changed:
-                    service.requests.append((self.path, dict(self.headers), body))
+                    service.requests.append((self.path.partition("?")[0], dict(self.headers), body))
                     service._changed.notify_all()
                 self.send_response(204)
                 self.end_headers()

@@ -1,5 +1,6 @@
 """A staged rollout through everything that `make up` starts, from shards to phones; only the training is a toy.
 
+At Google's pace: one write of an object a second, ten seconds for an answer and between deliveries.
 The tests run in the order in which they stand and share one stack. Phones know HTTP, addresses and a name.
 """
 
@@ -176,7 +177,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as opened:
         # A publisher that is killed while it holds the lease keeps nobody waiting for ten minutes.
         patch.setenv("LEASE_SECONDS", "60")
-        cloud = LocalCloud(toys, state_dir=folder / "state", repository=REPOSITORY, clock_seconds=0.5)
+        cloud = LocalCloud(toys, state_dir=folder / "state", repository=REPOSITORY, clock_seconds=0.5, realistic=True)
         stack = Stack(cloud, repository=REPOSITORY, log_folder=folder / "logs")
         opened.callback(stack.close)
         stack.start()

@@ -137,7 +137,7 @@ def test_an_upload_arrives_as_a_cloud_event(
 
     _, path, headers, body = service.wait_for(1)[0]
     event = from_http(headers, body)
-    assert path == "/events/object-finalized"
+    assert path == "/events/object-finalized?__GCP_CloudEventsMode=GCS_NOTIFICATION"  # as Eventarc adds it
     assert event["type"] == "google.cloud.storage.object.v1.finalized"
     assert event["source"] == "//storage.googleapis.com/projects/_/buckets/data"
     assert event["bucket"] == "data"

@@ -192,7 +192,7 @@ def test_an_endpoint_has_one_operation_at_a_time(cloud: Any) -> None:
     with pytest.raises(exceptions.BadRequest, match="other operations running"):
         cloud.deploy(endpoint, model, "2")
     cloud.finish(first)
-    with pytest.raises(exceptions.BadRequest, match="undeploy"):
+    with pytest.raises(exceptions.BadRequest, match="being-deployed"):
         cloud.endpoints.delete_endpoint(name=endpoint)
     with pytest.raises(exceptions.BadRequest, match="undeploy"):
         cloud.models.delete_model(name=model.partition("@")[0])

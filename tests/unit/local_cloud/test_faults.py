@@ -12,6 +12,7 @@ from local_cloud.faults import (
     INSTRUCTIONS,
     JOB,
     JOB_MACHINE,
+    JOB_PLACEMENT,
     LONG_RUNNING_OPERATION,
     MESSAGE_DELIVERY,
     Faults,
@@ -93,7 +94,7 @@ def test_what_cannot_happen_to_an_operation_is_refused_and_what_can_is_named(
 
 
 def test_every_instruction_can_happen_to_something_and_only_what_is_known_is_promised() -> None:
-    promised = CALL | EVENT_DELIVERY | MESSAGE_DELIVERY | LONG_RUNNING_OPERATION | JOB | JOB_MACHINE
+    promised = CALL | EVENT_DELIVERY | MESSAGE_DELIVERY | LONG_RUNNING_OPERATION | JOB | JOB_MACHINE | JOB_PLACEMENT
 
     assert promised == INSTRUCTIONS.keys()
 

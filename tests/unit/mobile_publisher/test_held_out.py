@@ -159,3 +159,13 @@ def test_names_of_classes_one_based_indices_and_a_records_own_side_are_read_as_t
     run = run_of(store, data={"features": {"image": "photo", "label": "kind"}, "first_label": 1})
     assert read(store, run) == [(picture("first"), 0), (picture("second"), 1)]
     assert list(held_out.training_examples(run, store, about=5)) == [(picture("third"), 1)]
+
+
+def test_how_the_trainer_held_out_counts_more_than_what_the_names_say_to_this_version(store: MemoryObjectStore) -> None:
+    pairs = [(picture(f"{number}"), number % 2) for number in range(40)]
+    store.put("flowers/train/a.tfrecord", shard(pairs[:20]), expect=ABSENT)
+    store.put("flowers/val/a.tfrecord", shard(pairs[20:]), expect=ABSENT)
+    run = run_of(store)
+    assert list(held_out.examples(run, store)) == pairs[20:]
+    by_checksum = [pair for pair in pairs if google_crc32c.value(pair[0]) % 5 == 0]
+    assert list(held_out.examples(run, store, by_hash=True)) == by_checksum

@@ -55,7 +55,7 @@ def test_other_names_are_no_shards(name: str) -> None:
     ],
 )
 def test_only_an_object_called_success_is_the_marker(name: str, marker: bool) -> None:
-    assert shards.is_success_marker(name) is marker
+    assert (ShardNames().kind(name) is Kind.MARKER) is marker
 
 
 @pytest.mark.parametrize(

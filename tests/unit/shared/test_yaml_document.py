@@ -15,7 +15,7 @@ HEAD = "dataset: flowers\nlabels: [a, b]\n"
 
 
 def value(text: str) -> Any:
-    return yaml_document.plain(yaml_document.load(text))
+    return yaml_document.as_meant(yaml_document.load(text), Any)
 
 
 @pytest.mark.parametrize(

@@ -84,13 +84,21 @@ def test_what_is_unclear_is_a_fault_that_says_what_to_write(names: list[str], sa
         (["tst-0.tfrecord", "trn-0.tfrecord"], "'tst' in tst-0.tfrecord"),
         (["devel/0.tfrecord", "more/0.tfrecord"], "'devel' in devel/0.tfrecord"),
         (["crash-test-dummies-0.tfrecord", "crash-test-dummies-1.tfrecord"], "'test' in crash-test-dummies-0"),
-        (["north/0.tfrecord", "south/0.tfrecord"], "the folders north/, south/ name no split"),
     ],
 )
 def test_what_looks_like_a_split_and_is_none_is_said(names: list[str], says: str) -> None:
     found = divided(*names)
     assert found.by_hash
     assert says in found.doubts[0].message
+
+
+def test_folders_that_name_no_split_are_told_in_the_report() -> None:
+    found = divided("2026-11-01/0.tfrecord", "2026-11-02/0.tfrecord", "2026-11-02/1.tfrecord")
+    assert found.doubts == ()
+    assert found.describe() == (
+        "No shard is held out (2 in folder 2026-11-02/, which names no split; "
+        "1 in folder 2026-11-01/, which names no split)"
+    )
 
 
 def test_a_thousand_shards_are_held_out_for_one_reason() -> None:

@@ -187,6 +187,16 @@ def test_a_refusal_that_never_passes_ends_the_waiting(project: Any) -> None:
     assert ran.said.count("asked again in 0 s") == 10
 
 
+def test_an_optional_product_that_is_never_ready_is_left_out_in_the_end(project: Any) -> None:
+    address = "module.monitoring[0].google_monitoring_alert_policy.clock_stopped"
+    project.set(fail_apply={"": [[address, WAIT["a metric that Cloud Monitoring does not know yet"]]] * 30})
+    ran = project.run("deploy", "--region=us-central1")
+    assert ran.code == 1
+    assert ran.said.count("Google is not ready yet") == 10
+    assert "job_notifier: ready" in ran.said
+    assert "in terraform.tfvars: monitoring = false" in ran.said
+
+
 def test_a_real_refusal_is_not_tried_again_and_is_shown(project: Any) -> None:
     refused = ["module.messaging.this", FINAL["a permission that a person lacks"]]
     project.set(fail_apply={"": [refused, refused]})

@@ -23,8 +23,11 @@ FOR_PEOPLE = {
     "billing accounts list": set(),
     "billing projects link": {"--billing-account"},
     "projects add-iam-policy-binding": {"--member", "--role"},
+    "iam roles undelete": {"--project"},
+    "iam service-accounts add-iam-policy-binding": {"--member", "--role"},
     "projects create": set(),
     "run services logs read": {"--region", "--project"},
+    "storage buckets update": {"--update-labels"},
     "storage rm": {"--recursive"},
 }
 

@@ -167,6 +167,17 @@ def test_what_somebody_else_made_is_left_alone(deployed: Any) -> None:
     assert deployed.cloud.things[key] == strange
 
 
+def test_a_bucket_in_another_place_is_not_taken_over_to_be_made_anew(deployed: Any) -> None:
+    key = ("google_storage_bucket", "demo-dualdeploy-data")
+    elsewhere = {**deployed.cloud.things[key], "location": "EUROPE-WEST4"}
+    assert deployed.run("destroy", CONFIRMED).code == 0
+    deployed.cloud.things[key] = elsewhere
+    ran = deployed.run("deploy", "--region=us-central1")
+    assert ran.code == 1
+    assert "  demo-dualdeploy-data" in ran.said
+    assert deployed.cloud.things[key] == elsewhere
+
+
 def test_what_google_refuses_of_optional_products_stops_nothing_else(real: Any) -> None:
     assert set(OPTIONAL) == set(release.OPTIONAL)
     settings = {name: value for _, wanted in OPTIONAL.values() for name, value in wanted.items()}

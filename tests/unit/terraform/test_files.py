@@ -74,3 +74,10 @@ def test_nothing_is_opened_to_everybody() -> None:
         text = file.read_text(encoding="utf-8")
         grants = [line for line in text.splitlines() if "allUsers" in line or "allAuthenticatedUsers" in line]
         assert [line for line in grants if "!contains" not in line] == [], name_of(file)
+
+
+def test_what_is_deployed_names_every_setting() -> None:
+    # Whoever deploys later without terraform.tfvars has nothing else to know them from.
+    folder = TERRAFORM / "environments" / "example"
+    (configuration,) = [body["value"] for name, body in blocks(folder, "output") if name == "configuration"]
+    assert set(configuration) == {name for name, _ in blocks(folder, "variable")}

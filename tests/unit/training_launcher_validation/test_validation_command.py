@@ -80,6 +80,14 @@ def test_one_shard_can_be_named_and_missing_numbers_are_noted(run, tmp_path, rec
     assert "lacks 00000, 00002" in output
 
 
+def test_a_held_out_shard_can_be_looked_at_alone(run, tmp_path, record, shard) -> None:
+    path = tmp_path / "eval.tfrecord"
+    path.write_bytes(shard(map(record, range(30))))
+    code, output = run(path)
+    assert code == 0, output
+    assert "one shard alone" in output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -49,7 +49,7 @@ def serve(options: argparse.Namespace) -> int:
         topology_file=options.topology,
         bindings_file=options.bindings,
         clock_seconds=options.clock_seconds,
-        time_scale=options.time_scale,
+        realistic=options.realistic,
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: cloud.control.stop_requested.set())
@@ -75,7 +75,7 @@ def run_stack(options: argparse.Namespace) -> int:
         state=options.state.resolve(),
         environment_file=options.environment_file.resolve(),
         clock_seconds=options.clock_seconds,
-        time_scale=options.time_scale,
+        realistic=options.realistic,
         leashed=options.leashed,
         bindings=options.bindings,
     )
@@ -93,6 +93,7 @@ def up(options: argparse.Namespace) -> int:
         state=build / "local_cloud",
         environment_file=environment_file,
         bindings=options.bindings,
+        realistic=options.realistic,
     )
     print(guide.describe(environment, environment_file))
     return 0
@@ -172,12 +173,10 @@ def _parser() -> argparse.ArgumentParser:
     serving.add_argument("--project", default=DEFAULT_PROJECT)
     serving.add_argument("--region", default=DEFAULT_REGION)
     serving.add_argument("--clock-seconds", type=float, default=2.0, help="how often schedules fire")
-    serving.add_argument("--time-scale", type=float, default=0.02, help="factor for the topology's back-offs")
     serving.add_argument("--environment-file", type=Path, help="written when ready, such as build/local_cloud.env")
     stacking = commands.add_parser("stack", help="run the local cloud and our services until Ctrl-C")
     stacking.add_argument("--state", type=Path, required=True, help="folder that survives restarts")
     stacking.add_argument("--clock-seconds", type=float, default=2.0, help="how often schedules fire")
-    stacking.add_argument("--time-scale", type=float, default=0.02, help="factor for the topology's back-offs")
     stacking.add_argument("--environment-file", type=Path, required=True, help="written when ready")
     stacking.add_argument("--leashed", action="store_true", help="end when standard input ends")
     upping = commands.add_parser("up", help="leave a stack running; writes build/local_cloud.env")
@@ -188,6 +187,8 @@ def _parser() -> argparse.ArgumentParser:
     covering.add_argument("--check", action="store_true", help="only say whether it is current")
     permitting = commands.add_parser("permissions", help="write the tables of docs/permissions.md")
     permitting.add_argument("--check", action="store_true", help="only say whether they are current")
+    for command in (serving, stacking, upping):
+        command.add_argument("--realistic", action="store_true", help="keep Google's rates, time-outs and back-offs")
     for command in (serving, stacking, upping, downing, demonstrating, covering, permitting):
         command.add_argument("--repository", type=Path, default=_CHECKOUT, help="root of the checkout")
     for command in (serving, covering):

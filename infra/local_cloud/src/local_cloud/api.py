@@ -15,6 +15,7 @@ from local_cloud.faults import Faults
 from local_cloud.http import CALLER
 from local_cloud.iam import OWNER, Gate, Refused
 from local_cloud.iam.gate import asks
+from local_cloud.recorded import REFUSALS
 
 
 class ApiError(Exception):
@@ -70,6 +71,17 @@ STATUS_BY_CODE = {
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
+
+
+def planned_refusal(fault: str, operation: str) -> ApiError | None:
+    """What a planned fault answers instead of the operation's result; None for one that does something else."""
+    if fault.startswith("return-"):
+        code = int(fault.removeprefix("return-"))
+        return ApiError(code, STATUS_BY_CODE[code], f"planned fault: {fault} at {operation}")
+    recorded = REFUSALS.get(fault.removeprefix("refuse:"))
+    if recorded is None:
+        return None
+    return ApiError(recorded.code, recorded.status, recorded.message, reason=recorded.reason, details=recorded.details)
 
 
 def google_error(error: ApiError) -> tuple[Mapping[str, Any], int]:
@@ -145,9 +157,8 @@ class Api:
         fault = self._faults.take(name)
         if fault is None:
             return view()
-        if fault.startswith("return-"):
-            code = int(fault.removeprefix("return-"))
-            raise ApiError(code, STATUS_BY_CODE[code], f"planned fault: {fault} at {name}")
+        if refusal := planned_refusal(fault, name):
+            raise refusal
         if fault.startswith("hang:"):
             time.sleep(float(fault.removeprefix("hang:")))
             return view()

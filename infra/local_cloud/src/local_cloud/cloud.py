@@ -14,12 +14,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from local_cloud import gcloud
 from local_cloud import topology as topologies
 from local_cloud.cloud_logging import LogSinks
 from local_cloud.control import Control, UnknownService
 from local_cloud.credentials import IamCredentials, MetadataServer
 from local_cloud.deployed import Deployed, Project, Revision
-from local_cloud.eventarc import Eventarc
+from local_cloud.eventarc import Eventarc, transport
 from local_cloud.faults import Faults
 from local_cloud.firebase_ml import FirebaseMl
 from local_cloud.iam import CUSTOM_CODE, OWNER, Bindings, Iam, Refused, agent, refusals
@@ -27,6 +28,7 @@ from local_cloud.iam.bindings import FILE as BINDINGS_FILE
 from local_cloud.identity import Identity, TokenMint
 from local_cloud.monitoring import Monitoring
 from local_cloud.monitoring.requests import Requests
+from local_cloud.pace import QUICK, REALISTIC
 from local_cloud.pubsub import PubSub
 from local_cloud.remote_config import RemoteConfig
 from local_cloud.scheduler import Scheduler
@@ -38,9 +40,6 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_PROJECT = "demo-dualdeploy"
 DEFAULT_REGION = "us-central1"
-
-#: Below this a retry loop would be a busy loop.
-SHORTEST_BACKOFF_SECONDS = 0.1
 
 
 class StateInUse(RuntimeError):
@@ -66,9 +65,9 @@ class LocalCloud:
     """One project of Google Cloud on loopback.
 
     `topology` says what there is, `repository` where the images' folders are, `state_dir` holds everything
-    that survives a restart. A schedule fires every `clock_seconds`; the topology's back-offs are multiplied by
-    `time_scale`, so that a demonstration need not wait ten seconds for a retry. `bindings` say who may do what
-    (default: infra/bindings.json of the repository).
+    that survives a restart. A schedule fires every `clock_seconds`. `realistic` keeps Google's rates and pauses;
+    without it nobody waits ten seconds for a retry (`pace`). `bindings` say who may do what (default:
+    infra/bindings.json of the repository).
     Raises StateInUse where another local cloud holds `state_dir`, OSError where a port is taken, BindingsError for
     bindings that cannot be used.
     """
@@ -81,7 +80,7 @@ class LocalCloud:
         repository: Path | str,
         ports: Ports = Ports(),  # frozen, and nothing but zeros
         clock_seconds: float = 2.0,
-        time_scale: float = 0.02,
+        realistic: bool = False,
         python: str = sys.executable,
         bindings: Bindings | None = None,
     ) -> None:
@@ -94,7 +93,7 @@ class LocalCloud:
         self.revisions: dict[str, Callable[[], Revision]] = {}
         self.project = Project()
         self._repository = Path(repository).resolve()
-        self._time_scale = time_scale
+        self._pace = REALISTIC if realistic else QUICK
         #: How often schedules fire: a service is told, because what it waits for it looks at again then.
         self.tick_seconds = clock_seconds
         self._ports = ports
@@ -135,6 +134,8 @@ class LocalCloud:
             publish=functools.partial(self.pubsub.publish, by=agent("Pub/Sub")),
             token=self._token_of_event,
             dead_letter_topic=self._dead_letter_topic(),
+            retry_policy=self._pace.event_retries,
+            delivery_timeout_seconds=self._pace.event_seconds,
         )
         parts.callback(self.eventarc.close)
 
@@ -144,6 +145,8 @@ class LocalCloud:
             state_dir=self._state / "storage",
             publish=functools.partial(self.pubsub.publish, by=agent("Cloud Storage")),
             on_finalize=self._tell_eventarc,
+            has_topic=self.pubsub.has_topic,
+            burst=self._pace.object_burst,
             iam=self.iam,
             port=self._ports.storage,
         )
@@ -190,6 +193,7 @@ class LocalCloud:
             publish_log=self.sinks.route,
             on_served=served.note,
             quotas=lambda: self.project.quotas,
+            has_artifact=self.storage.has_objects,
             python=python,
             iam=self.iam,
             port=self._ports.vertex,
@@ -280,7 +284,13 @@ class LocalCloud:
             "GOOGLE_CLOUD_REGION": self.topology.region,
             **{f"{bucket.key.upper()}_BUCKET": bucket.name for bucket in self.topology.buckets.values()},
             **self._credentials(caller),
+            **(self._tools() if caller == OWNER else {}),
         }
+
+    def _tools(self) -> Mapping[str, str]:
+        """What people have besides: gcloud and gsutil."""
+        project = self.topology.project
+        return gcloud.environment(storage=self.storage.address, pubsub=self.pubsub.address, project=project)
 
     def _credentials(self, caller: str) -> Mapping[str, str]:
         """Where google-auth finds the machine's account, and nothing of whoever is signed in here."""
@@ -316,8 +326,13 @@ class LocalCloud:
             self.pubsub.ensure_topic(topology.topic_path(topic))
         for subscription in topology.subscriptions.values():
             self._ensure_subscription(subscription)
+        for trigger in topology.triggers:
+            # Shown, as on Google Cloud; the events themselves go another way here.
+            topic_path, subscription_path = transport(topology.project, topology.region, trigger.name)
+            self.pubsub.ensure_topic(topic_path)
+            self.pubsub.ensure_subscription(subscription_path, topic=topic_path)
         for bucket in topology.buckets.values():
-            self.storage.ensure_bucket(bucket.name, project=topology.project)
+            self.storage.ensure_bucket(bucket.name, project=topology.project, location=topology.region)
             for notification in bucket.notifications:
                 self.storage.ensure_notification(
                     bucket.name,
@@ -338,15 +353,12 @@ class LocalCloud:
             oidc_audience=f"http://{address}" if address else "",
             filter=subscription.filter,
             ack_deadline_seconds=subscription.ack_deadline,
-            minimum_backoff=self._scaled(subscription.minimum_backoff),
-            maximum_backoff=self._scaled(subscription.maximum_backoff),
+            minimum_backoff=self._pace.backoff(subscription.minimum_backoff),
+            maximum_backoff=self._pace.backoff(subscription.maximum_backoff),
             dead_letter_topic=self.topology.topic_path(dead_letters) if dead_letters else "",
             max_delivery_attempts=subscription.max_delivery_attempts,
             message_retention_seconds=subscription.message_retention,
         )
-
-    def _scaled(self, seconds: float | None) -> float | None:
-        return None if seconds is None else max(seconds * self._time_scale, SHORTEST_BACKOFF_SECONDS)
 
     def _dead_letter_topic(self) -> str:
         """Where Eventarc gives up: the topic that the subscriptions give up to."""

@@ -117,6 +117,7 @@ class Control:
             "quotas": self._project.quotas,
             "runs_as": self._project.runs_as,
             "is_firebase": self._project.is_firebase,
+            "grants_count_after": self._iam.grants_count_after,
             "accounts": self._iam.accounts,
         }
 
@@ -138,6 +139,8 @@ class Control:
         self._project.runs_as.update(changed.runs_as)
         if changed.is_firebase is not None:
             self._project.is_firebase = changed.is_firebase
+        if changed.grants_count_after is not None:
+            self._iam.grants_count_after = changed.grants_count_after
         for account, is_disabled in changed.accounts.items():
             if is_disabled is None:
                 self._iam.accounts.pop(account, None)
@@ -193,6 +196,7 @@ class _Changes:
     quotas: dict[str, int]
     runs_as: dict[str, str]
     is_firebase: bool | None
+    grants_count_after: float | None
     accounts: dict[str, bool | None]
     grant: list[Grant]
     revoke: list[Grant]
@@ -208,6 +212,7 @@ class _Changes:
             quotas={str(key): int(value) for key, value in document.get("quotas", {}).items()},
             runs_as={str(key): str(value) for key, value in document.get("runs_as", {}).items()},
             is_firebase=None if "is_firebase" not in document else bool(document["is_firebase"]),
+            grants_count_after=None if "grants_count_after" not in document else float(document["grants_count_after"]),
             accounts={
                 str(key): None if value is None else bool(value) for key, value in document.get("accounts", {}).items()
             },

@@ -16,7 +16,9 @@ _HEAD = """\
 # What the local cloud covers
 
 Generated from the route tables by `python -m local_cloud coverage`; a test fails when it is not current.
-Every operation below can be told to fail: see `Faults` and `POST /faults` of the control API.
+Every operation below can be told to fail: see `Faults` and `POST /faults` of the control API. With `--realistic` it
+keeps Google's rates, time-outs and back-offs. Its answers are those that were recorded of the real services, row by row
+in `tests/contract/local_cloud/test_recorded_answers.py`.
 Every call of Google's APIs is judged: by the grants of infra/bindings.json, by the roles of
 `local_cloud/iam/roles.json` and by what `local_cloud/iam/operations.json` says that an operation asks. The port tells
 who calls: each account has ports of its own, and those that `make up` prints are the owner's. What was never verified
@@ -40,13 +42,13 @@ def sections(cloud: LocalCloud) -> list[Section]:
     return [
         Section(
             "Cloud Storage (JSON API)",
-            "google-cloud-storage, unmodified, with STORAGE_EMULATOR_HOST",
+            "google-cloud-storage, unmodified, with STORAGE_EMULATOR_HOST, and gcloud",
             cloud.storage.api.operations,
             _absent(storage),
         ),
         Section(
-            "Pub/Sub (gRPC)",
-            "google-cloud-pubsub, unmodified, with PUBSUB_EMULATOR_HOST",
+            "Pub/Sub (gRPC, and REST at the same address)",
+            "google-cloud-pubsub, unmodified, with PUBSUB_EMULATOR_HOST, and gcloud",
             cloud.pubsub.operations,
             _absent(pubsub),
         ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import heapq
 import json
 import logging
@@ -61,6 +62,13 @@ def cloud_event(resource: Mapping[str, Any]) -> tuple[dict[str, str], bytes]:
         "content-type": "application/json",
     }
     return headers, json.dumps(resource).encode()
+
+
+def transport(project: str, location: str, trigger: str) -> tuple[str, str]:
+    """The full names of the topic and of the subscription that Eventarc makes for a trigger."""
+    stem = f"eventarc-{location}-{trigger}"
+    number = int(hashlib.sha256(stem.encode()).hexdigest(), 16) % 1000
+    return f"projects/{project}/topics/{stem}-{number:03d}", f"projects/{project}/subscriptions/{stem}-sub-{number:03d}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -347,7 +355,8 @@ class _Lane:
         address = self._services.get(self.trigger.service)
         if address is None:
             return f"service {self.trigger.service} is not registered any more"
-        url = f"http://{address}{self.trigger.path}"
+        # What Eventarc adds for events of Cloud Storage, as request logs of Cloud Run show it.
+        url = f"http://{address}{self.trigger.path}?__GCP_CloudEventsMode=GCS_NOTIFICATION"
         try:
             # At delivery, not in the journal: a token is over before the last attempt.
             authorization = {"authorization": f"Bearer {self._token(self.trigger, address)}"} if self._token else {}

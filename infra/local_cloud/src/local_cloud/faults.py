@@ -14,10 +14,13 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence, Set
 
+from local_cloud.recorded import REFUSALS
+
 #: Every instruction and how it is written. `lost-response` does the work and then answers 503: the caller cannot
 #: know that it was done, which is the case that idempotency exists for. `hang:SECONDS` waits before doing the
 #: work, `delay:SECONDS` lets others go first; `reorder` is held back until another message of the subscription
-#: went out; `drop` never arrives; `crash` kills a job, `stall` freezes it, `preempt` takes a machine of it away.
+#: went out; `drop` never arrives; `crash` kills a job, `stall` freezes it, `preempt` takes a machine of it away,
+#: `no-capacity` finds none for it; `refuse:NAME` answers in Google's own words (`recorded.REFUSALS`).
 INSTRUCTIONS: Mapping[str, re.Pattern[str]] = {
     "return-CODE": re.compile(r"return-(400|401|403|404|408|409|412|429|500|502|503|504)"),
     "lost-response": re.compile(r"lost-response"),
@@ -30,16 +33,20 @@ INSTRUCTIONS: Mapping[str, re.Pattern[str]] = {
     "crash": re.compile(r"crash"),
     "stall": re.compile(r"stall"),
     "preempt": re.compile(r"preempt"),
+    "no-capacity": re.compile(r"no-capacity"),
+    "refuse:NAME": re.compile(f"refuse:({'|'.join(REFUSALS)})"),
 }
 
 #: What can go wrong with a call, over HTTP or gRPC.
-CALL = frozenset({"return-CODE", "lost-response", "reset-connection", "hang:SECONDS"})
+CALL = frozenset({"return-CODE", "refuse:NAME", "lost-response", "reset-connection", "hang:SECONDS"})
 #: With the delivery of an event by Eventarc (`delivery.<trigger>`).
-EVENT_DELIVERY = CALL | {"duplicate", "drop", "delay:SECONDS"}
+EVENT_DELIVERY = CALL - {"refuse:NAME"} | {"duplicate", "drop", "delay:SECONDS"}
 #: With the delivery of a message by Pub/Sub, pushed or pulled (`delivery.<subscription>`).
 MESSAGE_DELIVERY = EVENT_DELIVERY | {"reorder"}
 #: With what a long-running operation does after its call was answered.
-LONG_RUNNING_OPERATION = frozenset({"return-CODE", "hang:SECONDS"})
+LONG_RUNNING_OPERATION = frozenset({"return-CODE", "refuse:NAME", "hang:SECONDS"})
+#: With finding machines for a job that was accepted.
+JOB_PLACEMENT = frozenset({"no-capacity"})
 #: With a job's processes.
 JOB = frozenset({"crash", "stall"})
 #: With the machines of a job that is running.
@@ -114,7 +121,8 @@ class Faults:
             if not any(INSTRUCTIONS[form].fullmatch(instruction) for form in possible):
                 raise UnknownInstruction(
                     f"{instruction!r} cannot happen to {operation}, which takes {', '.join(sorted(possible))}; "
-                    f"a CODE is one of {INSTRUCTIONS['return-CODE'].pattern.partition('-')[2]}"
+                    f"a CODE is one of {INSTRUCTIONS['return-CODE'].pattern.partition('-')[2]}, a NAME of"
+                    f" {', '.join(REFUSALS)}"
                 )
 
     def take(self, operation: str) -> str | None:

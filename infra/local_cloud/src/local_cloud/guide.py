@@ -32,6 +32,7 @@ def describe(environment: Mapping[str, str], environment_file: Path) -> str:
             '  curl -X POST "$CLOUD_DEPLOYER_URL/redeploy" -H content-type:application/json \\',
             '       -d \'{"dataset": "flowers"}\'                      # bring the recorded run out again',
             '  curl "$LOCAL_CLOUD_ADDRESS/permissions"               # who was refused what',
+            '  gcloud storage ls "gs://$LEDGER_BUCKET/**"            # what the services wrote; gsutil works, too',
             f"Logs: {environment['LOCAL_CLOUD_STATE']}/logs   Stop it: make down",
         ]
     )

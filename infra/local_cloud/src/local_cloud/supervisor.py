@@ -30,7 +30,7 @@ def run(
     state: Path,
     environment_file: Path,
     clock_seconds: float,
-    time_scale: float,
+    realistic: bool = False,
     leashed: bool = False,
     bindings: Path | None = None,
 ) -> int:
@@ -39,7 +39,7 @@ def run(
         repository,
         state_dir=state / "cloud",
         clock_seconds=clock_seconds,
-        time_scale=time_scale,
+        realistic=realistic,
         bindings_file=bindings,
     )
     stack = Stack(cloud, repository=repository, log_folder=state / "logs")
@@ -71,6 +71,7 @@ def start(
     state: Path,
     environment_file: Path,
     clock_seconds: float = 2.0,
+    realistic: bool = False,
     leashed: bool = False,
     bindings: Path | None = None,
 ) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
@@ -86,6 +87,7 @@ def start(
     command += ["--clock-seconds", str(clock_seconds)]
     command += ["--leashed"] if leashed else []
     command += ["--bindings", str(bindings)] if bindings else []
+    command += ["--realistic"] if realistic else []
     with log_file.open("ab") as output:
         # A session of its own: Ctrl-C in the terminal is for whoever started it, who then stops it in order.
         process = subprocess.Popen(

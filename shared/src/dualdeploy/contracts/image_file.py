@@ -34,6 +34,9 @@ _PALETTE = 3
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 #: More than the pixels in a PNG's stream is harmless and ignored by all, up to this many bytes: it may be a bomb.
 _SURPLUS = 1 << 16
+#: Megabytes of empty chunks take seconds to walk, and a JPEG of a thousand empty scans minutes to decode. Writers put
+#: 8 kB into a chunk, and make ten scans.
+_MOST_CHUNKS, _MOST_SCANS = 1 << 16, 200
 _BLOCK = 1 << 20
 
 #: Baseline, extended and progressive: the Huffman-coded kinds that every decoder of phones and browsers reads.
@@ -217,8 +220,11 @@ def _png(image: bytes, max_pixels: int) -> _Png:
 
 def _chunks(image: bytes) -> Iterator[_Chunk]:
     """All chunks up to IEND; the critical ones are known to this module and match their checksums."""
-    position, size = len(_PNG_START), len(image)
+    position, size, count = len(_PNG_START), len(image), 0
     while position + 12 <= size:
+        count += 1
+        if count > _MOST_CHUNKS:
+            raise _png_fault(f"has more than {_MOST_CHUNKS} chunks")
         length, kind = struct.unpack_from(">I4s", image, position)
         chunk = _Chunk(kind, position, position + 12 + length)
         if not kind.isalpha():
@@ -368,10 +374,14 @@ class _Scans:
 
     def __init__(self, frame: _Frame) -> None:
         self._progressive = frame.header.progressive
+        self._scans = 0
         #: For each component the bits that are still missing of each coefficient; -1: nothing was sent yet.
         self._missing = {number: [-1] * _COEFFICIENTS for number in frame.components}
 
     def add(self, scan: bytes) -> None:
+        self._scans += 1
+        if self._scans > _MOST_SCANS:
+            raise _jpeg_fault(f"has more than {_MOST_SCANS} scans")
         count = scan[0] if scan else 0
         if not 1 <= count <= 4 or len(scan) != 4 + 2 * count:
             raise _jpeg_fault("has a damaged scan header")

@@ -137,7 +137,7 @@ class Split:
         counts = Counter(self.reasons[name] for name in names)
         listed = [f"{count} {reason}" for reason, count in counts.most_common(_NAMED)]
         more = sum(counts.values()) - sum(count for _, count in counts.most_common(_NAMED))
-        return "; ".join(listed + ([f"{more} for other reasons of this kind"] if more else [])) or "none"
+        return "; ".join(listed + ([f"{more} for other reasons of the kind"] if more else [])) or "none"
 
     @functools.cached_property
     def _held_out(self) -> frozenset[str]:
@@ -162,7 +162,7 @@ def divide(names: Iterable[str], *, prefix: str = "", rule: SplitRule = BY_NAMES
         faults.append(Problem(f"no shard matches data.split.eval ({listed})", "correct the pattern, or remove it"))
     if not faults and held_out and not train:
         faults.append(_all_held_out(held_out, said))
-    doubts = () if rule.eval else _doubts(below, said, by_hash=not held_out)
+    doubts = () if rule.eval else _doubts(below, said)
     return Split(train, held_out, {name: said[name].reason for name in ordered}, tuple(faults), doubts)
 
 
@@ -250,7 +250,7 @@ def _judge(path: str, common: int) -> _Said:
         says = " and ".join(dict.fromkeys(f"{each.part} ({each.word})" for each in heard))
         return _Said(None, "unclear", Problem(f"{path} says both, training and held out: {says}", _SAY_WHICH))
     if not sides:
-        return _Said(None, _SILENT)
+        return _Said(None, f"in folder {folders[common]}/, which names no split" if folders[common:] else _SILENT)
     [side] = sides
     return _Said(side, heard[0].reason(), inside=all(each.inside for each in heard))
 
@@ -323,7 +323,7 @@ def _all_held_out(held_out: Sequence[str], said: Mapping[str, _Said]) -> Problem
     return Problem(message, f"upload the training shards; or, if that is no split, {_SAY_WHICH}")
 
 
-def _doubts(below: Mapping[str, str], said: Mapping[str, _Said], *, by_hash: bool) -> tuple[Problem, ...]:
+def _doubts(below: Mapping[str, str], said: Mapping[str, _Said]) -> tuple[Problem, ...]:
     """What looks like a split among the shards whose names say none."""
     silent = {name: path for name, path in below.items() if said[name].side is None and not said[name].fault}
     doubts = []
@@ -333,9 +333,4 @@ def _doubts(below: Mapping[str, str], said: Mapping[str, _Said], *, by_hash: boo
         if alike:
             message = f"{alike[0]!r} in {path} looks like a split and is not taken for one"
             doubts.append(Problem(message, f"nothing, if it is none; otherwise {_SAY_WHICH}"))
-    folders = sorted({path.split("/")[0] + "/" for path in silent.values() if "/" in path})
-    if by_hash and len(folders) > 1 and not doubts:
-        listed = ", ".join(folders[:_NAMED]) + (" …" if len(folders) > _NAMED else "")
-        message = f"the folders {listed} name no split: one picture in {HELD_OUT_ONE_IN} of all of them is held out"
-        doubts.append(Problem(message, f"nothing, if they are no split; otherwise {_SAY_WHICH}"))
     return tuple(doubts[:_NAMED])

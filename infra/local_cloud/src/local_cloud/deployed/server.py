@@ -6,8 +6,7 @@ do not meet, so one server stands for all of their hosts.
 
 from __future__ import annotations
 
-import base64
-import json
+import datetime
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,13 +14,14 @@ import flask
 
 from local_cloud.api import Api, ApiError
 from local_cloud.cloud_logging import LogSinks
+from local_cloud.deployed import resources
 from local_cloud.deployed.state import Project, Revision
 from local_cloud.eventarc import Eventarc
 from local_cloud.faults import Faults
 from local_cloud.http import HttpServer
 from local_cloud.iam import PROJECT_NUMBER, Gate, Iam, refusals
 from local_cloud.scheduler import Scheduler
-from local_cloud.topology import Topology, Trigger
+from local_cloud.topology import Topology
 
 _LOCATION = "/projects/<project>/locations/<location>"
 _SHOWN = "always in version 3"
@@ -50,6 +50,7 @@ class Deployed:
         self._scheduler = scheduler
         self._sinks = sinks
         self._revision = revision
+        self._created = datetime.datetime.now(datetime.UTC)
         self.api = Api("deployed", faults=faults, gate=Gate(iam, self._resources_of), refuse=refusals.of_named_resource)
         self._add_routes()
         self._server = HttpServer(self.api.app, name="deployed", port=port, threads=8, callers=iam.callers)
@@ -115,94 +116,48 @@ class Deployed:
         revision = self._revision(name)
         if revision is None:
             raise _not_found(f"Resource '{service}' of kind 'SERVICE' in region '{location}'")
-        ready = {"type": "Ready", "state": "CONDITION_SUCCEEDED"}
-        if problem := revision.problem or revision.failed:
-            ready = {"type": "Ready", "state": "CONDITION_FAILED", "message": problem}
         account = self._project.runs_as.get(name) or f"{service}@{project}.iam.gserviceaccount.com"
+        image = f"{location}-docker.pkg.dev/{project}/dualdeploy/{service}:local"
         path = f"projects/{project}/locations/{location}/services/{service}"
-        newest = revision.number + 1 if revision.failed else revision.number
-        return {
-            "name": path,
-            "uri": revision.uri,
-            "urls": [revision.uri],
-            "template": {
-                "serviceAccount": account,
-                "containers": [
-                    {"env": [{"name": key, "value": value} for key, value in sorted(revision.environment.items())]}
-                ],
-            },
-            "latestReadyRevision": f"{path}/revisions/{service}-{revision.number:05d}",
-            "latestCreatedRevision": f"{path}/revisions/{service}-{newest:05d}",
-            "terminalCondition": ready,
-        }
+        return resources.service(path, revision, account=account, image=image, created=self._created)
 
     def service_policy(self, project: str, location: str, service: str) -> Any:
         self._own(project, location, service)
         return self._iam.policy(f"projects/{project}/locations/{location}/services/{service}")
 
     def trigger(self, project: str, location: str, trigger: str) -> Any:
+        path = f"projects/{project}/locations/{location}/triggers/{trigger}"
         for each in self._eventarc.triggers:
             if each.name == trigger:
-                return self._trigger(project, location, each)
-        raise _not_found(f"Resource 'projects/{project}/locations/{location}/triggers/{trigger}'")
-
-    def _trigger(self, project: str, location: str, trigger: Trigger) -> Any:
-        return {
-            "name": f"projects/{project}/locations/{location}/triggers/{trigger.name}",
-            "eventFilters": [
-                {"attribute": "type", "value": trigger.event},
-                {"attribute": "bucket", "value": trigger.bucket},
-            ],
-            "serviceAccount": self._topology.caller_of(trigger.service),
-            "destination": {
-                "cloudRun": {"service": trigger.service.replace("_", "-"), "region": location, "path": trigger.path}
-            },
-        }
+                caller = self._topology.caller_of(each.service)
+                return resources.trigger(path, each, account=caller, created=self._created)
+        raise _not_found(f"Resource '{path}'")
 
     def job(self, project: str, location: str, job: str) -> Any:
         found = self._scheduler.jobs.get(job)
         if found is None:
             raise _not_found(f"Job 'projects/{project}/locations/{location}/jobs/{job}'")
-        # Cloud Scheduler leaves out a status that is OK.
-        status = {"status": {"code": 13, "message": found.problem}} if found.problem else {}
-        attempted = {"lastAttemptTime": found.last_attempt.isoformat()} if found.last_attempt else {}
-        return {
-            "name": f"projects/{project}/locations/{location}/jobs/{job}",
-            "schedule": found.schedule.cron,
-            "timeZone": "Etc/UTC",
-            "state": "PAUSED" if found.is_paused else "ENABLED",
-            "pubsubTarget": {
-                "topicName": self._topology.topic_path(found.schedule.topic),
-                "data": base64.b64encode(json.dumps(found.schedule.data).encode()).decode(),
-            },
-            **attempted,
-            **status,
-        }
+        path = f"projects/{project}/locations/{location}/jobs/{job}"
+        topic = self._topology.topic_path(found.schedule.topic)
+        return resources.job(path, found, topic=topic, created=self._created)
 
     def sink(self, project: str, sink: str) -> Any:
         found = self._sinks.find(sink)
         if found is None:
-            raise _not_found(f"Sink {sink}")
-        return {
-            "name": found.name,
-            "destination": f"pubsub.googleapis.com/projects/{project}/topics/{found.topic}",
-            "filter": found.filter,
-            "disabled": found.is_disabled,
-            "writerIdentity": f"serviceAccount:service-{PROJECT_NUMBER}@gcp-sa-logging.iam.gserviceaccount.com",
-        }
+            raise ApiError(404, "NOT_FOUND", f"Sink {sink} does not exist")
+        return resources.sink(found, project=project, created=self._created)
 
     def account(self, project: str, account: str) -> Any:
         if account not in self._iam.accounts:
             raise _not_found(f"Service account projects/{project}/serviceAccounts/{account}")
-        name = f"projects/{project}/serviceAccounts/{account}"
-        return {"name": name, "email": account, "disabled": self._iam.accounts[account]}
+        return resources.account(account, project=project, is_disabled=self._iam.accounts[account])
 
     def account_policy(self, project: str, account: str) -> Any:
         return self._iam.policy(f"projects/{project}/serviceAccounts/{account}")
 
     def project(self, project: str) -> Any:
         self._require_project(project)
-        return {"projectId": project, "projectNumber": PROJECT_NUMBER, "lifecycleState": "ACTIVE"}
+        return resources.project(project, created=self._created)
 
     def firebase(self, project: str) -> Any:
         self._require_project(project)

@@ -2,7 +2,7 @@
 
 from local_cloud.iam.bindings import AGENTS, PROJECT_NUMBER, Bindings, BindingsError, Condition, Grant
 from local_cloud.iam.gate import Find, Gate
-from local_cloud.iam.judge import CUSTOM_CODE, OWNER, PREDICTOR, Iam, Refused, agent
+from local_cloud.iam.judge import CUSTOM_CODE, OWNER, PREDICTOR, Iam, Refused, StalePolicy, agent
 
 __all__ = [
     "AGENTS",
@@ -18,5 +18,6 @@ __all__ = [
     "Grant",
     "Iam",
     "Refused",
+    "StalePolicy",
     "agent",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ AGENTS: Mapping[str, str] = {
 }
 
 
+_BEGINS = re.compile(r'resource\.name\.startsWith\("([^"]+)"\)')
+_EQUALS = re.compile(r'resource\.name == "([^"]+)"')
+
+
 class BindingsError(ValueError):
     """The file of bindings cannot be used; the message says which line of it and why."""
 
@@ -44,6 +49,19 @@ class Condition:
 
     def holds(self, resource: str) -> bool:
         return (bool(self.bucket) and resource == self.bucket) or resource.startswith(self.prefixes)
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Condition:
+        """A condition as a policy has it. Raises ValueError for an expression that the local cloud cannot judge."""
+        prefixes, bucket = [], ""
+        for term in str(document.get("expression", "")).split(" || "):
+            if begins := _BEGINS.fullmatch(term.strip()):
+                prefixes.append(begins[1])
+            elif (equals := _EQUALS.fullmatch(term.strip())) and not bucket:
+                bucket = equals[1]
+            else:
+                raise ValueError(f"{term!r}: the local cloud judges resource.name.startsWith and resource.name ==")
+        return cls(tuple(prefixes), bucket, str(document.get("title", "")))
 
     @property
     def expression(self) -> str:

@@ -6,12 +6,12 @@ permission and its condition holds. Source: https://cloud.google.com/iam/docs/ov
 
 from __future__ import annotations
 
+import base64
 import collections
 import dataclasses
-import hashlib
-import json
 import logging
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -51,6 +51,10 @@ class Refused(Exception):  # what Google says; each API has its own words and co
         return self.member.partition(":")[2]
 
 
+class StalePolicy(Exception):  # the name says it
+    """A policy was changed since the one was read that shall replace it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Judgement:
     """One refusal, for people and tests."""
@@ -68,6 +72,10 @@ class Iam:
         self._roles = Roles(project, custom_roles or {})
         self._lock = threading.Lock()
         self._grants: dict[str, set[Grant]] = collections.defaultdict(set)
+        self._changes: collections.Counter[str] = collections.Counter()
+        #: Seconds after which a grant that is made from now on counts; Google's take two minutes and more.
+        self.grants_count_after = 0.0
+        self._counts_from: dict[Grant, float] = {}
         self._refusals: collections.deque[Judgement] = collections.deque(maxlen=_REMEMBERED_REFUSALS)
         self._needed: set[Grant] = set()
         #: E-mail address → whether the account is disabled.
@@ -113,6 +121,13 @@ class Iam:
         """`serviceAccount:…` of one of Google's accounts or of the project's, by its short name."""
         return member(account, self.project)
 
+    def by_id(self, name: str) -> str:
+        """A resource's name with the project's id, where it was given by the project's number."""
+        number = f"projects/{PROJECT_NUMBER}"
+        return (
+            f"projects/{self.project}{name.removeprefix(number)}" if name.startswith((f"{number}/", number)) else name
+        )
+
     # --- judging ---------------------------------------------------------------------------------------------
 
     def require(self, caller: str, permission: str, resource: str) -> None:
@@ -125,8 +140,7 @@ class Iam:
             raise refused
 
     def allows(self, caller: str, permission: str, resource: str) -> bool:
-        # Names with the project's number mean the same resources.
-        resource = resource.replace(f"projects/{PROJECT_NUMBER}", f"projects/{self.project}", 1)
+        resource = self.by_id(resource)
         if self.accounts.get(caller.partition(":")[2]):
             return False
         if permission == "iam.serviceAccounts.actAs" and self._is_unknown(resource.rpartition("/")[2]):
@@ -180,7 +194,8 @@ class Iam:
 
     def _counts(self, grant: Grant, caller: str, permission: str, resource: str) -> bool:
         return (
-            self._is(caller, grant.member)
+            self._counts_from.get(grant, 0.0) <= time.monotonic()
+            and self._is(caller, grant.member)
             and self._roles.has(grant.role, permission)
             and (grant.condition is None or grant.condition.holds(resource))
         )
@@ -211,14 +226,51 @@ class Iam:
             }
             for (role, found), each in members.items()
         ]
-        etag = hashlib.sha256(json.dumps(bindings).encode()).hexdigest()[:12]
-        return {"version": 3, "etag": etag, "bindings": bindings}
+        has_condition = any(found for _, found in members)
+        return {"version": 3 if has_condition else 1, "etag": self.etag(resource), "bindings": bindings}
+
+    def etag(self, resource: str) -> str:
+        """What changes with every change of a policy, in the form that its API gives it."""
+        with self._lock:
+            changes = self._changes[resource]
+        if resource.startswith("buckets/"):  # a message of one number, which begins with 1
+            return base64.b64encode(bytes([8]) + _varint(changes + 1)).decode()
+        return base64.b64encode(b"\x07\x06" + changes.to_bytes(6, "big")).decode()
+
+    def set_policy(self, resource: str, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace a policy by another, as it is answered then.
+
+        Raises StalePolicy if the document's etag is an older one, ValueError for a role or a condition that is not
+        known here.
+        """
+        wanted = set()
+        for binding in document.get("bindings") or ():
+            self._roles.require(binding["role"])
+            condition = Condition.read(binding["condition"]) if binding.get("condition") else None
+            wanted |= {Grant(resource, binding["role"], each, condition) for each in binding.get("members") or ()}
+        given = document.get("etag")
+        if given and given != self.etag(resource):
+            raise StalePolicy(resource)
+        with self._lock:
+            self._changes[resource] += 1
+            # A bucket's convenience values are always there.
+            wanted -= set(self._convenience(resource))
+            self._spread(wanted - self._grants[resource])
+            self._grants[resource] = wanted
+        return self.policy(resource)
 
     def grant(self, grant: Grant) -> None:
         """Raises BindingsError for a role that is not known here."""
         self._roles.require(grant.role)
         with self._lock:
+            self._changes[grant.resource] += 1
+            self._spread({grant} - self._grants[grant.resource])
             self._grants[grant.resource].add(grant)
+
+    def _spread(self, grants: Iterable[Grant]) -> None:
+        """Let grants count later, if they are to."""
+        if self.grants_count_after:
+            self._counts_from |= dict.fromkeys(grants, time.monotonic() + self.grants_count_after)
 
     def revoke(self, resource: str, role: str, member: str) -> list[Grant]:
         """Take a role away, with every condition; returns what was taken."""
@@ -226,7 +278,17 @@ class Iam:
             there = self._grants.get(resource, set())
             taken = [each for each in there if (each.role, each.member) == (role, member)]
             there.difference_update(taken)
+            self._changes[resource] += len(taken)
         return taken
+
+
+def _varint(value: int) -> bytes:
+    """As protocol buffers write a number."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*encoded, value])
 
 
 def agent(product: str) -> str:

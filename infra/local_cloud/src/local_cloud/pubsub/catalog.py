@@ -92,6 +92,7 @@ class Catalog:
         resources.check_name("topics", topic.name)
         if topic.name in self._topics:
             raise resources.already_exists(topic.name)
+        resources.check_topic(topic)
         created = _copy(topic)
         created.state = 1  # ACTIVE
         self._put_topic(created)
@@ -100,6 +101,7 @@ class Catalog:
     @_locked
     def update_topic(self, changes: Any, paths: Iterable[str]) -> Any:
         merged = _merged(self.topic(changes.name), changes, paths, _MUTABLE_TOPIC)
+        resources.check_topic(merged)
         self._put_topic(merged)
         return merged
 
@@ -109,6 +111,10 @@ class Catalog:
         if name not in self._topics:
             raise resources.not_found(name)
         return self._topics[name]
+
+    @_locked
+    def has_topic(self, name: str) -> bool:
+        return name in self._topics
 
     @_locked
     def topics(self, project: str) -> list[Any]:

@@ -67,6 +67,9 @@ def _check_message(message: Any) -> None:
         count = len(message.attributes)
         raise invalid(f"A message has {count} attributes: at most {MAXIMUM_ATTRIBUTES} are accepted.")
     for key, value in message.attributes.items():
+        # Google's own client libraries put a trace there.
+        if not key or (key.lower().startswith("goog") and not key.startswith("googclient_")):
+            raise invalid(f"The attribute key {key!r} is reserved: it must not be empty or begin with goog.")
         if len(key.encode()) > MAXIMUM_KEY_BYTES:
             raise invalid(f"The attribute key {key[:40]!r}... has more than {MAXIMUM_KEY_BYTES} bytes: shorten it.")
         if len(value.encode()) > MAXIMUM_VALUE_BYTES:

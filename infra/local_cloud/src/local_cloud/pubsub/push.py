@@ -28,7 +28,10 @@ class PushRequest:
     @classmethod
     def of(cls, lease: Lease, mint: TokenMint) -> PushRequest:
         config = lease.resource.push_config
-        headers = {"User-Agent": "CloudPubSub-Google", "Accept": "application/json"}
+        headers = {
+            "User-Agent": "APIs-Google; (+https://developers.google.com/webmasters/APIs-Google.html)",
+            "Accept": "application/json",
+        }
         if config.HasField("oidc_token"):
             headers["Authorization"] = f"Bearer {_token(config, mint)}"
         if config.HasField("no_wrapper"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from local_cloud.api import ApiError
@@ -19,7 +19,7 @@ DELETED_TOPIC = "_deleted-topic_"
 
 #: "It must start with a letter, and contain only letters, numbers, dashes, underscores, periods, tildes,
 #: plus or percent signs. It must be between 3 and 255 characters and must not start with goog."
-_IDENTIFIER = r"(?!goog)[A-Za-z][A-Za-z0-9\-_.~+%]{2,254}"
+_IDENTIFIER = r"(?![gG][oO][oO][gG])[A-Za-z][A-Za-z0-9\-_.~+%]{2,254}"
 _NAMES = {
     "topics": re.compile(rf"projects/[^/]+/topics/{_IDENTIFIER}"),
     "subscriptions": re.compile(rf"projects/[^/]+/subscriptions/{_IDENTIFIER}"),
@@ -33,7 +33,13 @@ _DAY = 24 * 60 * _MINUTE
 DEFAULT_ACK_DEADLINE = 10 * _SECOND
 MAXIMUM_ACK_DEADLINE = 600 * _SECOND
 DEFAULT_RETENTION = 7 * _DAY
+#: After so long without a subscriber a subscription is deleted, on Google Cloud.
+DEFAULT_EXPIRATION = 31 * _DAY
 DEFAULT_DELIVERY_ATTEMPTS = 5
+
+_LABEL_KEY = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_LABEL_VALUE = re.compile(r"[a-z0-9_-]{0,63}")
+_REGION = re.compile(r"[a-z]+-[a-z]+[1-9][0-9]?")
 
 
 def invalid(message: str) -> ApiError:
@@ -41,11 +47,11 @@ def invalid(message: str) -> ApiError:
 
 
 def not_found(name: str) -> ApiError:
-    return ApiError(404, "NOT_FOUND", f"Resource not found (resource={name}).")
+    return ApiError(404, "NOT_FOUND", f"Resource not found (resource={identifier(name)}).")
 
 
 def already_exists(name: str) -> ApiError:
-    return ApiError(409, "ALREADY_EXISTS", f"Resource already exists in the project (resource={name}).")
+    return ApiError(409, "ALREADY_EXISTS", f"Resource already exists in the project (resource={identifier(name)}).")
 
 
 def failed_precondition(message: str) -> ApiError:
@@ -85,7 +91,20 @@ def fill_subscription(subscription: Any) -> None:
         subscription.message_retention_duration.seconds = DEFAULT_RETENTION
     if subscription.HasField("dead_letter_policy") and not subscription.dead_letter_policy.max_delivery_attempts:
         subscription.dead_letter_policy.max_delivery_attempts = DEFAULT_DELIVERY_ATTEMPTS
+    subscription.push_config.SetInParent()  # shown empty where messages are pulled
+    if not subscription.HasField("expiration_policy"):
+        subscription.expiration_policy.ttl.seconds = DEFAULT_EXPIRATION
     subscription.state = 1  # ACTIVE
+
+
+def check_topic(topic: Any) -> None:
+    """Refuse, with INVALID_ARGUMENT, what Google refuses of a topic."""
+    _check_labels(topic.labels)
+    if topic.HasField("message_retention_duration"):
+        _check_retention(topic.message_retention_duration)
+    for region in topic.message_storage_policy.allowed_persistence_regions:
+        if not _REGION.fullmatch(region):
+            raise invalid(f"Invalid region given in message_storage_policy (region={region}).")
 
 
 def check_subscription(subscription: Any, *, impatient: bool = False) -> None:
@@ -98,9 +117,9 @@ def check_subscription(subscription: Any, *, impatient: bool = False) -> None:
     deadline = subscription.ack_deadline_seconds
     if not shortest <= deadline <= MAXIMUM_ACK_DEADLINE:
         raise invalid(f"ack_deadline_seconds is {deadline}: must be {shortest} to 600 seconds.")
-    retention = _seconds(subscription.message_retention_duration)
-    if not 10 * _MINUTE <= retention <= 31 * _DAY:
-        raise invalid(f"message_retention_duration is {retention:g} s: must be 10 minutes to 31 days.")
+    _check_labels(subscription.labels)
+    _check_retention(subscription.message_retention_duration)
+    _check_expiration(subscription)
     for other in ("bigquery_config", "cloud_storage_config", "bigtable_config"):
         if subscription.HasField(other):
             raise ApiError(501, "UNIMPLEMENTED", f"{other} is not part of the local cloud: use push or pull.")
@@ -131,6 +150,34 @@ def check_update_mask(paths: Iterable[str], allowed: frozenset[str]) -> None:
             raise invalid(
                 f"Invalid update_mask provided in the request: {path} cannot be changed "
                 f"(these can: {', '.join(sorted(allowed))})."
+            )
+
+
+def _check_retention(duration: Any) -> None:
+    seconds = _seconds(duration)
+    if not 10 * _MINUTE <= seconds <= 31 * _DAY:
+        raise invalid(f"message_retention_duration is {seconds:g} s: must be 10 minutes to 31 days.")
+
+
+def _check_expiration(subscription: Any) -> None:
+    """Without a `ttl` a subscription never expires; with one it must outlive its messages."""
+    if not subscription.expiration_policy.HasField("ttl"):
+        return
+    seconds = _seconds(subscription.expiration_policy.ttl)
+    if seconds < _DAY:
+        raise invalid(f"expiration_policy.ttl is {seconds:g} s: must be at least a day.")
+    if seconds < _seconds(subscription.message_retention_duration):
+        raise invalid(f"expiration_policy.ttl is {seconds:g} s: must not be less than message_retention_duration.")
+
+
+def _check_labels(labels: Mapping[str, str]) -> None:
+    if len(labels) > 64:
+        raise invalid(f"There are {len(labels)} labels: at most 64 are accepted.")
+    for key, value in labels.items():
+        if not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
+            raise invalid(
+                f"Invalid label given ({key}={value}): keys and values have at most 63 lower-case letters, digits,"
+                " dashes and underscores, and a key begins with a letter."
             )
 
 

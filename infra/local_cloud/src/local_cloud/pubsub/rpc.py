@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextvars
 import dataclasses
 import itertools
 import logging
@@ -14,7 +15,7 @@ import grpc
 from google.protobuf import any_pb2, empty_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from local_cloud.api import STATUS_BY_CODE, ApiError, Operation
+from local_cloud.api import ApiError, Operation, planned_refusal
 from local_cloud.faults import Faults
 from local_cloud.http import LOOPBACK
 from local_cloud.iam import Gate, Refused
@@ -28,6 +29,15 @@ Empty: Any = empty_pb2.Empty
 #: A planned fault breaks a stream this long after it opened. One that fails while google-api-core still opens it
 #: makes the client open two and forget one, which then swallows messages.
 _BREAK_SECONDS = 0.05
+
+
+#: Who sends the request that this thread answers.
+_CALLER: contextvars.ContextVar[str] = contextvars.ContextVar("caller")
+
+
+def caller() -> str:
+    """Who sends the request that is being answered, as a member of IAM policies."""
+    return _CALLER.get()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +106,19 @@ class RpcTable:
         """Let planned hangs end."""
         self._stopping.set()
 
+    def has(self, path: str) -> bool:
+        """Whether `/<package>.<service>/<method>` is one of its unary methods."""
+        method = self._methods.get(path)
+        return method is not None and not method.streaming
+
+    def request_type(self, path: str) -> Any:
+        """The message that a method takes."""
+        return self._methods[path].request
+
+    def call(self, path: str, request: Any, context: Any, caller: str) -> Any:
+        """Answer a request that did not come over gRPC. Raises ApiError."""
+        return self._answer(self._methods[path], request, context, caller)
+
     def handler_for(self, caller: str) -> grpc.GenericRpcHandler:
         """The methods as one caller meets them: a server of gRPC does not tell a method at which port it was called."""
         return _OfCaller(self, caller)
@@ -117,20 +140,39 @@ class RpcTable:
 
     def _serve(self, method: _Method, request: Any, context: grpc.ServicerContext, caller: str) -> Any:
         try:
+            return self._answer(method, request, context, caller)
+        except ApiError as error:
+            _abort(context, error)
+
+    def _answer(self, method: _Method, request: Any, context: Any, caller: str) -> Any:
+        """The response to one request. Raises ApiError."""
+        _CALLER.set(caller)
+        try:
             fault = self._faults.take(method.name)
             self._begin(method, fault)
+            self._name_by_id(request)
             self._gate.check(method.name, caller, request, _names(request))
             response = method.handler(request, context)
             _end(method, fault)
         except Refused as refused:
-            _abort(context, self._deny(refused))
-        except ApiError as error:
-            _abort(context, error)
-        except Exception as error:  # noqa: BLE001  # gRPC would answer UNKNOWN and keep the reason to itself
+            raise self._deny(refused) from refused
+        except ApiError:
+            raise
+        except Exception as error:
             _LOG.exception("%s failed", method.name)
-            _abort(context, ApiError(500, "INTERNAL", f"{method.name} failed: {error!r}"))
-        else:
-            return response
+            # gRPC would answer UNKNOWN and keep the reason to itself.
+            raise ApiError(500, "INTERNAL", f"{method.name} failed: {error!r}") from error
+        return response
+
+    def _name_by_id(self, message: Any) -> None:
+        """Names with the project's number mean the same as those with its id, by which they are kept and answered."""
+        for field, value in message.ListFields():
+            if field.is_repeated:
+                continue
+            if field.message_type is not None:
+                self._name_by_id(value)
+            elif field.type == field.TYPE_STRING:
+                setattr(message, field.name, self._gate.iam.by_id(value))
 
     def _serve_stream(
         self, method: _Method, requests: Any, context: grpc.ServicerContext, caller: str
@@ -138,7 +180,7 @@ class RpcTable:
         try:
             requests = self._admitted(method, requests, caller)
             fault = self._faults.take(method.name)
-            breaks = fault is not None and (fault.startswith("return-") or fault == "reset-connection")
+            breaks = fault is not None and (fault.startswith(("return-", "refuse:")) or fault == "reset-connection")
             if not breaks:
                 self._begin(method, fault)
             for response in method.handler(requests, context):
@@ -162,6 +204,7 @@ class RpcTable:
             first = next(requests)
         except (StopIteration, grpc.RpcError):
             return iter(())  # the client left before it asked for anything
+        self._name_by_id(first)
         self._gate.check(method.name, caller, first, {})
         return itertools.chain([first], requests)
 
@@ -169,9 +212,8 @@ class RpcTable:
         """Suffer what is planned for before the work is done."""
         if fault is None or fault == "lost-response":
             return
-        if fault.startswith("return-"):
-            code = int(fault.removeprefix("return-"))
-            raise ApiError(code, STATUS_BY_CODE[code], f"planned fault: {fault} at {method.name}")
+        if refusal := planned_refusal(fault, method.name):
+            raise refusal
         if fault.startswith("hang:"):
             self._stopping.wait(float(fault.removeprefix("hang:")))
             return

@@ -1,4 +1,4 @@
-"""Pub/Sub as the local cloud runs it: one gRPC port, one dispatcher of pushes, one state folder."""
+"""Pub/Sub as the local cloud runs it: one port for gRPC and REST, one dispatcher of pushes, one state folder."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 
 from local_cloud.api import ApiError, Operation
 from local_cloud.faults import Faults
+from local_cloud.http import HttpServer
 from local_cloud.iam import OWNER, Gate, Iam, refusals
 from local_cloud.identity import TokenMint
-from local_cloud.pubsub import wire
+from local_cloud.pubsub import rest, wire
 from local_cloud.pubsub.broker import Broker
 from local_cloud.pubsub.catalog import Catalog
 from local_cloud.pubsub.clock import SystemClock
@@ -23,6 +24,7 @@ from local_cloud.pubsub.policies import policy_table
 from local_cloud.pubsub.publisher import register_publisher
 from local_cloud.pubsub.resources import DEFAULT_RETENTION, invalid
 from local_cloud.pubsub.rpc import RpcServers, RpcTable
+from local_cloud.pubsub.shared_port import SharedPorts
 from local_cloud.pubsub.store import Store
 from local_cloud.pubsub.subscriber import register_subscriber
 
@@ -71,20 +73,24 @@ class PubSub:
         self._table = RpcTable(faults=faults, gate=gate, deny=refusals.of_pubsub)
         register_publisher(self._table, self._broker)
         register_subscriber(self._table, self._broker)
-        self._policies = policy_table(faults, gate, self._catalog, iam.policy)
+        self._policies = policy_table(faults, gate, self._catalog, iam)
         try:
             self._servers = RpcServers(
                 "Pub/Sub",
                 (self._policies, self._table),
                 callers=iam.callers,
-                port=port,
                 threads=_RPC_THREADS,
                 options=_SERVER_OPTIONS,
             )
-        except OSError:
+            tables = (self._policies, self._table)
+            self._rest = HttpServer(rest.application(tables), name="pubsub", threads=8, callers=iam.callers)
+            self._ports = SharedPorts("Pub/Sub", grpc=self._servers.addresses, http=self._rest.addresses, port=port)
+        except BaseException:
+            if hasattr(self, "_rest"):
+                self._rest.close()
             self._store.close()
             raise
-        self.address, self.addresses = self._servers.address, self._servers.addresses
+        self.address, self.addresses = self._ports.address, self._ports.addresses
         self.port = int(self.address.rpartition(":")[2])
 
     @property
@@ -94,6 +100,8 @@ class PubSub:
 
     def start(self) -> PubSub:
         self._servers.start()
+        self._rest.start()
+        self._ports.start()
         self._dispatcher.start()
         return self
 
@@ -101,6 +109,8 @@ class PubSub:
         """Stop; what was not acknowledged is delivered again after the next start on the same folder."""
         self._table.stop()
         self._policies.stop()
+        self._ports.close()
+        self._rest.close()
         self._servers.stop()
         self._dispatcher.close()
         self._servers.close()
@@ -117,6 +127,10 @@ class PubSub:
         self._iam.require(by, "pubsub.topics.publish", topic_name)
         message = wire.PubsubMessage(data=data, attributes=dict(attributes), ordering_key=ordering_key)
         return self._broker.publish(topic_name, [message])[0]
+
+    def has_topic(self, name: str) -> bool:
+        """Whether there is a topic of this full name."""
+        return self._catalog.has_topic(name)
 
     def ensure_topic(self, name: str) -> None:
         """Create the topic unless it exists."""
@@ -158,6 +172,7 @@ class PubSub:
             enable_message_ordering=enable_message_ordering,
             message_retention_duration=datetime.timedelta(seconds=message_retention_seconds),
         )
+        wanted.expiration_policy.SetInParent()  # without a time to live: it never expires, as Terraform makes it
         if push_endpoint:
             wanted.push_config.push_endpoint = push_endpoint
             if oidc_service_account:

@@ -44,7 +44,8 @@ class RangeNotSatisfiable(Exception):  # HTTP's own name for 416
 def render_error(error: ApiError) -> tuple[Mapping[str, Any], int]:
     """The JSON API's envelope, which is older than AIP-193 and has a reason instead of a status."""
     reason = error.reason or REASON_BY_CODE.get(error.code, "invalid")
-    detail = {"message": error.message, "domain": "global", "reason": reason}
+    domain = "usageLimits" if reason == "rateLimitExceeded" else "global"
+    detail = {"message": error.message, "domain": domain, "reason": reason}
     if error.code == 412:
         # Also for preconditions sent as query parameters: Google's own answer blames If-Match.
         detail |= {"locationType": "header", "location": "If-Match"}
@@ -55,8 +56,8 @@ def invalid(message: str, *, reason: str = "invalid") -> ApiError:
     return ApiError(400, STATUS_BY_CODE[400], message, reason=reason)
 
 
-def bucket_not_found(bucket: str) -> ApiError:
-    return ApiError(404, STATUS_BY_CODE[404], f"The specified bucket does not exist: {bucket}")
+def bucket_not_found() -> ApiError:
+    return ApiError(404, STATUS_BY_CODE[404], "The specified bucket does not exist.")
 
 
 class ObjectNotFound(ApiError):
@@ -80,6 +81,7 @@ def conflict(message: str) -> ApiError:
     return ApiError(409, STATUS_BY_CODE[409], message)
 
 
-def condition_not_met(what: str) -> ApiError:
-    message = f"At least one of the pre-conditions you specified did not hold: {what}"
+def condition_not_met() -> ApiError:
+    """Google does not say which."""
+    message = "At least one of the pre-conditions you specified did not hold."
     return ApiError(412, STATUS_BY_CODE[412], message)

@@ -8,7 +8,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from local_cloud.api import ApiError
@@ -25,7 +25,9 @@ Publish = Callable[[str, bytes, dict[str, str]], object]
 OnFinalize = Callable[[dict[str, Any]], object]
 
 EVENT_TYPES = ("OBJECT_FINALIZE", "OBJECT_METADATA_UPDATE", "OBJECT_DELETE", "OBJECT_ARCHIVE")
-_TOPIC = re.compile(r"//pubsub\.googleapis\.com/(projects/[^/]+/topics/[^/]+)")
+_SERVICE = "//pubsub.googleapis.com/"
+_TOPIC = re.compile(rf"({re.escape(_SERVICE)})?(projects/[^/]+/topics/[^/]+)")
+_MOST_ATTRIBUTES, _MOST_OVERLAPPING, _MOST_CONFIGS = 5, 10, 100
 _FIRST_BACKOFF_SECONDS, _LAST_BACKOFF_SECONDS = 0.1, 5.0
 _CLOSE_SECONDS = 5.0
 #: What Pub/Sub says of a notification that it will never take: its topic is gone, or the message is too large.
@@ -34,16 +36,44 @@ _REFUSED_FOR_EVER = frozenset({"NOT_FOUND", "INVALID_ARGUMENT"})
 
 def require_notification(config: Mapping[str, Any]) -> dict[str, Any]:
     """A notification config as Cloud Storage accepts it, or ApiError 400 that names the field."""
-    topic = config.get("topic")
-    if not isinstance(topic, str) or not _TOPIC.fullmatch(topic):
-        raise invalid(f"topic {topic!r} must be '//pubsub.googleapis.com/projects/PROJECT/topics/TOPIC'")
-    if config.get("payload_format") not in {"JSON_API_V1", "NONE"}:
-        raise invalid(f"payload_format {config.get('payload_format')!r} must be JSON_API_V1 or NONE")
-    for event_type in config.get("event_types", ()):
-        if event_type not in EVENT_TYPES:
-            raise invalid(f"event_types: {event_type!r} is not one of {', '.join(EVENT_TYPES)}")
-    fields = ("topic", "payload_format", "event_types", "object_name_prefix", "custom_attributes")
-    return {field: config[field] for field in fields if config.get(field)}
+    if not config.get("payload_format"):
+        raise invalid("Required", reason="required")
+    topic = _TOPIC.fullmatch(str(config.get("topic", "")))
+    if topic is None:
+        raise invalid(
+            "Invalid Google Cloud Pub/Sub topic. It should look like '//pubsub.googleapis.com/projects/*/topics/*'."
+        )
+    if config["payload_format"] not in {"JSON_API_V1", "NONE"}:
+        raise invalid(f"Invalid payload format: {config['payload_format']}.")
+    if len(config.get("custom_attributes", {})) > _MOST_ATTRIBUTES:
+        raise invalid(f"A notification has at most {_MOST_ATTRIBUTES} custom attributes.")
+    fields = ("payload_format", "object_name_prefix", "custom_attributes")
+    given = {field: config[field] for field in fields if config.get(field)}
+    # Types that nobody knows are dropped without a word, as Cloud Storage does.
+    types = [each for each in config.get("event_types", ()) if each in EVENT_TYPES]
+    return {"topic": f"{_SERVICE}{topic[2]}", **given, **({"event_types": types} if types else {})}
+
+
+def refuse_too_many(config: Mapping[str, Any], there: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a config that is one too many for its bucket, or for one event of one object. Raises ApiError 400.
+
+    Source: https://docs.cloud.google.com/storage/quotas#pubsub
+    """
+    if len(there) >= _MOST_CONFIGS:
+        raise invalid(f"A bucket has at most {_MOST_CONFIGS} notification configurations.")
+    for event_type in config.get("event_types") or EVENT_TYPES:
+        overlapping = [each for each in there if _overlap(config, each, event_type)]
+        if len(overlapping) >= _MOST_OVERLAPPING:
+            raise invalid(
+                f"At most {_MOST_OVERLAPPING} notification configurations may be triggered by one event: {event_type}."
+            )
+
+
+def _overlap(one: Mapping[str, Any], other: Mapping[str, Any], event_type: str) -> bool:
+    """Whether an event of this type can be meant by both."""
+    prefix, others = one.get("object_name_prefix", ""), other.get("object_name_prefix", "")
+    is_of_both = event_type in (other.get("event_types") or EVENT_TYPES)
+    return is_of_both and (prefix.startswith(others) or others.startswith(prefix))
 
 
 class EventsOf:
@@ -56,6 +86,7 @@ class EventsOf:
 
     def __call__(self, change: Change, configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         resource = change.stored.resource(self.base_url)
+        del resource["timeFinalized"]  # which only the API shows
         events = []
         if self._to_topics:
             events += [self._notification(change, resource, config) for config in configs if _matches(config, change)]
@@ -74,13 +105,13 @@ class EventsOf:
             "bucketId": bucket,
             "objectId": change.stored.name,
             "objectGeneration": str(change.stored.generation),
-            "eventTime": rfc3339(time.time_ns() // 1000),
+            "eventTime": rfc3339(time.time_ns() // 1000, digits=6),
         }
         if change.overwrote_generation is not None:
             attributes["overwroteGeneration"] = str(change.overwrote_generation)
         if change.overwritten_by_generation is not None:
             attributes["overwrittenByGeneration"] = str(change.overwritten_by_generation)
-        topic = config["topic"].removeprefix("//pubsub.googleapis.com/")
+        topic = config["topic"].removeprefix(_SERVICE)
         data = resource if config["payload_format"] == "JSON_API_V1" else None
         return {"to": "topic", "topic": topic, "attributes": attributes, "data": data}
 

@@ -39,7 +39,7 @@ class Objects:
             "storage.objects.list",
             "GET",
             "/storage/v1/b/<bucket>/o",
-            differs="live versions only (`versions`, `softDeleted` and `fields` are ignored)",
+            differs="live versions only (`versions` and `fields` are ignored)",
         )(self.list)
         api.operation("storage.objects.patch", "PATCH", _OBJECT, differs="holds are kept, not enforced")(self.patch)
         api.operation("storage.objects.update", "PUT", _OBJECT, differs="holds are kept, not enforced")(self.update)
@@ -53,6 +53,8 @@ class Objects:
 
     def list(self, bucket: str) -> Any:
         self._state.bucket(bucket)
+        if flask.request.args.get("softDeleted") == "true":
+            return {"kind": "storage#objects"}  # nothing is ever soft-deleted here
         listing = Listing.of_query(flask.request.args)
         with self._state.reading():
             items, prefixes, token = listing.page(self._state, bucket)

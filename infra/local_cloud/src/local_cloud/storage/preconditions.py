@@ -76,15 +76,15 @@ class Preconditions:
         """Raise ApiError 412, or NotModified for a failed ...NotMatch of a read."""
         generation = live.generation if live else 0
         if self.generation_match is not None and self.generation_match != generation:
-            raise condition_not_met(f"ifGenerationMatch={self.generation_match}, live is {generation}")
+            raise condition_not_met()
         if self.metageneration_match is not None and (live is None or self.metageneration_match != live.metageneration):
-            raise condition_not_met(f"ifMetagenerationMatch={self.metageneration_match}")
+            raise condition_not_met()
         if self.etag_match is not None and not _has_etag(self.etag_match, live):
-            raise condition_not_met(f"If-Match: {self.etag_match}")
+            raise condition_not_met()
         if self._excludes(live, generation):
             if reading:
                 raise NotModified
-            raise condition_not_met(f"a ...NotMatch demand, live is {generation}")
+            raise condition_not_met()
 
     def _excludes(self, live: Versioned | None, generation: int) -> bool:
         if self.generation_not_match is not None and self.generation_not_match == generation:

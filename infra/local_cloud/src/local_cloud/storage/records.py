@@ -10,7 +10,9 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
+from local_cloud.iam import PROJECT_NUMBER
 from local_cloud.storage.errors import invalid
+from local_cloud.storage.locations import location_type, require_storage_class
 
 #: Object metadata that a caller may write; everything else of a resource is computed.
 WRITABLE = (
@@ -28,11 +30,30 @@ WRITABLE = (
 
 #: Bucket metadata that the service computes and a caller therefore cannot write.
 COMPUTED_BY_BUCKET = frozenset(
-    {"kind", "id", "selfLink", "name", "timeCreated", "updated", "metageneration", "generation", "etag"}
+    {
+        "kind",
+        "id",
+        "selfLink",
+        "name",
+        "timeCreated",
+        "updated",
+        "metageneration",
+        "generation",
+        "etag",
+        "projectNumber",
+        "locationType",
+    }
 )
 
 #: https://cloud.google.com/storage/docs/buckets#naming (names with dots up to 222 characters)
 _BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+_IP_ADDRESS = re.compile(r"\d{1,3}(\.\d{1,3}){3}")
+#: "Bucket names cannot begin with the goog prefix", nor contain google or what looks like it.
+_RESERVED = re.compile(r"goog.*|.*g[o0]{2}g[l1]e.*")
+#: Until when uniform access can be taken back.
+_UNIFORM_LOCK_MICROSECONDS = 90 * 24 * 3600 * 1_000_000
+#: For how long what was deleted can be brought back, unless the bucket says otherwise.
+_SOFT_DELETE_SECONDS = "604800"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,23 +68,55 @@ class Bucket:
 
     @property
     def etag(self) -> str:
-        return _etag(self.generation, self.metageneration)
+        return _base64(_field(1, self.metageneration))
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether policies alone decide, and no lists on its objects."""
+        return bool(self._iam_configuration()["uniformBucketLevelAccess"]["enabled"])
+
+    @property
+    def location(self) -> str:
+        return str(self.properties.get("location", "US")).upper()
 
     def resource(self, base_url: str) -> dict[str, Any]:
         """The `storage#bucket` resource; `base_url` has no trailing slash."""
-        defaults = {"location": "US", "locationType": "multi-region", "storageClass": "STANDARD"}
+        kind = location_type(self.location)
+        created = rfc3339(self.generation)
         return {
             "kind": "storage#bucket",
             "id": self.name,
             "selfLink": f"{base_url}/storage/v1/b/{self.name}",
+            "projectNumber": PROJECT_NUMBER,
             "name": self.name,
             "generation": str(self.generation),
             "metageneration": str(self.metageneration),
             "etag": self.etag,
-            "timeCreated": rfc3339(self.generation),
+            "timeCreated": created,
             "updated": rfc3339(self.updated),
-            **defaults,
+            "storageClass": "STANDARD",
+            **({} if kind == "region" else {"rpo": "DEFAULT"}),
             **self.properties,
+            "location": self.location,
+            "locationType": kind,
+            "iamConfiguration": self._iam_configuration(),
+            "softDeletePolicy": {
+                "retentionDurationSeconds": _SOFT_DELETE_SECONDS,
+                "effectiveTime": created,
+                **self.properties.get("softDeletePolicy", {}),
+            },
+        }
+
+    def _iam_configuration(self) -> dict[str, Any]:
+        written = self.properties.get("iamConfiguration", {})
+        uniform = {"enabled": False, **written.get("uniformBucketLevelAccess", {})}
+        if uniform["enabled"]:
+            uniform.setdefault("lockedTime", rfc3339(self.generation + _UNIFORM_LOCK_MICROSECONDS))
+        return {
+            "publicAccessPrevention": "inherited",
+            **written,
+            "uniformBucketLevelAccess": uniform,
+            "bucketPolicyOnly": uniform,  # the former name, which is answered too
         }
 
 
@@ -92,7 +145,7 @@ class StoredObject:
 
     @property
     def etag(self) -> str:
-        return _etag(self.generation, self.metageneration)
+        return _base64(_field(1, self.generation) + _field(2, self.metageneration))
 
     def resource(self, base_url: str, *, with_checksums: bool | None = None) -> dict[str, Any]:
         """The `storage#object` resource: 64-bit numbers are strings, as JSON has no 64-bit integers.
@@ -111,7 +164,8 @@ class StoredObject:
             "bucket": self.bucket,
             "generation": str(self.generation),
             "metageneration": str(self.metageneration),
-            "contentType": "application/octet-stream",
+            # What was put together of others has no type unless it is given one.
+            **({"contentType": "application/octet-stream"} if self.component_count is None else {}),
             "storageClass": "STANDARD",
             "size": str(self.content.size),
             "crc32c": self.content.crc32c,
@@ -132,15 +186,17 @@ class StoredObject:
         return resource
 
 
-def rfc3339(microseconds: int) -> str:
-    """The API's time format, in milliseconds and UTC."""
-    moment = datetime.datetime.fromtimestamp(microseconds / 1_000_000, datetime.UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+def rfc3339(microseconds: int, *, digits: int = 3) -> str:
+    """The API's time format, in UTC and milliseconds, or with so many digits of a second."""
+    seconds, rest = divmod(microseconds, 1_000_000)
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{rest:06d}"[:digits] + "Z"
 
 
 def writable_properties(document: Mapping[str, Any]) -> dict[str, Any]:
     """The part of an object resource that its writer decides; refuses custom metadata that is not text."""
     properties = {key: document[key] for key in WRITABLE if document.get(key) is not None}
+    require_storage_class(properties.get("storageClass", "STANDARD"))
     metadata = properties.get("metadata")
     if metadata is not None:
         _require_text_values(metadata)
@@ -169,7 +225,18 @@ def require_bucket_name(name: object) -> str:
         raise invalid(f"Invalid bucket name: {name!r}; use 3 to 63 of [a-z0-9._-], letter or digit at the ends")
     if any(len(part) > 63 for part in name.split(".")):
         raise invalid(f"Invalid bucket name: {name!r}; each part between dots has at most 63 characters")
+    if "." not in name and len(name) > 63:
+        raise invalid(f"Invalid bucket name: {name!r}; it has at most 63 characters")
+    if _IP_ADDRESS.fullmatch(name) or _RESERVED.fullmatch(name):
+        raise invalid(f"Invalid bucket name: {name!r}; it must be no IP address, not begin with goog or contain google")
     return name
+
+
+def require_bucket_properties(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Refuse what Cloud Storage refuses to keep of a bucket. Raises ApiError 400."""
+    location_type(str(properties.get("location", "US")))
+    require_storage_class(properties.get("storageClass", "STANDARD"))
+    return dict(properties)
 
 
 def require_object_name(name: object) -> str:
@@ -193,5 +260,14 @@ def _require_text_values(metadata: object) -> None:
             raise invalid(f"metadata.{key} must be a string, got {value!r}")
 
 
-def _etag(generation: int, metageneration: int) -> str:
-    return base64.b64encode(f"{generation}/{metageneration}".encode()).decode()
+def _field(number: int, value: int) -> bytes:
+    """A number as a field of a protocol buffer: etags of Cloud Storage are such messages."""
+    encoded = bytearray([number << 3])
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*encoded, value])
+
+
+def _base64(message: bytes) -> str:
+    return base64.b64encode(message).decode()

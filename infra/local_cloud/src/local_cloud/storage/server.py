@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from local_cloud.storage.errors import BucketExists, NotModified, ObjectNotFound
 from local_cloud.storage.events import EventsOf, OnFinalize, Outbox, Publish, require_notification
 from local_cloud.storage.objects import Objects
 from local_cloud.storage.permissions import Permissions, asker
-from local_cloud.storage.records import require_bucket_name
+from local_cloud.storage.rates import BURST, Rates
+from local_cloud.storage.records import require_bucket_name, require_bucket_properties
 from local_cloud.storage.state import State
 from local_cloud.storage.uploads import Uploads
 from local_cloud.storage.wire import Quoted, QuotedPath, RawPath
@@ -28,7 +29,7 @@ from local_cloud.storage.wire import Quoted, QuotedPath, RawPath
 #: What Google's Cloud Storage has and this one has not; COVERAGE.md repeats it.
 ABSENT = (
     "object versioning and soft delete: one live version, an older generation is 404",
-    "ACLs, HMAC keys, signed policy documents; policies cannot be set over the API",
+    "ACLs, HMAC keys, signed policy documents",
     "XML multipart uploads (`transfer_manager.upload_chunks_concurrently`), signed resumable uploads",
     "object holds, retention, lifecycle rules, autoclass, requester pays, encryption of what lies here",
     "folders, managed folders, anywhere caches, channels (watchAll), the gRPC API",
@@ -43,7 +44,8 @@ class Storage:
     notifications (topic: `projects/P/topics/T`), `on_finalize(resource)` every finalized object; each topic, and
     `on_finalize`, is called from a background thread of its own, in order, again and again until it returns. A
     notification that Pub/Sub refuses for ever (Refused, ApiError NOT_FOUND, INVALID_ARGUMENT) is logged and dropped.
-    `iam` judges callers (default: there is the owner alone).
+    `iam` judges callers (default: there is the owner alone). `has_topic(projects/P/topics/T)` says whether a topic is
+    there. An object can be changed `burst` times at once, and else once a second.
     """
 
     def __init__(
@@ -54,10 +56,12 @@ class Storage:
         publish: Publish | None = None,
         on_finalize: OnFinalize | None = None,
         iam: Iam | None = None,
+        has_topic: Callable[[str], bool] = lambda _topic: True,
+        burst: int = BURST,
         port: int = 0,
     ) -> None:
         events_of = EventsOf(to_topics=publish is not None, to_eventarc=on_finalize is not None)
-        self.state = State(Path(state_dir), events_of=events_of)
+        self.state = State(Path(state_dir), events_of=events_of, rates=Rates(burst))
         iam = iam or Iam.of_one_owner()
         self._permissions = Permissions(iam, self.state)
         self.api = Api(
@@ -74,7 +78,7 @@ class Storage:
         )
         self.api.app.register_error_handler(NotModified, _answer_not_modified)
         self.api.app.register_error_handler(RangeNotSatisfiable, self._answer_range)
-        Buckets(self.api, self.state, iam)
+        Buckets(self.api, self.state, iam, has_topic)
         Objects(self.api, self.state)
         Downloads(self.api, self.state)
         Uploads(self.api, self.state)
@@ -95,10 +99,19 @@ class Storage:
         self._outbox.close()
         self.state.close()
 
-    def ensure_bucket(self, name: str, *, project: str) -> None:
-        """Create a bucket unless it is there; works before the server is started."""
+    def ensure_bucket(self, name: str, *, project: str, location: str = "US") -> None:
+        """Create a bucket with uniform access unless it is there; works before the server is started."""
+        properties = {"location": location, "iamConfiguration": {"uniformBucketLevelAccess": {"enabled": True}}}
         with contextlib.suppress(BucketExists):
-            self.state.create_bucket(require_bucket_name(name), project, {})
+            self.state.create_bucket(require_bucket_name(name), project, require_bucket_properties(properties))
+
+    def has_objects(self, folder: str) -> bool:
+        """Whether something lies under a folder, `gs://bucket/folder`."""
+        bucket, _, prefix = folder.removeprefix("gs://").partition("/")
+        prefix = f"{prefix.rstrip('/')}/" if prefix else ""
+        with self.state.reading():
+            first = next(iter(self.state.objects(bucket, prefix)), None)
+        return first is not None and first.name.startswith(prefix)
 
     def ensure_notification(
         self, bucket: str, *, topic: str, event_types: Sequence[str] = (), object_name_prefix: str = ""

@@ -20,11 +20,12 @@ from typing import Any, Protocol
 from local_cloud.storage.blobs import Blobs, OpenBlob
 from local_cloud.storage.errors import BucketExists, ObjectNotFound, bucket_not_found, conflict
 from local_cloud.storage.preconditions import Preconditions
+from local_cloud.storage.rates import Rates
 from local_cloud.storage.records import Bucket, Content, StoredObject
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-INSERT OR IGNORE INTO counters VALUES ('generation', 0), ('notification', 0);
+INSERT OR IGNORE INTO counters VALUES ('generation', 0);
 CREATE TABLE IF NOT EXISTS buckets (
     name TEXT PRIMARY KEY, project TEXT NOT NULL, generation INTEGER NOT NULL, metageneration INTEGER NOT NULL,
     updated INTEGER NOT NULL, properties TEXT NOT NULL);
@@ -89,7 +90,8 @@ EventsOf = Callable[[Change, list[dict[str, Any]]], list[dict[str, Any]]]
 class State:
     """The whole state of one emulated Cloud Storage in one folder; safe for concurrent use."""
 
-    def __init__(self, folder: Path, *, events_of: EventsOf) -> None:
+    def __init__(self, folder: Path, *, events_of: EventsOf, rates: Rates) -> None:
+        self.rates = rates
         folder.mkdir(parents=True, exist_ok=True)
         self.blobs = Blobs(folder / "blobs")
         self.events_arrived = threading.Event()
@@ -121,7 +123,7 @@ class State:
         with self._lock:
             bucket = self._bucket(name)
         if bucket is None:
-            raise bucket_not_found(name)
+            raise bucket_not_found()
         return bucket
 
     def buckets(self, project: str, prefix: str) -> list[Bucket]:
@@ -137,15 +139,16 @@ class State:
         with self._transaction():
             old = self.bucket(name)
             preconditions.check(old)
-            bucket = dataclasses.replace(
-                old,
-                metageneration=old.metageneration + 1,
-                updated=_now(),
-                properties=change(old.properties),
-            )
-            project = self._database.execute("SELECT project FROM buckets WHERE name = ?", (name,)).fetchone()
-            self._write_bucket(bucket, project[0])
-            return bucket
+            properties = change(old.properties)
+            if properties == old.properties:
+                return old  # what changes nothing is no change
+            self.rates.take(name)
+            return self._rewrite_bucket(dataclasses.replace(old, properties=properties))
+
+    def count_change(self, bucket: str) -> None:
+        """Count a change of a bucket that is kept elsewhere. Raises ApiError 429 when it comes too soon."""
+        with self._lock:
+            self.rates.take(bucket)
 
     def delete_bucket(self, name: str, preconditions: Preconditions) -> None:
         with self._transaction():
@@ -209,6 +212,7 @@ class State:
             with self._transaction():
                 self.bucket(bucket)
                 old = self._require_writable(bucket, name, preconditions)
+                self.rates.take(f"{bucket}/{name}")
                 generation = self._next_generation()
                 stored = StoredObject(
                     bucket, name, generation, 1, generation, content, dict(properties), component_count
@@ -246,6 +250,7 @@ class State:
         with self._transaction():
             old = self.object(bucket, name, generation)
             preconditions.check(old)
+            self.rates.take(f"{bucket}/{name}")
             stored = dataclasses.replace(
                 old,
                 metageneration=old.metageneration + 1,
@@ -260,6 +265,7 @@ class State:
         with self._transaction():
             old = self.object(bucket, name, generation)
             preconditions.check(old)
+            self.rates.take(f"{bucket}/{name}")
             self._database.execute("DELETE FROM objects WHERE bucket = ? AND name = ?", (bucket, name))
             self._record(Change("OBJECT_DELETE", old))
         self._discard_blob_of(old)
@@ -278,8 +284,9 @@ class State:
 
     def add_notification(self, bucket: str, config: Mapping[str, Any]) -> dict[str, Any]:
         with self._transaction():
-            self.bucket(bucket)
-            number = str(self._count("notification", 1))
+            changed = self.bucket(bucket)
+            self._rewrite_bucket(changed)
+            number = str(changed.metageneration)
             stored = {**config, "id": number, "etag": number}
             self._database.execute("INSERT INTO notifications VALUES (?, ?, ?)", (bucket, number, json.dumps(stored)))
             return stored
@@ -292,10 +299,12 @@ class State:
 
     def delete_notification(self, bucket: str, notification: str) -> bool:
         with self._transaction():
-            self.bucket(bucket)
+            changed = self.bucket(bucket)
             cursor = self._database.execute(
                 "DELETE FROM notifications WHERE bucket = ? AND id = ?", (bucket, notification)
             )
+            if cursor.rowcount:
+                self._rewrite_bucket(changed)
             return cursor.rowcount == 1
 
     # --- resumable uploads -----------------------------------------------------------------------------------
@@ -376,6 +385,13 @@ class State:
         query = "SELECT name, generation, metageneration, updated, properties FROM buckets WHERE name = ?"
         row = self._database.execute(query, (name,)).fetchone()
         return None if row is None else Bucket(row[0], row[1], row[2], row[3], json.loads(row[4]))
+
+    def _rewrite_bucket(self, bucket: Bucket) -> Bucket:
+        """Write a change of a bucket, which every change of its notification configs is too."""
+        changed = dataclasses.replace(bucket, metageneration=bucket.metageneration + 1, updated=_now())
+        project = self._database.execute("SELECT project FROM buckets WHERE name = ?", (bucket.name,)).fetchone()
+        self._write_bucket(changed, project[0])
+        return changed
 
     def _write_bucket(self, bucket: Bucket, project: str) -> None:
         self._database.execute(

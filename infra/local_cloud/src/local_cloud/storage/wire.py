@@ -134,14 +134,20 @@ def json_object(body: bytes) -> dict[str, Any]:
 
 
 class RelatedParts:
-    """A multipart/related upload: metadata first, media second, read without holding the media in memory."""
+    """A multipart/related upload: metadata first, media second, read without holding the media in memory.
+
+    Lines end as the first one does: RFC 2046 asks for CRLF, `gcloud storage` writes LF, and Google takes both.
+    """
 
     def __init__(self, stream: IO[bytes], content_type: str) -> None:
-        self._delimiter = b"\r\n--" + _boundary(content_type)
+        delimiter = b"--" + _boundary(content_type)
         self._source = _Splitter(stream)
-        self._source.take(self._delimiter)
+        self._source.take(delimiter)
+        self._line_end = b"\r\n" if self._source.take(b"\n").endswith(b"\r") else b"\n"
+        self._delimiter = self._line_end + delimiter
         self._part_headers()
         self.metadata = json_object(self._source.take(self._delimiter))
+        self._source.take(self._line_end)  # the rest of the delimiter's own line
         self.media_type: str | None = self._part_headers().get("content-type")
 
     def media(self) -> Iterator[bytes]:
@@ -149,9 +155,8 @@ class RelatedParts:
         yield from self._source.until(self._delimiter)
 
     def _part_headers(self) -> dict[str, str]:
-        self._source.take(b"\r\n")  # the rest of the delimiter's own line
         lines = []
-        while line := self._source.take(b"\r\n"):
+        while line := self._source.take(self._line_end):
             lines.append(line)
         message = email.parser.BytesHeaderParser().parsebytes(b"\r\n".join(lines))
         return {name.lower(): str(value) for name, value in message.items()}
@@ -162,8 +167,7 @@ class _Splitter:
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
-        # The first delimiter has no line break before it; with one it looks like the others.
-        self._buffer = b"\r\n"
+        self._buffer = b""
 
     def take(self, delimiter: bytes) -> bytes:
         return b"".join(self.until(delimiter))
@@ -189,4 +193,4 @@ def _boundary(content_type: str) -> bytes:
     boundary = message.get_param("boundary")
     if not message.get_content_type().startswith("multipart/") or not isinstance(boundary, str):
         raise invalid(f"Content-Type must be multipart/related with a boundary, got {content_type!r}")
-    return boundary.encode("latin-1")
+    return boundary.strip("'").encode("latin-1")  # gcloud storage puts it into single quotes

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from local_cloud.api import ApiError
-from local_cloud.faults import JOB, JOB_MACHINE, Faults
+from local_cloud.faults import JOB, JOB_MACHINE, JOB_PLACEMENT, Faults
 from local_cloud.vertex import job_spec, machines, pages
 from local_cloud.vertex.errors import CODES, failed_precondition, invalid_field, not_found
 from local_cloud.vertex.filters import enum_field, labels_field, text_field, time_field
@@ -39,6 +39,9 @@ STATES = frozenset(
     }
 )
 TERMINAL_STATES = frozenset({"JOB_STATE_SUCCEEDED", "JOB_STATE_FAILED", "JOB_STATE_CANCELLED", "JOB_STATE_EXPIRED"})
+
+#: A fault planned for this name hits the next job that was accepted and looks for its machines.
+PLACE = "aiplatform.jobs.place"
 
 _COLLECTION = "customJobs"
 _DELETE = "aiplatform.customJobs.delete"
@@ -84,6 +87,7 @@ class CustomJobs:
     ) -> None:
         faults.register(RUN, JOB)
         faults.register(MACHINE, JOB_MACHINE)
+        faults.register(PLACE, JOB_PLACEMENT)
         self._records = records
         self._location = location
         self._operations = operations
@@ -243,7 +247,7 @@ class CustomJobs:
             if self._wait_for_turn(name):
                 # Provisioning: without it PENDING would never be seen, and with it every race that hides there.
                 self._closing.wait(self._provisioning_seconds)
-                outcome = self._run(name)
+                outcome = self._no_capacity() if self._faults.take(PLACE) else self._run(name)
             else:
                 outcome = None if self._closing.is_set() else _cancelled()
             if outcome is not None:
@@ -257,6 +261,17 @@ class CustomJobs:
                 self._running.pop(name, None)
                 self._threads.pop(name, None)
                 self._turn.notify_all()
+
+    def _no_capacity(self) -> Outcome:
+        """How a job ends that no machine was found for: it never starts.
+
+        Source: https://docs.cloud.google.com/vertex-ai/docs/general/troubleshooting; the code was never recorded.
+        """
+        message = (
+            f"Resources are insufficient in region: {self._location.region}. Please try a different region or use a"
+            " different accelerator."
+        )
+        return Outcome("JOB_STATE_FAILED", {"code": CODES["RESOURCE_EXHAUSTED"], "message": message})
 
     def _wait_for_turn(self, name: str) -> bool:
         """Wait in order of creation for a free place; False when cancelled or closing meanwhile."""

@@ -266,7 +266,7 @@ class Endpoints:
         deployed = [model["id"] for model in self.existing(name)["deployedModels"]]
         if deployed:
             raise failed_precondition(
-                f"Endpoint {name} has deployed models [{', '.join(deployed)}]: undeploy them before deleting it."
+                f"Endpoint has deployed or being-deployed DeployedModel(s): {', '.join(deployed)}."
             )
 
     def _prepare_delete(self, arguments: Document, stop: threading.Event) -> Work:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from local_cloud.api import ApiError
 from local_cloud.iam import Iam, Refused, agent
 from local_cloud.vertex import pages
-from local_cloud.vertex.bodies import update_mask
-from local_cloud.vertex.errors import already_exists, failed_precondition, invalid_argument, not_found
+from local_cloud.vertex.bodies import update_mask, whole_number
+from local_cloud.vertex.errors import already_exists, failed_precondition, invalid_argument, invalid_field, not_found
 from local_cloud.vertex.filters import id_field, labels_field, text_field
 from local_cloud.vertex.images import Image, resolve
 from local_cloud.vertex.names import (
@@ -35,6 +35,7 @@ _UPLOAD = "aiplatform.models.upload"
 _DELETE = "aiplatform.models.delete"
 _DELETE_VERSION = "aiplatform.models.deleteVersion"
 _MODEL_ID = re.compile(r"[a-z_][a-z0-9_-]{0,62}")
+_IN_BUCKET = re.compile(r"gs://[^/]+(/.*)?")
 _ALIAS = re.compile(r"[a-z][a-zA-Z0-9-]{0,126}[a-z0-9-]")
 _ORDERS = {
     "create_time": "versionCreateTime",
@@ -77,9 +78,17 @@ class Models:
     """The models of one location; a record holds a model with all its versions, so that they change as one."""
 
     def __init__(
-        self, *, records: Records, location: Location, operations: Operations, images: Mapping[str, Image], iam: Iam
+        self,
+        *,
+        records: Records,
+        location: Location,
+        operations: Operations,
+        images: Mapping[str, Image],
+        iam: Iam,
+        has_artifact: Callable[[str], bool],
     ) -> None:
         self._iam = iam
+        self._has_artifact = has_artifact
         self._records = records
         self._location = location
         self._operations = operations
@@ -170,6 +179,10 @@ class Models:
         model = request.get("model") or {}
         check_display_name(model)
         check_labels(model.get("labels"))
+        _check_container(model.get("containerSpec") or {})
+        artifact = model.get("artifactUri") or ""
+        if artifact and not _IN_BUCKET.fullmatch(artifact):
+            raise invalid_field("model.artifact_uri", f"{artifact!r} is not a folder of Cloud Storage (gs://…).")
         aliases = list(model.get("versionAliases") or ())
         for alias in aliases:
             _check_alias(alias)
@@ -212,7 +225,10 @@ class Models:
         if image:
             # "The container image is ingested upon UploadModel": an image that is not there is found here.
             resolve(image, self._images)
-        self._require_readable(str(model.get("artifactUri") or ""))
+        artifact = str(model.get("artifactUri") or "")
+        self._require_readable(artifact)
+        if artifact and not self._has_artifact(artifact):
+            raise failed_precondition(f'There are no files under "{artifact}" to copy.')
         return Work(lambda: self._add_version(arguments))
 
     def _require_readable(self, artifact: str) -> None:
@@ -461,6 +477,23 @@ def _add_aliases(record: Document, version_id: str, aliases: Iterable[str]) -> N
         for other in record["versions"].values():
             other["versionAliases"] = [held for held in other["versionAliases"] if held != alias]
         record["versions"][version_id]["versionAliases"].append(alias)
+
+
+def _check_container(container: Mapping[str, Any]) -> None:
+    """Refuse what Vertex AI refuses of a ModelContainerSpec. Raises ApiError 400.
+
+    Source: ModelContainerSpec, and "Custom container requirements": variables that begin with AIP_ are Vertex AI's own.
+    """
+    field = "model.container_spec"
+    for variable in container.get("env") or ():
+        if str(variable.get("name", "")).startswith("AIP_"):
+            raise invalid_field(f"{field}.env", f"{variable['name']}: names that begin with AIP_ are reserved.")
+    for port in container.get("ports") or ():
+        if not 1 <= whole_number(port.get("containerPort"), f"{field}.ports") <= 65535:
+            raise invalid_field(f"{field}.ports", "container_port must be from 1 to 65535.")
+    for route in ("predictRoute", "healthRoute"):
+        if container.get(route) and not container[route].startswith("/"):
+            raise invalid_field(f"{field}.{route}", f"{container[route]!r} must begin with a slash.")
 
 
 def _check_alias(alias: object) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import flask
 
-from local_cloud.api import STATUS_BY_CODE, ApiError
+from local_cloud.api import ApiError, planned_refusal
 from local_cloud.faults import LONG_RUNNING_OPERATION, Faults
 from local_cloud.vertex import pages
 from local_cloud.vertex.errors import invalid_argument, not_found, rpc_status
@@ -193,8 +193,9 @@ class Operations:
             return False
         if fault.startswith("hang:"):
             return stop.wait(float(fault.removeprefix("hang:")))
-        code = int(fault.removeprefix("return-"))
-        raise ApiError(code, STATUS_BY_CODE[code], f"planned fault: {fault} at {RUN}")
+        if refusal := planned_refusal(fault, RUN):
+            raise refusal
+        return False
 
     def _finish(self, name: str, outcome: Document) -> None:
         with self._records.transaction():

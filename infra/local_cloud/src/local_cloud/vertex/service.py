@@ -31,6 +31,23 @@ from local_cloud.vertex.traffic import Draw
 from local_cloud.vertex.wire import Wire
 
 
+def _register_what_nobody_makes(wire: Wire) -> None:
+    """Lists of resources that this API cannot create: clients look at them all the same, and find nothing."""
+    for collection, message in (
+        ("datasets", "ListDatasetsResponse"),
+        ("deploymentResourcePools", "ListDeploymentResourcePoolsResponse"),
+    ):
+        name = f"aiplatform.{collection}.list"
+        wire.operation(
+            name, "GET", f"/{collection}", _nothing, answer=message, differs="none can be made, so none is there"
+        )
+
+
+def _nothing(project: str, location: str) -> dict[str, Any]:
+    del project, location
+    return {}
+
+
 class Vertex:
     """aiplatform.googleapis.com on loopback: custom jobs, Model Registry, endpoints, operations.
 
@@ -49,6 +66,7 @@ class Vertex:
         grace_seconds: between SIGTERM and SIGKILL when a job is cancelled or takes too long.
         server_start_seconds: after which a model server that never became healthy fails its deployment.
         seed: makes the draws of the traffic split repeatable.
+        has_artifact: whether there is an object under a gs:// folder; a model without its artifact is not uploaded.
         quotas: limits of the region by metric, which unfinished jobs take from; -1, as what is not named, is none.
         on_served: told of each answer of a model server; Cloud Monitoring counts them.
         idle_clock: seconds by which a model that scales to zero falls asleep; a test need not wait for five minutes.
@@ -76,6 +94,7 @@ class Vertex:
         stream_output: bool = False,
         on_served: Served = nobody_counts,
         quotas: Callable[[], Mapping[str, int]] = dict,
+        has_artifact: Callable[[str], bool] = lambda _uri: True,
         idle_clock: Callable[[], float] = time.monotonic,
         iam: Iam | None = None,
     ) -> None:
@@ -108,7 +127,14 @@ class Vertex:
             provisioning_seconds=operation_seconds,
             max_running=max_running_jobs,
         )
-        models = Models(records=self._records, location=location, operations=self._operations, images=images, iam=iam)
+        models = Models(
+            records=self._records,
+            location=location,
+            operations=self._operations,
+            images=images,
+            iam=iam,
+            has_artifact=has_artifact,
+        )
         sleepers = Sleepers(wake_seconds=operation_seconds, clock=idle_clock)
         self._endpoints = Endpoints(
             records=self._records,
@@ -134,6 +160,7 @@ class Vertex:
         wire = Wire(self.api)
         for resource in (predictions, self._operations, self._jobs, models, self._endpoints):
             resource.register(wire)
+        _register_what_nobody_makes(wire)
 
     def start(self) -> Vertex:
         """Serve, and take up what the last process left: servers, operations, waiting jobs."""
