@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import threading
+from collections.abc import Callable
+
 import pytest
-from chain import Chain, Interleaving
-from stories import in_order_of_time
+from chain import LEASE_SECONDS, SERVICE_OF, Chain, Delivery, Interleaving
+from stories import in_order_of_time, upload
 
 from dualdeploy.ledger import State
 from dualdeploy.training import TARGETS
@@ -139,3 +143,118 @@ def test_a_redeploy_while_a_newer_run_waits_is_finished_first_and_then_replaced(
     chain.settle(ticks=25)
     check_newer_is_live(chain, older, newer)
     assert chain.standing(older, "cloud").release == 2
+
+
+# An instance that is frozen for longer than its lease ----------------------------------------------------------
+
+
+class Frozen:
+    """Before one write of the ledger (the first is number 1), the others go on for longer than a lease."""
+
+    def __init__(self, chain: Chain, number: int, others: Callable[[], None]) -> None:
+        self.chain, self.left, self.others = chain, number, others
+
+    def __call__(self, _number: int, name: str, when: str) -> None:
+        if (name, when) == ("ledger.put", "before"):
+            self.left -= 1
+            if self.left == 0:
+                self.chain.interfere = lambda *_: None
+                self.chain.clock.advance(LEASE_SECONDS + 1)
+                # On a thread of its own, by which the chain tells instances apart.
+                thread = threading.Thread(target=self.others)
+                thread.start()
+                thread.join()
+
+    @property
+    def happened(self) -> bool:
+        return self.left <= 0
+
+
+def pass_minutes(chain: Chain, minutes: int) -> None:
+    for _ in range(minutes):
+        chain.tick()
+        chain.vertex.finish_operations()
+
+
+@functools.cache
+def a_live_run_and_two_that_are_trained(target: str) -> tuple[Chain, tuple[str, str, str]]:
+    """Both are trained at the same time, and neither was announced."""
+    chain = Chain()
+    serving = {"canary": {"steps": [50, 100], "bake": "10m", "answers": 2}}
+    chain.configure(serving=serving, publishing={"rollout": {"steps": [50, 100], "bake": "20m"}})
+    upload(chain)
+    chain.settle(ticks=40)
+    chain.clock.advance(3600)
+    for edition in (2, 3):
+        upload(chain, edition=edition)
+        chain.drain()
+        for _ in range(3):
+            chain.clock.advance(60)
+            chain.tick_of("training_launcher")
+    first, older, newer = in_order_of_time(chain)
+    for run_id in (older, newer):
+        (job,) = chain.jobs_of(run_id, target)
+        chain.train(job, hints=False)
+    return chain, (first, older, newer)
+
+
+def announced(chain: Chain, run_id: str, target: str) -> Delivery:
+    """The message about a training, on its way."""
+    (job,) = chain.jobs_of(run_id, target)
+    chain.handle(chain.log_hint(job))
+    (delivery,) = chain.queue
+    chain.queue.clear()
+    return delivery
+
+
+#: The message about a training leads to so many writes, or to one fewer.
+WRITES = 4
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("minutes", [1, 3, 6])
+@pytest.mark.parametrize("write", range(1, WRITES + 1))
+def test_a_frozen_admission_does_not_bring_an_older_run_out_over_a_newer_one(
+    target: str, minutes: int, write: int
+) -> None:
+    prepared, runs = a_live_run_and_two_that_are_trained(target)
+    chain, (_, older, newer) = prepared.continued(), runs
+    about = {run_id: announced(chain, run_id, target) for run_id in (older, newer)}
+
+    def the_others_go_on() -> None:
+        chain.handle(about[newer])
+        for _ in range(minutes):
+            chain.vertex.finish_operations()
+            chain.clock.advance(60)
+            chain.tick_of(SERVICE_OF[target])
+
+    frozen = Frozen(chain, write, the_others_go_on)
+    chain.interfere = frozen
+    chain.handle(about[older])
+    assert frozen.happened
+    pass_minutes(chain, 90)
+    states = {run_id: chain.standing(run_id, target) for run_id in runs}
+    assert chain.live(target).current.run_id == newer, states
+    assert not [key for key in chain.active() if key.startswith(SERVICE_OF[target])], states
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("write", range(1, WRITES + 1))
+def test_of_two_releases_that_began_beside_each_other_both_come_to_an_end(target: str, write: int) -> None:
+    chain = Chain()
+    for edition in (1, 2):
+        upload(chain, edition=edition)
+        chain.settle()
+        chain.clock.advance(3600)
+    live = chain.live(target)
+    newer, older = live.current.run_id, live.previous.run_id
+    frozen = Frozen(chain, write, lambda: chain.handle(chain.post(target, "redeploy", run_id=newer)) or None)
+    chain.interfere = frozen
+    chain.handle(chain.post(target, "redeploy", run_id=older, force=True))
+    assert frozen.happened
+    pass_minutes(chain, 180)
+    assert not chain.active(), {run_id: chain.standing(run_id, target) for run_id in (newer, older)}
+    # Nor does it stand in the way of what comes later.
+    upload(chain, edition=3)
+    chain.settle(ticks=30)
+    assert chain.live(target).current.run_id not in (newer, older)

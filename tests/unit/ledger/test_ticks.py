@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -90,6 +91,27 @@ def test_of_more_than_a_minute_has_time_for_the_oldest_are_published_first(world
     world.due.put("toy/0000 and newer")
     keys = [event.entry.key for event in world.advances()]
     assert keys == [f"toy/{number:04d}" for number in range(1200)]
+
+
+def test_of_more_than_a_minute_has_time_for_none_waits_much_longer_than_it_must(world: World) -> None:
+    """A hundred releases that are due at every tick, of which each minute has time for thirty."""
+    world.work.act = lambda _what: Next("goes on", world.due.soon())
+    for number in range(100):
+        world.due.put(f"toy/{number:02d}")
+    seen: dict[str, list[int]] = {}
+    ticks = 300
+    for tick in range(ticks):
+        world.clock.advance(60)
+        before = len(world.work.seen)
+        for event in world.advances():
+            if len(world.work.seen) - before < 30:
+                world.ticks.on_advance(event)
+        for what in world.work.seen[before:]:
+            seen.setdefault(what, []).append(tick)
+    assert len(seen) == 100
+    longest = max(after - at for each in seen.values() for at, after in itertools.pairwise([-1, *each, ticks]))
+    # Each can have its turn at every fourth tick; ten is generous.
+    assert longest <= 10
 
 
 def test_what_is_handled_is_not_published_again_and_a_duplicate_does_nothing(world: World) -> None:

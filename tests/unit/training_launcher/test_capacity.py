@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from chain import LAUNCHER_SETTINGS, WHOLE, Chain
 
-from dualdeploy.errors import NoCapacity
+from dualdeploy.errors import NoCapacity, PermissionSpreads
 from dualdeploy.ledger import Holdup, State
 from dualdeploy.testing import Failing
 
@@ -115,3 +115,31 @@ def test_both_jobs_can_wait_and_each_is_asked_for_by_itself(chain: Chain) -> Non
     assert chain.standing(run_id, "mobile").state is State.TRAINING
     launcher_tick(chain, 60)
     assert chain.standing(run_id, "cloud").state is State.TRAINING
+
+
+DENIED = "403 PERMISSION_DENIED: aiplatform.customJobs.create"
+
+
+def deny(chain: Chain, times: int) -> None:
+    chain.vertex.faults.plan("create_custom_job", *[Failing(PermissionSpreads(DENIED))] * times)
+
+
+def test_a_permission_that_is_still_spreading_is_waited_for(chain: Chain) -> None:
+    """Minutes after `make deploy`, which granted it."""
+    deny(chain, 6)
+    chain.upload(*WHOLE)
+    chain.settle(ticks=40)
+    assert chain.vertex.faults.pending() == {}
+    chain.check_one_run_is_live()
+
+
+def test_a_permission_that_does_not_come_ends_the_training_by_name(chain: Chain) -> None:
+    deny(chain, 200)
+    chain.upload(*WHOLE)
+    chain.drain()
+    waits_for = chain.standing(cloud(chain).run_id, "cloud").waits_for
+    assert DENIED in waits_for
+    launcher_tick(chain, PermissionSpreads.patience + 60)
+    launcher_tick(chain, 1800)
+    assert cloud(chain).state is State.FAILED
+    assert DENIED in cloud(chain).reason
