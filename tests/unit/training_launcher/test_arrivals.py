@@ -92,6 +92,24 @@ def test_a_configuration_alone_launches_nothing() -> None:
     assert len(chain.run_ids()) == 1
 
 
+def test_a_configuration_that_stays_broken_is_told_and_is_not_an_error_of_ours(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each entry of severity ERROR is an alert, and the configuration is looked at every hour."""
+    chain = Chain()
+    chain.upload(*WHOLE)
+    chain.settle()
+    chain.write_config("flowers", b"labels: [")
+    assert chain.handle(chain.finalized("datasets/flowers.yaml", bucket="config"))
+    for _ in range(130):
+        chain.tick()
+        chain.drain()
+    assert "gs://config/datasets/flowers.yaml is not YAML" in caplog.text
+    assert not [record for record in caplog.records if record.levelname == "ERROR" or record.exc_info]
+    (said,) = chain.ledger.refused_lately("flowers")
+    assert "gs://config/datasets/flowers.yaml is not YAML" in said.reason
+
+
 def test_a_configuration_is_judged_when_it_is_written() -> None:
     chain = Chain()
     chain.write_config("flowers", b"dataset: flowers\nlabels: [a]\nserving: {endpoints: x}\n")
