@@ -24,6 +24,9 @@ from dualdeploy.google.calls import call
 CALL_TIMEOUT = 15.0
 RETRY_DEADLINE = 10.0
 
+#: Clients of dedicated endpoints that one instance keeps, however many data sets it serves.
+MOST_PREDICTION_CLIENTS = 32
+
 #: Labels that mark what is ours and tell which run it belongs to. Underscores, because list filters need quotes
 #: around hyphens.
 RUN_LABEL = "dualdeploy_run"
@@ -284,7 +287,7 @@ class VertexGateway:
         self._emulator_host = emulator_host
         self._call_timeout = call_timeout
         self._retry_deadline = retry_deadline
-        self._prediction_clients: dict[str, Any] = {}
+        self._predictions = functools.lru_cache(maxsize=MOST_PREDICTION_CLIENTS)(self._new_predictions)
 
     # Jobs ------------------------------------------------------------------------------------------------------
 
@@ -630,13 +633,9 @@ class VertexGateway:
         """For what v1 does not have. A second package of its size (a second, 65 MB): only who scales to zero pays."""
         return lazily.load("google.cloud.aiplatform_v1beta1").EndpointServiceClient(**self._client_arguments())
 
-    def _predictions(self, dns: str) -> Any:
-        """A dedicated endpoint answers at a host of its own only; the clients are few, and kept."""
-        if dns not in self._prediction_clients:
-            self._prediction_clients[dns] = lazily.load("google.cloud.aiplatform_v1").PredictionServiceClient(
-                **self._client_arguments(dns)
-            )
-        return self._prediction_clients[dns]
+    def _new_predictions(self, dns: str) -> Any:
+        """A dedicated endpoint answers at a host of its own only; those that were asked last are kept."""
+        return lazily.load("google.cloud.aiplatform_v1").PredictionServiceClient(**self._client_arguments(dns))
 
     def _client_arguments(self, host: str = "") -> dict[str, Any]:
         if not self._emulator_host:
