@@ -101,7 +101,7 @@ resource "google_monitoring_alert_policy" "failed_runs" {
     mime_type = "text/markdown"
     content   = <<-EOT
       What serves goes on serving. The reason is in the log entry, and in the ledger: `gcloud storage cat
-      gs://${module.topology.buckets.ledger.name}/runs/<run>/<cloud|mobile>.json`; events that were refused are under
+      gs://${module.topology.buckets.ledger.name}/runs/<run>/<cloud|mobile>/*.json`; events that were refused are under
       `rejected/`.
     EOT
   }
@@ -138,8 +138,8 @@ resource "google_monitoring_alert_policy" "rollbacks" {
   documentation {
     mime_type = "text/markdown"
     content   = <<-EOT
-      A new model did not stand its probes, or somebody asked for it: what served before serves again. Why, is in the
-      branch: `gcloud storage cat gs://${module.topology.buckets.ledger.name}/runs/<run>/cloud.json`, under `rollout`.
+      A new model did not stand its probes, or somebody asked for it: what served before serves again. Why, is in
+      its newest release: `gcloud storage cat gs://${module.topology.buckets.ledger.name}/runs/<run>/cloud/release-*.json`.
     EOT
   }
 }
