@@ -10,6 +10,7 @@ from dualdeploy.ledger import Ledger, Run, Shard, Snapshot, run_id_of
 from dualdeploy.object_store import ABSENT
 from dualdeploy.testing import MemoryObjectStore
 from training_launcher.admission import examine
+from training_launcher.data_sets import DataSets
 from training_launcher.run_split import split_of_run
 
 
@@ -35,6 +36,7 @@ def test_the_first_shard_that_is_held_out_is_said_to_let_go_what_the_checksum_he
 def test_the_verdict_of_the_run_says_so() -> None:
     data, ledger_store = MemoryObjectStore("data"), MemoryObjectStore("ledger")
     ledger = Ledger(ledger_store)
+    data_sets = DataSets(ledger)
     for name in ("flowers/a.tfrecord", "flowers/eval.tfrecord"):
         data.put(name, shard_bytes(name), expect=ABSENT)
     shards = tuple(Shard(name=f.name, generation=f.generation, size=f.size, crc32c=f.crc32c) for f in data.list(""))
@@ -45,8 +47,9 @@ def test_the_verdict_of_the_run_says_so() -> None:
             update={"run_id": run_id_of("flowers", snapshot.digest()), "snapshot": snapshot, "config": config}
         )
         ledger.claim(run)
+        data_sets.begun(run)
         runs.append(run)
-    assert examine(runs[1], ledger=ledger, data=data).accepted
+    assert examine(runs[1], ledger=ledger, data=data, earlier=data_sets.earlier(runs[1])).accepted
     [found] = json.loads(ledger_store.read(f"runs/{runs[1].run_id}/validation.json").data)["findings"]
     assert (found["severity"], found["code"]) == ("warning", "split_not_recognised")
     assert "until now one picture in 5" in found["message"]
