@@ -14,7 +14,7 @@ SMALLEST_SHARE = 1 << 20
 class Plan:
     """`shares`: bytes to read of each shard, from its beginning, in the order of the shards; 0 for one left out.
 
-    `seed` names the draw: the same shards under the same limits are drawn again by whoever draws.
+    `seed` names the draw: the same shards under the same limits give the same draw again.
     """
 
     shares: tuple[int, ...]

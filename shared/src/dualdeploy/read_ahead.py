@@ -22,7 +22,7 @@ class ReaderIsGone(Exception):
 
 
 class Pipe:
-    """What is fetched and not yet read; a file to whoever fetches, who waits when it is full."""
+    """What is fetched and not yet read; to what fetches it is a file, and a write waits while it is full."""
 
     def __init__(self, most: int) -> None:
         self.received = 0

@@ -108,6 +108,9 @@ def test_every_call_honours_every_precondition(base_url: str, live: Blob, call: 
 
 def _require_condition_not_met(answer: requests.Response) -> None:
     assert answer.status_code == 412
+    if answer.headers["Content-Type"].startswith("application/xml"):
+        assert "<Code>PreconditionFailed</Code>" in answer.text
+        return
     error = json.loads(answer.content)["error"]
     assert error["code"] == 412
     assert error["errors"][0]["reason"] == "conditionNotMet"
@@ -169,7 +172,7 @@ def test_a_precondition_that_is_no_number_is_a_bad_request(base_url: str, live: 
     answer = ALL[call](base_url, live.bucket.name, {"ifGenerationMatch": "newest"})
 
     assert answer.status_code == 400
-    assert "ifGenerationMatch" in answer.json()["error"]["message"]
+    assert "ifGenerationMatch" in answer.text
 
 
 def test_etags_are_preconditions_of_reads(live: Blob) -> None:

@@ -50,7 +50,7 @@ def test_too_many_bad_records_end_the_job_with_64_and_name_them(
     done = trainer("--target", "mobile", "--job", location)
     assert done.returncode == 64
     assert "10 of 50 records cannot be used" in last_line(done)
-    assert "label 4 is not in 0..3" in last_line(done)
+    assert "label 4 is outside the 4 configured labels" in last_line(done)
 
 
 def test_an_overwritten_shard_ends_the_job_with_64_because_the_snapshot_is_gone(

@@ -56,7 +56,7 @@ class StalePolicy(Exception):  # the name says it
 
 
 @dataclasses.dataclass(frozen=True)
-class Judgement:
+class Refusal:
     """One refusal, for people and tests."""
 
     member: str
@@ -76,7 +76,7 @@ class Iam:
         #: Seconds after which a grant that is made from now on counts; Google's take two minutes and more.
         self.grants_count_after = 0.0
         self._counts_from: dict[Grant, float] = {}
-        self._refusals: collections.deque[Judgement] = collections.deque(maxlen=_REMEMBERED_REFUSALS)
+        self._refusals: collections.deque[Refusal] = collections.deque(maxlen=_REMEMBERED_REFUSALS)
         self._needed: set[Grant] = set()
         #: E-mail address → whether the account is disabled.
         self.accounts: dict[str, bool] = {}
@@ -135,7 +135,7 @@ class Iam:
         if not self.allows(caller, permission, resource):
             refused = Refused(caller, permission, resource)
             with self._lock:
-                self._refusals.append(Judgement(caller, permission, resource))
+                self._refusals.append(Refusal(caller, permission, resource))
             _LOG.warning("refused: %s", refused)
             raise refused
 
@@ -161,7 +161,7 @@ class Iam:
         """Those of `permissions` that the caller has: what testIamPermissions answers."""
         return [each for each in permissions if self.allows(caller, each, resource)]
 
-    def refusals(self) -> list[Judgement]:
+    def refusals(self) -> list[Refusal]:
         """Whom the judge refused what, oldest first, of the last thousand."""
         with self._lock:
             return list(self._refusals)

@@ -74,20 +74,15 @@ class PubSub:
         register_publisher(self._table, self._broker)
         register_subscriber(self._table, self._broker)
         self._policies = policy_table(faults, gate, self._catalog, iam)
+        tables = (self._policies, self._table)
+        self._servers = RpcServers(
+            "Pub/Sub", tables, callers=iam.callers, threads=_RPC_THREADS, options=_SERVER_OPTIONS
+        )
+        self._rest = HttpServer(rest.application(tables), name="pubsub", threads=8, callers=iam.callers)
         try:
-            self._servers = RpcServers(
-                "Pub/Sub",
-                (self._policies, self._table),
-                callers=iam.callers,
-                threads=_RPC_THREADS,
-                options=_SERVER_OPTIONS,
-            )
-            tables = (self._policies, self._table)
-            self._rest = HttpServer(rest.application(tables), name="pubsub", threads=8, callers=iam.callers)
             self._ports = SharedPorts("Pub/Sub", grpc=self._servers.addresses, http=self._rest.addresses, port=port)
-        except BaseException:
-            if hasattr(self, "_rest"):
-                self._rest.close()
+        except OSError:
+            self._rest.close()
             self._store.close()
             raise
         self.address, self.addresses = self._ports.address, self._ports.addresses

@@ -84,6 +84,9 @@ class SharedPorts:
 
     async def _join(self, caller: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.read(_CHUNK)
+        # A connection's first bytes may come one by one.
+        while head and len(head) < len(_PREFACE) and _PREFACE.startswith(head) and (more := await reader.read(_CHUNK)):
+            head += more
         host, _, port = (self._grpc if head.startswith(_PREFACE) else self._http)[caller].rpartition(":")
         far_reader, far_writer = await asyncio.open_connection(host, int(port))
         far_writer.write(head)

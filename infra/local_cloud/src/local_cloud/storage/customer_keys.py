@@ -1,4 +1,4 @@
-"""Objects under a key that only their owner has: whoever reads has to bring it.
+"""Objects under a key that only their owner has: a reader has to bring it.
 
 Source: https://cloud.google.com/storage/docs/encryption/customer-supplied-keys
 """

@@ -47,7 +47,7 @@ class Downloads:
             "storage.objects.get",
             "GET",
             "/<bucket>/<path:name>",
-            differs="XML API, for signed URLs: expiry is checked, the signature is not; errors are JSON",
+            differs="XML API, for signed URLs: expiry is checked, the signature is not",
         )(self.signed)
 
     def get(self, bucket: str, name: str) -> Any:
@@ -141,4 +141,5 @@ def _require_not_expired(query: Mapping[str, str]) -> None:
     if not 0 < seconds <= _LONGEST_SIGNED_SECONDS:
         raise invalid(f"X-Goog-Expires={seconds} must lie between 1 and {_LONGEST_SIGNED_SECONDS}")
     if datetime.datetime.now(datetime.UTC) > signed_at + datetime.timedelta(seconds=seconds):
-        raise invalid("The provided token has expired.", reason="expiredToken")
+        over = signed_at + datetime.timedelta(seconds=seconds)
+        raise invalid(f"Request signature expired at: {over.isoformat()}", reason="expiredToken")

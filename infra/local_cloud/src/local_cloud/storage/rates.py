@@ -15,13 +15,13 @@ _MANY = 10_000
 
 
 @dataclasses.dataclass
-class _Bucket:
+class _Allowance:
     tokens: float
     filled_at: float
 
 
 class Rates:
-    """A token bucket for each name, which fills by one a second. The caller holds a lock.
+    """Tokens for each name, one more a second up to a burst. The caller holds a lock.
 
     Source: https://docs.cloud.google.com/storage/quotas#objects
     """
@@ -29,12 +29,12 @@ class Rates:
     def __init__(self, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._burst = burst
         self._clock = clock
-        self._buckets: dict[str, _Bucket] = {}
+        self._allowances: dict[str, _Allowance] = {}
 
     def take(self, name: str) -> None:
         """Count a change of `name`, such as `bucket/object`. Raises ApiError 429 when it comes too soon."""
         now = self._clock()
-        known = self._buckets.setdefault(name, _Bucket(self._burst, now))
+        known = self._allowances.setdefault(name, _Allowance(self._burst, now))
         known.tokens = min(self._burst, known.tokens + now - known.filled_at)
         known.filled_at = now
         if known.tokens < 1:
@@ -46,10 +46,10 @@ class Rates:
                 reason="rateLimitExceeded",
             )
         known.tokens -= 1
-        if len(self._buckets) > _MANY:
+        if len(self._allowances) > _MANY:
             self._forget(now)
 
     def _forget(self, now: float) -> None:
-        for name, known in list(self._buckets.items()):
+        for name, known in list(self._allowances.items()):
             if known.tokens + now - known.filled_at >= self._burst:
-                del self._buckets[name]
+                del self._allowances[name]

@@ -150,7 +150,7 @@ class StoredObject:
     def resource(self, base_url: str, *, with_checksums: bool | None = None) -> dict[str, Any]:
         """The `storage#object` resource: 64-bit numbers are strings, as JSON has no 64-bit integers.
 
-        Checksums of an object under a customer's key are told only to who brings the key (`with_checksums`).
+        Checksums of an object under a customer's key are told only to a caller that brings the key (`with_checksums`).
         """
         quoted = urllib.parse.quote(self.name, safe="")
         created = rfc3339(self.generation)

@@ -15,7 +15,7 @@ from local_cloud.http import HttpServer
 from local_cloud.iam import Gate, Iam, refusals
 from local_cloud.storage.batch import Batch
 from local_cloud.storage.buckets import Buckets
-from local_cloud.storage.downloads import Downloads
+from local_cloud.storage.downloads import JSON_API_SEGMENTS, Downloads
 from local_cloud.storage.errors import BucketExists, NotModified, ObjectNotFound, RangeNotSatisfiable, render_error
 from local_cloud.storage.events import EventsOf, OnFinalize, Outbox, Publish, require_notification
 from local_cloud.storage.objects import Objects
@@ -25,6 +25,7 @@ from local_cloud.storage.records import require_bucket_name, require_bucket_prop
 from local_cloud.storage.state import State
 from local_cloud.storage.uploads import Uploads
 from local_cloud.storage.wire import Quoted, QuotedPath, RawPath
+from local_cloud.storage.xml_errors import as_xml
 
 #: What Google's Cloud Storage has and this one has not; COVERAGE.md repeats it.
 ABSENT = (
@@ -78,6 +79,7 @@ class Storage:
         )
         self.api.app.register_error_handler(NotModified, _answer_not_modified)
         self.api.app.register_error_handler(RangeNotSatisfiable, self._answer_range)
+        self.api.app.after_request(_as_its_api_writes)
         Buckets(self.api, self.state, iam, has_topic)
         Objects(self.api, self.state)
         Downloads(self.api, self.state)
@@ -151,6 +153,13 @@ class Storage:
         response.status_code = 416
         response.headers["Content-Range"] = f"bytes */{error.size}"
         return response
+
+
+def _as_its_api_writes(response: flask.Response) -> flask.Response:
+    """Errors at the XML API's paths are XML."""
+    segment = flask.request.path.split("/")[1]
+    is_error = response.status_code >= 400 and response.is_json
+    return as_xml(response) if is_error and segment not in JSON_API_SEGMENTS else response
 
 
 def _accept_any_name(api: Api) -> None:

@@ -48,7 +48,7 @@ class Uploads:
             "storage.objects.insert",
             "PUT",
             "/<bucket>/<path:name>",
-            differs="XML API, for signed URLs: the signature is not verified, errors are JSON",
+            differs="XML API, for signed URLs: the signature is not verified",
         )(self.insert_signed)
 
     def insert(self, bucket: str) -> Any:
