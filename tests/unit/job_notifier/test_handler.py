@@ -10,7 +10,7 @@ from chain import SERVICES, Chain, Delivery
 
 from dualdeploy.due import Due
 from dualdeploy.errors import ServiceUnavailable, UnknownRun
-from dualdeploy.ledger import Ended, State
+from dualdeploy.ledger import Ended, State, names
 from dualdeploy.object_store import ABSENT
 from dualdeploy.testing import Failing
 
@@ -300,6 +300,25 @@ def test_a_notifier_killed_at_any_operation_announces_each_end_and_leaves_nothin
         for target in ("cloud", "mobile"):
             assert chain.messages("training-completed", run_id=run_id, target=target, outcome="succeeded"), fatal
         assert not [key for key in chain.active() if key.startswith("job_notifier/")], fatal
+
+
+def test_an_end_that_a_newer_version_wrote_meanwhile_is_not_written_over(chain: Chain, run_id: str, job: str) -> None:
+    chain.train(job, hints=False)
+
+    def written_meanwhile(_number: int, name: str, when: str) -> None:
+        if (name, when) == ("pubsub.publish", "after"):
+            chain.interfere = lambda *_: None
+            found = chain.ledger.find_ended(run_id, "cloud", 1)
+            assert found
+            path = names.ended(run_id, "cloud", 1)
+            chain.ledger.write(path, found.document.changed(novel="kept"), expect=found.generation)
+
+    chain.interfere = written_meanwhile
+    chain.handle(chain.log_hint(job))
+    for _ in range(3):
+        notifier_tick(chain)
+    assert ended(chain, run_id).announced
+    assert (ended(chain, run_id).model_extra or {})["novel"] == "kept"
 
 
 def test_an_end_is_due_until_it_was_published(chain: Chain, run_id: str, job: str) -> None:

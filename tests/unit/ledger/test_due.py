@@ -111,6 +111,18 @@ def test_a_reminder_that_comes_while_its_key_is_worked_on_stays(due: Due, clock:
     assert [entry.key for entry in due.entries()] == [KEY]
 
 
+def test_a_reminder_that_is_there_already_keeps_what_it_counted(due: Due, clock: ManualClock) -> None:
+    due.put(KEY)
+    taken = due.take(due.entries()[0], seconds=120)
+    assert taken is not None
+    due.put_back(taken, in_minutes(clock, 10), failed="a bug")
+    due.put(KEY, in_minutes(clock, 10))
+    clock.advance(600)
+    again = due.take(due.entries()[0], seconds=120)
+    assert again is not None
+    assert (again.marker.failures, again.marker.why) == (1, "a bug")
+
+
 @pytest.mark.parametrize("seconds", [60, 120, 180])
 def test_a_reminder_for_the_minute_in_which_the_work_on_its_key_is_over_stays(
     seconds: float, due: Due, clock: ManualClock

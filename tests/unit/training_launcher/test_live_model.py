@@ -7,7 +7,9 @@ from chain import WHOLE, Chain
 from stories import in_order_of_time
 
 from dualdeploy import training
+from dualdeploy.errors import NoCapacity
 from dualdeploy.ledger import State
+from dualdeploy.testing import Failing
 from dualdeploy.training import TARGETS, LiveModel, TrainingJob
 
 
@@ -93,8 +95,14 @@ def test_a_live_model_that_cannot_be_found_costs_the_comparison_and_not_the_run(
 
 def test_what_was_live_at_the_first_attempt_stays_in_the_job() -> None:
     chain, _ = a_chain()
+    chain.vertex.faults.plan("create_custom_job", *[Failing(NoCapacity("no machines"))] * 8)
     second = upload_newer(chain)
     before = chain.models.read(training.job_name(second, "cloud"))
-    chain.tick()
+    record = "serving/cloud/flowers.json"
+    chain.ledger_store.delete(record, expect=chain.ledger_store.read(record).generation)
+    for _ in range(20):
+        chain.tick()
+        chain.drain()
+    assert len(chain.jobs_of(second, "cloud")) == 1
     after = chain.models.read(training.job_name(second, "cloud"))
     assert (before.data, before.generation) == (after.data, after.generation)
