@@ -158,6 +158,10 @@ format: $(STAMP) ## Put the code into shape
 bench: $(STAMP) ## Measure; rows go to build/bench/report.json
 	$(BIN)/python -m benchmarks
 
+.PHONY: routes-table
+routes-table: $(STAMP) ## Write docs/routes.md from the steps of cloud_deployer and mobile_publisher
+	@PYTHONPATH=$(TEST_PATH) $(BIN)/python tests/routes_table.py > docs/routes.md
+
 .PHONY: coverage-table
 coverage-table: $(STAMP) ## Write infra/local_cloud/COVERAGE.md from the route tables
 	$(BIN)/python -m local_cloud coverage
