@@ -20,6 +20,8 @@ DAY = 24 * 60
 
 def released(deployer: Deployer, edition: int = 1) -> str:
     run_id = deployer.train(edition)
+    # Its probes are seen.
+    deployer.monitoring.times.append(deployer.clock())
     deployer.go_through(run_id)
     return run_id
 
@@ -129,6 +131,17 @@ def test_what_serves_is_not_taken_down_beside_someone_elses_model() -> None:
     assert deployed(deployer) == [run_id, "theirs"]
     assert "has traffic" in report(deployer).failed[0].problem
     assert deployer.serving().undeployed_at == ""
+
+
+def test_a_metric_that_is_missing_is_not_a_model_that_is_idle(caplog: pytest.LogCaptureFixture) -> None:
+    """A metric or a label of another name: not even the probes of the release were seen."""
+    deployer = configured(idle="undeploy")
+    run_id = released(deployer)
+    deployer.monitoring.times.clear()
+    pass_time(deployer, minutes=6 * 60)
+    assert deployed(deployer) == [run_id]
+    assert report(deployer).idle is None
+    assert "whether flowers is idle is not known: Cloud Monitoring has no request of " in caplog.text
 
 
 @pytest.mark.parametrize("failure", [ServiceUnavailable("503"), RejectedByGoogle("monitoring.viewer is missing")])

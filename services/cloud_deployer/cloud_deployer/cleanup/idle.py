@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 #: What a month has on average; an endpoint is paid for by day and by night.
 HOURS_PER_MONTH = 730
 
+#: How long before a model is recorded as live its last probes may lie.
+PROBED_WITHIN = datetime.timedelta(days=1)
+
 
 class Watch:
     """Asks Cloud Monitoring; without an answer nothing is called idle."""
@@ -30,23 +33,38 @@ class Watch:
     def look(self, endpoint: Endpoint, served: CloudServed, serving: Serving, *, now: datetime.datetime) -> Idle | None:
         """Told when no one asked the live model of `endpoint` for `serving.idle_after`, all of which it was there.
 
-        What scales to zero costs nothing while no one asks: there is nothing to tell.
+        What scales to zero costs nothing while no one asks: there is nothing to tell. Where Cloud Monitoring does not
+        even know the probes of the model's own release, the metric is missing, which says nothing.
         """
         if serving.idle_after is None or serving.scale_to_zero:
             return None
         since = now - datetime.timedelta(seconds=serving.idle_after)
         if clocks.from_text(served.since) > since:
             return None
+        released = clocks.from_text(served.since) - PROBED_WITHIN
         try:
-            seen = self._monitoring.served(endpoint.id, served.deployed_model, since=since, until=now)
+            if self._is_asked(endpoint, served, since=since, until=now):
+                return None
+            is_seen = self._is_asked(endpoint, served, since=released, until=now)
         except (RetryLater, RejectedByGoogle) as exc:
             # Everything else is tidied all the same; whether it is idle is asked again in an hour.
             log.warning("whether %s is idle is not known: %s", endpoint.id, exc)
             return None
-        if seen.requests or seen.errors:
+        if not is_seen:
+            log.warning(
+                "whether %s is idle is not known: Cloud Monitoring has no request of %s, not even its probes",
+                endpoint.id,
+                served.deployed_model,
+            )
             return None
         usd, price = monthly_usd(serving, region=self._region)
         return Idle(endpoint=endpoint.id, since=clocks.to_text(since), usd_per_month=usd, price=price)
+
+    def _is_asked(
+        self, endpoint: Endpoint, served: CloudServed, *, since: datetime.datetime, until: datetime.datetime
+    ) -> bool:
+        seen = self._monitoring.served(endpoint.id, served.deployed_model, since=since, until=until)
+        return bool(seen.requests or seen.errors)
 
 
 def monthly_usd(serving: Serving, *, region: str) -> tuple[float | None, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 
 from dualdeploy.monitoring import Served
@@ -15,6 +16,8 @@ class FakeMonitoring:
         self.faults = faults or Faults()
         self.seen: dict[str, Served] = {}
         self.otherwise = Served(0, 0)
+        #: When something was asked in addition, whichever model it was.
+        self.times: list[datetime.datetime] = []
         #: Endpoint, deployed model and seconds of each look.
         self.asked: list[tuple[str, str, float]] = []
 
@@ -23,6 +26,7 @@ class FakeMonitoring:
     ) -> Served:
         def looked() -> Served:
             self.asked.append((endpoint_id, deployed_id, (until - since).total_seconds()))
-            return self.seen.get(deployed_id, self.otherwise)
+            seen = self.seen.get(deployed_id, self.otherwise)
+            return dataclasses.replace(seen, requests=seen.requests + sum(since <= at <= until for at in self.times))
 
         return self.faults.run("served", looked)
