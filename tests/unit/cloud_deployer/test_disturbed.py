@@ -97,6 +97,17 @@ def test_a_configuration_that_changes_on_the_way_is_a_matter_of_the_next_release
     assert deployer.live_run() == newer
 
 
+@pytest.mark.parametrize("step", ["upload", "endpoint", "deploy"])
+def test_a_first_release_whose_configuration_breaks_during_an_operation_leaves_nothing_behind(step: str) -> None:
+    deployer = Deployer()
+    run_id = deployer.train(1)
+    deployer.go_to(run_id, step, begun=True)
+    deployer.write_config("flowers", b"labels: [")
+    assert deployer.go_through(run_id).state is State.LIVE
+    deployer.check_promises()
+    assert deployer.shares() == {run_id: 100}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_way_back_needs_no_configuration(kind: str) -> None:
     deployer = a_project(kind)
