@@ -12,8 +12,9 @@ from dualdeploy.release.route import CLAIM, Loop, Route, Step
 HEAD = """# The way of a release, step by step
 
 Made by `make routes-table` of the lists in [cloud_deployer](../services/cloud_deployer/cloud_deployer/route.py) and
-[mobile_publisher](../services/mobile_publisher/mobile_publisher/route.py); a test holds it against them. `make run ID=…`,
-`GET /runs/<run>` and `GET /status/<dataset>` tell which of these steps a release is at, and what it waits for there.
+[mobile_publisher](../services/mobile_publisher/mobile_publisher/route.py); a test holds it against them.
+`make run ID=…`, `GET /runs/<run>` and `GET /status/<dataset>` tell which of these steps a release is at, and what it
+waits for there.
 
 Everything after `claim` happens under the release's claim on what serves. Where it says *yields*, a newer release that
 waits for nothing but its turn takes the place of this one. Where it says *out*, users have the release already: it
