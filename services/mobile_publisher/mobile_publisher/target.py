@@ -10,7 +10,7 @@ from typing import Any
 import pydantic
 
 from dualdeploy.dataset_config import DatasetConfig
-from dualdeploy.errors import CannotEverSucceed
+from dualdeploy.errors import CannotEverSucceed, PermissionSpreads, RejectedByGoogle
 from dualdeploy.ledger import Run, State
 from dualdeploy.release.route import Back, End, Forward, Route, Stay, Step, Turn
 from mobile_publisher.release import FIREBASE_ML, FIREBASE_STORAGE, MobileRelease, MobileServing
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 _OF_FIREBASE_ML = frozenset({"register", "publish"})
 _OF_FIREBASE_STORAGE = frozenset({"upload", "share", "bake", "point", "settle"})
+#: Kinds of waits for a permission: to sign, or for anything else that Google asks one for.
+_NOT_ALLOWED = frozenset({SIGNING, PermissionSpreads.__name__})
 _OF_SHARES = frozenset({"share", "bake"})
 
 
@@ -82,9 +84,10 @@ class PhoneTarget:
         if release.going_back:
             log.error("%s is not taken back from %s: %s", release.run_id, part, exc)
             return Forward(release.changed(stays=(*release.stays, f"{part}: {exc}")))
-        if release.route == ROLLBACK.name and step and (turn := self._without_part(release, step, str(exc))):
+        is_rollback = release.route == ROLLBACK.name
+        if is_rollback and step and (turn := self._without_part(release, step, str(exc))):
             return turn
-        if part == "Firebase ML" and (turn := self._without_firebase_ml(release, exc)):
+        if part == "Firebase ML" and not is_rollback and (turn := self._without_firebase_ml(release, exc)):
             return turn
         why = f"{type(exc).__name__}: {exc}"
         if not self.route_back(release):
@@ -144,9 +147,13 @@ class PhoneTarget:
         return Stay(without) if step.name == "plan" else Forward(without)
 
     def _without_firebase_ml(self, release: MobileRelease, exc: CannotEverSucceed) -> Turn[MobileRelease] | None:
-        """Without the permission to sign, a release goes out on the other channel."""
+        """What Firebase ML refuses, at once or until the wait for a permission is over, goes out on the other channel.
+
+        A file that it took and could not read is another matter: phones would get the same one.
+        """
         left = tuple(channel for channel in release.channels if channel != FIREBASE_ML)
-        if not left or release.holdup is None or release.holdup.kind != SIGNING:
+        not_allowed = release.holdup is not None and release.holdup.kind in _NOT_ALLOWED
+        if not left or not (not_allowed or isinstance(exc, RejectedByGoogle)):
             return None
         log.error("%s goes out without one channel: %s", release.run_id, exc)
         closed = (*release.closed_channels, f"firebase-ml: {exc}")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from publishing import Publishing
 
-from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable, SigningRefused, UnusableResult
+from dualdeploy.errors import PermissionSpreads, RejectedByGoogle, ServiceUnavailable, SigningRefused, UnusableResult
 from dualdeploy.firebase import FirebaseModel
 from dualdeploy.ledger import State
 from dualdeploy.testing import Failing
@@ -240,11 +240,37 @@ def test_a_call_that_firebase_does_not_answer_is_repeated_without_doing_it_twice
     assert len(project.firebase.models) == 1
 
 
-def test_a_call_that_firebase_refuses_fails_the_release(project: Publishing) -> None:
-    project.firebase.faults.plan("create", Failing(RejectedByGoogle("no service account to sign as")))
+#: Firebase was never added to the project, its API is off, or it does not know this account.
+REFUSED = "Firebase ML, create flowers: 400 this project is not a Firebase project"
+
+
+@pytest.mark.parametrize("call", ["find", "create", "publish"])
+def test_what_firebase_ml_refuses_goes_out_on_the_other_channel_alone(project: Publishing, call: str) -> None:
+    project.firebase.faults.plan(call, Failing(RejectedByGoogle(REFUSED)))
+    project.tick()
+    assert release(project).state is State.LIVE
+    assert release(project).reason == (
+        f"published as flowers on Cloud Storage for Firebase; without firebase-ml: {REFUSED}"
+    )
+    assert pointer(project)["version"].startswith(RUN.removeprefix("flowers-"))
+
+
+def test_a_permission_that_never_comes_closes_firebase_ml_alone(project: Publishing) -> None:
+    project.firebase.faults.plan("create", *[Failing(PermissionSpreads("firebaseml.models.create denied"))] * 100)
+    project.tick()
+    assert release(project).state is State.DEPLOYING
+    project.tick(times=40)
+    assert release(project).state is State.LIVE
+    assert "without firebase-ml: " in release(project).reason
+    assert "firebaseml.models.create denied" in release(project).reason
+
+
+def test_what_firebase_ml_refuses_fails_where_there_is_no_other_channel(project: Publishing) -> None:
+    project.configure(publishing={"channels": ["firebase-ml"]})
+    project.firebase.faults.plan("create", Failing(RejectedByGoogle(REFUSED)))
     project.tick()
     assert release(project).state is State.FAILED
-    assert "no service account to sign as" in release(project).reason
+    assert REFUSED in release(project).reason
 
 
 def test_a_file_that_firebase_takes_and_never_shows_fails_the_release_after_some_tries(project: Publishing) -> None:
