@@ -46,9 +46,9 @@ def request_logging(serving: Serving) -> RequestLogging | None:
 
 def check_kind(serving: Serving, endpoint: Endpoint) -> None:
     """Raises OtherKindOfEndpoint when the endpoint that is there is not of the kind that is asked for."""
-    if bool(endpoint.dns) != serving.dedicated:
-        is_one = "dedicated" if endpoint.dns else "shared"
+    if endpoint.dedicated != serving.dedicated:
+        is_one = "dedicated" if endpoint.dedicated else "shared"
         raise OtherKindOfEndpoint(
             f"endpoint {endpoint.id} is {is_one}, which cannot be changed: set serving.dedicated:"
-            f" {str(bool(endpoint.dns)).lower()}, or give the data set another serving.endpoint"
+            f" {str(endpoint.dedicated).lower()}, or give the data set another serving.endpoint"
         )

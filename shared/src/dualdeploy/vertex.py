@@ -150,7 +150,7 @@ class DeployedModel:
 
 @dataclasses.dataclass(frozen=True)
 class Endpoint:
-    """`traffic` sums to 100 (or is empty); `dns` is the dedicated endpoint's own host, empty for a shared one.
+    """`traffic` sums to 100 (or is empty); `dns` is a dedicated endpoint's own host, which may come later than it.
 
     `etag` changes with every change: a split that was decided on what was read is refused when that is no longer so.
     """
@@ -162,6 +162,7 @@ class Endpoint:
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     etag: str = ""
     request_logging: RequestLogging | None = None
+    dedicated: bool = False
 
     @property
     def id(self) -> str:
@@ -781,6 +782,7 @@ def _endpoint(endpoint: Any) -> Endpoint:
         labels=dict(endpoint.labels),
         etag=endpoint.etag,
         request_logging=_request_logging(endpoint.predict_request_response_logging_config),
+        dedicated=endpoint.dedicated_endpoint_enabled,
     )
 
 

@@ -60,7 +60,9 @@ def put_on(deployer: Deployer, endpoint: str, *deployed: DeployedModel, traffic:
 
 
 def add_endpoint(deployer: Deployer, name: str, **labels: str) -> None:
-    deployer.vertex.endpoints[name] = Endpoint(f"{PARENT}/endpoints/{name}", (), {}, "localhost", labels)
+    deployer.vertex.endpoints[name] = Endpoint(
+        f"{PARENT}/endpoints/{name}", (), {}, "localhost", labels, dedicated=True
+    )
 
 
 def add_version(deployer: Deployer, alias: str, *, dataset: str = "flowers") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -88,6 +89,19 @@ def test_an_endpoint_is_made_shared_if_asked_and_does_not_change_its_kind() -> N
     release = deployer.release(released(deployer, edition=2))
     assert release.state is State.FAILED
     assert "endpoint flowers is shared, which cannot be changed: set serving.dedicated: false" in release.reason
+
+
+def test_an_endpoint_whose_name_comes_later_than_itself_is_waited_for() -> None:
+    deployer = Deployer()
+    released(deployer)
+    there = deployer.vertex.endpoints["flowers"]
+    deployer.vertex.endpoints["flowers"] = dataclasses.replace(there, dns="")
+    run_id = deployer.train(2)
+    deployer.go_to(run_id, "endpoint")
+    deployer.settle(ticks=3)
+    assert deployer.release(run_id).holdup.what == "the DNS name of endpoint flowers"
+    deployer.vertex.endpoints["flowers"] = dataclasses.replace(deployer.vertex.endpoints["flowers"], dns=there.dns)
+    assert deployer.go_through(run_id).state is State.LIVE
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,9 @@ from cloud_deployer.world import World, config_of
 from dualdeploy.release.route import Forward, Turn, Wait
 from dualdeploy.vertex import DATASET_LABEL
 
+#: A dedicated endpoint answers at its own name only, and may be there before the name is.
+NAME_LIMIT_SECONDS = 1800.0
+
 
 def reserve(release: CloudRelease, world: World) -> Turn[CloudRelease]:
     """Claim the endpoint for the data set. Raises EndpointTaken."""
@@ -23,6 +26,8 @@ def create(release: CloudRelease, world: World) -> Turn[CloudRelease]:
     endpoint = world.vertex.find_endpoint(endpoint_id)
     if endpoint:
         deployments.check_kind(serving, endpoint)
+        if endpoint.dedicated and not endpoint.dns:
+            return Wait(release, f"the DNS name of endpoint {endpoint_id}", limit=NAME_LIMIT_SECONDS, kind="name")
         if endpoint.request_logging != deployments.request_logging(serving):
             world.vertex.set_request_logging(endpoint, deployments.request_logging(serving))
         return Forward(release.changed(endpoint=endpoint.name, endpoint_dns=endpoint.dns))

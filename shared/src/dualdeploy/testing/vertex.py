@@ -264,7 +264,7 @@ class FakeVertex:
 
         def work() -> None:
             name, host = f"{PARENT}/endpoints/{endpoint_id}", "localhost" if dedicated else ""
-            self.endpoints.setdefault(endpoint_id, Endpoint(name, (), {}, host, dict(labels)))
+            self.endpoints.setdefault(endpoint_id, Endpoint(name, (), {}, host, dict(labels), dedicated=dedicated))
 
         return self.faults.run("start_create_endpoint", started)
 
