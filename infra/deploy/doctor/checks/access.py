@@ -84,7 +84,7 @@ def _places(chain: Chain, on: str) -> Iterator[str]:
     """The file's words for places, each with what they stand for one by one: `topic x`, `bucket x`, `project`."""
     if on == "its subscriptions":
         for name, each in chain.subscriptions.items():
-            if not each.get("pull"):
+            if "dead_letter_policy" in each:
                 yield f"subscription {name}"
     else:
         yield on
