@@ -38,12 +38,14 @@ _PUTS = 5
 class Marker(Document):
     """`begun` counts how often the work was begun and never ended, `failures` how often it failed, `why` the last time.
 
-    `taker` is who is at work on it, empty for one that waits.
+    `later_since` is since when each look was told to come later. `taker` is who is at work on it, empty for one that
+    waits.
     """
 
     begun: int = 0
     failures: int = 0
     why: str = ""
+    later_since: str = ""
     taker: str = ""
 
 
@@ -137,10 +139,10 @@ class Due:
         """There is nothing left to do."""
         self._ledger.remove(self._name(taken.entry), expect=taken.generation)
 
-    def put_back(self, taken: Taken, at: datetime.datetime, *, failed: str = "") -> None:
+    def put_back(self, taken: Taken, at: datetime.datetime, *, failed: str = "", later_since: str = "") -> None:
         """Look again at `at`. `failed`: why the work was to no avail this time, which is counted."""
         failures = taken.marker.failures + 1 if failed else 0
-        marker = Marker(failures=failures, why=failed)
+        marker = Marker(failures=failures, why=failed, later_since=later_since)
         entry = Entry(self.time_of(at), taken.entry.key)
         same = entry == taken.entry
         try:

@@ -22,9 +22,9 @@ from typing import Protocol
 from dualdeploy import clock as clocks
 from dualdeploy import health, logs
 from dualdeploy.due import Due, Entry, Taken
-from dualdeploy.errors import CannotEverSucceed, LeaseHeld, MalformedEvent, RetryLater
+from dualdeploy.errors import CannotEverSucceed, InvalidDatasetConfig, LeaseHeld, MalformedEvent, RetryLater
 from dualdeploy.events import Envelope
-from dualdeploy.ledger import Ledger, Rejected
+from dualdeploy.ledger import Ledger, Rejected, UnreadableDocument, names
 from dualdeploy.outcome import Outcome, already_done, done, ignored
 from dualdeploy.pubsub import Publisher
 
@@ -45,6 +45,9 @@ MOST_BEGUN = 10
 #: After a failure the next look is 1, 2, 4, … ticks later.
 _LONGEST_WAIT = 30
 
+#: How many ticks later work is looked at again that someone has to mend a document for.
+_MENDING_TICKS = 10
+
 
 @dataclasses.dataclass(frozen=True)
 class Next:
@@ -64,7 +67,12 @@ class Work(Protocol):
     """One kind of work; `what` is the key without its kind, for example `flowers-0123456789ab/1`."""
 
     def advance(self, what: str) -> Next:
-        """Do what can be done now. Raises RetryLater (looked at again) or CannotEverSucceed (recorded, given up)."""
+        """Do what can be done now.
+
+        Raises RetryLater (looked at again, and told when it takes longer than its patience), UnreadableDocument or
+        InvalidDatasetConfig of what is recorded (told, and looked at again until it is mended), or another
+        CannotEverSucceed (recorded, given up).
+        """
 
     def give_up(self, what: str, why: str) -> None:
         """Bring it to an end that people see: it was begun ten times, and its process died or failed each time."""
@@ -176,10 +184,14 @@ class Ticks:
             self._due.put_back(taken, self._due.soon())
             return already_done(f"{key} waits: {exc}")
         except RetryLater as exc:
-            # Bounded by whoever knows for how long it makes sense: the work itself.
             log.warning("%s is looked at again: %s", key, exc)
-            self._due.put_back(taken, self._due.soon())
+            self._put_off(taken, exc)
             return done(f"{key} later: {exc}")
+        except (UnreadableDocument, InvalidDatasetConfig) as exc:
+            # The work is not over: people mend the document, or a newer version of this service can read it.
+            self._record(key, exc)
+            self._due.put_back(taken, self._in_ticks(_MENDING_TICKS))
+            return done(f"{key} waits for someone to mend it: {exc}")
         except CannotEverSucceed as exc:
             self._record(key, exc)
             self._due.finish(taken)
@@ -191,6 +203,11 @@ class Ticks:
             wait = min(2**taken.marker.failures, _LONGEST_WAIT)
             self._due.put_back(taken, self._in_ticks(wait), failed=f"{type(exc).__name__}: {exc}"[:500])
             return done(f"{key} failed and is looked at again in {wait} ticks: {exc}")
+        return self._after(taken, following)
+
+    def _after(self, taken: Taken, following: Next) -> Outcome:
+        """Finish, or look again, as the work said."""
+        key = taken.entry.key
         if following.is_missing and taken.marker.failures + 1 >= MOST_BEGUN:
             # Decided by this look and not by the count: what is written just now has a reminder of its own.
             self._due.finish(taken)
@@ -202,6 +219,14 @@ class Ticks:
             at = max(following.at, self._due.soon())
             self._due.put_back(taken, at, failed=failed)
         return done(f"{key}: {following.message}")
+
+    def _put_off(self, taken: Taken, exc: RetryLater) -> None:
+        """Look again at the next tick. What should have passed by itself and did not is told: only people can help."""
+        now = self._ledger.clock()
+        since = taken.marker.later_since or clocks.to_text(now)
+        if (now - clocks.from_text(since)).total_seconds() >= exc.patience:
+            self._record(taken.entry.key, exc, remark=f"; so since {since}, and asked again at each tick")
+        self._due.put_back(taken, self._due.soon(), later_since=since)
 
     def _give_up(self, work: Work, what: str, taken: Taken) -> Outcome:
         marker = taken.marker
@@ -219,15 +244,16 @@ class Ticks:
         self._due.finish(taken)
         return done(f"{taken.entry.key} is {sentence}")
 
-    def _record(self, key: str, exc: CannotEverSucceed) -> None:
-        reason = f"{type(exc).__name__}: {exc}"
-        log.error("%s can never succeed: %s", key, reason)
+    def _record(self, key: str, exc: CannotEverSucceed | RetryLater, *, remark: str = "") -> None:
+        reason = f"{type(exc).__name__}: {exc}{remark}"
+        log.error("%s does not succeed: %s", key, reason)
+        of = key.split("/")[1] if "/" in key else ""
         rejected = Rejected(
             at=clocks.to_text(self._ledger.clock()),
             service=self._due.service,
             kind="advance",
             reason=reason,
-            event={"key": key},
+            event={"key": key, "dataset": names.dataset_of(of) or of},
         )
         self._ledger.record_rejected(rejected, event_id=f"{key} {reason}")
 

@@ -45,7 +45,7 @@ def test_a_release_that_cannot_be_read_is_told_with_the_way_out() -> None:
     run_id = deployer.bring_out()
     overwrite(deployer.ledger_store, names.release(run_id, "cloud", 1), b"{")
     found = deployer.standing(run_id)
-    assert (found.state, found.waits_for) == ("unreadable", "/abort takes it back")
+    assert (found.state, found.waits_for) == ("unreadable", "someone to mend it; /abort ends it")
     assert f"{run_id}/cloud/release-1.json cannot be read as a Release" in found.reason
 
 

@@ -10,9 +10,16 @@ from collections.abc import Callable
 import pytest
 
 from dualdeploy.due import Due, Marker
-from dualdeploy.errors import CannotEverSucceed, LeaseHeld, MalformedEvent, ServiceUnavailable
+from dualdeploy.errors import (
+    CannotEverSucceed,
+    InvalidDatasetConfig,
+    LeaseHeld,
+    MalformedEvent,
+    PermissionSpreads,
+    ServiceUnavailable,
+)
 from dualdeploy.events import Envelope
-from dualdeploy.ledger import Ledger
+from dualdeploy.ledger import Ledger, UnreadableDocument
 from dualdeploy.testing import FakePublisher, ManualClock, MemoryObjectStore
 from dualdeploy.testing.failing import ProcessDied
 from dualdeploy.ticks import LATEST_SECONDS, MOST_BEGUN, Advance, Next, Ticks, parse_advance
@@ -167,6 +174,40 @@ def test_what_can_never_succeed_is_recorded_where_people_look(world: World) -> N
     (rejected,) = world.ledger.rejections()
     assert "the data set has no labels" in rejected.reason
     assert world.due.all_keys() == []
+
+
+@pytest.mark.parametrize("exc", [UnreadableDocument("runs/x is no Run"), InvalidDatasetConfig("is of another version")])
+def test_what_someone_has_to_mend_is_told_once_a_day_and_looked_at_until_it_is_mended(
+    world: World, exc: CannotEverSucceed
+) -> None:
+    world.work.act = fail(exc)
+    world.due.put("toy/flowers-0123456789ab/1")
+    for _ in range(600):
+        world.tick()
+    (rejected,) = world.ledger.rejections()
+    assert (str(exc) in rejected.reason, rejected.dataset) == (True, "flowers")
+    assert 20 < len(world.work.seen) < 100
+    world.work.act = lambda _what: Next("did it")
+    for _ in range(15):
+        world.tick()
+    assert world.due.all_keys() == []
+    assert world.work.given_up == []
+
+
+def test_what_should_have_passed_by_itself_and_does_not_is_told_after_its_time(world: World) -> None:
+    world.work.act = fail(PermissionSpreads("403: the permission storage.objects.list is missing"))
+    world.due.put("toy/flowers")
+    for _ in range(15):
+        world.tick()
+    assert world.ledger.rejections() == []
+    since = "2026-11-23T12:02:00.000Z"
+    for _ in range(300):
+        world.tick()
+    (rejected,) = world.ledger.rejections()
+    assert rejected.dataset == "flowers"
+    assert "storage.objects.list" in rejected.reason
+    assert since in rejected.reason
+    assert world.due.all_keys() == ["toy/flowers"]
 
 
 @pytest.mark.parametrize("exc", [RuntimeError("a bug"), ProcessDied()], ids=["a bug", "a death"])

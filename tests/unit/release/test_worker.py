@@ -250,6 +250,21 @@ def test_a_release_whose_document_cannot_be_read_is_taken_back_and_blocks_nothin
     check_is_over(toy, THIRD, SECOND)
 
 
+@pytest.mark.parametrize("aborts", [False, True])
+def test_a_release_that_waits_and_cannot_be_read_is_ended_and_leaves_its_place(aborts: bool) -> None:
+    toy = resting()
+    toy.train(THIRD)
+    assert toy.http().post("/hold", json={"dataset": DATASET}).status_code == 200
+    toy.tick(times=15)
+    assert [turn.run_id for turn in toy.serving().waiting] == [THIRD]
+    garble(toy, names.release(THIRD, "cloud", 1))
+    if aborts:
+        assert toy.http().post("/abort", json={"dataset": DATASET}).status_code == 202
+    toy.tick(times=3 if aborts else 30)
+    assert toy.standing(THIRD).state is State.FAILED
+    check_is_over(toy, SECOND, THIRD)
+
+
 @pytest.mark.parametrize("what", ["run", "launch", "lease", "another data set", "a refusal"])
 def test_what_cannot_be_read_beside_a_release_is_not_in_its_way(what: str) -> None:
     toy = resting()

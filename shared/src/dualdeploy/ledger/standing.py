@@ -52,7 +52,9 @@ def standing(ledger: Ledger, run_id: str, target: str) -> Standing:
         found = ledger.find_release(Release, run_id, target, n)
     except UnreadableDocument as exc:
         training = _of_training(launch, ended)
-        return training.changed(state="unreadable", release=n, reason=str(exc), waits_for="/abort takes it back")
+        return training.changed(
+            state="unreadable", release=n, reason=str(exc), waits_for="someone to mend it; /abort ends it"
+        )
     return _of_release(found.document, launch, ended) if found else _of_training(launch, ended)
 
 
@@ -110,6 +112,8 @@ def _training_waits_for(launch: Launch, state: str) -> str:
     if launch.holdup:
         asked = f"; asked again at {launch.retry_at}" if launch.retry_at else ""
         return f"{launch.holdup.what}, since {launch.holdup.since}{asked}"
+    if state == "unreadable":
+        return "someone to mend it"
     if state == State.TRAINING:
         return f"training job {launch.job}"
     return "the next tick"

@@ -85,6 +85,14 @@ def _in_the_way(serving: Serving, release: Release) -> str:
     return ""
 
 
+def turn_in(serving: Serving | None, run_id: str, n: int) -> Turn | None:
+    """The place of a release among what is under way or waits; None when it has none."""
+    if serving is None:
+        return None
+    known = [*([serving.under_way] if serving.under_way else []), *serving.waiting]
+    return next((turn for turn in known if turn.is_of(run_id, n)), None)
+
+
 def newer_live(serving: Serving, release: Release) -> str:
     """The run that serves, if it is newer and the release was not forced; else empty."""
     current = serving.current

@@ -36,6 +36,7 @@ from dualdeploy.ledger import (
     lease,
     names,
 )
+from dualdeploy.ledger import Turn as Place
 from dualdeploy.object_store import ObjectStore
 from dualdeploy.outcome import Outcome, already_done
 from dualdeploy.pubsub import Publisher
@@ -167,6 +168,9 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
         ):
             try:
                 return self._work(run_id, n)
+            except UnreadableDocument:
+                # Told, and looked at again until someone mends it: a verdict on the release it is not.
+                raise
             except CannotEverSucceed as exc:
                 # Not of a step, whose failures lead back: the release must come to an end all the same.
                 log.exception("%s cannot go on", what)
@@ -479,21 +483,25 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
     # Documents that cannot be read -----------------------------------------------------------------------------
 
     def _unreadable(self, run_id: str, n: int, exc: UnreadableDocument) -> Next:
-        """Refused by name. It must not keep its claim: after ten looks, or an abort, it is taken back without it."""
+        """Refused by name. It must not keep its place: after ten looks, or an abort, it is taken back without it."""
         log.error("%s", exc)
-        found = self._ledger.find_serving(self._of.serving_kind, self._of.target, names.dataset_of(run_id))
-        turn = found.document.under_way if found else None
-        if turn is not None and turn.is_of(run_id, n) and turn.abort:
+        turn = self._place(run_id, n)
+        if turn is None:
+            # It has not begun, or is over: it stands in no one's way, so it is left to whoever mends it.
+            raise exc
+        if turn.abort:
             self._made_anew(run_id, n, f"aborted; {exc}")
             return Next("is taken back without its document", self._in(0))
         return Next(str(exc), self._due.soon(), failed=True)
 
     def _made_anew(self, run_id: str, n: int, why: str) -> None:
-        """Replace a document that cannot be read by one that goes back with what the claim kept."""
+        """Replace a document that cannot be read by one that goes back with what the claim kept.
+
+        Of one that only waits nothing is to be seen: it ends.
+        """
         dataset = names.dataset_of(run_id)
-        found = self._ledger.find_serving(self._of.serving_kind, self._of.target, dataset)
-        turn = found.document.under_way if found else None
-        if turn is None or not turn.is_of(run_id, n):
+        turn = self._place(run_id, n)
+        if turn is None:
             return
         at = clocks.to_text(self._ledger.clock())
         release = self._of.release_kind(
@@ -512,6 +520,10 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
         stored = self._ledger.store.read(name)
         self._ledger.write(name, following, expect=stored.generation)
         self._due.put(key_of(run_id, n))
+
+    def _place(self, run_id: str, n: int) -> Place | None:
+        found = self._ledger.find_serving(self._of.serving_kind, self._of.target, names.dataset_of(run_id))
+        return serve.turn_in(found.document if found else None, run_id, n)
 
     def _in(self, seconds: float) -> datetime.datetime:
         return self._ledger.clock() + datetime.timedelta(seconds=seconds)
