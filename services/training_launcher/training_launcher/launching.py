@@ -380,11 +380,13 @@ class Launching:
         """
         document, kind = launch.document, type(exc).__name__
         asked = document.asked + 1
-        retry_at = self._retry_at(asked)
         held = document.holdup if document.holdup and document.holdup.kind == kind else None
         since = held.since if held else clocks.to_text(self._ledger.clock())
         seconds = min(exc.patience, self._settings.launch_limit_seconds)
         until = clocks.from_text(since) + datetime.timedelta(seconds=seconds)
+        # Asked once more just before it is given up, however seldom it is asked by then.
+        last = max(until, self._in(2 * FIRST_WAIT_SECONDS)) - datetime.timedelta(seconds=FIRST_WAIT_SECONDS)
+        retry_at = min(self._retry_at(asked), last)
         waiting = document.changed(
             asked=asked,
             unanswered=document.unanswered or kind == "ServiceUnavailable",

@@ -68,6 +68,25 @@ def test_attempts_become_rarer_up_to_half_an_hour(chain: Chain) -> None:
     assert asked_at == [1, 2, 4, 8, 16, 32, 62, 92, 122]
 
 
+@pytest.mark.parametrize("minutes", range(1, 15))
+def test_a_permission_that_is_given_within_its_time_is_enough(chain: Chain, minutes: int) -> None:
+    missing = [True]
+
+    def refused(_number: int, name: str, when: str) -> None:
+        if missing and name == "vertex.create_custom_job" and when == "before":
+            raise PermissionSpreads("403: aiplatform.customJobs.create")
+
+    chain.interfere = refused
+    chain.upload(*WHOLE)
+    launch(chain)
+    for _ in range(minutes - 1):
+        launcher_tick(chain, 60)
+    missing.clear()
+    for _ in range(15):
+        launcher_tick(chain, 60)
+    assert cloud(chain).state is State.TRAINING
+
+
 def test_a_job_gets_its_capacity_in_the_end(chain: Chain) -> None:
     chain.upload(*WHOLE)
     refuse(chain, 5)
