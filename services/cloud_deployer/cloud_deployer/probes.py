@@ -19,7 +19,14 @@ from typing import Any
 import pydantic
 
 from cloud_deployer.release import Limits, Tally, Watched
-from dualdeploy.errors import ModelAsleep, RejectedByGoogle, ServiceUnavailable, UnusableResult
+from dualdeploy.errors import (
+    CredentialsUnavailable,
+    ModelAsleep,
+    PermissionSpreads,
+    RejectedByGoogle,
+    ServiceUnavailable,
+    UnusableResult,
+)
 from dualdeploy.gate import Rule, Verdict
 from dualdeploy.monitoring import Served
 from dualdeploy.vertex import Answer, Endpoint, Vertex
@@ -81,7 +88,7 @@ def probe(
     """Send golden pictures until `wanted` requests tell something about the candidate, or the slice is over.
 
     An empty `candidate` stands for the models that serve before one has traffic: every answer counts. Raises
-    ModelAsleep.
+    ModelAsleep, and what is this service's own want of a permission: it tells nothing about a model.
     """
     until = time.monotonic() + SLICE_SECONDS
     limit = max_requests(endpoint.traffic.get(candidate, 100), wanted)
@@ -94,6 +101,8 @@ def probe(
             answer = vertex.predict(endpoint, picture.instance)
         except ModelAsleep:
             # This request has woken it: nothing is known about the model before it is up.
+            raise
+        except (PermissionSpreads, CredentialsUnavailable):
             raise
         except (ServiceUnavailable, RejectedByGoogle) as exc:
             tally = _with_failure(tally, str(exc))

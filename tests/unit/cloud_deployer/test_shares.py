@@ -11,7 +11,7 @@ import pytest
 from deployer import LABELS, Deployer
 
 from cloud_deployer.steps import back
-from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
+from dualdeploy.errors import PermissionSpreads, RejectedByGoogle, ServiceUnavailable
 from dualdeploy.ledger import State
 from dualdeploy.testing import Failing
 from dualdeploy.testing.vertex import label_in_picture
@@ -218,6 +218,13 @@ def test_an_endpoint_that_answers_no_one_ends_the_rollout_before_it_takes_traffi
 
 def test_a_short_silence_of_the_endpoint_is_waited_out(deployer: Deployer, newer: str) -> None:
     deployer.vertex.faults.plan("predict", *[Failing(ServiceUnavailable("no answer"))] * 4)
+    assert deployer.go_through(newer).state is State.LIVE
+
+
+def test_a_permission_that_the_service_lacks_for_a_while_is_not_charged_to_the_model(
+    deployer: Deployer, newer: str
+) -> None:
+    deployer.vertex.faults.plan("predict", *[Failing(PermissionSpreads("403: aiplatform.endpoints.predict"))] * 8)
     assert deployer.go_through(newer).state is State.LIVE
 
 
