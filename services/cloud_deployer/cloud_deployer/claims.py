@@ -1,8 +1,8 @@
 """Which data set holds an endpoint: one object for each, changed by compare-and-swap before the endpoint is touched.
 
-    absent ─► held by flowers ─► its configuration is gone ─► ten minutes later, and nothing under way ─► held by blooms
-                 ▲                        │ configured again, or its release goes on
-                 └────────────────────────┘
+    absent ─► held by flowers ─► its configuration is gone, or names another endpoint, and that is where it serves
+                 ▲                        │    └─► ten minutes later, and nothing under way ─► held by blooms
+                 └────────────────────────┘ configured again, or its release goes on
                  └─► retired, or the endpoint is deleted by the cleanup ─► absent
 
 Someone who wants an endpoint is told who holds it and since when.
@@ -49,14 +49,12 @@ def claim_endpoint(ledger: Ledger, config: ObjectStore, endpoint_id: str, datase
             return present
         if present.dataset == dataset:
             return present.changed(unconfigured_since="", deleting_since="")
-        _refuse_if_configured(config, present, endpoint_id, dataset)
+        leaves = _why_it_leaves(ledger, config, present, endpoint_id, dataset)
         since = present.unconfigured_since or now
-        waits_for = _waits_for(ledger, present, endpoint_id, clocks.from_text(since))
+        waits_for = _waits_for(ledger, present, endpoint_id, leaves, clocks.from_text(since))
         if waits_for:
             return present.changed(unconfigured_since=since)
-        log.warning(
-            "endpoint %s passes from %s, which has no configuration, to %s", endpoint_id, present.dataset, dataset
-        )
+        log.warning("endpoint %s passes from %s, which %s, to %s", endpoint_id, present.dataset, leaves, dataset)
         formerly = (*(each for each in present.formerly if each != dataset), present.dataset)
         return Claim(dataset=dataset, since=now, formerly=formerly)
 
@@ -68,20 +66,36 @@ def _is_being_deleted(claim: Claim, now: datetime.datetime) -> bool:
     return bool(claim.deleting_since) and now < clocks.from_text(claim.deleting_since) + DELETION_LIMIT
 
 
-def _refuse_if_configured(config: ObjectStore, holder: Claim, endpoint_id: str, dataset: str) -> None:
-    if has_configuration(config, holder.dataset):
+def _why_it_leaves(ledger: Ledger, config: ObjectStore, holder: Claim, endpoint_id: str, dataset: str) -> str:
+    """Why the holder does not need the endpoint any more. Raises EndpointTaken if it does."""
+    held = f"endpoint {endpoint_id} is held by data set {holder.dataset} since {holder.since}"
+    try:
+        wanted = dataset_config.read(config, holder.dataset).serving.endpoint
+        found = ledger.find_serving(CloudServing, TARGET, holder.dataset)
+    except UnknownDataset:
+        return "has no configuration"
+    except CannotEverSucceed:
+        # What someone is about to mend counts as it stood.
+        wanted, found = endpoint_id, None
+    if wanted == endpoint_id:
         raise EndpointTaken(
-            f"endpoint {endpoint_id} is held by data set {holder.dataset} since {holder.since}: give {dataset} another"
-            f" serving.endpoint, or send {holder.dataset} to /retire first"
+            f"{held}: give {dataset} another serving.endpoint, or send {holder.dataset} to /retire first"
         )
+    serving = found.document if found else None
+    if serving and serving.current and serving.current.endpoint_id == endpoint_id and not serving.undeployed_at:
+        raise EndpointTaken(
+            f"{held}: its configuration names {wanted}, but {serving.current.run_id} still serves here: send"
+            f" {holder.dataset} to /redeploy, then {dataset}"
+        )
+    return f"is configured for endpoint {wanted}"
 
 
-def _waits_for(ledger: Ledger, holder: Claim, endpoint_id: str, since: datetime.datetime) -> str:
-    """Why the endpoint of a data set without a configuration does not pass on yet."""
-    held = f"endpoint {endpoint_id}, held by {holder.dataset} since {holder.since}, which has no configuration"
+def _waits_for(ledger: Ledger, holder: Claim, endpoint_id: str, leaves: str, since: datetime.datetime) -> str:
+    """Why an endpoint that its holder does not need any more does not pass on yet."""
+    held = f"endpoint {endpoint_id}, held by {holder.dataset} since {holder.since}, which {leaves}"
     until = since + GRACE
     if ledger.clock() < until:
-        return f"{held}: it passes on at {clocks.to_text(until)}, or at once when {holder.dataset} is sent to /retire"
+        return f"{held}: it passes on at {clocks.to_text(until)}{_sooner(holder, leaves)}"
     try:
         found = ledger.find_serving(CloudServing, TARGET, holder.dataset)
     except UnreadableDocument as exc:
@@ -91,15 +105,9 @@ def _waits_for(ledger: Ledger, holder: Claim, endpoint_id: str, since: datetime.
     return f"{held} but has {turn.name} under way since {turn.since}: /abort stops it" if turn else ""
 
 
-def has_configuration(config: ObjectStore, dataset: str) -> bool:
-    """Whether there is one, be it broken or not."""
-    try:
-        dataset_config.read(config, dataset)
-    except UnknownDataset:
-        return False
-    except CannotEverSucceed:
-        return True
-    return True
+def _sooner(holder: Claim, leaves: str) -> str:
+    # Of what serves elsewhere, /retire would take that down as well.
+    return f", or at once when {holder.dataset} is sent to /retire" if leaves == "has no configuration" else ""
 
 
 def holder_of(ledger: Ledger, endpoint_id: str) -> Versioned[Claim] | None:

@@ -150,6 +150,22 @@ def test_a_data_set_that_comes_back_too_late_is_told_who_has_its_endpoint(deploy
     assert "endpoint flowers is held by data set birds since" in release.reason
 
 
+def test_the_endpoint_of_a_data_set_that_serves_elsewhere_passes_on_after_ten_minutes(deployer: Deployer) -> None:
+    deployer.configure(serving={"endpoint": "own"})
+    still_here = deployer.go_through(deployer.train(2, dataset="birds"))
+    assert still_here.state is State.FAILED
+    assert "names own, but" in still_here.reason
+    assert "send flowers to /redeploy" in still_here.reason
+    moved = deployer.bring_out(3)
+    birds = deployer.train(4, dataset="birds")
+    deployer.tick()
+    assert "flowers is sent to /retire" not in deployer.standing(birds).waits_for
+    deployer.go_through(birds)
+    assert deployer.release(birds).state is State.LIVE
+    assert [each.display_name for each in deployer.vertex.endpoints["own"].deployed] == [moved]
+    assert [each.display_name for each in deployer.vertex.endpoints["flowers"].deployed] == [birds]
+
+
 def test_a_holder_with_a_release_under_way_keeps_its_endpoint_until_that_is_through(deployer: Deployer) -> None:
     deployer.configure(serving={"canary": {"steps": [50, 100], "bake": "1h", "answers": 2}})
     flowers = deployer.train(3)
