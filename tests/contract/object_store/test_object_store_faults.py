@@ -16,7 +16,7 @@ from google.auth.exceptions import DefaultCredentialsError
 from google.cloud import storage as google_storage
 
 from dualdeploy.errors import PermissionSpreads, RejectedByGoogle, ResourceConflict, ServiceUnavailable
-from dualdeploy.ledger import Ledger
+from dualdeploy.ledger import Ledger, lease
 from dualdeploy.object_store import ABSENT, GcsObjectStore, Generation, GenerationChanged, ObjectMissing
 from local_cloud.faults import Faults as CloudFaults
 from local_cloud.storage import Storage
@@ -292,7 +292,7 @@ def test_the_lease_works_through_lost_responses(
     ledger = Ledger(cloud_store)
     losses = {"storage.objects.insert": ["lost-response"], "storage.objects.delete": ["lost-response"]}
 
-    with cloud_faults.plan(losses), ledger.lease("flowers/cloud", seconds=60):
+    with cloud_faults.plan(losses), lease(ledger, "flowers/cloud", seconds=60):
         assert [summary.name for summary in cloud_store.list("locks/")] == ["locks/flowers/cloud.json"]
 
     assert list(cloud_store.list("locks/")) == []
