@@ -22,7 +22,8 @@ variable "delete_data" {
 variable "delete_runs_after_days" {
   description = <<-EOT
     Delete the artifacts of runs that are older than this; null keeps them (they move to Nearline after 90 days). A model
-    that serves for longer than this can no longer be brought out again without training.
+    that serves for longer than this can no longer be brought out again without training, nor be measured: models that
+    come after it are rejected as `live_measured`, until one of them is sent to /redeploy with force.
   EOT
   type        = number
   default     = null
