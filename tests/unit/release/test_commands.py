@@ -259,6 +259,21 @@ def test_a_redeploy_is_refused_with_what_would_be_accepted() -> None:
     assert toy.world.shelf == {FIRST: 100}
 
 
+def test_what_a_refusal_says_to_abort_is_aborted_although_a_newer_run_waits_as_well() -> None:
+    toy = with_two_live()
+    assert ask(toy, "redeploy", run_id=SECOND)[0] == 202
+    assert ask(toy, "redeploy", run_id=FIRST, force=True)[0] == 202
+    status, answer = ask(toy, "redeploy", run_id=FIRST, force=True, reason="another one")
+    assert status == 409
+    assert "/abort" in answer["error"]
+    status, aborted = ask(toy, "abort", **answer["send"]["body"])
+    assert (status, aborted["run_id"]) == (202, FIRST)
+    assert ask(toy, "abort", dataset=DATASET, run_id=THIRD)[0] == 409
+    toy.tick(times=30)
+    assert toy.world.shelf == {SECOND: 100}
+    assert toy.standing(FIRST).reason == "aborted"
+
+
 def test_a_run_without_a_trained_model_is_refused_with_how_its_training_stands() -> None:
     toy = with_two_live()
     toy.train(THIRD, announce=False)

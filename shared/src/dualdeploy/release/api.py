@@ -52,7 +52,7 @@ class _Body(pydantic.BaseModel):
 
 
 class OfDataset(_Body):
-    """`/abort`, `/hold` and `/resume`."""
+    """`/hold` and `/resume`."""
 
     dataset: Dataset
     reason: Reason = ""
@@ -94,6 +94,18 @@ class Rollback(_Body):
         return self
 
 
+class Abort(_Body):
+    dataset: Dataset
+    run_id: RunId = pydantic.Field(default="", description="the run to stop, instead of the one that is under way")
+    reason: Reason = ""
+
+    @pydantic.model_validator(mode="after")
+    def _of_the_data_set(self) -> Abort:
+        if self.run_id and dataset_of(self.run_id) != self.dataset:
+            raise ValueError(f"{self.run_id} is not a run of {self.dataset}")
+        return self
+
+
 class Retire(_Body):
     dataset: Dataset
     confirm: bool = pydantic.Field(default=False, description="true: take down what the answer without it shows")
@@ -105,7 +117,7 @@ _EXAMPLES = {
         'send {"dataset": "flowers"} or {"run_id": "flowers-0123456789ab"}, optionally "force", "reason" and "canary"'
     ),
     "rollback": 'send {"dataset": "flowers"}, optionally "to_run" and "reason"',
-    "abort": 'send {"dataset": "flowers"}, optionally "reason"',
+    "abort": 'send {"dataset": "flowers"}, optionally "run_id" and "reason"',
     "hold": 'send {"dataset": "flowers"}, optionally "reason"',
     "resume": 'send {"dataset": "flowers"}',
     "retire": 'send {"dataset": "flowers"}; "confirm": true takes down what the answer shows',
@@ -117,7 +129,7 @@ def bodies(target: str) -> dict[str, type[_Body]]:
     return {
         "redeploy": RedeployMobile if target == "mobile" else Redeploy,
         "rollback": Rollback,
-        "abort": OfDataset,
+        "abort": Abort,
         "hold": OfDataset,
         "resume": OfDataset,
         "retire": Retire,

@@ -313,7 +313,7 @@ class Commands(Generic[AnyRelease, AnyServing]):
         raise Refusal(
             409,
             f"{busy.name} is {state} since {busy.since}: wait until it is through, or stop it by /abort",
-            send={"path": "/abort", "body": {"dataset": dataset}},
+            send={"path": "/abort", "body": {"dataset": dataset, "run_id": busy.run_id}},
         )
 
     def _make_way_for_rollback(self, serving: AnyServing) -> None:
@@ -348,16 +348,20 @@ class Commands(Generic[AnyRelease, AnyServing]):
     # Abort, hold, resume ---------------------------------------------------------------------------------------
 
     def abort(self, wanted: Wanted) -> tuple[dict[str, Any], bool]:
-        """Have the release that is under way, or waits, stop and leave everything as it was."""
+        """Have the release that is under way, or waits, stop and leave everything as it was; of one run, if named."""
         serving = self._serving(wanted.dataset)
         turns = [serving.under_way] if serving and serving.under_way else []
         turns += sorted(serving.waiting, key=lambda turn: turn.run_created_at, reverse=True) if serving else []
         asked = Asked(at=clocks.to_text(self._ledger.clock()), by=wanted.by, reason=wanted.reason)
         for turn in turns:
+            if wanted.run_id not in ("", turn.run_id):
+                continue
             if serving and (answer := self._abort(serving, turn.run_id, turn.release, asked)):
                 return answer
         raise Refusal(
-            409, f"nothing of {wanted.dataset} is under way for {self._of.target}; see /status/{wanted.dataset}"
+            409,
+            f"nothing of {wanted.run_id or wanted.dataset} is under way for {self._of.target};"
+            f" see /status/{wanted.dataset}",
         )
 
     def _abort(self, serving: AnyServing, run_id: str, n: int, asked: Asked) -> tuple[dict[str, Any], bool] | None:
