@@ -34,6 +34,7 @@ from dualdeploy.ledger.standing import Standing, standing
 from dualdeploy.object_store import GcsObjectStore
 from local_cloud import topology as topologies
 from local_cloud.cloud import DEFAULT_PROJECT, DEFAULT_REGION, LocalCloud
+from local_cloud.iam.bindings import Bindings, grants
 from local_cloud.stack import Stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -237,3 +238,20 @@ def test_nothing_was_lost_on_the_way(project: Project) -> None:
     assert wait_for(lambda: not Due("mobile_publisher", project.ledger).all_keys(), what="the markers to go")
     names = [blob.name for blob in project._client.list_blobs(project.environment["LEDGER_BUCKET"], prefix="rejected/")]
     assert names == []
+
+
+def test_no_service_was_refused_anything_or_has_what_it_did_not_need(project: Project) -> None:
+    """Why tests/contract/permissions may tell its stories without services: these are the calls that services make."""
+    iam, topology = project.stack.cloud.iam, project.stack.cloud.topology
+    assert iam.refusals() == []
+    needed = iam.needed()
+    bindings = Bindings.load(REPOSITORY / "infra" / "bindings.json").bindings
+    idle = {each.name for each in bindings if needed.isdisjoint(grants(each, topology))}
+    # The toy has no cloud model, reads no data and leaves nothing that an earlier attempt did not.
+    own = ("training-launcher", "job-notifier", "mobile-publisher")
+    callers = {f"{service.replace('_', '-')}-caller" for service in topology.services}
+    assert idle & {each.name for each in bindings if each.account in {*own, *callers}} == {
+        # Firebase ML is not among the data set's channels.
+        "mobile-publisher: roles/firebaseml.admin on project",
+        "mobile-publisher: roles/iam.serviceAccountTokenCreator on account mobile-publisher",
+    }
