@@ -74,7 +74,8 @@ def test_every_call_that_it_makes_is_a_read(still: Any) -> None:
             "roles/monitoring.viewer",
         ),
         ({"cloudscheduler.jobs.get": ["return-503"]}, "clock", "answered 503: planned fault", "ask again later"),
-        ({"pubsub.getSubscription": ["return-503"]}, "subscription", "planned fault", "ask again later"),
+        # Whichever check asks first: that of the subscription, or that of the trigger that it belongs to.
+        ({"pubsub.getSubscription": ["return-503"]}, "", "planned fault", "ask again later"),
         ({"logging.sinks.get": ["reset-connection"]}, "hint", "logging was asked for /v2/", "ask again later"),
         ({"iam.serviceAccounts.get": ["hang:3"]}, "identity", "did not answer within 0.5 s", "ask again later"),
         ({"pubsub.getTopic": ["hang:3"]}, "topic", "did not answer within 0.5 s", "ask again later"),
@@ -196,13 +197,14 @@ def test_a_run_that_does_not_move_is_named_with_the_command_that_shows_it(ward: 
 
 def test_a_run_that_waits_for_quota_is_told_at_the_quota(ward: Any) -> None:
     since = clocks.to_text(clocks.utc_now())
-    run_id = start_run(ward, clocks.utc_now(), State.LAUNCHING, waiting_since=since, retry_at=since)
+    holdup = {"what": "quota or capacity of Vertex AI", "since": since}
+    run_id = start_run(ward, clocks.utc_now(), State.LAUNCHING, holdup=holdup, retry_at=since)
     try:
         [found] = ward.look()
     finally:
         forget_runs(ward)
     assert (found["place"], found["about"], found["state"]) == ("quota", f"{run_id}/cloud", "warning")
-    assert f"waits for quota or capacity of Vertex AI since {since}" in found["says"]
+    assert f"waits for quota or capacity of Vertex AI, since {since}; asked again at {since}" in found["says"]
 
 
 def test_refused_events_are_counted_for_a_day(ward: Any) -> None:
