@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import odd_images
 import pytest
 import requests
 from pictures import b64, picture
@@ -182,8 +183,9 @@ def test_predictions_are_asked_for_with_post_alone(container: Any) -> None:
 
 
 def test_one_broken_instance_fails_neither_its_neighbours_nor_requests_beside_it(container: Any) -> None:
-    cut = picture("red", "JPEG", size=200)[:-400]
-    mixed = {"instances": [b64(picture("red")), b64(cut), b64(picture("blue")), 7, b64(picture("lime"))]}
+    # Sound outside, so that it reaches the model.
+    rotten = odd_images.ROTTEN["png, rows missing"]
+    mixed = {"instances": [b64(picture("red")), b64(rotten), b64(picture("blue")), 7, b64(picture("lime"))]}
     alone = {"instances": [b64(picture("lime"))]}
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda body: predict(container, body), [mixed, alone, alone, mixed] * 6))
