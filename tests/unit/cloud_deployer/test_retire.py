@@ -132,7 +132,7 @@ def test_while_a_release_is_under_way_it_says_what_to_send_first(deployer: Deplo
     newest = deployer.train(3)
     response = deployer.post("retire", dataset="flowers", confirm=True)
     assert response.status_code == 409
-    assert response.json["send"] == {"path": "/abort", "body": {"dataset": "flowers"}}
+    assert response.json["send"] == {"path": "/abort", "body": {"dataset": "flowers", "run_id": newest}}
     deployer.go_through(newest)
 
 
