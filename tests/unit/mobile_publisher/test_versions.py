@@ -126,7 +126,7 @@ def test_a_rollback_finds_its_file_although_the_documents_of_its_run_cannot_be_r
     assert (project.seen(), project.pointer()) == ({old}, old)
 
 
-def test_a_configured_value_that_only_a_newer_version_knows_ends_the_release_and_says_so(project: Publishing) -> None:
+def test_a_configured_value_that_only_a_newer_version_knows_is_left_to_it_for_an_hour(project: Publishing) -> None:
     """`stored` refuses what it cannot understand: nothing is published by guesswork."""
     third = project.train(3)
 
@@ -143,5 +143,9 @@ def test_a_configured_value_that_only_a_newer_version_knows_ends_the_release_and
         lambda document: document["config"]["publishing"].update(quantization="int4"),
     )
     project.tick(times=4)
+    holdup = project.release(third).holdup
+    assert holdup
+    assert "a version of the service that understands its configuration" in holdup.what
+    project.tick(times=65)
     assert project.release(third).state is State.FAILED
     assert "was written by another version: publishing.quantization" in project.release(third).reason

@@ -259,6 +259,19 @@ def test_a_redeploy_is_refused_with_what_would_be_accepted() -> None:
     assert toy.world.shelf == {FIRST: 100}
 
 
+def test_a_rollback_that_is_refused_changes_nothing() -> None:
+    toy = with_two_live()
+    toy.world.stuck.add("tidy")
+    toy.train(THIRD)
+    toy.tick(times=15)
+    before = toy.serving()
+    assert before.current
+    assert (before.current.run_id, before.under_way is not None) == (THIRD, True)
+    assert ask(toy, "rollback", dataset=DATASET, to_run=THIRD)[0] == 409
+    assert ask(toy, "rollback", dataset=DATASET, to_run=f"{DATASET}-0000000000ff")[0] == 404
+    assert toy.serving() == before
+
+
 def test_what_a_refusal_says_to_abort_is_aborted_although_a_newer_run_waits_as_well() -> None:
     toy = with_two_live()
     assert ask(toy, "redeploy", run_id=SECOND)[0] == 202

@@ -10,7 +10,7 @@ import pytest
 import toy as toys
 from toy import DATASET, Disturbance, Toy, die
 
-from dualdeploy.errors import ServiceUnavailable
+from dualdeploy.errors import InvalidDatasetConfig, ServiceUnavailable
 from dualdeploy.ledger import IllegalTransition, State, names
 from dualdeploy.ledger.documents import RELEASE_ENDS
 from dualdeploy.object_store import ABSENT
@@ -248,6 +248,18 @@ def test_a_release_whose_document_cannot_be_read_is_taken_back_and_blocks_nothin
     assert not aborts or toy.world.shelf.get(SECOND, 0) == 0
     toy.tick(times=60)
     check_is_over(toy, THIRD, SECOND)
+
+
+def test_a_recorded_configuration_that_only_a_newer_version_understands_is_left_to_it() -> None:
+    toy = resting()
+    toy.world.trouble["put"] = InvalidDatasetConfig("the recorded configuration was written by another version")
+    said = []
+    for _ in range(10):
+        toy.tick()
+        said.append(toy.standing(SECOND).waits_for)
+    assert [each for each in said if "a version of the service that understands its configuration" in each]
+    toy.tick(times=30)
+    check_is_over(toy, SECOND, FIRST)
 
 
 @pytest.mark.parametrize("aborts", [False, True])

@@ -238,7 +238,14 @@ class Commands(Generic[AnyRelease, AnyServing]):
         current = serving.current if serving else None
         if serving is None or current is None:
             raise Refusal(404, f"nothing of data set {wanted.dataset!r} is live for {self._of.target}: redeploy a run")
+        self._refuse_before_it_is_live(serving)
+        run = self._run_before(wanted, serving, current)
+        self._refuse_untrained(run)
+        # Last: what is refused changes nothing.
         self._make_way_for_rollback(serving)
+        return run
+
+    def _run_before(self, wanted: Wanted, serving: AnyServing, current: Served) -> Run:
         if wanted.to_run == current.run_id:
             raise Refusal(
                 409,
@@ -247,17 +254,14 @@ class Commands(Generic[AnyRelease, AnyServing]):
             )
         previous = serving.previous
         if wanted.to_run:
-            run = self._run(wanted.to_run)
-        elif previous is None:
+            return self._run(wanted.to_run)
+        if previous is None:
             self._have_someone_choose(current, f"nothing served before {current.run_id}")
-        elif previous.taken_back:
+        if previous.taken_back:
             self._have_someone_choose(
                 current, f"{previous.run_id}, which served before, was taken back ({previous.taken_back})"
             )
-        else:
-            run = self._run(previous.run_id)
-        self._refuse_untrained(run)
-        return run
+        return self._run(previous.run_id)
 
     def _run_to_retire(self, wanted: Wanted) -> Run:
         serving = self._serving(wanted.dataset)
@@ -316,16 +320,20 @@ class Commands(Generic[AnyRelease, AnyServing]):
             send={"path": "/abort", "body": {"dataset": dataset, "run_id": busy.run_id}},
         )
 
+    def _refuse_before_it_is_live(self, serving: AnyServing) -> None:
+        turn = serving.under_way
+        if turn is None or self._is_out(serving, turn):
+            return
+        says = "is under way and not live yet: /abort stops it, and what serves goes on serving"
+        if turn.kind == "retire":
+            says = "takes the data set down: /abort stops it where it is, and /redeploy then brings a run out"
+        send = {"path": "/abort", "body": {"dataset": serving.dataset}}
+        raise Refusal(409, f"{turn.name} {says}", send=send)
+
     def _make_way_for_rollback(self, serving: AnyServing) -> None:
         turn = serving.under_way
         if turn is None:
             return
-        if not self._is_out(serving, turn):
-            raise Refusal(
-                409,
-                f"{turn.name} is under way and not live yet: /abort stops it, and what serves goes on serving",
-                send={"path": "/abort", "body": {"dataset": serving.dataset}},
-            )
         serve.end_tail(
             self._ledger,
             self._of.serving_kind,

@@ -20,7 +20,14 @@ from dualdeploy import clock as clocks
 from dualdeploy import dataset_config, logs
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.due import Due
-from dualdeploy.errors import CannotEverSucceed, LeaseHeld, LedgerContention, RetryLater, UnknownRun
+from dualdeploy.errors import (
+    CannotEverSucceed,
+    InvalidDatasetConfig,
+    LeaseHeld,
+    LedgerContention,
+    RetryLater,
+    UnknownRun,
+)
 from dualdeploy.events import DeploymentCompleted, TrainingCompleted, encode
 from dualdeploy.ledger import (
     Holdup,
@@ -247,6 +254,10 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
             return self._stopped(release, str(exc))
         if isinstance(exc, UnreadableDocument) and self._is_waiting(release):
             return Wait(release, f"someone to mend it: {exc}", limit=CONFIGURATION_SECONDS, kind="document")
+        if isinstance(exc, InvalidDatasetConfig) and not release.going_back:
+            # What is recorded was valid when the release began: a newer version of the service wrote it.
+            what = f"a version of the service that understands its configuration; /abort takes it back: {exc}"
+            return Wait(release, what, limit=UNKNOWN_STEP_SECONDS, kind="version")
         log.error("%s at %s: %s", release.name, release.step or "its beginning", exc)
         return self._of.failed(release, step, exc)
 
