@@ -25,9 +25,20 @@ def still(ward: Any) -> Any:
     """The ward with a clock that does not tick: whatever is called is called by the doctor."""
     job = ward.cloud.scheduler.jobs["dualdeploy-tick"]
     job.is_paused = True
-    time.sleep(0.5)
+    _wait_until_nothing_is_called(ward.cloud)
     yield ward
     job.is_paused = False
+
+
+def _wait_until_nothing_is_called(cloud: Any, *, quiet_s: float = 1.0, limit_s: float = 60.0) -> None:
+    """A tick that was sent before the pause is still delivered, and answered with calls."""
+    end = time.monotonic() + limit_s
+    last, since = cloud.faults.called(), time.monotonic()
+    while time.monotonic() - since < quiet_s:
+        assert time.monotonic() < end, "the services never came to rest"
+        time.sleep(0.1)
+        if (now := cloud.faults.called()) != last:
+            last, since = now, time.monotonic()
 
 
 def test_every_call_that_it_makes_is_a_read(still: Any) -> None:
