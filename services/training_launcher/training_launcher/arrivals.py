@@ -21,11 +21,12 @@ from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.errors import CannotEverSucceed, InvalidDatasetConfig, RejectedByGoogle, UnknownDataset
 from dualdeploy.ledger import Ledger, Rejected
 from dualdeploy.object_store import ObjectStore
-from dualdeploy.shards import PassedOver
+from dualdeploy.shards import Kind, PassedOver
 from dualdeploy.ticks import Next
 from training_launcher import snapshots
 from training_launcher.claiming import Claiming, Wish
 from training_launcher.data_sets import DataSets
+from training_launcher.markers import goes_on, request_of
 from training_launcher.snapshots import Listing
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class Arrivals:
         """`what` is a data set."""
         known = self._data_sets.read(what)
         try:
-            following = self._look(what, is_new=not known.newest)
+            following = self._look(what, newest=known.newest)
         except CannotEverSucceed as exc:
             # Said once a day, not every minute: the name of the record is derived from what it says.
             self.record(what, exc)
@@ -106,16 +107,16 @@ class Arrivals:
             f"data set {config.dataset!r} has no shards under {place}: {listing.passed_over.why_no_shards()}"
         )
 
-    def wish(self, config: DatasetConfig, listing: Listing, *, reason: str) -> Wish:
+    def wish(self, config: DatasetConfig, listing: Listing, *, reason: str, extends: str = "") -> Wish:
         """The run of what was listed. Raises IncompleteSet."""
         if fault := shard_names.why_incomplete(listing.names):
             raise IncompleteSet(fault)
         said = "; ".join(filter(None, (reason, listing.passed_over.sentence())))
-        return Wish(config=config, snapshot=listing.snapshot, reason=said)
+        return Wish(config=config, snapshot=listing.snapshot, reason=said, extends=extends)
 
-    def launch(self, config: DatasetConfig, listing: Listing, *, reason: str) -> str:
+    def launch(self, config: DatasetConfig, listing: Listing, *, reason: str, extends: str = "") -> str:
         """Claim the run of what was listed and have it launched; what came of it."""
-        run, is_new = self._claiming.claim(self.wish(config, listing, reason=reason))
+        run, is_new = self._claiming.claim(self.wish(config, listing, reason=reason, extends=extends))
         passed_over = listing.passed_over.sentence()
         if passed_over and passed_over not in run.reason:
             self.record(config.dataset, NoShards(f"nothing new for {run.run_id}: {passed_over}"))
@@ -123,17 +124,30 @@ class Arrivals:
 
     # A look ----------------------------------------------------------------------------------------------------
 
-    def _look(self, dataset: str, *, is_new: bool) -> Next:
+    def _look(self, dataset: str, *, newest: str) -> Next:
         config = dataset_config.read(self._config, dataset)
         listing = self.listing(config)
-        why = _why_complete(config, listing, is_new=is_new)
+        why = _why_complete(config, listing, is_new=not newest)
         if not why:
             return Next("its batch is not complete", _quiet_at(config, listing))
         if not listing.snapshot.shards:
             if listing.passed_over != PassedOver():
                 raise self.no_shards(config, listing)
             return Next("there is no data")
-        return Next(self.launch(config, listing, reason=why))
+        return Next(self.launch(config, listing, reason=why, extends=self._begun_too_early(newest, config, listing)))
+
+    def _begun_too_early(self, newest: str, config: DatasetConfig, listing: Listing) -> str:
+        """The newest run if a marker that lies there began it with a part of what is there now; else empty."""
+        kind_of = config.data.shard_names.kind
+        requests = (
+            request_of(self._bucket, name, found.generation)
+            for name, found in listing.objects.items()
+            if kind_of(name) is Kind.MARKER
+        )
+        if not newest or newest not in map(self._claiming.run_wanted_by, requests):
+            return ""
+        run = self._ledger.read_run(newest)
+        return newest if goes_on(listing, run, within=config.data.quiet_period) else ""
 
     def _kept(self, dataset: str, exc: CannotEverSucceed) -> Next:
         """What becomes of arrivals that could not be looked at: they outlive what is not their fault."""

@@ -30,7 +30,7 @@ from training_launcher.claiming import Claiming, Wish
 from training_launcher.configurations import CONFIG, dataset_of
 from training_launcher.data_sets import DataSets
 from training_launcher.intake import Intake
-from training_launcher.markers import spoken_for
+from training_launcher.markers import request_of, spoken_for
 from training_launcher.settings import LauncherSettings
 from training_launcher.snapshots import Listing
 
@@ -113,7 +113,7 @@ class Launcher:
         return self._complete_by_numbers(name, shard, config)
 
     def _complete_by_marker(self, event: ObjectFinalized) -> Outcome:
-        request = f"marker:{event.bucket}/{event.name}#{event.generation}"
+        request = request_of(event.bucket, event.name, event.generation)
         intended = self._claiming.intended(request)
         if intended:
             return self._launch(*intended)

@@ -286,8 +286,7 @@ class Launching:
         if launch.called_off:
             self._jobs.cancel(launch.job)
             return "is called off", None
-        if dataset_config.stored(each.run.config).data.on_new_data == "supersede":
-            self._superseding.call_off_older(each.run, launch.target)
+        self._superseding.call_off_older(each.run, launch.target)
         if launch.unanswered:
             return self._look_for_unanswered(each)
         return "training", None

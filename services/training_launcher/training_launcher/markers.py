@@ -1,13 +1,34 @@
-"""What a `_SUCCESS` marker speaks for: the objects that were there when it was written, and nothing that came later."""
+"""What a `_SUCCESS` marker speaks for: the objects that were there when it was written, and nothing that came later.
+
+A folder that is copied together with its marker (`gcloud storage cp -r`) has the empty marker among its first objects.
+The run that such a marker begins makes way for the run of the whole batch (`goes_on`, `superseding`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 
+from dualdeploy import clock as clocks
 from dualdeploy import shards as shard_names
 from dualdeploy.events import ObjectFinalized
 from dualdeploy.ledger import Run
 from training_launcher.snapshots import Listing
+
+
+def request_of(bucket: str, name: str, generation: int | str) -> str:
+    """What this version of a marker asks for, as one text (`Claiming.claim_once`)."""
+    return f"marker:{bucket}/{name}#{generation}"
+
+
+def goes_on(listing: Listing, run: Run, *, within: float) -> bool:
+    """Whether the batch of `run` went on arriving: it is all there, and the next shard came `within` seconds."""
+    before = {shard.name: shard.generation for shard in run.snapshot.shards}
+    present = {shard.name: shard.generation for shard in listing.snapshot.shards}
+    more = present.keys() - before.keys()
+    if not more or not before.items() <= present.items():
+        return False
+    following = min(listing.objects[name].created for name in more)
+    return (following - clocks.from_text(run.created_at)).total_seconds() < within
 
 
 def spoken_for(listing: Listing, marker: ObjectFinalized, *, known: Run | None) -> Listing | None:

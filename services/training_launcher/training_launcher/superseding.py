@@ -1,4 +1,7 @@
-"""`on_new_data: supersede`: newer data calls off the training of older data, once Vertex AI has taken the newer job.
+"""Newer data calls off the training of older data, once Vertex AI has taken the newer job.
+
+That is done where `on_new_data` is `supersede`; and, whatever it is, to a run that a marker began with a part of the
+batch (`Run.extends`): a model of half of an upload is of use to no one.
 
 ::
 
@@ -32,15 +35,17 @@ class Superseding:
         self._data_sets = data_sets
 
     def call_off_older(self, run: Run, target: str) -> None:
-        """Have every older training of this target end: Vertex AI has taken the job of `run`."""
+        """Have every older training of this target end that makes way for `run`: Vertex AI has taken its job."""
+        if not (run.extends or _supersedes(run)):
+            return
         for other in self._others(run):
-            if _age(other) < _age(run):
+            if _takes_place_of(other, run):
                 self._call_off(other, target, by=run)
 
     def newer_that_trains(self, run: Run, target: str) -> Run | None:
         """A newer run that wants this one's place and whose job Vertex AI has taken."""
         for other in self._others(run):
-            if _age(other) < _age(run) or other.config.get("data", {}).get("on_new_data") != "supersede":
+            if not _takes_place_of(run, other):
                 continue
             found = self._find(other, target)
             if found and found.document.state in (State.TRAINING, State.TRAINED):
@@ -82,6 +87,14 @@ class Superseding:
         with contextlib.suppress(CannotEverSucceed):
             return self._ledger.find(names.launch(run.run_id, target), Launch)
         return None
+
+
+def _takes_place_of(older: Run, newer: Run) -> bool:
+    return _age(older) < _age(newer) and (_supersedes(newer) or newer.extends == older.run_id)
+
+
+def _supersedes(run: Run) -> bool:
+    return bool(run.config.get("data", {}).get("on_new_data") == "supersede")
 
 
 def _age(run: Run) -> tuple[str, str]:

@@ -175,6 +175,45 @@ def test_a_marker_speaks_for_what_was_there_and_what_came_later_waits_for_the_qu
     assert len(chain.run_ids()) == 2
 
 
+@pytest.mark.parametrize("policy", ["queue", "supersede"])
+def test_a_run_that_a_marker_began_with_a_part_of_a_copied_folder_makes_way_for_the_whole(policy: str) -> None:
+    """`gcloud storage cp -r` of a folder uploads its empty marker among the first objects."""
+    chain = Chain()
+    chain.configure(data={"on_new_data": policy})
+    parts = [f"flowers/part-{number:05d}-5b1e2f6c.tfrecord" for number in range(3)]
+    for name in ("flowers/eval-roses.tfrecord", parts[0], MARKER, *parts[1:]):
+        chain.upload(name)
+        chain.drain()
+        chain.clock.advance(1)
+    (first,) = chain.run_ids()
+    for _ in range(5):
+        chain.tick()
+        chain.drain()
+    (second,) = set(chain.run_ids()) - {first}
+    assert len(chain.ledger.read_run(second).snapshot.shards) == 4
+    assert [chain.standing(first, target).state for target in ("cloud", "mobile")] == ["superseded", "superseded"]
+    assert "newer data arrived" in chain.standing(first, "cloud").reason
+    chain.settle()
+    chain.check_is_live(second)
+
+
+@pytest.mark.parametrize("then", ["much later", "a shard of it replaced"])
+def test_what_arrives_after_a_batch_that_was_whole_queues_behind_it(then: str) -> None:
+    chain = Chain()
+    chain.upload("flowers/roses.tfrecord", "flowers/eval-roses.tfrecord", MARKER)
+    chain.drain()
+    (first,) = chain.run_ids()
+    chain.clock.advance(600 if then == "much later" else 5)
+    if then != "much later":
+        chain.upload("flowers/roses.tfrecord", edition=2)
+    chain.upload("flowers/tulips.tfrecord")
+    chain.drain()
+    chain.tick(240)
+    chain.drain()
+    (second,) = set(chain.run_ids()) - {first}
+    assert [chain.ledger.read_run(second).extends, chain.standing(first, "cloud").state] == ["", "training"]
+
+
 @pytest.mark.parametrize("seconds", [0, 1])
 def test_an_object_of_the_markers_own_moment_is_in_its_batch(seconds: float) -> None:
     chain = Chain()

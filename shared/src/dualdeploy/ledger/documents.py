@@ -80,7 +80,7 @@ class DataSet(Document):
 
 class Run(Document):
     """One snapshot, trained twice. `claim` tells which writer created the object; `config` is the data set's
-    configuration as it was then."""
+    configuration as it was then. `extends` is a run of a part of the same batch, which a marker began too early."""
 
     v: int = 1
     run_id: str
@@ -90,6 +90,7 @@ class Run(Document):
     snapshot: Snapshot
     config: Mapping[str, Any]
     claim: str
+    extends: str = ""
 
 
 class Moment(Document):
