@@ -15,7 +15,15 @@ import logging
 from dualdeploy import clock as clocks
 from dualdeploy import logs, spending, training
 from dualdeploy.due import Due
-from dualdeploy.errors import CannotEverSucceed, NoCapacity, ResourceMissing, UnknownRun, UnusableResult
+from dualdeploy.errors import (
+    CannotEverSucceed,
+    NoCapacity,
+    PermissionSpreads,
+    ResourceMissing,
+    ServiceUnavailable,
+    UnknownRun,
+    UnusableResult,
+)
 from dualdeploy.events import ObjectFinalized, TrainingCompleted, TrainingJobLogged, encode
 from dualdeploy.ledger import Ended, Launch, Ledger, Versioned, names
 from dualdeploy.object_store import ObjectMissing, ObjectStore
@@ -135,8 +143,7 @@ class JobNotifier:
             reason = launch.called_off or "the job was cancelled"
             return self._ended(launch, attempt, outcome="cancelled", reason=reason, seconds=seconds)
         if job.outcome is not JobOutcome.SUCCEEDED:
-            # Vertex AI takes a job and tells only then that it has no machine for it.
-            outcome = "no_capacity" if isinstance(job.failure(), NoCapacity) else "failed"
+            outcome = "no_capacity" if _was_never_placed(job) else "failed"
             reason = f"the job {job.outcome}: {job.error or 'Vertex AI gives no reason'}"
             return self._ended(launch, attempt, outcome=outcome, reason=reason, seconds=seconds)
         try:
@@ -219,6 +226,15 @@ def _parts(what: str) -> tuple[str, str, int]:
     if target not in TARGETS or not attempt.isascii() or not attempt.isdigit():
         raise CannotEverSucceed(f"{what!r} is not <run>/<target>/<attempt>")
     return run_id, target, int(attempt)
+
+
+def _was_never_placed(job: Job) -> bool:
+    """Vertex AI takes a job and tells only then that it has no machine for it, or fails itself before it has begun."""
+    failure = job.failure()
+    if isinstance(failure, NoCapacity):
+        return True
+    passes = isinstance(failure, ServiceUnavailable) and not isinstance(failure, PermissionSpreads)
+    return passes and job.started is None
 
 
 def _seconds(job: Job) -> float:

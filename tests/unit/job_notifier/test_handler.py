@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import itertools
 
 import pytest
@@ -400,6 +401,30 @@ def test_a_job_that_vertex_could_not_place_is_asked_for_again_and_announced_only
     assert chain.ledger.read_launch(run_id, "cloud").document.job == second
     assert [message["outcome"] for message in told(chain)] == ["succeeded"]
     assert chain.standing(run_id, "cloud").state is State.LIVE
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "has_begun", "outcome"),
+    [
+        (NO_CAPACITY, 8, False, "no_capacity"),
+        (NO_CAPACITY, 9, True, "no_capacity"),
+        ("Internal error occurred for the current attempt. Please retry in a few minutes.", 9, False, "no_capacity"),
+        ("Internal error encountered.", 13, False, "no_capacity"),
+        ("The service is currently unavailable.", 14, False, "no_capacity"),
+        ("Internal error encountered.", 13, True, "failed"),
+        ("Permission 'artifactregistry.repositories.downloadArtifacts' denied", 7, False, "failed"),
+        ("The replica workerpool0-0 exited with a non-zero status of 64.", 9, True, "failed"),
+        ("The image cannot be pulled.", 5, False, "failed"),
+    ],
+)
+def test_what_fails_at_vertex_before_the_container_ran_is_asked_for_again(
+    chain: Chain, run_id: str, job: str, *, error: str, code: int, has_begun: bool, outcome: str
+) -> None:
+    begun = datetime.datetime(2026, 11, 23, 12, tzinfo=datetime.UTC) if has_begun else None
+    chain.vertex.jobs[job] = dataclasses.replace(chain.vertex.jobs[job], started=begun)
+    chain.vertex.end_job(job, "JOB_STATE_FAILED", error=error, code=code)
+    notifier_tick(chain)
+    assert ended(chain, run_id).outcome == outcome
 
 
 def test_without_capacity_for_a_day_the_training_is_given_up_in_words_that_say_why(chain: Chain, run_id: str) -> None:

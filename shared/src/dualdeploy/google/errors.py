@@ -112,7 +112,7 @@ RULES: Final = (
         "Google makes it at the first use of an API, within minutes",
     ),
     # Google's own word, whatever the status.
-    _rule("400 403", "try again (in a few minutes|later)", ServiceUnavailable),
+    _rule("400 403", "(try again|retry) (in a few minutes|later)", ServiceUnavailable),
     _rule("400", "other operations running", ResourceConflict),
     _rule(
         "401",
