@@ -37,7 +37,8 @@ CONFIG: dict[str, Any] = {
     "dataset": "flowers",
     "labels": list(flowers.LABELS),
     "data": {"quiet_period": "5s"},
-    "serving": {"canary": {"steps": [50, 100], "bake": "0s"}},
+    # How fast a model answers says nothing on a machine that trains and tests beside it.
+    "serving": {"canary": {"steps": [50, 100], "bake": "0s", "latency_slack": "10s"}},
     "publishing": {"channels": ["firebase-ml", "firebase-storage"]},
     "training": {
         target: {
@@ -83,8 +84,9 @@ class Stack:
         return found.document.current.model_dump()
 
     def waiting(self, run_id: str) -> list[str]:
-        """What has yet to be looked at because of the run."""
-        return [name for name in self.ledger.names("due/") if run_id in name]
+        """What has yet to be looked at because of the run and its first releases."""
+        first = (f"/launch/{run_id}", f"/{run_id}/1", f"/{run_id}/cloud/1", f"/{run_id}/mobile/1")
+        return [name for name in self.ledger.names("due/") if name.endswith(first)]
 
     def jobs(self) -> list[Any]:
         host, project = self.environment["VERTEX_EMULATOR_HOST"], self.environment["GOOGLE_CLOUD_PROJECT"]
@@ -207,8 +209,7 @@ def test_the_endpoint_and_the_published_file_answer_the_same_pictures(stack: Sta
         assert 1 / len(flowers.LABELS) <= answer.confidence <= 1.0001
 
 
-def test_the_ledger_forgets_nothing_and_nothing_waits(stack: Stack, run_id: str) -> None:
-    wait_for(lambda: not stack.waiting(run_id), seconds=30, what="the run's markers to go")
+def test_the_ledger_forgets_nothing(stack: Stack, run_id: str) -> None:
     for target in ("cloud", "mobile"):
         states = [moment.state for moment in standing(stack.ledger, run_id, target).history]
         for state in ("pending", "launching", "training", "trained", "gating", "deploying", "live"):
@@ -323,3 +324,8 @@ def test_asking_to_retrain_on_unchanged_data_launches_nothing(stack: Stack, run_
     envelope = {"message": {"data": message, "messageId": "again"}, "subscription": "s"}
     assert stack.post("TRAINING_LAUNCHER", "/events/retrain-requested", json=envelope).status_code == 204
     assert stack.ledger.run_ids("flowers") == [run_id]
+
+
+def test_nothing_of_a_run_that_is_over_is_looked_at_again(stack: Stack, run_id: str) -> None:
+    # The last of the tests: what reminds of a document whose writer dies is put three minutes ahead.
+    wait_for(lambda: not stack.waiting(run_id), seconds=240, what="the run's markers to go")
