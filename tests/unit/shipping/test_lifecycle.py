@@ -232,7 +232,8 @@ def test_what_everything_stands_on_stops_the_deployment(real: Any) -> None:
 
 def test_what_passes_is_waited_for_beside_something_optional_that_is_refused_for_good(real: Any) -> None:
     real.environment = real.terraform.checkout({"firebase_ml": True})
-    real.cloud.refuse("google_eventarc_trigger", google_says.WAIT["Eventarc's agent"].says, times=2)
+    # Two triggers, for data and for configurations, are refused twice each.
+    real.cloud.refuse("google_eventarc_trigger", google_says.WAIT["Eventarc's agent"].says, times=4)
     real.cloud.refuse(
         "google_project_service",
         google_says.FINAL["a permission that a person lacks"].says,
