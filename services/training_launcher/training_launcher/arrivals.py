@@ -138,16 +138,21 @@ class Arrivals:
 
     def _begun_too_early(self, newest: str, config: DatasetConfig, listing: Listing) -> str:
         """The newest run if a marker that lies there began it with a part of what is there now; else empty."""
-        kind_of = config.data.shard_names.kind
+        try:
+            run = self._ledger.read_run(newest) if newest else None
+        except CannotEverSucceed as exc:
+            # A document that cannot be read must not stand in the way of every later batch.
+            log.warning("%s is passed over: %s", newest, exc)
+            return ""
+        if run is None or not goes_on(listing, run, within=config.data.quiet_period):
+            return ""
+        # Looked up last: a data set may have a marker for each of its uploads.
         requests = (
             request_of(self._bucket, name, found.generation)
             for name, found in listing.objects.items()
-            if kind_of(name) is Kind.MARKER
+            if config.data.shard_names.kind(name) is Kind.MARKER
         )
-        if not newest or newest not in map(self._claiming.run_wanted_by, requests):
-            return ""
-        run = self._ledger.read_run(newest)
-        return newest if goes_on(listing, run, within=config.data.quiet_period) else ""
+        return newest if newest in map(self._claiming.run_wanted_by, requests) else ""
 
     def _kept(self, dataset: str, exc: CannotEverSucceed) -> Next:
         """What becomes of arrivals that could not be looked at: they outlive what is not their fault."""

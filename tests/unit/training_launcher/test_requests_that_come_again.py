@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import pytest
 from chain import NUMBERED, WHOLE, Chain, Delivery
+from chain_data import overwrite
 
+from dualdeploy.ledger import names
 from dualdeploy.testing.failing import ProcessDied
 
 MARKER = "flowers/_SUCCESS"
@@ -212,6 +214,16 @@ def test_what_arrives_after_a_batch_that_was_whole_queues_behind_it(then: str) -
     chain.drain()
     (second,) = set(chain.run_ids()) - {first}
     assert [chain.ledger.read_run(second).extends, chain.standing(first, "cloud").state] == ["", "training"]
+
+
+def test_the_next_batch_is_claimed_although_the_document_of_the_newest_run_cannot_be_read() -> None:
+    chain, _ = trained()
+    (first,) = chain.run_ids()
+    overwrite(chain.ledger_store, names.run(first), b"{")
+    chain.upload("flowers/tulips.tfrecord")
+    chain.drain()
+    chain.tick(240)
+    assert len(chain.run_ids()) == 2
 
 
 @pytest.mark.parametrize("seconds", [0, 1])
