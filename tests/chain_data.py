@@ -69,9 +69,16 @@ def config_document(dataset: str = "flowers", **sections: Any) -> dict[str, Any]
 
 
 def write_result(
-    models: MemoryObjectStore, run_id: str, target: str, *, clock: Clock, accuracy: float = 0.95, name: str = ""
+    models: MemoryObjectStore,
+    run_id: str,
+    target: str,
+    *,
+    clock: Clock,
+    accuracy: float = 0.95,
+    name: str = "",
+    **more: Any,
 ) -> None:
-    """What services/trainer writes last, and the golden set beside it."""
+    """What services/trainer writes last, and the golden set beside it; `more` takes the place of what it says."""
     directory = models.uri(training.artifact_directory(run_id, target))
     artifacts = {
         "saved_model": "model",
@@ -93,6 +100,7 @@ def write_result(
         "artifacts": {key: f"{directory}/{value}" for key, value in artifacts.items()},
         "metrics": {"accuracy": accuracy, "loss": 0.1, "examples": 40},
         "data": {"train_examples": 160, "eval_examples": 40},
+        **more,
     }
     # An image is the bytes of its label: see `dualdeploy.testing.vertex.label_in_picture`.
     images = [(label.encode(), [float(label == other) for other in LABELS]) for label in LABELS]

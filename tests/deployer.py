@@ -6,7 +6,6 @@ Everything that the service does outside its own process is one operation with a
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import copy
 import dataclasses
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import flask
+from chain_data import LABELS, overwrite, write_result
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
@@ -23,18 +23,15 @@ from cloud_deployer.release import CloudRelease, CloudServing
 from cloud_deployer.service import Service, compose
 from cloud_deployer.settings import DeployerSettings
 from dualdeploy import clock as clocks
-from dualdeploy import training
 from dualdeploy.dataset_config import object_name
 from dualdeploy.events import Envelope, TrainingCompleted
 from dualdeploy.ledger import Ended, Launch, Ledger, Run, Shard, Snapshot, State, names, run_id_of
 from dualdeploy.ledger.standing import Standing, standing
-from dualdeploy.object_store import ABSENT
 from dualdeploy.testing import FakeMonitoring, FakePublisher, FakeVertex, Faults, ManualClock, MemoryObjectStore
 from dualdeploy.testing.callers import cloud_run_callers
 from dualdeploy.testing.failing import ProcessDied
 from dualdeploy.ticks import ADVANCE_TOPIC, parse_advance
 
-LABELS = ("blue", "red")
 LEASE_SECONDS = 90.0
 SETTINGS = DeployerSettings(
     project="demo-project",
@@ -154,40 +151,7 @@ class Deployer:
 
     def write_result(self, run_id: str, *, accuracy: float = 0.95, **more: Any) -> None:
         """What the trainer leaves behind."""
-        directory = self.models.uri(training.artifact_directory(run_id, "cloud"))
-        artifacts = {
-            "saved_model": "model",
-            "pixels_model": "pixels_model",
-            "keras": "model.keras",
-            "metrics": "metrics.json",
-            "golden": "golden.json",
-            "labels": "labels.txt",
-        }
-        result = {
-            "v": 1,
-            "run_id": run_id,
-            "dataset": run_id.rsplit("-", 1)[0],
-            "target": "cloud",
-            "finished_at": clocks.to_text(self.clock()),
-            "architecture": "densenet121",
-            "image_size": 224,
-            "labels": LABELS,
-            "artifacts": {key: f"{directory}/{value}" for key, value in artifacts.items()},
-            "metrics": {"accuracy": accuracy, "loss": 0.1, "examples": 40},
-            "data": {"train_examples": 160, "eval_examples": 40},
-            **more,
-        }
-        # A picture is the bytes of its label: see `dualdeploy.testing.vertex.label_in_picture`.
-        pictures = [
-            {
-                "image_bytes": {"b64": base64.b64encode(label.encode()).decode()},
-                "probabilities": [float(label == other) for other in LABELS],
-            }
-            for label in LABELS
-        ]
-        golden = json.dumps({"v": 1, "examples": pictures}).encode()
-        overwrite(self.models, f"{training.artifact_directory(run_id, 'cloud')}/golden.json", golden)
-        overwrite(self.models, training.result_name(run_id, "cloud"), json.dumps(result).encode())
+        write_result(self.models, run_id, "cloud", clock=self.clock, accuracy=accuracy, **more)
 
     # Driving ---------------------------------------------------------------------------------------------------
 
@@ -435,11 +399,6 @@ def kill_points(operations: Sequence[str]) -> Iterator[tuple[int, str]]:
         if not name.endswith((".read", ".list", ".operation", ".predict")) and ".find_" not in name:
             yield number, "before"
             yield number, "after"
-
-
-def overwrite(store: MemoryObjectStore, name: str, data: bytes) -> None:
-    found = next((each for each in store.list(name) if each.name == name), None)
-    store.put(name, data, expect=found.generation if found else ABSENT)
 
 
 @contextlib.contextmanager
