@@ -15,7 +15,6 @@ from cloud_deployer.settings import DeployerSettings
 from cloud_deployer.steps import retire
 from cloud_deployer.target import CloudTarget
 from cloud_deployer.world import World
-from dualdeploy import events
 from dualdeploy.callers import Callers
 from dualdeploy.due import Due
 from dualdeploy.entrypoint import Handler
@@ -25,8 +24,9 @@ from dualdeploy.object_store import ObjectStore
 from dualdeploy.pubsub import Publisher
 from dualdeploy.release.api import blueprint
 from dualdeploy.release.commands import Commands
+from dualdeploy.release.handlers import event_handlers
 from dualdeploy.release.worker import KIND, ReleaseWorker
-from dualdeploy.ticks import Ticks, Work, parse_advance
+from dualdeploy.ticks import Ticks, Work
 from dualdeploy.vertex import Vertex
 
 SERVICE = "cloud_deployer"
@@ -44,13 +44,7 @@ class Service:
     @property
     def handlers(self) -> Mapping[str, Handler]:
         """By the name of the event."""
-        return {
-            "training-completed": lambda e: self.worker.on_training_completed(
-                events.parse_training_completed(e), self.ticks
-            ),
-            "advance": lambda e: self.ticks.on_advance(parse_advance(e)),
-            "tick": lambda _: self.ticks.on_tick(),
-        }
+        return event_handlers(self.worker, self.ticks)
 
     def routes(self, callers: Callers) -> flask.Blueprint:
         """The HTTP interface."""

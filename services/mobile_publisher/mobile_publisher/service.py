@@ -8,15 +8,15 @@ from collections.abc import Mapping
 
 import flask
 
-from dualdeploy import events
 from dualdeploy.callers import Callers
 from dualdeploy.due import Due
 from dualdeploy.entrypoint import Handler
 from dualdeploy.pubsub import Publisher
 from dualdeploy.release.api import blueprint
 from dualdeploy.release.commands import Commands
+from dualdeploy.release.handlers import event_handlers
 from dualdeploy.release.worker import KIND, ReleaseWorker
-from dualdeploy.ticks import Ticks, parse_advance
+from dualdeploy.ticks import Ticks
 from mobile_publisher.release import MobileRelease, MobileServing
 from mobile_publisher.settings import PublisherSettings
 from mobile_publisher.steps import retire
@@ -38,13 +38,7 @@ class Service:
     @property
     def handlers(self) -> Mapping[str, Handler]:
         """By the name of the event."""
-        return {
-            "training-completed": lambda e: self.worker.on_training_completed(
-                events.parse_training_completed(e), self.ticks
-            ),
-            "advance": lambda e: self.ticks.on_advance(parse_advance(e)),
-            "tick": lambda _: self.ticks.on_tick(),
-        }
+        return event_handlers(self.worker, self.ticks)
 
     def routes(self, callers: Callers) -> flask.Blueprint:
         """The HTTP interface."""
