@@ -1,16 +1,13 @@
-"""Payloads as the platform sends them, and a ledger in memory with a clock that moves only when told to."""
+"""Payloads as the platform sends them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
-
-from dualdeploy.ledger import Ledger, Run, Shard, Snapshot, run_id_of
-from dualdeploy.testing import ManualClock, MemoryObjectStore
 
 EVENTS = Path(__file__).parents[2] / "events"
 
@@ -31,44 +28,3 @@ def read_delivery(name: str) -> Delivery:
 def delivery() -> Callable[[str], Delivery]:
     """`delivery("pubsub_push_tick")` is tests/events/pubsub_push_tick.json as it comes in."""
     return read_delivery
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def store(clock: ManualClock) -> MemoryObjectStore:
-    return MemoryObjectStore("ledger", clock=clock)
-
-
-@pytest.fixture
-def ledger(store: MemoryObjectStore, clock: ManualClock) -> Ledger:
-    return Ledger(store, clock=clock)
-
-
-@pytest.fixture
-def make_run() -> Callable[..., Run]:
-    """`make_run(dataset="flowers", shards=("a",), claim="me")`: a run whose id follows from its shards."""
-
-    def make(dataset: str = "flowers", *, shards: tuple[str, ...] = ("a",), claim: str = "me", **changes: Any) -> Run:
-        snapshot = Snapshot(
-            bucket="data",
-            prefix=f"{dataset}/",
-            shards=tuple(
-                Shard(name=f"{dataset}/{name}.tfrecord", generation=7, size=10, crc32c="AAAAAA==") for name in shards
-            ),
-        )
-        fields: dict[str, Any] = {
-            "run_id": run_id_of(dataset, snapshot.digest()),
-            "dataset": dataset,
-            "created_at": "2026-11-23T12:00:00.000Z",
-            "reason": "every numbered set is whole",
-            "snapshot": snapshot,
-            "config": {},
-            "claim": claim,
-        }
-        return Run(**{**fields, **changes})
-
-    return make
