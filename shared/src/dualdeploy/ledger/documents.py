@@ -17,6 +17,7 @@ from typing import Annotated, Any, Self
 import pydantic
 
 from dualdeploy import clock as clocks
+from dualdeploy.contracts.routing import Routing
 from dualdeploy.ledger.states import RELEASE_ENDS, RELEASE_MOVES, TRAINING_ENDS, TRAINING_MOVES, State, check_move
 
 #: A state; one that a newer version added is a text like any other.
@@ -340,6 +341,21 @@ class Serving(Document):
     undeployed_at: str = ""
     undeployed_because: str = ""
     retired_at: str = ""
+
+
+class Routings(Document):
+    """When phones ask the cloud model: one `Routing` for each published file that they may have, the live one first.
+
+    Written before the objects that phones read; `published` says that these hold the same. `problem` is why there is
+    nothing to publish.
+    """
+
+    v: int = 1
+    dataset: str
+    at: str
+    files: tuple[Routing, ...] = ()
+    published: bool = False
+    problem: str = ""
 
 
 class Intent(Document):

@@ -11,6 +11,7 @@ serving/<target>/<dataset>.json              the same two: what serves, what is 
 data/<dataset>.json                          training_launcher: the newest run, what arrived, the schedule
 claims/endpoints/<id>.json                   cloud_deployer: which data set holds an endpoint
 claims/names/<name>.json                     mobile_publisher: which data set holds a publishing name
+routing/<dataset>.json                       mobile_publisher: when phones ask the cloud model, and why
 spend/<month>/<dataset>.json                 the account of a month; see `spending`
 cleanup/<dataset>.json                       cloud_deployer: what nothing needs any more, and what was removed
 locks/<name>.json                            leases
@@ -104,6 +105,10 @@ def endpoint_claim(endpoint: str) -> str:
 
 def name_claim(name: str) -> str:
     return f"claims/names/{name}.json"
+
+
+def routing(dataset: str) -> str:
+    return f"routing/{dataset}.json"
 
 
 def request(digest: str) -> str:
