@@ -3,9 +3,9 @@
 The validator checks both CRCs of every record, finds the picture and the label, judges the picture's header, decodes a
 sample, and computes the checksum by which copies and the split are told. Each contender runs in a process of its own,
 in turns, so that whatever else the machine does hits all. CPU seconds count, not wall seconds: other work shares the
-cores.
+cores. What Python costs for each record is the same for a small and a large picture, so sizes are measured one by one.
 
-    python -m benchmarks.validator [--mebibytes 1000] [--rounds 5] [--image-kilobytes 100]
+    python -m benchmarks.validator [--mebibytes 500] [--rounds 5] [--image-kilobytes 7 30 100 300 1000]
 """
 
 from __future__ import annotations
@@ -35,39 +35,44 @@ GOAL_MEBIBYTES = 100
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Generate a shard, let all read it in turns, and write the rows of the report."""
+    """Generate a shard of pictures of each size, let all read it in turns, and write the rows of the report."""
     options = _options(arguments)
     if options.contender:
         print(json.dumps(_measured(options.contender, options.shard)))
         return
+    for kilobytes in options.image_kilobytes:
+        _compare(kilobytes, options)
+
+
+def _compare(kilobytes: int, options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         shard = Path(folder) / "train-00000-of-00001.tfrecord"
-        records = generate(shard, options.mebibytes << 20, options.image_kilobytes * 1000)
+        records = generate(shard, options.mebibytes << 20, kilobytes * 1000)
         size = shard.stat().st_size
-        how = f"{records} records, {size >> 20} MiB, {options.image_kilobytes} kB JPEGs, one thread"
+        how = f"{records} records, {size >> 20} MiB, {kilobytes} kB JPEGs, one thread"
         print(how)
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
         for _ in range(options.rounds):
             for name, results in runs.items():
                 results.append(_run(name, shard))
                 print(f"  {name:<22}{size / results[-1]['seconds'] / 1e6:>10,.0f} MB per CPU second")
-    _report(size, runs, f"{how}; median of {options.rounds} alternated runs, CPU time")
+    _report(kilobytes, size, runs, f"{how}; median of {options.rounds} alternated runs, CPU time")
 
 
-def _report(size: int, runs: dict[str, list[dict[str, float]]], how: str) -> None:
+def _report(kilobytes: int, size: int, runs: dict[str, list[dict[str, float]]], how: str) -> None:
     speed = {name: round(size / statistics.median(run["seconds"] for run in each) / 1e6) for name, each in runs.items()}
     peak = max(run["peak_mebibytes"] for run in runs["validator_with_sample"])
     floor = speed["read_and_checksum"]
 
     def row(contender: str, name: str, goal: float | None, what: str) -> Row:
-        return Row(f"validator.{name}", speed[contender], "MB/s", floor, goal, f"{what}; {how}")
+        return Row(f"validator.{name}_{kilobytes}_kB", speed[contender], "MB/s", floor, goal, f"{what}; {how}")
 
     append_rows(
         [
             row("validator", "bytes_per_second", GOAL_RATIO, "all checks but the decoded sample, whose cost is fixed"),
             row("validator_with_sample", "with_decoded_sample_per_second", None, "all checks, 256 images decoded"),
             row("read_and_parse", "read_and_parse_per_second", None, "framing, CRC, image and label; nothing judged"),
-            Row("validator.peak_rss", round(peak), "MiB", None, GOAL_MEBIBYTES, how),
+            Row(f"validator.peak_rss_{kilobytes}_kB", round(peak), "MiB", None, GOAL_MEBIBYTES, how),
         ]
     )
 
@@ -96,7 +101,7 @@ def jpeg(chance: random.Random, size: int) -> bytes:
     """A blurred noise picture, encoded with the quality that comes near the size."""
     from PIL import Image  # noqa: PLC0415 (only the generating process needs it)
 
-    side = 224 if size < 40_000 else 640
+    side = 224 if size < 40_000 else 640 if size < 200_000 else 2560
     noise = Image.frombytes("RGB", (side // 4, side // 4), chance.randbytes(3 * (side // 4) ** 2))
     noise = noise.resize((side, side), Image.Resampling.BICUBIC)
     encoded = []
@@ -180,9 +185,9 @@ def _run(name: str, shard: Path) -> dict[str, float]:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mebibytes", type=int, default=1000)
+    parser.add_argument("--mebibytes", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--image-kilobytes", type=int, default=100)
+    parser.add_argument("--image-kilobytes", type=int, nargs="+", default=[7, 30, 100, 300, 1000])
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--shard", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
