@@ -120,7 +120,8 @@ def _examine(validation: Validation, run: Run, notes: Notes, clock: Clock, until
             f"{validation.shards_read:,} of {validation.shards_planned:,} shards of {run.run_id} are validated;"
             " the next tick goes on"
         )
-    return validation.conclude().to_json()
+    found = validation.conclude()
+    return dataclasses.replace(found, notes=(*found.notes, *_paid_reading(run))).to_json()
 
 
 def _validation(run: Run, data: ObjectStore, earlier: Iterable[Run]) -> Validation:
@@ -158,6 +159,22 @@ def _unreadable(run: Run, notes: Notes, now: datetime.datetime, exc: Exception) 
         " a forced retrain request when it can be read",
         about="objects",
     )
+
+
+def _paid_reading(run: Run) -> tuple[str, ...]:
+    """What to say of shards that cost something each time they are read.
+
+    Source: https://cloud.google.com/storage/pricing#retrieval-pricing
+    """
+    classes, total = run.snapshot.storage_classes, len(run.snapshot.shards)
+    if not classes:
+        return ()
+    listed = ", ".join(f"{count:,} {name}" for name, count in sorted(classes.items()))
+    told = (
+        f"Stored for rare reading: {listed}, of {total:,} shards. Without Autoclass, Cloud Storage charges"
+        " for each gigabyte read of them, and validation, both trainings and publishing read them."
+    )
+    return (told,)
 
 
 def _rejected(reason: str, *, about: str = "data") -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import datetime
 import itertools
@@ -78,7 +79,8 @@ def _listing(
     at_work = [each for each in by_kind[Kind.HIDDEN] if shard_names.is_of_a_writer_at_work(each.name)]
     newest = max((each.updated for each in (*found, *by_kind[Kind.UNKNOWN], *at_work) or every), default=None)
     passed_over = shard_names.pass_over((summary.name for summary in every), rule)
-    snapshot = Snapshot(bucket=bucket, prefix=config.data.prefix, shards=shards)
+    classes = collections.Counter(each.storage_class for each in found if each.storage_class != "STANDARD")
+    snapshot = Snapshot(bucket=bucket, prefix=config.data.prefix, shards=shards, storage_classes=dict(classes))
     return Listing(snapshot, listed_at, newest, passed_over, {each.name: each for each in every})
 
 

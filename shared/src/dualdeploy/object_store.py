@@ -61,7 +61,8 @@ class StoredObject:
 class ObjectSummary:
     """What a listing tells: `size` in bytes, `crc32c` base64 of the big-endian value, as Cloud Storage gives it.
 
-    `created` is when this generation was written, `updated` also moves with its metadata.
+    `created` is when this generation was written, `updated` also moves with its metadata. Without `crc32c`, the object
+    is encrypted with a key that only its owner has.
     """
 
     name: str
@@ -70,6 +71,7 @@ class ObjectSummary:
     crc32c: str
     updated: datetime.datetime
     created: datetime.datetime
+    storage_class: str = "STANDARD"
 
 
 class ObjectStore(Protocol):
@@ -217,7 +219,7 @@ class GcsObjectStore:
             lambda: self._bucket().list_blobs(
                 prefix=prefix,
                 end_offset=end or None,
-                fields="items(name,generation,size,crc32c,updated,timeCreated),nextPageToken",
+                fields="items(name,generation,size,crc32c,updated,timeCreated,storageClass),nextPageToken",
                 **self._patience(),
             ),
         )
@@ -231,6 +233,7 @@ class GcsObjectStore:
                 blob.crc32c or "",
                 updated=blob.updated,
                 created=blob.time_created,
+                storage_class=blob.storage_class or "STANDARD",
             )
 
     def _bucket(self) -> storage.Bucket:

@@ -14,11 +14,14 @@ from google.api_core.exceptions import BadRequest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage as google_storage
 
-from dualdeploy.ledger import Run, Shard, Snapshot
+from dualdeploy import dataset_config
+from dualdeploy.clock import utc_now
+from dualdeploy.ledger import Run
 from dualdeploy.object_store import GcsObjectStore
 from local_cloud.faults import Faults
 from local_cloud.storage import Storage
 from training_launcher.examination import examine
+from training_launcher.snapshots import list_shards
 
 NAMES = ("flowers/train.tfrecord", "flowers/eval.tfrecord")
 KEY = bytes(range(32))
@@ -62,10 +65,13 @@ def composed(bucket: Any, name: str) -> None:
     bucket.blob(name).compose(parts)
 
 
-def archived(bucket: Any, name: str) -> None:
-    blob = bucket.blob(name)
-    blob.storage_class = "ARCHIVE"
-    blob.upload_from_string(shard_bytes(name))
+def of_class(storage_class: str) -> Callable[[Any, str], None]:
+    def upload(bucket: Any, name: str) -> None:
+        blob = bucket.blob(name)
+        blob.storage_class = storage_class
+        blob.upload_from_string(shard_bytes(name))
+
+    return upload
 
 
 def under_a_key(bucket: Any, name: str) -> None:
@@ -86,33 +92,39 @@ class MemoryNotes:
 
 
 @pytest.mark.parametrize(
-    ("upload", "word", "reason"),
+    ("upload", "word", "reason", "note"),
     [
-        (plain, "accepted", "8 records in 2 shards"),
-        (encoded, "accepted", "8 records in 2 shards"),
-        (encoded_and_large, "accepted", "8 records in 2 shards"),
-        (composed, "accepted", "8 records in 2 shards"),
-        (archived, "accepted", "8 records in 2 shards"),
-        (under_a_key, "rejected", "encrypted with a key that only its owner has (a customer-supplied encryption key)"),
+        (plain, "accepted", "8 records in 2 shards", ""),
+        (encoded, "accepted", "8 records in 2 shards", ""),
+        (encoded_and_large, "accepted", "8 records in 2 shards", ""),
+        (composed, "accepted", "8 records in 2 shards", ""),
+        (of_class("STANDARD"), "accepted", "8 records in 2 shards", ""),
+        (of_class("NEARLINE"), "accepted", "8 records in 2 shards", "2 NEARLINE, of 2 shards"),
+        (of_class("COLDLINE"), "accepted", "8 records in 2 shards", "2 COLDLINE, of 2 shards"),
+        (of_class("ARCHIVE"), "accepted", "8 records in 2 shards", "2 ARCHIVE, of 2 shards"),
+        (
+            under_a_key,
+            "rejected",
+            "encrypted with a key that only its owner has (a customer-supplied encryption key)",
+            "",
+        ),
     ],
 )
 def test_every_object_is_read_or_refused_with_the_reason(
-    client: google_storage.Client, upload: Callable[[Any, str], None], word: str, reason: str
+    client: google_storage.Client, upload: Callable[[Any, str], None], word: str, reason: str, note: str
 ) -> None:
     for name in NAMES:
         upload(client.bucket("served-data"), name)
     store = GcsObjectStore("served-data", client=lambda: client)
-    shards = tuple(
-        Shard(name=each.name, generation=each.generation, size=each.size, crc32c=each.crc32c)
-        for each in store.list("flowers/")
-    )
+    config = {"dataset": "flowers", "labels": ["blue", "red"]}
+    snapshot = list_shards(store, dataset_config.stored(config), bucket="served-data", clock=utc_now).snapshot
     run = Run(
         run_id="flowers-0123456789ab",
         dataset="flowers",
         created_at="2026-11-28T00:00:00.000Z",
         reason="test",
-        snapshot=Snapshot(bucket="served-data", prefix="flowers/", shards=shards),
-        config={"dataset": "flowers", "labels": ["blue", "red"]},
+        snapshot=snapshot,
+        config=config,
         claim="test",
     )
 
@@ -120,6 +132,8 @@ def test_every_object_is_read_or_refused_with_the_reason(
     assert verdict["verdict"] == word, verdict["reason"]
     assert reason in verdict["reason"]
     assert word == "accepted" or NAMES[1] in verdict["reason"]
+    told = [each for each in verdict.get("notes", ()) if "for each gigabyte read" in each]
+    assert (note in told[0]) if note else not told
 
 
 def test_an_object_under_a_key_is_read_only_with_it_and_shows_no_checksum(client: google_storage.Client) -> None:

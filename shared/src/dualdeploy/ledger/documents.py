@@ -45,11 +45,15 @@ class Shard(Document):
 
 
 class Snapshot(Document):
-    """The data of one run: these versions of these shards, of `bucket`, and nothing that came later."""
+    """The data of one run: these versions of these shards, of `bucket`, and nothing that came later.
+
+    `storage_classes` tells how many of the shards are of which class, when the listing was made; STANDARD is left out.
+    """
 
     bucket: str
     prefix: str
     shards: tuple[Shard, ...]
+    storage_classes: Mapping[str, int] = {}
 
     def digest(self) -> str:
         """SHA-256 over names, sizes and checksums, in hex. Not over generations: the same bytes uploaded again are
