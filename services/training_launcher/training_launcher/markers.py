@@ -12,7 +12,7 @@ from dualdeploy import clock as clocks
 from dualdeploy import shards as shard_names
 from dualdeploy.events import ObjectFinalized
 from dualdeploy.ledger import Run
-from training_launcher.snapshots import Listing
+from training_launcher.snapshots import Listing, snapshot_of
 
 
 def request_of(bucket: str, name: str, generation: int | str) -> str:
@@ -48,7 +48,8 @@ def spoken_for(listing: Listing, marker: ObjectFinalized, *, known: Run | None) 
     if not later:
         return listing
     replaced = later & {shard.name for shard in known.snapshot.shards} if known else set()
-    rest = tuple(shard for shard in listing.snapshot.shards if shard.name not in later)
-    if replaced or not rest or shard_names.why_incomplete(shard.name for shard in rest):
+    rest = [listing.objects[name] for name in listing.names if name not in later]
+    if replaced or not rest or shard_names.why_incomplete(each.name for each in rest):
         return None
-    return dataclasses.replace(listing, snapshot=listing.snapshot.changed(shards=rest))
+    of_all = listing.snapshot
+    return dataclasses.replace(listing, snapshot=snapshot_of(rest, bucket=of_all.bucket, prefix=of_all.prefix))

@@ -7,7 +7,7 @@ import dataclasses
 import datetime
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from dualdeploy import shards as shard_names
 from dualdeploy.clock import Clock
@@ -72,16 +72,20 @@ def _listing(
     for summary in every:
         by_kind[rule.kind(summary.name)].append(summary)
     found = _chosen(by_kind[Kind.SHARD], config)
-    shards = tuple(
-        Shard(name=summary.name, generation=summary.generation, size=summary.size, crc32c=summary.crc32c)
-        for summary in found
-    )
     at_work = [each for each in by_kind[Kind.HIDDEN] if shard_names.is_of_a_writer_at_work(each.name)]
     newest = max((each.updated for each in (*found, *by_kind[Kind.UNKNOWN], *at_work) or every), default=None)
     passed_over = shard_names.pass_over((summary.name for summary in every), rule)
-    classes = collections.Counter(each.storage_class for each in found if each.storage_class != "STANDARD")
-    snapshot = Snapshot(bucket=bucket, prefix=config.data.prefix, shards=shards, storage_classes=dict(classes))
+    snapshot = snapshot_of(found, bucket=bucket, prefix=config.data.prefix)
     return Listing(snapshot, listed_at, newest, passed_over, {each.name: each for each in every})
+
+
+def snapshot_of(found: Sequence[ObjectSummary], *, bucket: str, prefix: str) -> Snapshot:
+    """Exactly these objects, as they were listed."""
+    shards = tuple(
+        Shard(name=each.name, generation=each.generation, size=each.size, crc32c=each.crc32c) for each in found
+    )
+    classes = collections.Counter(each.storage_class for each in found if each.storage_class != "STANDARD")
+    return Snapshot(bucket=bucket, prefix=prefix, shards=shards, storage_classes=dict(classes))
 
 
 def _chosen(found: list[ObjectSummary], config: DatasetConfig) -> list[ObjectSummary]:

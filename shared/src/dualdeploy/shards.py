@@ -13,9 +13,14 @@ from dualdeploy.contracts.split import BY_NAMES, SplitRule
 
 #: TFRecord file names in the wild: `train-00003-of-00016.tfrecord`, `.tfrecords`, `.tfrec` (the public flowers data
 #: set: `flowers00-230.tfrec`), each perhaps with `.gz`; TensorFlow Datasets write `flowers.tfrecord-00000-of-00004`.
-_SHARD = re.compile(r"\.(tfrecords?|tfrec)(-\d+-of-\d+)?(\.gz)?$", re.IGNORECASE)
-#: Only the base name counts: a folder may be called `batch-1-of-2`.
-_NUMBERED = re.compile(r"^(?P<stem>(.*/)?[^/]*?)-(?P<index>\d{1,6})-of-(?P<count>\d{1,6})(?P<rest>[^/]*)$")
+_SHARD = re.compile(r"\.(tfrecords?|tfrec)([-_. ]\d+[-_ ]?of[-_ ]?\d+)?(\.gz)?$", re.IGNORECASE)
+#: `-00003-of-00016`, `_3_of_16`, `.3of16`. Only the base name counts, and the last in it: a folder may be called
+#: `batch-1-of-2`.
+_NUMBERED = re.compile(
+    r"(?P<stem>(.*/)?[^/]*)(?P<before>[-_. ])(?P<index>\d{1,6})"
+    r"(?P<gap>[-_ ]?)of(?P=gap)(?P<count>\d{1,6})(?P<rest>[^/]*)",
+    re.DOTALL,
+)
 
 #: An empty object of this name says "the batch is complete" (Hadoop and Spark write it last).
 SUCCESS_MARKER = "_SUCCESS"
@@ -88,6 +93,7 @@ class PassedOver:
     unknown: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
     companions: tuple[str, ...] = ()
+    markers: tuple[str, ...] = ()
 
     def sentence(self) -> str:
         """`3 objects are not shards by their names: a, b and 1 more; …`; empty when every object is understood."""
@@ -107,6 +113,8 @@ class PassedOver:
             )
         if self.companions:
             return f"only {_some(self.companions)} is there; {_advice(())}"
+        if self.markers:
+            return f"only {_some(self.markers)} is there, without the shards that it speaks for: upload these below it"
         return "nothing is there"
 
 
@@ -116,7 +124,8 @@ def pass_over(names: Iterable[str], rule: ShardNames) -> PassedOver:
     for name in names:
         if not name.endswith("/"):
             found[rule.kind(name)].append(name)
-    return PassedOver(tuple(found[Kind.UNKNOWN]), tuple(found[Kind.HIDDEN]), tuple(found[Kind.COMPANION]))
+    kinds = (Kind.UNKNOWN, Kind.HIDDEN, Kind.COMPANION, Kind.MARKER)
+    return PassedOver(*(tuple(found[kind]) for kind in kinds))
 
 
 def is_of_a_writer_at_work(name: str) -> bool:
@@ -147,7 +156,7 @@ def _advice(names: Sequence[str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class NumberedShard:
-    """One of a `-SSSSS-of-NNNNN` set, counted from 0 or from 1; `set_name` is the same for all of them."""
+    """One of a `-SSSSS-of-NNNNN` or `_S_of_N` set, counted from 0 or from 1; `set_name` is the same for all of them."""
 
     set_name: str
     index: int
@@ -161,13 +170,14 @@ def is_shard(name: str) -> bool:
 
 def numbered(name: str) -> NumberedShard | None:
     """The place of the shard `name` in its `-SSSSS-of-NNNNN` set, or None when its name gives none."""
-    match = _NUMBERED.match(name)
+    match = _NUMBERED.fullmatch(name)
     if match is None:
         return None
     count, index = int(match["count"]), int(match["index"])
     if count == 0 or index > count:
         return None
-    return NumberedShard(f"{match['stem']}-of-{match['count']}{match['rest']}", index, count)
+    set_name = f"{match['stem']}{match['before']}of{match['gap']}{match['count']}{match['rest']}"
+    return NumberedShard(set_name, index, count)
 
 
 @dataclasses.dataclass(frozen=True)

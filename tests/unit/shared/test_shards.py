@@ -20,6 +20,7 @@ from dualdeploy.shards import Kind, ShardNames
         "tf_flowers/3.0.1/tf_flowers-train.tfrecord-00000-of-00002",  # TensorFlow Datasets
         "flowers/TRAIN.TFRECORD",
         "a/b/c/d.tfrecord-00001-of-00002.gz",
+        "d.tfrecord_1_of_2",
     ],
 )
 def test_tfrecord_names_of_the_wild_are_shards(name: str) -> None:
@@ -73,6 +74,13 @@ def test_only_an_object_called_success_is_the_marker(name: str, marker: bool) ->
         ("f/train-00003-of-00002.tfrecord", None),
         ("f/train-00000-of-00002", shards.NumberedShard("f/train-of-00002", 0, 2)),
         ("f/train-00000-of-00000.tfrecord", None),
+        ("f/train_00001_of_00010.tfrecord", shards.NumberedShard("f/train_of_00010.tfrecord", 1, 10)),
+        ("shard-1-of-5.tfrecords", shards.NumberedShard("shard-of-5.tfrecords", 1, 5)),
+        ("train.1of5.tfrecord", shards.NumberedShard("train.of5.tfrecord", 1, 5)),
+        ("train 1 of 5.tfrecord", shards.NumberedShard("train of 5.tfrecord", 1, 5)),
+        ("fold_1of2-00000-of-00004.tfrecord", shards.NumberedShard("fold_1of2-of-00004.tfrecord", 0, 4)),
+        ("v1-of-2.tfrecord", None),
+        ("train-1_of-2.tfrecord", None),
         ("f/flowers00-230.tfrec", None),
     ],
 )
@@ -201,6 +209,7 @@ def test_a_prefix_may_lie_in_a_folder_that_looks_hidden() -> None:
         (["train.tfrecord.zz", "train.tfrecord.snappy"], "only gzip is read"),
         (["_temporary/0/part-0"], "only hidden or unfinished objects are there: _temporary/0/part-0"),
         (["labels.txt", "folder/"], "only labels.txt is there"),
+        (["a/_SUCCESS"], "only a/_SUCCESS is there, without the shards that it speaks for"),
         (["a", "b", "c", "d", "e"], "5 objects are not shards by their names: a, b, c and 2 more"),
         ([], "nothing is there"),
     ],

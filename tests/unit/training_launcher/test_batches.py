@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
-from chain import HELD_OUT, NUMBERED, WHOLE, Chain, shard_bytes
+from chain import HELD_OUT, NUMBERED, QUIET_SECONDS, WHOLE, Chain, shard_bytes
 from rich.console import Console
 
 from dualdeploy import runs
@@ -156,9 +156,19 @@ def test_data_of_no_data_set_is_said_once_a_day_whatever_it_is_called(chain: Cha
 
 def test_a_marker_before_its_shards_is_no_refusal(chain: Chain) -> None:
     put(chain, "_SUCCESS")
-    tick(chain)
+    tick(chain, QUIET_SECONDS - 10)
     assert entries(chain) == []
 
     put(chain, *(name.removeprefix("flowers/") for name in (*NUMBERED, *HELD_OUT)))
     (run_id,) = chain.run_ids()
     assert len(chain.ledger.read_run(run_id).snapshot.shards) == len(WHOLE)
+
+
+def test_a_marker_that_no_shard_follows_leaves_an_entry(chain: Chain) -> None:
+    put(chain, "v2/_SUCCESS")
+    for _ in range(3):
+        tick(chain)
+
+    (said,) = entries(chain)
+    assert "only flowers/v2/_SUCCESS is there, without the shards that it speaks for" in said
+    assert chain.active() == []
