@@ -600,9 +600,21 @@ def parse(text: bytes | str, *, source: str) -> DatasetConfig:
         raise InvalidDatasetConfig(f"{source}: " + "; ".join(map(_fault, exc.errors()))) from exc
 
 
+#: What YAML calls a value where pydantic says a type of Python's.
+_IN_YAML = {
+    "tuple_type": "must be a list, such as [a, b]",
+    "list_type": "must be a list, such as [a, b]",
+    "dict_type": "must be a section of keys, such as {{key: value}}",
+    "model_type": "must be a section of keys, such as {{key: value}}",
+    "too_short": "must be a list of at least {min_length}",
+}
+
+
 def _fault(error: Any) -> str:
     path = ".".join(map(str, error["loc"]))
     message = error["msg"].removeprefix("Value error, ")
+    if error["type"] in _IN_YAML:
+        message = _IN_YAML[error["type"]].format(**error.get("ctx", {}))
     if error["type"] == "extra_forbidden":
         message = "unknown key (see docs/configuration.md for those that exist)"
     elif not isinstance(error["input"], Mapping):

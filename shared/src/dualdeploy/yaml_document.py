@@ -44,7 +44,10 @@ class Scalar:
 
 def load(text: bytes | str) -> Any:
     """Mappings, lists, texts and `Scalar`s of one document. Raises one of `FAULTS`."""
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.reader.ReaderError as exc:
+        raise yaml.YAMLError(f"{exc}; it must be text in UTF-8") from exc
     try:
         return loader.get_single_data()
     finally:

@@ -120,11 +120,23 @@ def test_a_word_where_a_number_belongs_is_refused_as_it_is_written(lines: str, f
         ("data: !!binary aGk=", "the tag !!binary is not read"),
         ("data: !mine {}", "the tag !mine is not read"),
         ("data: !!int abc", "'abc' is not a value of type int"),
+        ("gates:\n\tcloud: {}", r"(?s)character '\\t' that cannot start any token.*line 4"),
     ],
 )
 def test_what_would_be_a_guess_is_refused_with_its_line(lines: str, fault: str) -> None:
     with pytest.raises(InvalidDatasetConfig, match=fault):
         parse(f"{HEAD}{lines}\n", source="x")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_may_begin_with_a_byte_order_mark(encoding: str) -> None:
+    assert parse("dataset: flowers\r\nlabels: [gänse, b]\r\n".encode(encoding), source="x").labels == ("gänse", "b")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-32"])
+def test_another_encoding_is_refused_by_name(encoding: str) -> None:
+    with pytest.raises(InvalidDatasetConfig, match="it must be text in UTF-8"):
+        parse("dataset: flowers\nlabels: [gänse, b]\n".encode(encoding), source="x")
 
 
 def test_an_anchor_that_no_alias_uses_harms_nothing() -> None:
