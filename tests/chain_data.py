@@ -11,10 +11,12 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from graphs import EMPTY_GRAPH
 from PIL import Image
 
 from dualdeploy import tfrecord, training
 from dualdeploy.clock import Clock, to_text
+from dualdeploy.contracts import saved_model
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.ledger import Run
 from dualdeploy.object_store import ABSENT, Generation
@@ -105,6 +107,7 @@ def write_result(
     # An image is the bytes of its label: see `dualdeploy.testing.vertex.label_in_picture`.
     images = [(label.encode(), [float(label == other) for other in LABELS]) for label in LABELS]
     overwrite(models, f"{training.artifact_directory(run_id, target)}/golden.json", golden_set(images))
+    overwrite(models, f"{training.artifact_directory(run_id, target)}/model/{saved_model.FILE}", EMPTY_GRAPH)
     overwrite(models, name or training.result_name(run_id, target), json.dumps(result).encode())
 
 

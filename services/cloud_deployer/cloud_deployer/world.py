@@ -13,6 +13,7 @@ from cloud_deployer.settings import DeployerSettings
 from dualdeploy import clock as clocks
 from dualdeploy import dataset_config, training
 from dualdeploy.clock import Clock
+from dualdeploy.contracts import saved_model
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.due import Due
 from dualdeploy.errors import ResourceMissing, UnusableResult
@@ -80,6 +81,22 @@ class World:
         except ObjectMissing as exc:
             raise UnusableResult(f"{release.golden} is gone; train again to bring this run out") from exc
         return parse_golden(data, labels=release.labels, source=release.golden)
+
+    def check_graph(self, folder: str) -> None:
+        """Hold the SavedModel in `folder` (gs://…) against the list of operators, before anything loads it.
+
+        Raises UnusableResult, and UnusableGraph that names the operator.
+        """
+        prefix = self.models.uri("")
+        if not folder.startswith(prefix):
+            raise UnusableResult(f"{folder} is not in {prefix}: the result names a model that cannot be read")
+        root = f"{folder.removeprefix(prefix).rstrip('/')}/"
+        found = {summary.name.removeprefix(root): summary for summary in self.models.list(root)}
+        if saved_model.FILE not in found:
+            raise UnusableResult(f"{folder}/{saved_model.FILE} is gone; train again to bring this run out")
+        saved_model.check_names(found)
+        saved_model.check_size(found[saved_model.FILE].size)
+        saved_model.check(self.models.read(root + saved_model.FILE).data)
 
     # Long-running operations -----------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from typing import Any
 from dualdeploy import clock as clocks
 from dualdeploy import local_paths, training
 from dualdeploy.clock import Clock
+from dualdeploy.contracts import saved_model
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.errors import CannotEverSucceed, UnusableResult
 from dualdeploy.images import UnreadableImage
@@ -60,6 +61,7 @@ def export(
     with _scratch() as folder:
         source = folder / "pixels_model"
         download_tree(models, _object_name(result.artifacts.pixels_model, models), source)
+        saved_model.check_folder(source)
         conversions = Conversions(
             source=source,
             folder=folder,

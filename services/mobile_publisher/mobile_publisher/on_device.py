@@ -25,7 +25,8 @@ from dualdeploy import lazily
 from dualdeploy.errors import CannotEverSucceed
 from dualdeploy.images import UnreadableImage, decode_rgb, resize_bilinear
 from dualdeploy.training import MOST_CLASSES_IN_A_MATRIX
-from mobile_publisher import conversion, tflite_metadata
+from mobile_publisher import conversion, tflite_metadata, tflite_operators
+from mobile_publisher.tflite_operators import RefusedOperator
 
 _WARM_UP_RUNS = 2
 _MEMORY_SECONDS = 60
@@ -248,6 +249,10 @@ def _load(data: bytes, threads: int) -> Any:
     if data[4:8] != b"TFL3":
         # The interpreter may read past the end of bytes that are no model at all.
         raise UnusableModel(f"these {len(data)} bytes are no TFLite model: the file identifier is {data[4:8]!r}")
+    try:
+        tflite_operators.check(data)
+    except RefusedOperator as exc:
+        raise UnusableModel(str(exc)) from exc
     # Late: events that publish nothing skip it.
     interpreter_module = lazily.load("ai_edge_litert.interpreter")
     try:

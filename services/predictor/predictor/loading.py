@@ -67,9 +67,11 @@ def load(settings: PredictorSettings, readiness: Readiness) -> Batcher:
         with _Step(readiness, "fetch", f"fetching {settings.storage_uri}"):
             folder = artifact.fetch(settings.storage_uri, Path(scratch))
         with _Step(readiness, "load", "loading the model into TensorFlow"):
+            # Before anything else: TensorFlow runs some of a graph while it loads it.
+            found = graph(folder)
             config = tensorflow().config
             on_gpu = bool(config.list_physical_devices("GPU"))
-            sharing = threads.choose(graph(folder), cores=settings.cores, on_gpu=on_gpu)
+            sharing = threads.choose(found, cores=settings.cores, on_gpu=on_gpu)
             if sharing.threads is not None:
                 config.threading.set_intra_op_parallelism_threads(sharing.threads)
             model = ImageModel(folder, largest_batch=settings.max_batch)

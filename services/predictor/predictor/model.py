@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.message import DecodeError
-
+from dualdeploy.contracts import saved_model
 from predictor import accelerators
 from predictor.answers import Answer, Fault, Prediction
 
@@ -48,17 +47,12 @@ def gpus(tf: Any) -> Sequence[Any]:
 
 
 def graph(folder: Path) -> Any:
-    """The GraphDef in `saved_model.pb`, read before TensorFlow runs anything. Raises UnusableModel."""
+    """The GraphDef of the SavedModel in `folder`, whose operators are known to be harmless. Raises UnusableGraph."""
+    saved_model.check_folder(folder)
     tensorflow()
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel  # noqa: PLC0415 - as above
 
-    try:
-        meta_graphs = SavedModel.FromString((folder / "saved_model.pb").read_bytes()).meta_graphs
-    except (OSError, DecodeError) as exc:
-        raise UnusableModel(f"saved_model.pb cannot be read as a SavedModel: {exc}") from exc
-    if not meta_graphs:
-        raise UnusableModel("saved_model.pb holds no graph")
-    return meta_graphs[0].graph_def
+    return SavedModel.FromString((folder / saved_model.FILE).read_bytes()).meta_graphs[0].graph_def
 
 
 class ImageModel:

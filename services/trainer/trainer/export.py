@@ -16,11 +16,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from dualdeploy.contracts import saved_model
 from dualdeploy.images import decode_rgb
 from trainer.architectures import Network
 from trainer.evaluation import BATCH
 from trainer.examples import GoldenPicture, written_anew
-from trainer.live import ask
+from trainer.live import ask, load
 
 log = logging.getLogger("trainer")
 
@@ -31,7 +32,7 @@ RESIZE = "tf.image.resize(method=bilinear, antialias=False), half-pixel centers,
 def write_models(
     network: Network, predict: Any, *, labels: Sequence[str], image_size: int, model: Path, pixels_model: Path
 ) -> None:
-    """Write both SavedModels.
+    """Write both SavedModels. Raises UnusableGraph for a network that uses an operator nobody would serve.
 
     `model`: signature serving_default, input image_bytes [batch] of JPEG or PNG files, outputs label [batch],
     confidence [batch] and probabilities [batch, classes]; signature labels, no input, output labels [classes].
@@ -50,6 +51,8 @@ def write_models(
     on_device.weights = weights
     on_device.serve = _serve_pixels(predict, len(labels), image_size)
     tf.saved_model.save(on_device, str(pixels_model), signatures={"serving_default": on_device.serve})
+    for folder in (model, pixels_model):
+        saved_model.check_folder(folder)
 
 
 def _serve_bytes(predict: Any, labels: Sequence[str], image_size: int) -> Any:
@@ -89,7 +92,7 @@ def readable(model: Path, pictures: Sequence[GoldenPicture]) -> list[GoldenPictu
 
     It should not happen (`contracts.image_file`), and a training that was paid for must not end on it.
     """
-    serve = tf.saved_model.load(str(model)).signatures["serving_default"]
+    serve = load(model).signatures["serving_default"]
     answered: set[int] = set()
     for start in range(0, len(pictures), BATCH):
         found, _ = ask(serve, [picture.data for picture in pictures[start : start + BATCH]])
@@ -106,7 +109,7 @@ def golden(model: Path, pictures: Sequence[GoldenPicture], labels: Sequence[str]
 
     The model is loaded from disk for it: a copy that answers differently was damaged, or resizes differently.
     """
-    serve = tf.saved_model.load(str(model)).signatures["serving_default"]
+    serve = load(model).signatures["serving_default"]
     examples = []
     for start in range(0, len(pictures), BATCH):
         batch = pictures[start : start + BATCH]

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from dualdeploy.contracts import saved_model
+from dualdeploy.contracts.saved_model import UnusableGraph
 from dualdeploy.training import Metrics
 from trainer import evaluation
 from trainer.examples import EncodedPictures
@@ -34,7 +36,7 @@ def measure(folder: Path, pictures: EncodedPictures, truth: npt.NDArray[np.int32
     out. Raises UnusableModel.
     """
     try:
-        model = tf.saved_model.load(str(folder))
+        model = load(folder)
         known = [label.decode() for label in model.signatures["labels"]()["labels"].numpy()]
         serve = model.signatures["serving_default"]
         tally, position, seconds = evaluation.Tally(), 0, 0.0
@@ -47,11 +49,17 @@ def measure(folder: Path, pictures: EncodedPictures, truth: npt.NDArray[np.int32
                 tally.add(_by_label(answers, columns, len(labels)), truth[position : position + len(batch)][answered])
             position += len(batch)
         metrics = tally.metrics(labels)
-    except (OSError, KeyError, ValueError, TypeError, tf.errors.OpError) as exc:
+    except (UnusableGraph, OSError, KeyError, ValueError, TypeError, tf.errors.OpError) as exc:
         raise UnusableModel(f"{type(exc).__name__}: {exc}") from exc
     if metrics.examples < len(truth):
         log.warning("the live model could not read %d of %d pictures", len(truth) - metrics.examples, len(truth))
     return metrics.model_copy(update={"images_per_second": round(len(truth) / max(seconds, 1e-9), 1)})
+
+
+def load(folder: Path) -> Any:
+    """The SavedModel in `folder`, whose operators are known to be harmless. Raises UnusableGraph."""
+    saved_model.check_folder(folder)
+    return tf.saved_model.load(str(folder))
 
 
 def ask(serve: Any, pictures: Sequence[bytes]) -> tuple[list[int], npt.NDArray[Any]]:
@@ -76,14 +84,14 @@ def latency(folder: Path, pictures: Sequence[bytes]) -> float:
     The first calls, which choose kernels and lay out memory, do not count. Raises UnusableModel.
     """
     try:
-        serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
+        serve = load(folder).signatures["serving_default"]
         took = []
         for number in range(WARM_UP_CALLS + TIMED_CALLS):
             picture = tf.constant([pictures[number % len(pictures)]])
             began = time.perf_counter()
             serve(image_bytes=picture)["probabilities"].numpy()
             took.append(time.perf_counter() - began)
-    except (OSError, KeyError, ValueError, TypeError, tf.errors.OpError) as exc:
+    except (UnusableGraph, OSError, KeyError, ValueError, TypeError, tf.errors.OpError) as exc:
         raise UnusableModel(f"{type(exc).__name__}: {exc}") from exc
     return round(statistics.median(took[WARM_UP_CALLS:]), 6)
 

@@ -1,6 +1,7 @@
 """Writes tiny SavedModels with the trainer's signatures below the given folder, and files that are none.
 
-`good` names the colour that a picture has most of; `nan`, `no_labels`, `garbage` and `empty` cannot be served.
+`good` names the colour that a picture has most of; `nan`, `no_labels`, `writes`, `garbage` and `empty` cannot be
+served.
 Run as a program, because TensorFlow must not enter the process of the tests.
 """
 
@@ -42,6 +43,19 @@ class ToyClassifier(tf.Module):
         return {"labels": tf.constant(LABELS)}
 
 
+class Writing(tf.Module):
+    """A model that writes a file as it answers."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    def serve(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        tf.io.write_file(self.path, "written")
+        return {"probabilities": tf.zeros([tf.size(image_bytes), 3])}
+
+
 def _decode(data: tf.Tensor) -> tf.Tensor:
     image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
     return tf.image.resize(image, [SIZE, SIZE], method="bilinear", antialias=False)
@@ -56,6 +70,8 @@ def main(folder: Path) -> None:
     broken = ToyClassifier(np.nan * np.eye(3))
     signatures = {"serving_default": broken.serve, "labels": broken.labels}
     tf.saved_model.save(broken, str(folder / "nan"), signatures=signatures)
+    writing = Writing(str(folder / "written"))
+    tf.saved_model.save(writing, str(folder / "writes"), signatures={"serving_default": writing.serve})
     for name, content in {"garbage": b"no protobuf", "empty": b""}.items():
         (folder / name).mkdir()
         (folder / name / "saved_model.pb").write_bytes(content)

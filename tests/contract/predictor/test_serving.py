@@ -178,7 +178,8 @@ def test_more_kept_connections_than_threads_are_answered_alike(start: Callable[.
         ("absent", "no saved_model.pb"),
         ("no_labels", "no signature ['labels']"),
         ("nan", "NaN or infinity"),
-        ("garbage", "cannot be read as a SavedModel"),
+        ("garbage", "is no SavedModel"),
+        ("writes", "the model uses the operator WriteFile (in __inference_"),
         ("empty", "holds no graph"),
     ],
 )
@@ -190,6 +191,7 @@ def test_a_model_that_cannot_be_served_ends_the_process_with_the_reason(
     critical = [line["message"] for line in running.lines() if line["severity"] == "CRITICAL"]
     assert len(critical) == 1
     assert says in critical[0]
+    assert not (models / "written").exists()
 
 
 def test_loading_that_takes_too_long_ends_the_process(start: Callable[..., Any], models: Path) -> None:

@@ -77,6 +77,26 @@ def test_what_cannot_be_asked_is_told_as_such(pictures: EncodedPictures, tmp_pat
             live.measure(folder, pictures, TRUTH, LABELS)
 
 
+def test_a_live_model_that_writes_files_is_not_run(pictures: EncodedPictures, tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    from trainer import live
+
+    model = tf.Module()
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    def serve(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        tf.io.write_file(str(tmp_path / "written"), "written")
+        return {"probabilities": tf.zeros([tf.size(image_bytes), 3])}
+
+    tf.saved_model.save(model, str(tmp_path / "model"), signatures={"serving_default": serve})
+    with pytest.raises(live.UnusableModel, match="operator WriteFile"):
+        live.measure(tmp_path / "model", pictures, TRUTH, LABELS)
+    with pytest.raises(live.UnusableModel, match="operator WriteFile"):
+        live.latency(tmp_path / "model", [b"0"])
+    assert not (tmp_path / "written").exists()
+
+
 def test_the_time_of_one_picture_is_taken_from_the_saved_model_alone(tmp_path: Path) -> None:
     from trainer import live
 

@@ -6,11 +6,13 @@ import dataclasses
 
 import pytest
 from deployer import SETTINGS, Deployer
+from graphs import Node, graph
 
 from cloud_deployer.naming import deployed_id_of, model_id_of
 from cloud_deployer.release import CloudRelease
 from dualdeploy.errors import ServiceUnavailable
 from dualdeploy.ledger import State
+from dualdeploy.object_store import ABSENT
 from dualdeploy.testing import Failing
 from dualdeploy.vertex import DeployedModel, RejectedByGoogle
 
@@ -113,6 +115,41 @@ def test_a_model_below_the_gate_is_rejected_and_nothing_is_uploaded(deployer: De
     (message,) = deployer.messages()
     assert message["outcome"] == "rejected"
     assert deployer.under_way() == []
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (graph(Node("PartitionedCall", calls="serve"), functions={"serve": [Node("ReadFile")]}), "operator ReadFile"),
+        (b"no protobuf", "is no SavedModel"),
+        (None, "is gone; train again"),
+    ],
+    ids=["reads files", "is none", "is gone"],
+)
+def test_a_model_that_could_do_more_than_reckon_goes_nowhere_even_if_forced(
+    deployer: Deployer, run_id: str, data: bytes | None, says: str
+) -> None:
+    name = f"runs/{run_id}/cloud/model/saved_model.pb"
+    deployer.models.delete(name, expect=deployer.models.read(name).generation)
+    if data is not None:
+        deployer.models.put(name, data, expect=ABSENT)
+    begin(deployer)
+    deployer.post("redeploy", run_id=run_id, force=True)
+    deployer.tick()
+    for n in (1, 2):
+        release = deployer.release(run_id, n)
+        assert release.state is State.FAILED
+        assert says in release.reason
+    assert deployer.vertex.operations == {}
+
+
+def test_a_graph_beside_the_one_that_was_looked_at_keeps_a_model_from_going_out(
+    deployer: Deployer, run_id: str
+) -> None:
+    deployer.models.put(f"runs/{run_id}/cloud/model/saved_model.cpb", graph(Node("WriteFile")), expect=ABSENT)
+    begin(deployer)
+    assert release_of(deployer).state is State.FAILED
+    assert "saved_model.cpb lies beside saved_model.pb" in release_of(deployer).reason
 
 
 def test_a_model_exactly_at_the_gate_passes(deployer: Deployer) -> None:

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 from chain_data import golden_set
+from graphs import EMPTY_GRAPH, Node, graph
 from PIL import Image
 from publishing import SETTINGS
 
 from dualdeploy import dataset_config, tfrecord
+from dualdeploy.contracts.saved_model import UnusableGraph
 from dualdeploy.dataset_config import DatasetConfig, MobileGate
 from dualdeploy.errors import UnusableResult
 from dualdeploy.ledger import Run, Shard, Snapshot
@@ -52,7 +54,7 @@ class World:
         self.picture = picture
         self._folder = folder
         self.convert_to(tflite)
-        self.put(f"{ROOT}/pixels_model/saved_model.pb", b"enough for a stand-in")
+        self.put(f"{ROOT}/pixels_model/saved_model.pb", EMPTY_GRAPH)
         self.put(f"{ROOT}/pixels_model/variables/variables.index", b"index")
         self.put_golden({colour: _probabilities(index) for colour, index in COLOURS.items()})
         self.put_result()
@@ -220,6 +222,13 @@ def test_a_model_that_is_gone_is_named(world: World) -> None:
     world.remove(f"{ROOT}/pixels_model/saved_model.pb")
     world.remove(f"{ROOT}/pixels_model/variables/variables.index")
     with pytest.raises(UnusableResult, match=f"there is nothing under gs://models/{ROOT}/pixels_model"):
+        world.export()
+
+
+def test_a_model_that_writes_files_is_refused_before_anything_converts_it(world: World) -> None:
+    world.put(f"{ROOT}/pixels_model/saved_model.pb", graph(Node("WriteFile")))
+    world.converter = (sys.executable, "-S", "-c", "raise SystemExit('it was run')")
+    with pytest.raises(UnusableGraph, match=r"the operator WriteFile .*: take that step out of it, and train again$"):
         world.export()
 
 

@@ -8,8 +8,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import flatbuffers
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from dualdeploy.images import UnreadableImage
 from mobile_publisher import conversion, on_device, tflite_metadata
@@ -109,6 +111,41 @@ def test_labels_that_do_not_fit_the_output_are_refused(tiny_float32: bytes) -> N
 def test_bytes_that_are_no_model_are_refused(data: bytes) -> None:
     with pytest.raises(UnusableModel, match="no TFLite model"):
         on_device.Classifier(data, labels=LABELS)
+
+
+def with_operator(tflite: bytes, name: str, custom: str = "") -> bytes:
+    """The file with another operator in the place of its first."""
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(tflite, 0))
+    code = getattr(schema.BuiltinOperator, name)
+    model.operatorCodes[0].builtinCode, model.operatorCodes[0].deprecatedBuiltinCode = code, min(code, 127)
+    model.operatorCodes[0].customCode = custom or None
+    builder = flatbuffers.Builder(len(tflite))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+@pytest.mark.parametrize(
+    ("name", "custom", "says"),
+    [
+        ("CUSTOM", "FlexWriteFile", "FlexWriteFile"),
+        ("CUSTOM", "TFLite_Detection_PostProcess", "TFLite_Detection_PostProcess"),
+        ("CUSTOM", "", "without a name"),
+        ("DELEGATE", "", "DELEGATE"),
+        ("CALL_ONCE", "", "CALL_ONCE"),
+        ("VAR_HANDLE", "", "VAR_HANDLE"),
+        ("RANDOM_UNIFORM", "", "RANDOM_UNIFORM"),
+    ],
+)
+def test_a_file_with_an_operator_that_does_more_than_reckon_is_not_run(
+    tiny_float32: bytes, name: str, custom: str, says: str
+) -> None:
+    with pytest.raises(UnusableModel, match=f"the file uses the operator {says}, which phones do not run"):
+        on_device.Classifier(with_operator(tiny_float32, name, custom), labels=LABELS)
+
+
+def test_a_file_whose_operators_cannot_be_read_is_refused(tiny_float32: bytes) -> None:
+    with pytest.raises(UnusableModel, match="cannot be read"):
+        on_device.Classifier(tiny_float32[:4] + b"TFL3" + b"\xff" * 40, labels=LABELS)
 
 
 def test_a_picture_that_cannot_be_decoded_is_the_senders_fault(tiny_float32: bytes) -> None:

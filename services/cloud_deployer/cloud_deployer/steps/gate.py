@@ -26,6 +26,8 @@ def judge(release: CloudRelease, world: World) -> Turn[CloudRelease]:
     )
     # Without it nothing could be proven behind the endpoint: better known now than with traffic on it.
     world.golden(release)
+    # A graph is a program: forced or not, none goes where it would be run unless all of its operators are known.
+    world.check_graph(result.artifacts.saved_model)
     if not verdict.passed and not release.forced and limits.mode != "warn":
         return End(release, State.REJECTED, verdict.describe())
     despite = "" if verdict.passed else ("forced although " if release.forced else "warned only: ")
