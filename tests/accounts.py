@@ -168,7 +168,7 @@ class Actor:
             machine="n1-standard-8",
             accelerator_type="NVIDIA_TESLA_T4",
             accelerator_count=1,
-            spot=True,
+            strategy="spot",
             timeout=600.0,
             output_directory=f"gs://{self.cloud.topology.buckets['models'].name}/runs/{new_name()}",
             service_account=f"trainer@{PROJECT}.iam.gserviceaccount.com",

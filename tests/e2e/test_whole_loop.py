@@ -50,7 +50,7 @@ CONFIG: dict[str, Any] = {
             "batch_size": 16,
             "learning_rate": rate,
             "accelerator": None,
-            "spot": False,
+            "capacity": [{"strategy": "standard"}],
             "timeout": "15m",
         }
         for target, architecture, epochs, rate in (

@@ -17,10 +17,7 @@ from dualdeploy import logs, spending, training
 from dualdeploy.due import Due
 from dualdeploy.errors import (
     CannotEverSucceed,
-    NoCapacity,
-    PermissionSpreads,
     ResourceMissing,
-    ServiceUnavailable,
     UnknownRun,
     UnusableResult,
 )
@@ -134,16 +131,22 @@ class JobNotifier:
         except ResourceMissing:
             return self._ended(launch, attempt, outcome="failed", reason=f"{launch.job} no longer exists")
         if job.outcome is JobOutcome.UNFINISHED:
+            is_late = bool(launch.queued_until) and self._ledger.clock() >= clocks.from_text(launch.queued_until)
+            if is_late and job.is_queued and not launch.passed_over:
+                # The launcher decides how the machines are asked for.
+                self._due.put(f"{LAUNCH}/{launch.run_id}", service=LAUNCHER)
             return None
         return self._judge(launch, attempt, job)
 
     def _judge(self, launch: Launch, attempt: int, job: Job) -> Ended:
         seconds = _seconds(job)
+        if job.outcome is JobOutcome.CANCELLED and launch.passed_over and not launch.called_off:
+            return self._ended(launch, attempt, outcome="no_capacity", reason=launch.passed_over, seconds=seconds)
         if job.outcome is JobOutcome.CANCELLED:
             reason = launch.called_off or "the job was cancelled"
             return self._ended(launch, attempt, outcome="cancelled", reason=reason, seconds=seconds)
         if job.outcome is not JobOutcome.SUCCEEDED:
-            outcome = "no_capacity" if _was_never_placed(job) else "failed"
+            outcome = "no_capacity" if job.was_never_placed else "failed"
             reason = f"the job {job.outcome}: {job.error or 'Vertex AI gives no reason'}"
             return self._ended(launch, attempt, outcome=outcome, reason=reason, seconds=seconds)
         try:
@@ -162,7 +165,9 @@ class JobNotifier:
             result=self._models.uri(training.result_name(launch.run_id, launch.target)),
         )
 
-    def _ended(self, launch: Launch, attempt: int, *, outcome: str, reason: str, **found: object) -> Ended:
+    def _ended(
+        self, launch: Launch, attempt: int, *, outcome: str, reason: str, seconds: float = 0.0, **found: object
+    ) -> Ended:
         is_of_job = attempt == launch.attempt
         ended = Ended(
             run_id=launch.run_id,
@@ -173,14 +178,15 @@ class JobNotifier:
             outcome=outcome,
             reason=reason,
             job=launch.job if is_of_job else "",
+            seconds=seconds,
+            cost_usd=spending.cost_of(self._ledger, launch, seconds=seconds),
         )
         return ended.changed(**found) if found else ended
 
     def _record(self, ended: Ended) -> Versioned[Ended]:
         """Keep the end, once: of two hints at the same time, what the first one wrote counts for both."""
-        cost = spending.cost_of(self._ledger, ended.run_id, ended.target, seconds=ended.seconds)
         name = names.ended(ended.run_id, ended.target, ended.attempt)
-        found, created = self._ledger.create(name, ended.changed(cost_usd=cost))
+        found, created = self._ledger.create(name, ended)
         if created:
             log.info("training %s: %s", ended.outcome, ended.reason)
         return found
@@ -226,15 +232,6 @@ def _parts(what: str) -> tuple[str, str, int]:
     if target not in TARGETS or not attempt.isascii() or not attempt.isdigit():
         raise CannotEverSucceed(f"{what!r} is not <run>/<target>/<attempt>")
     return run_id, target, int(attempt)
-
-
-def _was_never_placed(job: Job) -> bool:
-    """Vertex AI takes a job and tells only then that it has no machine for it, or fails itself before it has begun."""
-    failure = job.failure()
-    if isinstance(failure, NoCapacity):
-        return True
-    passes = isinstance(failure, ServiceUnavailable) and not isinstance(failure, PermissionSpreads)
-    return passes and job.started is None
 
 
 def _seconds(job: Job) -> float:

@@ -3,6 +3,7 @@
     expected ≤ timeout      what the job is expected to cost  ──► estimated_usd
     timeout (hard)          what it can cost at most          ──► most_usd, which is reserved
 
+Of several ways to get a machine (`training.<target>.capacity`) the dearest counts.
 Vertex AI ends a job at its timeout, so a limit holds exactly when timeout times price stays below it: a limit shortens
 the timeouts, and refuses a run whose expected time no longer fits.
 """
@@ -14,7 +15,7 @@ import math
 from collections.abc import Mapping
 
 from dualdeploy import dataset_config
-from dualdeploy.dataset_config import DatasetConfig
+from dualdeploy.dataset_config import Capacity, DatasetConfig
 from dualdeploy.ledger import Run
 from dualdeploy.prices import PriceTable
 from dualdeploy.spending import Estimate, TargetEstimate
@@ -44,29 +45,45 @@ def estimate(run: Run, *, region: str, prices: PriceTable, now: datetime.datetim
 
 def _target(config: DatasetConfig, target: Target, region: str, prices: PriceTable) -> TargetEstimate:
     training, allowance = config.training.of(target), config.budget.of(target)
-    accelerator = training.accelerator
+    found = [_hour(each, training.replicas, region, prices) for each in training.capacity]
+    if allowance.usd_per_hour is not None:
+        found = [(allowance.usd_per_hour, f"budget.{target}.usd_per_hour")] * len(found)
+    # An unknown price may be the dearest.
+    price, source = max(found, key=lambda each: math.inf if each[0] is None else each[0])
+    priced = TargetEstimate(
+        usd_per_hour=price,
+        expected_seconds=0.0,
+        timeout_seconds=0.0,
+        estimated_usd=None,
+        most_usd=None,
+        price=source,
+        by_entry=tuple(each for each, _ in found),
+    )
+    return _timed(priced, min(allowance.expected or training.timeout, training.timeout), training.timeout)
+
+
+def _hour(entry: Capacity, replicas: int, region: str, prices: PriceTable) -> tuple[float | None, str]:
+    """The full price of an hour: what spot machines and flex_start cost less changes by the day."""
+    accelerator = entry.accelerator
     price, source = prices.hour(
         use="training",
         region=region,
-        machine=training.machine,
+        machine=entry.machine,
         accelerator=accelerator.type if accelerator else "",
         count=accelerator.count if accelerator else 0,
     )
-    if price is not None and training.replicas > 1:
-        price, source = price * training.replicas, f"{training.replicas} workers, each {source}"
-    if allowance.usd_per_hour is not None:
-        price, source = allowance.usd_per_hour, f"budget.{target}.usd_per_hour"
-    return _priced(price, source, min(allowance.expected or training.timeout, training.timeout), training.timeout)
+    if price is None or replicas == 1:
+        return price, source
+    return price * replicas, f"{replicas} workers, each {source}"
 
 
-def _priced(price: float | None, source: str, expected: float, timeout: float) -> TargetEstimate:
-    return TargetEstimate(
-        usd_per_hour=price,
+def _timed(each: TargetEstimate, expected: float, timeout: float) -> TargetEstimate:
+    price = each.usd_per_hour
+    return each.changed(
         expected_seconds=expected,
         timeout_seconds=timeout,
         estimated_usd=None if price is None else price * expected / 3600,
         most_usd=None if price is None else price * timeout / 3600,
-        price=source,
     )
 
 
@@ -100,5 +117,5 @@ def _shortened(targets: Mapping[str, TargetEstimate], share: float) -> dict[str,
             # Whole seconds, as Vertex AI takes them, and rounded down: a limit is a limit.
             spare = share * (each.timeout_seconds - each.expected_seconds)
             timeout = max(1.0, float(math.floor(each.expected_seconds + spare)))
-        shortened[target] = _priced(each.usd_per_hour, each.price, min(each.expected_seconds, timeout), timeout)
+        shortened[target] = _timed(each, min(each.expected_seconds, timeout), timeout)
     return shortened

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dualdeploy import dataset_config, training
-from dualdeploy.ledger import Run, Shard
+from dualdeploy.ledger import Placement, Run, Shard
 from dualdeploy.training import (
     FeatureNames,
     LiveModel,
@@ -58,13 +58,14 @@ def training_job(run: Run, target: Target, *, models_bucket: str, live: LiveMode
     )
 
 
-def custom_job(run: Run, target: Target, settings: LauncherSettings, *, timeout: float) -> CustomJobSpec:
+def custom_job(
+    run: Run, target: Target, settings: LauncherSettings, *, placement: Placement, timeout: float
+) -> CustomJobSpec:
     """The Vertex AI job of one target, ended after `timeout` seconds: a budget may shorten the configured one.
 
     Its labels are how it is found again if its name is never recorded.
     """
     parameters = dataset_config.stored(run.config).training.of(target)
-    accelerator = parameters.accelerator
     return CustomJobSpec(
         display_name=f"{run.run_id}-{target}",
         image=settings.trainer_image,
@@ -76,11 +77,12 @@ def custom_job(run: Run, target: Target, settings: LauncherSettings, *, timeout:
         ],
         environment={"GOOGLE_CLOUD_PROJECT": settings.project},
         labels=job_labels(run, target),
-        machine=parameters.machine,
-        accelerator_type=accelerator.type if accelerator else "",
-        accelerator_count=accelerator.count if accelerator else 0,
+        machine=placement.machine,
+        accelerator_type=placement.accelerator,
+        accelerator_count=placement.count,
         replicas=parameters.replicas,
-        spot=parameters.spot,
+        strategy=placement.strategy,
+        wait=placement.wait,
         timeout=timeout,
         output_directory=f"gs://{settings.models_bucket}/{training.artifact_directory(run.run_id, target)}",
         service_account=settings.training_service_account,

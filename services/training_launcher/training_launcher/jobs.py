@@ -7,7 +7,7 @@ import logging
 
 from dualdeploy import training
 from dualdeploy.errors import ResourceMissing
-from dualdeploy.ledger import Launch, Ledger, Run
+from dualdeploy.ledger import Launch, Ledger, Placement, Run
 from dualdeploy.object_store import ABSENT, GenerationChanged, ObjectStore
 from dualdeploy.training import Target
 from dualdeploy.vertex import Job, JobOutcome, Vertex
@@ -32,13 +32,13 @@ class Jobs:
         found = self._vertex.find_custom_jobs(job_spec.job_labels(run, launch.target))
         return [job for job in found if job.name not in launch.jobs]
 
-    def find_or_create(self, run: Run, launch: Launch, *, timeout: float) -> Job:
+    def find_or_create(self, run: Run, launch: Launch, *, placement: Placement, timeout: float) -> Job:
         """The one job of the present attempt. `timeout` in seconds."""
         jobs = self.present(run, launch)
         if jobs:
             log.info("adopted %s", jobs[0].name, extra={"target": launch.target})
         else:
-            created = self._create(run, launch, timeout)
+            created = self._create(run, launch, placement, timeout)
             log.info("started %s", created.name, extra={"target": launch.target})
             # Not `created`: an instance that was frozen after it had looked, for longer than its lease, may have
             # started another one. Whoever creates looks again, so that the later of the two sees both.
@@ -54,17 +54,24 @@ class Jobs:
         with contextlib.suppress(ResourceMissing):
             self._vertex.cancel_custom_job(name)
 
+    def is_queued(self, name: str) -> bool:
+        """Whether Vertex AI still has no machine for the job."""
+        with contextlib.suppress(ResourceMissing):
+            return self._vertex.get_custom_job(name).is_queued
+        return False
+
     def _call_off_but(self, name: str, jobs: list[Job]) -> None:
         for job in jobs:
             if job.name != name and job.outcome is JobOutcome.UNFINISHED:
                 log.warning("%s is one too many, cancelled: %s is the one", job.name, name)
                 self.cancel(job.name)
 
-    def _create(self, run: Run, launch: Launch, timeout: float) -> Job:
+    def _create(self, run: Run, launch: Launch, placement: Placement, timeout: float) -> Job:
         target: Target = "cloud" if launch.target == "cloud" else "mobile"
         live = live_model(run.dataset, target, ledger=self._ledger, models=self._models)
         document = job_spec.training_job(run, target, models_bucket=self._settings.models_bucket, live=live)
         with contextlib.suppress(GenerationChanged):
             # An earlier copy stays: a run is frozen, and what was live at the first attempt is as good to compare with.
             self._models.put(training.job_name(run.run_id, target), document.to_json(), expect=ABSENT)
-        return self._vertex.create_custom_job(job_spec.custom_job(run, target, self._settings, timeout=timeout))
+        spec = job_spec.custom_job(run, target, self._settings, placement=placement, timeout=timeout)
+        return self._vertex.create_custom_job(spec)

@@ -1,7 +1,7 @@
 """From a claimed run to its two trainings and their ends, resumable at any line; the kind of due work `launch/<run>`.
 
     validate ─► reserve its cost ─► each target: find the labelled job, or create it ─► call off what it supersedes
-        └ rejected    └ rejected         └ no quota, no capacity: asked again later        │
+        └ rejected    └ rejected         └ no quota, no capacity: asked again later (`placing` says as what)
                                          ◄── Vertex AI could not place the job ◄── ended ◄─┘ job_notifier says so
 
 One instance at a time works on a run (a lease); what keeps a second job from being started are the labels, and what an
@@ -17,13 +17,14 @@ import logging
 from dualdeploy import clock as clocks
 from dualdeploy import dataset_config, logs, prices, spending
 from dualdeploy.due import Due
-from dualdeploy.errors import LeaseHeld, LedgerContention, RejectedByGoogle, RetryLater
+from dualdeploy.errors import LeaseHeld, LedgerContention, NoCapacity, RejectedByGoogle, RetryLater
 from dualdeploy.ledger import (
     Ended,
     Holdup,
     Launch,
     Ledger,
     Moment,
+    Placement,
     Run,
     State,
     UnreadableDocument,
@@ -35,7 +36,7 @@ from dualdeploy.object_store import ObjectStore
 from dualdeploy.spending import Estimate
 from dualdeploy.ticks import Next
 from dualdeploy.training import TARGETS
-from training_launcher import budget
+from training_launcher import budget, placing
 from training_launcher.admission import Admission, examine
 from training_launcher.data_sets import DataSets
 from training_launcher.jobs import Jobs
@@ -50,6 +51,9 @@ NOTIFIER, JOB = "job_notifier", "job"
 #: After a refusal for lack of quota or capacity the next tick tries again, later ones wait 1, 2, 4, … minutes.
 FIRST_WAIT_SECONDS = 60.0
 LONGEST_WAIT_SECONDS = 1800.0
+
+#: With less time left, a job whose machines were taken away is not asked for again.
+LEAST_SECONDS = 60.0
 
 #: When a creation that was answered by nothing is looked for once more.
 UNANSWERED_SECONDS = 120.0
@@ -66,6 +70,15 @@ class _Target:
     @property
     def document(self) -> Launch:
         return self.launch.document
+
+    @property
+    def placement(self) -> Placement:
+        return placing.placement(self.run, self.document, self.estimate)
+
+    @property
+    def seconds_left(self) -> float:
+        """Of the timeout, without what earlier jobs used: what a run may cost holds for all of them together."""
+        return self.estimate.targets[self.document.target].timeout_seconds - self.document.spent_seconds
 
 
 class Launching:
@@ -261,19 +274,27 @@ class Launching:
             is_over = held is not None and bool(held.until) and now >= clocks.from_text(held.until)
             if held and is_over and not self._jobs.present(each.run, launch):
                 return self._end(each.launch, State.FAILED, self._given_up(launch, held)), None
-            timeout = each.estimate.targets[launch.target].timeout_seconds
-            job = self._jobs.find_or_create(each.run, launch, timeout=timeout)
+            job = self._jobs.find_or_create(each.run, launch, placement=each.placement, timeout=each.seconds_left)
         except RejectedByGoogle as exc:
             return self._end(each.launch, State.FAILED, f"the job could not be created: {exc}"), None
         except LedgerContention:
             raise
         except RetryLater as exc:
-            return self._wait(each.launch, exc)
+            return self._wait(each, exc)
         return self._accepted(each, job.name)
 
     def _accepted(self, each: _Target, job: str) -> tuple[str, datetime.datetime | None]:
         attempt = each.document.attempt + 1
-        training = self._move(each.launch, State.TRAINING, note=job, job=job, attempt=attempt)
+        limit = self._settings.launch_limit_seconds
+        training = self._move(
+            each.launch,
+            State.TRAINING,
+            note=f"{job}, {each.placement.describe()}",
+            job=job,
+            attempt=attempt,
+            placement=each.placement,
+            queued_until=clocks.to_text(placing.queued_until(each.run, each.document, each.estimate, limit=limit)),
+        )
         return self._training(dataclasses.replace(each, launch=training))
 
     def _training(self, each: _Target) -> tuple[str, datetime.datetime | None]:
@@ -286,19 +307,35 @@ class Launching:
         if launch.called_off:
             self._jobs.cancel(launch.job)
             return "is called off", None
+        if launch.passed_over:
+            self._jobs.cancel(launch.job)
+            return "is passed over", None
         self._superseding.call_off_older(each.run, launch.target)
         if launch.unanswered:
-            return self._look_for_unanswered(each)
-        return "training", None
+            at = clocks.from_text(launch.since) + datetime.timedelta(seconds=UNANSWERED_SECONDS)
+            if self._ledger.clock() < at:
+                return "training", at
+            each = self._look_for_unanswered(each)
+        return self._look_for_queued(each)
 
-    def _look_for_unanswered(self, each: _Target) -> tuple[str, datetime.datetime | None]:
+    def _look_for_unanswered(self, each: _Target) -> _Target:
         """A creation ended without an answer: what came of it after all is looked for once its time is over."""
-        at = clocks.from_text(each.document.since) + datetime.timedelta(seconds=UNANSWERED_SECONDS)
-        if self._ledger.clock() < at:
-            return "training", at
         self._jobs.call_off_others(each.run, each.document)
-        self._write(each.launch, each.document.changed(unanswered=False))
-        return "training", None
+        return dataclasses.replace(each, launch=self._write(each.launch, each.document.changed(unanswered=False)))
+
+    def _look_for_queued(self, each: _Target) -> tuple[str, datetime.datetime | None]:
+        """A job that Vertex AI took and still has no machine for makes way for the next way of asking.
+
+        job_notifier, which looks at the job each minute, asks for this look.
+        """
+        launch = each.document
+        is_late = bool(launch.queued_until) and self._ledger.clock() >= clocks.from_text(launch.queued_until)
+        if not is_late or not self._jobs.is_queued(launch.job):
+            return "training", None
+        reason = f"Vertex AI had no {each.placement.describe()} for {launch.job} since {launch.since}"
+        self._write(each.launch, launch.changed(passed_over=reason))
+        self._jobs.cancel(launch.job)
+        return f"is passed over: {reason}", None
 
     # Ends ------------------------------------------------------------------------------------------------------
 
@@ -315,26 +352,48 @@ class Launching:
         return self._end(each.launch, State.FAILED, ended.reason), None
 
     def _ask_again(self, each: _Target, ended: Ended) -> tuple[str, datetime.datetime | None]:
-        """Vertex AI took the job and could not place it: another one is asked for, within the same bound as ever."""
-        launch = each.document
-        since = launch.no_capacity_since or ended.at
+        """Vertex AI took the job and could not place it, or took its machines away: another one is asked for."""
+        launch, now = each.document, self._ledger.clock()
+        since = launch.no_capacity_since or launch.since
+        if ended.seconds:
+            # It had its machines: the wait for others begins now, and what was learned is in its checkpoint.
+            since = clocks.to_text(now)
+            launch = launch.changed(asked=0, placement=each.placement.changed(since=since))
         until = clocks.from_text(since) + datetime.timedelta(seconds=self._settings.launch_limit_seconds)
         holdup = Holdup(what=ended.reason, kind="NoCapacity", since=since, until=clocks.to_text(until))
-        without = {"job": "", "jobs": (*launch.jobs, launch.job)}
-        if self._ledger.clock() >= until:
-            return self._end(each.launch, State.FAILED, self._given_up(launch, holdup), **without), None
-        retry_at = self._retry_at(launch.asked + 1)
+        known = None not in (launch.spent_usd, ended.cost_usd)
+        after = launch.changed(
+            job="",
+            jobs=(*launch.jobs, launch.job),
+            passed_over="",
+            spent_seconds=launch.spent_seconds + ended.seconds,
+            spent_usd=(launch.spent_usd or 0.0) + (ended.cost_usd or 0.0) if known else None,
+        )
+        each = dataclasses.replace(each, launch=dataclasses.replace(each.launch, document=after))
+        if now >= until:
+            return self._end(each.launch, State.FAILED, self._given_up(launch, holdup)), None
+        if each.seconds_left < LEAST_SECONDS:
+            used = f"after {after.spent_seconds:.0f} s nothing is left of its timeout to go on with"
+            return self._end(each.launch, State.FAILED, f"{used}: {ended.reason}"), None
+        placement, retry_at = self._next_attempt(each, asked=launch.asked + 1)
         self._move(
             each.launch,
             State.LAUNCHING,
             note=ended.reason,
-            **without,
             asked=launch.asked + 1,
             holdup=holdup,
+            placement=placement,
             retry_at=clocks.to_text(retry_at),
             no_capacity_since=since,
         )
         return f"waits for capacity until {clocks.to_text(retry_at)}", retry_at
+
+    def _next_attempt(self, each: _Target, *, asked: int) -> tuple[Placement, datetime.datetime]:
+        """How the machines are asked for next, after so many refusals, and when: at once where it is another way."""
+        following = placing.following(each.run, each.document, each.estimate, now=self._ledger.clock())
+        if following.since != each.placement.since:
+            return following, self._in(FIRST_WAIT_SECONDS)
+        return following, min(self._retry_at(asked), max(placing.turn_ends(following), self._in(FIRST_WAIT_SECONDS)))
 
     def _call_off_unnamed(self, each: _Target) -> tuple[str, datetime.datetime | None]:
         """Whoever launched it may have died between creating a job and recording its name: then it ends by that job."""
@@ -354,45 +413,52 @@ class Launching:
     def _after_the_end(self, run: Run, launch: Versioned[Launch]) -> None:
         """Settle what it cost, leave no job behind, and have its end announced; repeating it changes nothing."""
         document = launch.document
-        seconds = self._seconds(document)
-        spending.settle(self._ledger, document.run_id, document.target, seconds=seconds)
         if document.job:
             self._jobs.call_off_others(run, document)
         last = document.attempt if document.job else document.attempt + 1
         ended = self._ledger.find_ended(document.run_id, document.target, last)
+        self._settle_cost(document, ended.document if ended and document.job else None)
         if ended is None or not ended.document.announced:
             self._due.put(self._job_key(document, last), service=NOTIFIER)
 
-    def _seconds(self, launch: Launch) -> float:
-        """How long the jobs of all attempts ran."""
-        found = (
-            self._ledger.find_ended(launch.run_id, launch.target, attempt) for attempt in range(1, launch.attempt + 1)
-        )
-        return sum(each.document.seconds for each in found if each)
+    def _settle_cost(self, launch: Launch, ended: Ended | None) -> None:
+        """What the jobs of all attempts cost takes the place of what was reserved."""
+        seconds, usd = launch.spent_seconds, launch.spent_usd
+        if ended:
+            seconds += ended.seconds
+            usd = None if usd is None or ended.cost_usd is None else usd + ended.cost_usd
+        spending.settle(self._ledger, launch.run_id, launch.target, seconds=seconds, usd=usd)
 
     # What passes by itself -------------------------------------------------------------------------------------
 
-    def _wait(self, launch: Versioned[Launch], exc: RetryLater) -> tuple[str, datetime.datetime | None]:
-        """Record that Vertex AI did not take the job now, and when it is asked again.
+    def _wait(self, each: _Target, exc: RetryLater) -> tuple[str, datetime.datetime | None]:
+        """Record that Vertex AI did not take the job now, and when it is asked again, and as what.
 
         The answer may have been lost and the job be there all the same: the next attempt looks for it first.
         """
-        document, kind = launch.document, type(exc).__name__
+        document, kind, now = each.document, type(exc).__name__, clocks.to_text(self._ledger.clock())
         asked = document.asked + 1
         held = document.holdup if document.holdup and document.holdup.kind == kind else None
-        since = held.since if held else clocks.to_text(self._ledger.clock())
+        since = held.since if held else now
+        changes: dict[str, object] = {}
+        retry_at = self._retry_at(asked)
+        if isinstance(exc, NoCapacity):
+            since = document.no_capacity_since or since
+            placement, retry_at = self._next_attempt(each, asked=asked)
+            changes = {"no_capacity_since": since, "placement": placement}
         seconds = min(exc.patience, self._settings.launch_limit_seconds)
         until = clocks.from_text(since) + datetime.timedelta(seconds=seconds)
         # Asked once more just before it is given up, however seldom it is asked by then.
         last = max(until, self._in(2 * FIRST_WAIT_SECONDS)) - datetime.timedelta(seconds=FIRST_WAIT_SECONDS)
-        retry_at = min(self._retry_at(asked), last)
+        retry_at = min(retry_at, last)
         waiting = document.changed(
             asked=asked,
             unanswered=document.unanswered or kind == "ServiceUnavailable",
             holdup=Holdup(what=str(exc), kind=kind, since=since, until=clocks.to_text(until)),
             retry_at=clocks.to_text(retry_at),
+            **changes,
         )
-        self._write(launch, waiting)
+        self._write(each.launch, waiting)
         log.warning("%s/%s waits: %s", document.run_id, document.target, exc)
         return f"waits for Vertex AI until {waiting.retry_at}: {exc}", retry_at
 

@@ -12,7 +12,7 @@ import math
 import re
 import reprlib
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
@@ -185,16 +185,10 @@ class Accelerator(_Section):
     count: int = Field(default=1, ge=1, le=16)
 
 
-_OnMachine = TypeVar("_OnMachine", bound="TargetTraining | Serving")
-
-
-def _on_a_machine(section: _OnMachine) -> _OnMachine:
-    """Refuse what Vertex AI would refuse after the data was validated, or after the training was paid for."""
-    accelerator = section.accelerator
+def _machine_fault(machine: str, accelerator: Accelerator | None) -> str:
+    """What Vertex AI would refuse after the data was validated, or after the training was paid for."""
     asked = (accelerator.type, accelerator.count) if accelerator else ("", 0)
-    if fault := machines.table().fault(section.machine, *asked):
-        raise ValueError(fault)
-    return section
+    return machines.table().fault(machine, *asked)
 
 
 class Recipe(_Section):
@@ -211,8 +205,35 @@ class Recipe(_Section):
     fine_tuning_rate: float = Field(default=0.1, gt=0, le=1)
 
 
+Strategy = Literal["spot", "standard", "flex_start"]
+
+
+class Capacity(_Section):
+    """One way of asking for a job's machines, and how long it is asked in this way before the next has its turn.
+
+    `machine` and `accelerator` are those of `training.<target>` unless given. With `flex_start`, Vertex AI itself waits
+    for the machine, for so long.
+    """
+
+    machine: str = ""
+    accelerator: Accelerator | None = None
+    strategy: Strategy = "standard"
+    wait: Annotated[Duration, Field(ge=60.0, le=86400.0)] = 1800.0
+
+    @property
+    def fault(self) -> str:
+        """Why Vertex AI would refuse it; empty when it would not."""
+        fault = _machine_fault(self.machine, self.accelerator)
+        if fault or self.strategy != "flex_start":
+            return fault
+        return machines.table().flex_start_fault(self.accelerator.type if self.accelerator else "")
+
+
 class TargetTraining(_Section):
-    """How one of the two models is trained. Sizes in pixels, `timeout` a duration."""
+    """How one of the two models is trained. Sizes in pixels, `timeout` a duration.
+
+    `capacity` is how its machines are asked for, one way after the other; first as spot, then as usual if not said.
+    """
 
     architecture: Literal["densenet121", "mobilenet_v3_small", "mobilenet_v3_large"]
     weights: Annotated[str, Field(pattern=r"^(none|imagenet|gs://[^/]+/.+)$")] = "imagenet"
@@ -228,12 +249,30 @@ class TargetTraining(_Section):
     machine: str = "n1-standard-8"
     accelerator: Accelerator | None = Accelerator()
     replicas: int = Field(default=1, ge=1, le=32)
-    spot: bool = True
+    capacity: tuple[Capacity, ...] = Field(
+        default=(Capacity(strategy="spot"), Capacity()), min_length=1, max_length=10, validate_default=True
+    )
     timeout: Annotated[TimeLimit, Field(le=604800.0)] = 7200.0
 
+    @pydantic.field_validator("capacity")
+    @classmethod
+    def _capacity_is_of_this_machine(
+        cls, value: tuple[Capacity, ...], info: pydantic.ValidationInfo
+    ) -> tuple[Capacity, ...]:
+        usual = {key: info.data[key] for key in ("machine", "accelerator") if key in info.data}
+        return tuple(
+            entry.model_copy(update={key: usual[key] for key in usual.keys() - entry.model_fields_set})
+            for entry in value
+        )
+
     @pydantic.model_validator(mode="after")
-    def _vertex_ai_has_the_machine(self) -> TargetTraining:
-        return _on_a_machine(self)
+    def _vertex_ai_has_the_machines(self) -> TargetTraining:
+        if fault := _machine_fault(self.machine, self.accelerator):
+            raise ValueError(fault)
+        faults = (f"capacity.{number}: {each.fault}" for number, each in enumerate(self.capacity) if each.fault)
+        if fault := "; ".join(faults):
+            raise ValueError(fault)
+        return self
 
 
 class CloudTraining(TargetTraining):
@@ -454,7 +493,9 @@ class Serving(_Section):
 
     @pydantic.model_validator(mode="after")
     def _vertex_ai_has_the_machine(self) -> Serving:
-        return _on_a_machine(self)
+        if fault := _machine_fault(self.machine, self.accelerator):
+            raise ValueError(fault)
+        return self
 
     @pydantic.model_validator(mode="after")
     def _replicas_are_a_range(self) -> Serving:

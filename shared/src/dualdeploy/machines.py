@@ -43,6 +43,8 @@ class MachineTable(_Strict):
     what: str
     page: str
     as_of: str
+    flex_start: tuple[str, ...]
+    flex_start_page: str
     plain: tuple[Series, ...]
     accelerators: tuple[Pairing, ...]
 
@@ -66,6 +68,13 @@ class MachineTable(_Strict):
         return (
             f"{machine} does not go with {count} {accelerator}: {goes_with}; {self._machines_for(accelerator, count)}"
         )
+
+    def flex_start_fault(self, accelerator: str) -> str:
+        """Why Vertex AI does not wait for such a machine itself (Dynamic Workload Scheduler); empty when it does."""
+        if accelerator in self.flex_start:
+            return ""
+        asked = accelerator or "a machine without accelerator"
+        return f"flex_start is not offered for {asked}: it is for {_either(self.flex_start)}"
 
     def _series_with_accelerators(self) -> set[str]:
         plain = {series.series for series in self.plain}

@@ -14,13 +14,16 @@ import logging
 from collections.abc import Mapping
 
 from dualdeploy.errors import CannotEverSucceed
-from dualdeploy.ledger import Document, Ledger, names
+from dualdeploy.ledger import Document, Launch, Ledger, names
 
 log = logging.getLogger(__name__)
 
 
 class TargetEstimate(Document):
-    """One job. Without a known price the three amounts are None; `price` says where they come from, or what lacks."""
+    """One job. Without a known price the amounts are None; `price` says where they come from, or what lacks.
+
+    `usd_per_hour` is that of the dearest entry of `training.<target>.capacity`, `by_entry` has them all.
+    """
 
     usd_per_hour: float | None
     expected_seconds: float
@@ -28,6 +31,7 @@ class TargetEstimate(Document):
     estimated_usd: float | None
     most_usd: float | None
     price: str
+    by_entry: tuple[float | None, ...] = ()
 
 
 class Estimate(Document):
@@ -132,36 +136,35 @@ def reserve_jobs(
     ledger.update(name, Account, reserved)
 
 
-def settle(ledger: Ledger, run_id: str, target: str, *, seconds: float) -> float | None:
-    """Replace the reservation of a job by what `seconds` of it cost; repeating it changes nothing.
+def settle(ledger: Ledger, run_id: str, target: str, *, seconds: float, usd: float | None) -> None:
+    """Replace the reservation of a training by what its jobs cost; repeating it changes nothing.
 
-    Returns the cost, or None when the job has no known price. An account that cannot be read is left to people: the
-    end of a training must not be lost over it. Raises LedgerContention when it changes too often.
+    A cost that is not known (None) leaves the reservation. An account that cannot be read is left to people: the end of
+    a training must not be lost over it. Raises LedgerContention when it changes too often.
     """
-    try:
-        return _settle(ledger, run_id, target, seconds)
-    except CannotEverSucceed:
-        log.exception("the cost of %s/%s cannot be recorded", run_id, target)
-        return None
-
-
-def cost_of(ledger: Ledger, run_id: str, target: str, *, seconds: float) -> float | None:
-    """What `seconds` of a job cost; None when it has no known price, or the estimate cannot be read."""
+    if usd is None:
+        return
     try:
         estimate = read_estimate(ledger, run_id)
-    except CannotEverSucceed as exc:
-        log.warning("the cost of %s/%s is not known: %s", run_id, target, exc)
-        return None
-    price = estimate.targets[target].usd_per_hour if estimate and target in estimate.targets else None
+        if estimate:
+            job = f"{run_id}/{target}"
+            settle_job(ledger, estimate.dataset, estimate.month, job, actual_usd=round(usd, 6), seconds=seconds)
+    except CannotEverSucceed:
+        log.exception("the cost of %s/%s cannot be recorded", run_id, target)
+
+
+def cost_of(ledger: Ledger, launch: Launch, *, seconds: float) -> float | None:
+    """What `seconds` of a training's present job cost; None when its price is not known, or cannot be read."""
+    if launch.placement:
+        price = launch.placement.usd_per_hour
+    else:
+        try:
+            estimate = read_estimate(ledger, launch.run_id)
+        except CannotEverSucceed as exc:
+            log.warning("the cost of %s/%s is not known: %s", launch.run_id, launch.target, exc)
+            return None
+        price = estimate.targets[launch.target].usd_per_hour if estimate and launch.target in estimate.targets else None
     return None if price is None else round(price * seconds / 3600, 6)
-
-
-def _settle(ledger: Ledger, run_id: str, target: str, seconds: float) -> float | None:
-    estimate, actual = read_estimate(ledger, run_id), cost_of(ledger, run_id, target, seconds=seconds)
-    if estimate is None or actual is None:
-        return None
-    settle_job(ledger, estimate.dataset, estimate.month, f"{run_id}/{target}", actual_usd=actual, seconds=seconds)
-    return actual
 
 
 def settle_job(ledger: Ledger, dataset: str, month: str, job: str, *, actual_usd: float, seconds: float) -> None:

@@ -16,7 +16,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from dualdeploy import lazily
-from dualdeploy.errors import DualDeployError, RejectedByGoogle, ResourceMissing
+from dualdeploy.errors import (
+    DualDeployError,
+    NoCapacity,
+    PermissionSpreads,
+    RejectedByGoogle,
+    ResourceMissing,
+    ServiceUnavailable,
+)
 from dualdeploy.google import errors as google_errors
 from dualdeploy.google.calls import call
 
@@ -60,7 +67,10 @@ OUTCOME_BY_STATE: Mapping[str, JobOutcome] = {
 
 @dataclasses.dataclass(frozen=True)
 class CustomJobSpec:
-    """So many `replicas` of one training container, on machines of one kind. `timeout` in seconds."""
+    """So many `replicas` of one training container, on machines of one kind. `timeout` and `wait` in seconds.
+
+    `strategy` is `standard`, `spot` or `flex_start`; with the last, Vertex AI waits so long for the machines itself.
+    """
 
     display_name: str
     image: str
@@ -70,9 +80,10 @@ class CustomJobSpec:
     machine: str
     accelerator_type: str
     accelerator_count: int
-    spot: bool
+    strategy: str
     timeout: float
     output_directory: str
+    wait: float = 0.0
     service_account: str = ""
     replicas: int = 1
 
@@ -93,6 +104,22 @@ class Job:
     @property
     def outcome(self) -> JobOutcome:
         return OUTCOME_BY_STATE.get(self.state, JobOutcome.UNFINISHED)
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether Vertex AI has it, and no machine for it yet."""
+        return self.state in {"JOB_STATE_QUEUED", "JOB_STATE_PENDING"}
+
+    @property
+    def was_never_placed(self) -> bool:
+        """Vertex AI takes a job and tells only then that it has no machine, or fails itself before it has begun."""
+        if self.outcome is not JobOutcome.FAILED:
+            return False
+        failure = self.failure()
+        if isinstance(failure, NoCapacity):
+            return True
+        passes = isinstance(failure, ServiceUnavailable) and not isinstance(failure, PermissionSpreads)
+        return passes and self.started is None
 
     def failure(self) -> DualDeployError:
         """What the failure of a job that was accepted means: no capacity, for example, is told only then."""
@@ -658,8 +685,11 @@ def _custom_job(spec: CustomJobSpec) -> Any:
 
     machine = _machine(spec.machine, spec.accelerator_type, spec.accelerator_count)
     scheduling = types.Scheduling(timeout=duration_pb2.Duration(seconds=int(spec.timeout)))
-    if spec.spot:
+    if spec.strategy == "spot":
         scheduling.strategy = types.Scheduling.Strategy.SPOT
+    elif spec.strategy == "flex_start":
+        scheduling.strategy = types.Scheduling.Strategy.FLEX_START
+        scheduling.max_wait_duration = duration_pb2.Duration(seconds=int(spec.wait))
     if spec.replicas > 1:
         # Workers that learn together cannot go on without one of them: all start again, from the last checkpoint.
         scheduling.restart_job_on_worker_restart = True

@@ -199,7 +199,7 @@ class Specs:
             "machine": "n1-standard-8",
             "accelerator_type": "NVIDIA_TESLA_T4",
             "accelerator_count": 1,
-            "spot": True,
+            "strategy": "spot",
             "timeout": 600.0,
             "output_directory": f"gs://{MODELS_BUCKET}/runs/{self.unique}",
         }

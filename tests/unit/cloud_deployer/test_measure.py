@@ -16,7 +16,7 @@ from cloud_deployer.release import CloudRelease
 from cloud_deployer.steps import measure
 from dualdeploy import clock as clocks
 from dualdeploy import spending
-from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
+from dualdeploy.errors import NoCapacity, RejectedByGoogle, ServiceUnavailable
 from dualdeploy.ledger import State
 from dualdeploy.object_store import ABSENT
 from dualdeploy.spending import Estimate, TargetEstimate
@@ -219,6 +219,32 @@ def test_no_quota_is_waited_for_and_not_for_ever(deployer: Deployer) -> None:
     deployer.tick(LIMIT_SECONDS)
     assert release_of(deployer).state is State.REJECTED
     assert "did not take the job" in release_of(deployer).gate["not_judged"][0]
+
+
+NO_MACHINE = "Resources are insufficient in region: us-central1. Please try a different region."
+
+
+def test_a_job_that_is_refused_for_lack_of_capacity_is_asked_for_in_the_next_way(deployer: Deployer) -> None:
+    deployer.vertex.faults.plan("create_custom_job", Failing(NoCapacity(NO_MACHINE)))
+    begin(deployer)
+    (name,) = evaluations(deployer)
+    assert deployer.vertex.job_specs[name].strategy == "standard"
+
+
+def test_a_job_that_cannot_be_placed_is_asked_for_in_the_next_way_and_not_for_ever(deployer: Deployer) -> None:
+    begin(deployer)
+    for number in range(3):
+        name = evaluations(deployer)[number]
+        assert deployer.vertex.job_specs[name].strategy == ("spot", "standard")[number % 2]
+        deployer.vertex.end_job(name, "JOB_STATE_FAILED", error=NO_MACHINE, code=8)
+        deployer.tick()
+        assert NO_MACHINE in deployer.standing(newer(deployer)).waits_for
+        deployer.tick()
+    assert len(evaluations(deployer)) == 4
+    deployer.vertex.end_job(evaluations(deployer)[-1], "JOB_STATE_FAILED", error=NO_MACHINE, code=8)
+    deployer.tick(LIMIT_SECONDS)
+    assert release_of(deployer).state is State.REJECTED
+    assert NO_MACHINE in release_of(deployer).gate["not_judged"][0]
 
 
 def test_what_the_budget_does_not_allow_is_not_measured(deployer: Deployer) -> None:

@@ -18,6 +18,7 @@ VERTEX = "/v1/projects/my-project/locations/us-central1"
 QUOTAS = "/v1/projects/my-project/locations/global/services/aiplatform.googleapis.com/quotaInfos"
 T4 = "custom_model_training_preemptible_nvidia_t4_gpus"
 CPUS = "custom_model_training_preemptible_cpus"
+USUAL_T4, USUAL_CPUS = T4.replace("preemptible_", ""), CPUS.replace("preemptible_", "")
 
 
 def found(checks: Any, about: str) -> list[Finding]:
@@ -206,29 +207,35 @@ def config(text: str) -> Any:
 @pytest.mark.parametrize(
     ("training", "demand"),
     [
-        ("{}", {T4: (1, 2), CPUS: (8, 16)}),
+        ("{}", {T4: (1, 2), CPUS: (8, 16), USUAL_T4: (1, 2), USUAL_CPUS: (8, 16)}),
         (
-            "{cloud: {spot: false, machine: n1-standard-4}}",
-            {
-                T4.replace("preemptible_", ""): (1, 1),
-                CPUS.replace("preemptible_", ""): (4, 4),
-                T4: (1, 1),
-                CPUS: (8, 8),
-            },
+            "{cloud: {capacity: [{}], machine: n1-standard-4}, mobile: {capacity: [{strategy: spot}]}}",
+            {USUAL_T4: (1, 1), USUAL_CPUS: (4, 4), T4: (1, 1), CPUS: (8, 8)},
         ),
         (
-            "{cloud: {accelerator: {type: NVIDIA_L4, count: 2}, machine: g2-standard-24, replicas: 3}}",
+            """{cloud: {accelerator: {type: NVIDIA_L4, count: 2}, machine: g2-standard-24, replicas: 3,
+               capacity: [{strategy: flex_start}]}, mobile: {capacity: [{strategy: spot}]}}""",
             {T4.replace("t4", "l4"): (6, 6), CPUS.replace("cpus", "g2_cpus"): (72, 72), T4: (1, 1), CPUS: (8, 8)},
         ),
         (
-            "{cloud: {accelerator: null, machine: e2-standard-8}, mobile: {accelerator: null, machine: n2-standard-4}}",
-            {CPUS: (8, 8), CPUS.replace("cpus", "n2_cpus"): (4, 4)},
+            """{cloud: {accelerator: null, machine: e2-standard-8, capacity: [{}]},
+                mobile: {accelerator: null, machine: n2-standard-4, capacity: [{}, {machine: e2-standard-16}]}}""",
+            {USUAL_CPUS: (16, 24), USUAL_CPUS.replace("cpus", "n2_cpus"): (4, 4)},
         ),
     ],
 )
 def test_what_a_data_set_asks_of_each_quota(training: str, demand: dict[str, tuple[int, int]]) -> None:
     assert quota.demand(config(training)) == {
         f"aiplatform.googleapis.com/{name}": need for name, need in demand.items()
+    }
+
+
+def quotas(infos: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "quotaInfos": [
+            {"metric": f"aiplatform.googleapis.com/{metric}", "quotaId": "Id", "dimensionsInfos": each}
+            for metric, each in infos.items()
+        ]
     }
 
 
@@ -249,16 +256,32 @@ def test_the_limit_of_the_region_counts_before_that_of_all_others(
         {"dimensions": each, "details": {"value": value}, "applicableLocations": [each.get("region", "us-central1")]}
         for each, value in dimensions
     ]
-    enough = [{"dimensions": {}, "details": {"value": "-1"}}]
-    google.documents[QUOTAS] = {
-        "quotaInfos": [
-            {"metric": f"aiplatform.googleapis.com/{T4}", "quotaId": "Id", "dimensionsInfos": infos},
-            {"metric": f"aiplatform.googleapis.com/{CPUS}", "quotaId": "Id", "dimensionsInfos": enough},
-        ]
-    }
-    of_cards, of_processors = sorted(found(quota.checks(look), "training"), key=lambda each: "_gpus" not in each.says)
+    none = [{"dimensions": {}, "details": {"value": "0"}}]
+    google.documents[QUOTAS] = quotas({T4: infos, CPUS: [{"details": {"value": "-1"}}], USUAL_T4: none})
+    of_cards = next(each for each in found(quota.checks(look), "training") if T4 in each.says)
     assert of_cards.state is state, of_cards.says
-    assert of_processors.state is State.OK
+
+
+@pytest.mark.parametrize(
+    ("limits", "states"),
+    [
+        ({T4: 2, USUAL_T4: 2}, {T4: State.OK, USUAL_T4: State.OK}),
+        # The run gets its machines all the same, later and dearer than it might.
+        ({T4: 0, USUAL_T4: 2}, {T4: State.WARNING, USUAL_T4: State.OK}),
+        ({T4: 2, USUAL_T4: 0}, {T4: State.OK, USUAL_T4: State.WARNING}),
+        ({T4: 0, USUAL_T4: 0}, {T4: State.BROKEN, USUAL_T4: State.BROKEN}),
+        # Cards without processors are no way either.
+        ({T4: 0, USUAL_T4: 2, USUAL_CPUS: 1}, {T4: State.BROKEN, USUAL_T4: State.OK}),
+    ],
+)
+def test_a_quota_is_missing_for_good_only_if_no_other_way_of_asking_has_its_own(
+    look: Look, google: Any, limits: dict[str, int], states: dict[str, State]
+) -> None:
+    infos = {metric: [{"details": {"value": str(limit)}}] for metric, limit in limits.items()}
+    google.documents[QUOTAS] = quotas(infos)
+    judged = found(quota.checks(look), "training")
+    for metric, state in states.items():
+        assert next(each for each in judged if metric in each.says).state is state, metric
 
 
 # Firebase -------------------------------------------------------------------------------------------------------

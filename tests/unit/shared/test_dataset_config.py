@@ -27,9 +27,9 @@ data:      {prefix: flowers/, snapshot: all, quiet_period: 2m, features: {image:
 training:
   method: custom
   cloud:   {architecture: densenet121, weights: imagenet, image_size: 224, epochs: 12, machine: n1-standard-8,
-            accelerator: {type: NVIDIA_TESLA_T4, count: 1}, spot: true, timeout: 2h}
+            accelerator: {type: NVIDIA_TESLA_T4, count: 1}, capacity: [{strategy: spot}], timeout: 2h}
   mobile:  {architecture: mobilenet_v3_small, weights: imagenet, image_size: 224, epochs: 20, machine: n1-standard-8,
-            accelerator: {type: NVIDIA_TESLA_T4, count: 1}, spot: true, timeout: 2h}
+            accelerator: {type: NVIDIA_TESLA_T4, count: 1}, capacity: [{strategy: spot}], timeout: 2h}
 gates:
   cloud:   {min_accuracy: 0.85}
   mobile:  {min_accuracy: 0.80, max_size_mb: 8}

@@ -81,6 +81,36 @@ def test_the_local_cloud_refuses_the_same_pairs(machine: str, accelerator: str, 
     assert refused.value.message.startswith("List of found errors:\t1.Field: machine_spec.")
 
 
+#: (machine, accelerator, whether Vertex AI waits for it itself)
+FLEX_START = [
+    ("n1-standard-8", "NVIDIA_TESLA_T4", False),
+    ("n1-standard-8", "NVIDIA_TESLA_V100", False),
+    ("n1-standard-8", "", False),
+    ("g2-standard-8", "NVIDIA_L4", True),
+    ("a2-highgpu-1g", "NVIDIA_TESLA_A100", True),
+    ("a3-highgpu-1g", "NVIDIA_H100_80GB", True),
+]
+
+
+@pytest.mark.parametrize(("machine", "accelerator", "offered"), FLEX_START)
+def test_flex_start_is_refused_where_vertex_ai_does_not_offer_it(
+    machine: str, accelerator: str, *, offered: bool
+) -> None:
+    card = f"{{type: {accelerator}}}" if accelerator else "null"
+    entry = f"{{machine: {machine}, accelerator: {card}, strategy: flex_start}}"
+    text = f"dataset: flowers\nlabels: [a, b]\ntraining: {{mobile: {{capacity: [{{}}, {entry}]}}}}"
+    asked = {"machineType": machine, "acceleratorType": accelerator or None}
+    spec = {"workerPoolSpecs": [{"machineSpec": asked}, {}], "scheduling": {"strategy": "FLEX_START"}}
+    if offered:
+        dataset_config.parse(text, source="here")
+        local_machines.check_strategy(spec)
+        return
+    with pytest.raises(InvalidDatasetConfig, match=r"training\.mobile: capacity\.1: flex_start is not offered"):
+        dataset_config.parse(text, source="here")
+    with pytest.raises(ApiError, match="FLEX_START is not supported"):
+        local_machines.check_strategy(spec)
+
+
 def test_both_read_the_same_table() -> None:
     ours = REPOSITORY / "shared" / "src" / "dualdeploy" / "machines.json"
     theirs = REPOSITORY / "infra" / "local_cloud" / "src" / "local_cloud" / "vertex" / "machines.json"

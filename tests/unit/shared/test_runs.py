@@ -97,7 +97,7 @@ def test_costs_are_estimated_then_reserved_then_what_they_were(
     record_estimate(ledger, estimate(run))
     reserve(ledger, estimate(run), limit_usd=None)
     assert [each.cost for each in looked.one(run.run_id).targets] == ["~$0.30", "~$0.30"]
-    settle(ledger, run.run_id, "cloud", seconds=3600)
+    settle(ledger, run.run_id, "cloud", seconds=3600, usd=0.6)
     cloud, mobile = looked.one(run.run_id).targets
     assert (cloud.cost, mobile.cost) == ("$0.60", "~$0.30")
     assert (cloud.reserved_usd, cloud.actual_usd, mobile.actual_usd) == (1.2, 0.6, None)

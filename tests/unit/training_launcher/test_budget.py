@@ -74,6 +74,18 @@ def test_several_workers_cost_so_many_times_as_much_and_a_stated_price_is_that_o
     assert found.targets["cloud"].price.startswith("3 workers, each n1-standard-8 in us-central1 at 1 USD")
 
 
+def test_of_several_ways_to_get_machines_the_dearest_is_reserved_and_an_unknown_price_may_be_it() -> None:
+    two = {"accelerator": {"type": "NVIDIA_TESLA_T4", "count": 2}}
+    cloud = {"capacity": [{"strategy": "spot"}, {"strategy": "standard", **two}, {}], "replicas": 2}
+    found = estimate(training={"cloud": cloud}).targets["cloud"]
+    assert found.by_entry == (3.0, 4.0, 3.0)
+    assert (found.usd_per_hour, found.most_usd) == (4.0, 8.0)
+    l4 = {"machine": "g2-standard-8", "accelerator": {"type": "NVIDIA_L4"}}
+    unknown = estimate(training={"cloud": {"capacity": [{}, l4]}}).targets["cloud"]
+    assert (unknown.by_entry, unknown.most_usd) == ((1.5, None), None)
+    assert "g2-standard-8" in unknown.price
+
+
 def test_a_run_that_is_expected_to_cost_too_much_is_refused_with_the_sums_and_the_remedies() -> None:
     found = estimate(budget={"max_usd_per_run": 5})
     assert "expected to cost 6.00 USD" in found.refusal
@@ -161,8 +173,7 @@ def test_what_a_job_did_cost_takes_the_place_of_its_reservation_and_makes_room()
     spending.reserve(ledger, an_estimate(1), limit_usd=10)
     for target in TARGETS:
         for _ in range(2):
-            cost = spending.settle(ledger, "flowers-000000000001", target, seconds=360)
-        assert cost == pytest.approx(0.15, abs=0.001)
+            spending.settle(ledger, "flowers-000000000001", target, seconds=360, usd=0.15)
     account = spending.read_account(ledger, "flowers", MONTH)
     assert account.total_usd() == pytest.approx(0.3, abs=0.001)
     entry = account.jobs["flowers-000000000001/cloud"]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
+
 import pytest
 from chain import LAUNCHER_SETTINGS, WHOLE, Chain
 
+from dualdeploy import spending
 from dualdeploy.errors import NoCapacity, PermissionSpreads
 from dualdeploy.ledger import Holdup, State
 from dualdeploy.testing import Failing
@@ -51,10 +55,12 @@ def test_a_refused_job_says_why_it_waits_since_when_and_until_when(chain: Chain)
     )
     assert branch.retry_at == "2026-11-23T12:01:00.000Z"
     waits_for = chain.standing(branch.run_id, "cloud").waits_for
-    assert waits_for == f"{QUOTA}, since {branch.holdup.since}; asked again at {branch.retry_at}"
+    again = f"asked again at {branch.retry_at} as n1-standard-8 with 1 NVIDIA_TESLA_T4 (spot)"
+    assert waits_for == f"{QUOTA}, since {branch.holdup.since}; {again}"
 
 
 def test_attempts_become_rarer_up_to_half_an_hour(chain: Chain) -> None:
+    chain.configure(training={"cloud": {"capacity": [{"wait": "1d"}]}})
     chain.upload(*WHOLE)
     refuse(chain, 1)
     launch(chain)
@@ -162,3 +168,242 @@ def test_a_permission_that_does_not_come_ends_the_training_by_name(chain: Chain)
     launcher_tick(chain, 1800)
     assert cloud(chain).state is State.FAILED
     assert DENIED in cloud(chain).reason
+
+
+# Along the list --------------------------------------------------------------------------------------------------
+
+NO_MACHINE = "Resources are insufficient in region: us-central1. Please try a different region."
+LIST = [
+    {"strategy": "spot", "wait": "10m"},
+    {"strategy": "standard", "wait": "5m"},
+    {"machine": "g2-standard-8", "accelerator": {"type": "NVIDIA_L4"}, "strategy": "flex_start", "wait": "20m"},
+]
+#: What LIST asks for, as the job says it.
+WAYS = [("n1-standard-8", "spot"), ("n1-standard-8", "standard"), ("g2-standard-8", "flex_start")]
+
+
+def way(chain: Chain, job: str) -> tuple[str, str]:
+    spec = chain.vertex.job_specs[job]
+    return spec.machine, spec.strategy
+
+
+def asked_for(chain: Chain, *, minutes: int) -> list[tuple[int, tuple[str, str]]]:
+    """When the cloud job was asked for, and as what; every job is one that Vertex AI takes and cannot place."""
+    found: list[tuple[int, tuple[str, str]]] = []
+    for minute in range(minutes):
+        for job in chain.jobs_of(cloud(chain).run_id, "cloud")[len(found) :]:
+            found.append((minute, way(chain, job)))
+            chain.vertex.end_job(job, "JOB_STATE_FAILED", error=NO_MACHINE, code=8)
+        chain.tick()
+        chain.drain()
+    return found
+
+
+def test_a_job_that_cannot_be_placed_is_asked_for_along_the_list_and_then_from_its_beginning(chain: Chain) -> None:
+    chain.configure(training={"cloud": {"capacity": LIST}})
+    chain.upload(*WHOLE)
+    launch(chain)
+    found = asked_for(chain, minutes=50)
+    in_turn = [each for number, (_, each) in enumerate(found) if number == 0 or found[number - 1][1] != each]
+    assert in_turn == [*WAYS, WAYS[0]]
+    began = [next(minute for minute, each in found if each == way) for way in WAYS]
+    assert 10 <= began[1] - began[0] <= 13
+    assert 5 <= began[2] - began[1] <= 8
+
+
+def test_without_a_list_it_is_spot_and_then_standard(chain: Chain) -> None:
+    chain.upload(*WHOLE)
+    launch(chain)
+    found = asked_for(chain, minutes=45)
+    assert found[0] == (0, WAYS[0])
+    assert found[-1][1] == WAYS[1]
+    assert 30 <= next(minute for minute, each in found if each == WAYS[1]) <= 33
+
+
+def test_what_is_refused_at_its_creation_is_asked_for_along_the_list_too(chain: Chain) -> None:
+    chain.configure(training={"cloud": {"capacity": LIST}})
+    chain.upload(*WHOLE)
+    refuse(chain, 1)
+    launch(chain)
+    # Both jobs are asked for, the other one first has its own.
+    refuse(chain, 5)
+    for _ in range(20):
+        launcher_tick(chain, 60)
+    assert way(chain, cloud(chain).job) == WAYS[1]
+    assert cloud(chain).placement.entry == 1
+
+
+def test_the_place_in_the_list_is_written_before_vertex_is_asked(chain: Chain) -> None:
+    chain.configure(training={"cloud": {"capacity": LIST}})
+    chain.upload(*WHOLE)
+    launch(chain)
+    written: list[tuple[str, str]] = []
+
+    def look(_number: int, name: str, when: str) -> None:
+        # Before the first attempt nothing is written: without a place it is the first entry.
+        if name == "vertex.create_custom_job" and when == "before" and cloud(chain).placement:
+            written.append((cloud(chain).placement.machine, cloud(chain).placement.strategy))
+
+    chain.interfere = look
+    found = asked_for(chain, minutes=45)
+    assert written == [each for _, each in found[1:]]
+
+
+@pytest.mark.parametrize("entries", [1, 3])
+def test_after_the_limit_it_ends_with_googles_reason_whatever_the_list_has(chain: Chain, entries: int) -> None:
+    chain.configure(training={"cloud": {"capacity": LIST[:entries]}})
+    chain.upload(*WHOLE)
+    launch(chain)
+    for _ in range(60):
+        for job in chain.jobs_of(cloud(chain).run_id, "cloud"):
+            if job in chain.unfinished_jobs():
+                chain.vertex.end_job(job, "JOB_STATE_FAILED", error=NO_MACHINE, code=8)
+        chain.tick(1800)
+        chain.drain()
+    assert cloud(chain).state is State.FAILED
+    assert "given up after" in cloud(chain).reason
+    assert NO_MACHINE in cloud(chain).reason
+    assert not set(chain.unfinished_jobs()) & set(chain.jobs_of(cloud(chain).run_id, "cloud"))
+
+
+def queue(chain: Chain, job: str) -> None:
+    """Vertex AI has no machine for the job and does not say so."""
+    chain.vertex.jobs[job] = dataclasses.replace(chain.vertex.jobs[job], state="JOB_STATE_QUEUED", started=None)
+
+
+def test_a_job_that_stays_queued_makes_way_for_the_next_entry_and_nobody_hears_of_an_end(chain: Chain) -> None:
+    chain.configure(training={"cloud": {"capacity": LIST}})
+    chain.upload(*WHOLE)
+    launch(chain)
+    first = cloud(chain).job
+    queue(chain, first)
+    for _ in range(9):
+        chain.tick()
+        chain.drain()
+    assert cloud(chain).job == first
+    for _ in range(6):
+        chain.tick()
+        chain.drain()
+    assert chain.vertex.jobs[first].state == "JOB_STATE_CANCELLED"
+    assert way(chain, cloud(chain).job) == WAYS[1]
+    assert chain.messages("training-completed", target="cloud") == []
+    assert any("no n1-standard-8 with 1 NVIDIA_TESLA_T4 (spot)" in moment.note for moment in cloud(chain).history)
+    chain.settle()
+    assert chain.standing(cloud(chain).run_id, "cloud").state is State.LIVE
+
+
+def test_a_job_that_has_its_machine_is_left_alone_however_long_it_takes(chain: Chain) -> None:
+    chain.configure(training={"cloud": {"capacity": LIST}})
+    chain.upload(*WHOLE)
+    launch(chain)
+    first = cloud(chain).job
+    for _ in range(40):
+        chain.tick()
+        chain.drain()
+    assert (cloud(chain).job, cloud(chain).state) == (first, State.TRAINING)
+
+
+def test_the_only_way_of_asking_keeps_its_place_in_the_queue_until_the_limit(chain: Chain) -> None:
+    chain.configure(training={"cloud": {"capacity": LIST[:1]}})
+    chain.upload(*WHOLE)
+    launch(chain)
+    first = cloud(chain).job
+    queue(chain, first)
+    for _ in range(47):
+        chain.tick(1800)
+        chain.drain()
+    assert (cloud(chain).job, cloud(chain).state) == (first, State.TRAINING)
+    for _ in range(6):
+        chain.tick(600)
+        chain.drain()
+    assert cloud(chain).state is State.FAILED
+    assert "given up after 0 attempts since" in cloud(chain).reason
+
+
+# Taken away ------------------------------------------------------------------------------------------------------
+
+
+def take_away(chain: Chain, job: str, *, after: float) -> None:
+    """Google takes the machines of a job that ran for so many seconds, and has no others."""
+    ended = chain.vertex.jobs[job].created + datetime.timedelta(seconds=after)
+    chain.vertex.end_job(job, "JOB_STATE_FAILED", error="STOCKOUT", code=8)
+    begun = chain.vertex.jobs[job].created
+    chain.vertex.jobs[job] = dataclasses.replace(chain.vertex.jobs[job], started=begun, ended=ended)
+
+
+def test_a_job_whose_machines_were_taken_away_goes_on_within_what_is_left_of_its_time(chain: Chain) -> None:
+    chain.configure(training={"cloud": {"capacity": LIST[:2], "timeout": "2h"}})
+    chain.upload(*WHOLE)
+    launch(chain)
+    first = cloud(chain).job
+    take_away(chain, first, after=5400)
+    chain.clock.advance(5400)
+    for _ in range(3):
+        chain.tick()
+        chain.drain()
+    second = cloud(chain).job
+    assert second != first
+    # Its entry has its whole time again: it was placed once.
+    assert way(chain, second) == WAYS[0]
+    assert chain.vertex.job_specs[second].timeout == 1800
+    assert chain.vertex.job_specs[second].arguments == chain.vertex.job_specs[first].arguments
+    chain.settle()
+    assert chain.standing(cloud(chain).run_id, "cloud").state is State.LIVE
+
+
+def test_a_job_that_used_up_its_time_is_not_asked_for_again(chain: Chain) -> None:
+    chain.configure(training={"cloud": {"timeout": "2h"}})
+    chain.upload(*WHOLE)
+    launch(chain)
+    take_away(chain, cloud(chain).job, after=7170)
+    chain.settle()
+    assert cloud(chain).state is State.FAILED
+    assert "after 7170 s nothing is left of its timeout" in cloud(chain).reason
+
+
+def test_a_day_without_a_machine_counts_from_the_last_that_it_had(chain: Chain) -> None:
+    chain.configure(training={"cloud": {"timeout": "3d"}})
+    chain.upload(*WHOLE)
+    refuse(chain, 1)
+    launch(chain)
+    launcher_tick(chain, 60)
+    job = cloud(chain).job
+    chain.clock.advance(86_400)
+    take_away(chain, job, after=86_000)
+    for _ in range(4):
+        chain.tick()
+        chain.drain()
+    assert cloud(chain).state is State.TRAINING
+    assert cloud(chain).job != job
+
+
+def test_each_job_costs_what_its_own_machine_costs(chain: Chain) -> None:
+    dear = {"accelerator": {"type": "NVIDIA_TESLA_T4", "count": 4}, "wait": "1m"}
+    chain.configure(training={"cloud": {"capacity": [{"wait": "1m"}, dear]}}, budget={"cloud": {"expected": "1h"}})
+    chain.upload(*WHOLE)
+    launch(chain)
+    run_id = cloud(chain).run_id
+    estimate = spending.read_estimate(chain.ledger, run_id).targets["cloud"]
+    cheap, most = estimate.by_entry
+    assert (most > cheap, estimate.usd_per_hour) == (True, most)
+    first = cloud(chain).job
+    take_away(chain, first, after=1800)
+    for _ in range(3):
+        chain.tick()
+        chain.drain()
+    chain.vertex.end_job(cloud(chain).job, "JOB_STATE_FAILED", error=NO_MACHINE, code=8)
+    for _ in range(4):
+        chain.tick()
+        chain.drain()
+    third = cloud(chain).job
+    assert chain.vertex.job_specs[third].accelerator_count == 4
+    chain.train(third)
+    begun = chain.vertex.jobs[third].created
+    ended = begun + datetime.timedelta(seconds=3600)
+    chain.vertex.jobs[third] = dataclasses.replace(chain.vertex.jobs[third], started=begun, ended=ended)
+    chain.settle()
+    month = spending.read_estimate(chain.ledger, run_id).month
+    entry = spending.read_account(chain.ledger, "flowers", month).jobs[f"{run_id}/cloud"]
+    assert entry.actual_usd == pytest.approx(cheap * 0.5 + most, abs=1e-4)
+    assert entry.seconds == 5400
+    assert entry.actual_usd <= entry.reserved_usd

@@ -443,20 +443,20 @@ def test_the_two_jobs_differ_as_the_configuration_says(chain: Chain) -> None:
     chain.configure(
         training={
             "cloud": {"machine": "g2-standard-24", "accelerator": {"type": "NVIDIA_L4", "count": 2}, "timeout": "3h"},
-            "mobile": {"accelerator": None, "spot": False},
+            "mobile": {"accelerator": None, "capacity": [{"strategy": "standard"}]},
         }
     )
     chain.upload(*WHOLE)
     run_id = launched(chain, chain.retrain())
     cloud, mobile = (chain.vertex.job_specs[chain.jobs_of(run_id, target)[0]] for target in TARGETS)
-    assert (cloud.machine, cloud.accelerator_type, cloud.accelerator_count, cloud.timeout, cloud.spot) == (
+    assert (cloud.machine, cloud.accelerator_type, cloud.accelerator_count, cloud.timeout, cloud.strategy) == (
         "g2-standard-24",
         "NVIDIA_L4",
         2,
         10800.0,
-        True,
+        "spot",
     )
-    assert (mobile.accelerator_type, mobile.accelerator_count, mobile.spot) == ("", 0, False)
+    assert (mobile.accelerator_type, mobile.accelerator_count, mobile.strategy) == ("", 0, "standard")
     assert list(cloud.arguments) == ["--target", "cloud", "--job", f"gs://models/runs/{run_id}/cloud/job.json"]
     assert cloud.image == "trainer@sha256:1"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,7 @@ from typing import Any
 from doctor.checks import buckets
 from doctor.examination import Check, Look
 from doctor.findings import Finding, Place
-from dualdeploy.dataset_config import DatasetConfig
+from dualdeploy.dataset_config import Capacity, DatasetConfig
 from dualdeploy.training import TARGETS
 
 _METRIC = "aiplatform.googleapis.com/custom_model_training_"
@@ -21,14 +20,22 @@ _ALWAYS_NAMED = {f"{_METRIC}cpus", f"{_METRIC}preemptible_cpus"}
 _UNLIMITED = -1
 
 
+#: How Vertex AI names the quota of machines that it may take away, or that it gives when it has some.
+_KIND = {"spot": "preemptible_", "flex_start": "preemptible_", "standard": ""}
+
+
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """What the data set that asks for most needs of a quota: for its larger job, and for both at once."""
+    """What the data set that asks for most needs of a quota: for its larger job, and for both at once.
+
+    `others` are the other ways in which its jobs ask for machines, each as the quotas that it needs.
+    """
 
     metric: str
     largest: int
     both: int
     dataset: str
+    others: tuple[Mapping[str, int], ...] = ()
 
 
 def checks(look: Look) -> Iterator[Check]:
@@ -38,16 +45,34 @@ def checks(look: Look) -> Iterator[Check]:
 
 def demand(config: DatasetConfig) -> Mapping[str, tuple[int, int]]:
     """By metric: what the largest job of a run takes, and what both take when they train at once."""
-    jobs: dict[str, list[int]] = collections.defaultdict(list)
-    for target in TARGETS:
-        training = config.training.of(target)
-        kind = f"{_METRIC}{'preemptible_' if training.spot else ''}"
-        if training.accelerator:
-            card = training.accelerator.type.lower().replace("_tesla_", "_")
-            jobs[f"{kind}{card}_gpus"].append(training.accelerator.count * training.replicas)
-        if processors := _processors(training.machine):
-            jobs[f"{kind}{_family(training.machine)}cpus"].append(processors * training.replicas)
-    return {metric: (max(counts), sum(counts)) for metric, counts in jobs.items()}
+    return {need.metric: (need.largest, need.both) for need in _needs(config)}
+
+
+def _needs(config: DatasetConfig) -> Iterator[Need]:
+    ways = {
+        target: [_taken(entry, config.training.of(target).replicas) for entry in config.training.of(target).capacity]
+        for target in TARGETS
+    }
+    for metric in {metric for each in ways.values() for way in each for metric in way}:
+        # One job asks in one way at a time.
+        jobs = [most for each in ways.values() if (most := max(way.get(metric, 0) for way in each))]
+        # Only where each of the jobs that take from it can do without is there another way.
+        takers = [each for each in ways.values() if any(metric in way for way in each)]
+        without = [[way for way in each if metric not in way] for each in takers]
+        others = tuple(way for each in without for way in each) if all(without) else ()
+        yield Need(metric, max(jobs), sum(jobs), config.dataset, others)
+
+
+def _taken(entry: Capacity, replicas: int) -> Mapping[str, int]:
+    """What a job that asks for its machines so takes, by metric."""
+    kind = f"{_METRIC}{_KIND[entry.strategy]}"
+    taken = {}
+    if entry.accelerator:
+        card = entry.accelerator.type.lower().replace("_tesla_", "_")
+        taken[f"{kind}{card}_gpus"] = entry.accelerator.count * replicas
+    if processors := _processors(entry.machine):
+        taken[f"{kind}{_family(entry.machine)}cpus"] = processors * replicas
+    return taken
 
 
 def _family(machine: str) -> str:
@@ -67,16 +92,24 @@ def _training(look: Look, check: Check) -> Iterator[Finding]:
     configs = buckets.usable(look) or [DatasetConfig(dataset="a-new-data-set", labels=("a", "b"))]
     needs: dict[str, Need] = {}
     for config in configs:
-        for metric, (largest, both) in demand(config).items():
-            need = Need(metric, largest, both, config.dataset)
-            needs[metric] = max(needs.get(metric, need), need, key=lambda each: (each.both, each.largest))
+        for need in _needs(config):
+            found = needs.get(need.metric, need)
+            # Of two that ask for as much, the one that has no other way decides.
+            needs[need.metric] = max(found, need, key=lambda each: (each.both, each.largest, not each.others))
     limits = _limits(look)
     for metric, need in sorted(needs.items()):
         if metric in limits or metric in _ALWAYS_NAMED or metric.endswith("_gpus"):
-            yield _judged(look, check, need, limits.get(metric))
+            yield _judged(look, check, need, limits)
 
 
-def _judged(look: Look, check: Check, need: Need, found: tuple[str, int] | None) -> Finding:
+def _is_enough(way: Mapping[str, int], limits: Mapping[str, tuple[str, int]]) -> bool:
+    """What Google names no limit of does not count against it."""
+    found = ((limits.get(metric, ("", _UNLIMITED))[1], needed) for metric, needed in way.items())
+    return all(limit == _UNLIMITED or limit >= needed for limit, needed in found)
+
+
+def _judged(look: Look, check: Check, need: Need, limits: Mapping[str, tuple[str, int]]) -> Finding:
+    found = limits.get(need.metric)
     name, region = need.metric.removeprefix("aiplatform.googleapis.com/"), look.chain.region
     if found is None:
         console = f"https://console.cloud.google.com/iam-admin/quotas?project={look.chain.project}"
@@ -94,6 +127,9 @@ def _judged(look: Look, check: Check, need: Need, found: tuple[str, int] | None)
     if limit >= need.largest:
         says = f"{there}, and {need.dataset} needs {need.both} at once: one of its two jobs waits for the other"
         return check.warning(says, more)
+    if any(_is_enough(way, limits) for way in need.others):
+        says = f"{there}, and a job of {need.dataset} needs {need.largest}: it is asked for in another way each time"
+        return check.warning(says, f"{more}; or take this entry out of training.<target>.capacity")
     says = f"{there}, and a job of {need.dataset} needs {need.largest}: it waits, and is given up after a day"
     return check.broken(says, more)
 

@@ -17,8 +17,8 @@ from cloud_deployer.release import TARGET, CloudRelease, CloudServed, Evaluation
 from cloud_deployer.world import World, config_of
 from dualdeploy import clock as clocks
 from dualdeploy import spending, training
-from dualdeploy.dataset_config import CloudGate, DatasetConfig
-from dualdeploy.errors import CannotEverSucceed, RejectedByGoogle, RetryLater, UnknownRun, UnusableResult
+from dualdeploy.dataset_config import Capacity, CloudGate, DatasetConfig
+from dualdeploy.errors import CannotEverSucceed, NoCapacity, RejectedByGoogle, RetryLater, UnknownRun, UnusableResult
 from dualdeploy.ledger import State
 from dualdeploy.object_store import ABSENT, GenerationChanged, ObjectMissing
 from dualdeploy.release.route import Forward, Stay, Turn, Wait
@@ -75,7 +75,8 @@ def call_off(release: CloudRelease, world: World) -> None:
     with contextlib.suppress(RejectedByGoogle):
         jobs = _jobs(release, world)
         for job in jobs:
-            world.vertex.cancel_custom_job(job.name)
+            if job.outcome is JobOutcome.UNFINISHED:
+                world.vertex.cancel_custom_job(job.name)
         _settle(release, world, jobs)
 
 
@@ -149,12 +150,13 @@ def _find_or_create(
     release: CloudRelease, world: World, config: DatasetConfig, result: TrainingResult, live: CloudServed
 ) -> Turn[CloudRelease]:
     try:
-        jobs = world.vertex.find_custom_jobs(_labels(release, live))
+        found = world.vertex.find_custom_jobs(_labels(release, live))
+        jobs = [job for job in found if not job.was_never_placed]
         if not jobs:
             if problem := _too_expensive(release, world, config, result):
                 return _measured(release, Measured(live=live.run_id, problem=problem))
             _reserve(release, world, config, result)
-            jobs = [_create(release, world, config, result, live)]
+            jobs = [_create(release, world, config, result, live, unplaced=len(found))]
     except RetryLater as exc:
         if world.seconds_since(release.operation_since) <= limit_seconds(result):
             raise
@@ -167,7 +169,8 @@ def _find_or_create(
         log.info("%s measures %s on the pictures of %s", jobs[0].name, live.run_id, release.run_id)
         most = _most_usd(release, world, result)
         evaluation = EvaluationJob(live=live.run_id, job=jobs[0].name, most_usd=most)
-        since = clocks.to_text(world.clock())
+        # Of all jobs together: a job that Vertex AI could not place does not begin the time anew.
+        since = clocks.to_text(world.clock()) if len(found) < len(jobs) else release.operation_since
         return Stay(release.changed(evaluation=evaluation, operation=jobs[0].name, operation_since=since))
     _settle(release, world, [])
     return _measured(release, Measured(live=live.run_id, problem=problem))
@@ -179,13 +182,17 @@ def _look(release: CloudRelease, world: World, result: TrainingResult, live: Clo
     except RejectedByGoogle as exc:
         # What it cost is not known: its reservation stays.
         return _measured(release, Measured(live=live.run_id, problem=str(exc)))
+    limit = limit_seconds(result)
+    is_in_time = world.seconds_since(release.operation_since) <= limit
+    if job.was_never_placed and is_in_time:
+        waiting = release.changed(operation="", evaluation=None)
+        return Wait(waiting, f"a machine to measure {live.run_id}: {job.error}")
     if job.outcome is not JobOutcome.UNFINISHED:
         _settle(release, world, [job])
         # It may have written its result between the two looks.
         problem = f"{job.name} {job.outcome} without a result: {job.error or 'no reason given'}"
         return _measured(release, _written(release, world, live) or Measured(live=live.run_id, problem=problem))
-    limit = limit_seconds(result)
-    if world.seconds_since(release.operation_since) <= limit:
+    if is_in_time:
         return Wait(release, f"{job.name}, which measures {live.run_id} on the new pictures, {limit:.0f} s at most")
     with contextlib.suppress(RejectedByGoogle):
         world.vertex.cancel_custom_job(job.name)
@@ -204,30 +211,47 @@ def limit_seconds(result: TrainingResult) -> float:
 
 
 def _create(
-    release: CloudRelease, world: World, config: DatasetConfig, result: TrainingResult, live: CloudServed
+    release: CloudRelease,
+    world: World,
+    config: DatasetConfig,
+    result: TrainingResult,
+    live: CloudServed,
+    *,
+    unplaced: int,
 ) -> Job:
+    """The job on the first machines of `training.cloud.capacity` that Vertex AI has; each that could not be placed was
+    one try."""
     name = training.live_evaluation_job_name(release.run_id, live.run_id, release=release.n)
     document = _document(release, world, live)
     with contextlib.suppress(GenerationChanged):
         # What an earlier attempt left says the same: a run is frozen.
         world.models.put(name, document.to_json(), expect=ABSENT)
-    parameters = config.training.cloud
-    accelerator = parameters.accelerator
-    return world.vertex.create_custom_job(
-        CustomJobSpec(
-            display_name=f"{release.run_id}-evaluates-{live.run_id}"[:128],
-            image=world.settings.trainer_image,
-            arguments=["--target", "cloud", "--job", world.models.uri(name), "--evaluate-live"],
-            environment={"GOOGLE_CLOUD_PROJECT": world.settings.project},
-            labels=_labels(release, live) | {DATASET_LABEL: release.dataset},
-            machine=parameters.machine,
-            accelerator_type=accelerator.type if accelerator else "",
-            accelerator_count=accelerator.count if accelerator else 0,
-            spot=parameters.spot,
-            timeout=timeout_seconds(result),
-            output_directory=world.models.uri(name).rsplit("/", 1)[0],
-            service_account=world.settings.training_service_account,
-        )
+    capacity = config.training.cloud.capacity
+    first = unplaced % len(capacity)
+    *entries, last = *capacity[first:], *capacity[:first]
+    for entry in entries:
+        with contextlib.suppress(NoCapacity):
+            return world.vertex.create_custom_job(_spec(release, world, result, live, name=name, entry=entry))
+    return world.vertex.create_custom_job(_spec(release, world, result, live, name=name, entry=last))
+
+
+def _spec(
+    release: CloudRelease, world: World, result: TrainingResult, live: CloudServed, *, name: str, entry: Capacity
+) -> CustomJobSpec:
+    return CustomJobSpec(
+        display_name=f"{release.run_id}-evaluates-{live.run_id}"[:128],
+        image=world.settings.trainer_image,
+        arguments=["--target", "cloud", "--job", world.models.uri(name), "--evaluate-live"],
+        environment={"GOOGLE_CLOUD_PROJECT": world.settings.project},
+        labels=_labels(release, live) | {DATASET_LABEL: release.dataset},
+        machine=entry.machine,
+        accelerator_type=entry.accelerator.type if entry.accelerator else "",
+        accelerator_count=entry.accelerator.count if entry.accelerator else 0,
+        strategy=entry.strategy,
+        wait=min(entry.wait, QUEUE_SECONDS),
+        timeout=timeout_seconds(result),
+        output_directory=world.models.uri(name).rsplit("/", 1)[0],
+        service_account=world.settings.training_service_account,
     )
 
 

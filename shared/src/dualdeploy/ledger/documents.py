@@ -131,14 +131,39 @@ class _Moving(Document):
         return self.changed(state=state, since=moment.at, reason=note, history=(*self.history, moment), **dict(changes))
 
 
+class Placement(Document):
+    """How a training's machines are asked for: entry number `entry`, from 0, of `training.<target>.capacity`.
+
+    Written before the job is asked for, and whole: whoever reads it need not know the configuration. `since` is when
+    its turn began, `wait` after how many seconds the next entry has its turn.
+    """
+
+    entry: int = 0
+    since: str
+    wait: float
+    machine: str
+    accelerator: str = ""
+    count: int = 0
+    strategy: str
+    usd_per_hour: float | None = None
+
+    def describe(self) -> str:
+        """`n1-standard-8 with 1 NVIDIA_TESLA_T4 (spot)`, for messages."""
+        fitted = f" with {self.count} {self.accelerator}" if self.count else ""
+        return f"{self.machine}{fitted} ({self.strategy})"
+
+
 class Launch(_Moving):
     """The training of one target of a run, as training_launcher knows it.
 
     `attempt` counts the jobs that Vertex AI took for it, `job` is the present one, `jobs` are those before it.
     `unanswered` says that a creation ended without an answer, so that a job may exist that nobody named yet.
     `asked` counts refusals for lack of quota or capacity, `retry_at` is when Vertex AI is asked again,
-    `no_capacity_since` when it first took a job and could not place it. `called_off` is why newer data takes its place,
+    `no_capacity_since` when it first had no machine, since the last job that ran. `placement` is how the machines are
+    asked for; without it, as the first entry of the configuration says. A job that is queued longer than until
+    `queued_until` is cancelled, and `passed_over` says why; `called_off` is why newer data takes its place. Both are
     written before the job is cancelled.
+    `spent_seconds` and `spent_usd` (None: not known) are of the jobs in `jobs`.
     """
 
     v: int = 1
@@ -153,6 +178,11 @@ class Launch(_Moving):
     holdup: Holdup | None = None
     retry_at: str = ""
     no_capacity_since: str = ""
+    placement: Placement | None = None
+    queued_until: str = ""
+    passed_over: str = ""
+    spent_seconds: float = 0.0
+    spent_usd: float | None = 0.0
     called_off: str = ""
     estimated_usd: float | None = None
 

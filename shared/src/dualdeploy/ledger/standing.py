@@ -110,12 +110,13 @@ def _training_waits_for(launch: Launch, state: str) -> str:
     if state in TRAINING_ENDS:
         return ""
     if launch.holdup:
-        asked = f"; asked again at {launch.retry_at}" if launch.retry_at else ""
+        place = f" as {launch.placement.describe()}" if launch.placement else ""
+        asked = f"; asked again at {launch.retry_at}{place}" if launch.retry_at else ""
         return f"{launch.holdup.what}, since {launch.holdup.since}{asked}"
     if state == "unreadable":
         return "someone to mend it"
     if state == State.TRAINING:
-        return f"training job {launch.job}"
+        return f"training job {launch.job}" + (f", {launch.placement.describe()}" if launch.placement else "")
     return "the next tick"
 
 

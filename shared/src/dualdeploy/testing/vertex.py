@@ -113,7 +113,7 @@ class FakeVertex:
             with self._lock:
                 name = f"{PARENT}/customJobs/{next(self._ids)}"
                 now = datetime.datetime.now(datetime.UTC)
-                self.jobs[name] = Job(name, "JOB_STATE_PENDING", dict(spec.labels), created=now)
+                self.jobs[name] = Job(name, "JOB_STATE_RUNNING", dict(spec.labels), created=now)
                 self.job_specs[name] = spec
                 return self.jobs[name]
 

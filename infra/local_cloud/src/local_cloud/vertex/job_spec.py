@@ -61,6 +61,7 @@ def check(job: Mapping[str, Any]) -> None:
         if pool:
             _check_pool(pool, f"job_spec.worker_pool_specs[{position}]", is_primary=position == 0)
     timeout(spec)
+    machines.check_strategy(spec)
     prefix = (spec.get("baseOutputDirectory") or {}).get("outputUriPrefix")
     if prefix is not None and not str(prefix).startswith("gs://"):
         raise invalid_argument(f"job_spec.base_output_directory must be a gs:// URI, got {prefix!r}.")

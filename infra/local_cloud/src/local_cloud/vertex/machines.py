@@ -13,6 +13,7 @@ from typing import Any
 
 from local_cloud.vertex.bodies import whole_number
 from local_cloud.vertex.errors import invalid_argument, invalid_field
+from local_cloud.vertex.names import seconds
 
 _TABLE = Path(__file__).with_name("machines.json")
 _QUOTA = "aiplatform.googleapis.com/custom_model_training_"
@@ -41,6 +42,21 @@ def check(machine: Mapping[str, Any], field: str) -> None:
             f"{field}.accelerator_count",
             f'{count} of accelerator "{accelerator}" is not supported for machine type "{name}".',
         )
+
+
+def check_strategy(spec: Mapping[str, Any]) -> None:
+    """Refuse FLEX_START for machines that Vertex AI does not offer it for. Raises ApiError 400; its words are ours."""
+    scheduling = spec.get("scheduling") or {}
+    if "maxWaitDuration" in scheduling:
+        seconds(scheduling["maxWaitDuration"], "job_spec.scheduling.max_wait_duration")
+    if scheduling.get("strategy") != "FLEX_START":
+        return
+    for pool in spec["workerPoolSpecs"]:
+        accelerator = (pool.get("machineSpec") or {}).get("acceleratorType")
+        if pool and accelerator not in _table()["flex_start"]:
+            raise invalid_field(
+                "job_spec.scheduling.strategy", f'FLEX_START is not supported for accelerator "{accelerator or ""}".'
+            )
 
 
 def demand(spec: Mapping[str, Any]) -> dict[str, int]:

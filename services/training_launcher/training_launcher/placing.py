@@ -1,0 +1,61 @@
+"""Along `training.<target>.capacity`: how a job's machines are asked for, and when the next entry has its turn."""
+
+from __future__ import annotations
+
+import datetime
+
+from dualdeploy import clock as clocks
+from dualdeploy import dataset_config
+from dualdeploy.ledger import Launch, Placement, Run
+from dualdeploy.spending import Estimate
+
+#: What Vertex AI needs to say that it waited for long enough (`flex_start`), before it is told so.
+ITS_OWN_WAIT_SECONDS = 600.0
+
+
+def placement(run: Run, launch: Launch, estimate: Estimate) -> Placement:
+    """How the job is asked for now: as recorded, or as the first entry says."""
+    return launch.placement or _entry(run, launch.target, estimate, number=0, since=launch.since)
+
+
+def following(run: Run, launch: Launch, estimate: Estimate, *, now: datetime.datetime) -> Placement:
+    """How it is asked for next: in the same way until the entry's time is over, then as the next says, or the first."""
+    present = placement(run, launch, estimate)
+    if now < turn_ends(present):
+        return present
+    number = (present.entry + 1) % _ways(run, launch.target)
+    return _entry(run, launch.target, estimate, number=number, since=clocks.to_text(now))
+
+
+def turn_ends(present: Placement) -> datetime.datetime:
+    return clocks.from_text(present.since) + datetime.timedelta(seconds=present.wait)
+
+
+def queued_until(run: Run, launch: Launch, estimate: Estimate, *, limit: float) -> datetime.datetime:
+    """Until when a job may wait at Vertex AI: until another way of asking has its turn, and not for more than `limit`
+    seconds without a machine in any case."""
+    present = placement(run, launch, estimate)
+    since = clocks.from_text(launch.no_capacity_since or present.since)
+    end = since + datetime.timedelta(seconds=limit)
+    if _ways(run, launch.target) > 1:
+        end = min(end, turn_ends(present))
+    return end + datetime.timedelta(seconds=ITS_OWN_WAIT_SECONDS if present.strategy == "flex_start" else 0.0)
+
+
+def _ways(run: Run, target: str) -> int:
+    return len(dataset_config.stored(run.config).training.of(target).capacity)
+
+
+def _entry(run: Run, target: str, estimate: Estimate, *, number: int, since: str) -> Placement:
+    entry = dataset_config.stored(run.config).training.of(target).capacity[number]
+    priced = estimate.targets[target]
+    return Placement(
+        entry=number,
+        since=since,
+        wait=entry.wait,
+        machine=entry.machine,
+        accelerator=entry.accelerator.type if entry.accelerator else "",
+        count=entry.accelerator.count if entry.accelerator else 0,
+        strategy=entry.strategy,
+        usd_per_hour=priced.by_entry[number] if number < len(priced.by_entry) else priced.usd_per_hour,
+    )
