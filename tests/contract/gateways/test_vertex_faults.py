@@ -162,7 +162,8 @@ def test_a_job_is_created_as_its_spec_says(gateway_of: Any, specs: Any) -> None:
     assert job.job_spec.base_output_directory.output_uri_prefix.endswith(specs.unique)
 
 
-def test_a_job_for_which_vertex_ai_itself_waits_says_for_how_long(gateway: VertexGateway, specs: Any) -> None:
+def test_a_job_for_which_vertex_ai_itself_waits_says_for_how_long(gateway_of: Any, specs: Any) -> None:
+    gateway = gateway_of()
     l4 = {"machine": "g2-standard-8", "accelerator_type": "NVIDIA_L4"}
     created = gateway.create_custom_job(specs.job("0", strategy="flex_start", wait=5400.0, **l4))
     scheduling = gateway._jobs.get_custom_job(name=created.name).job_spec.scheduling

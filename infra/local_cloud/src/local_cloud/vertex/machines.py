@@ -47,7 +47,8 @@ def check(machine: Mapping[str, Any], field: str) -> None:
 def check_strategy(spec: Mapping[str, Any]) -> None:
     """Refuse FLEX_START for machines that Vertex AI does not offer it for. Raises ApiError 400; its words are ours."""
     scheduling = spec.get("scheduling") or {}
-    if "maxWaitDuration" in scheduling:
+    # 0 is for ever.
+    if scheduling.get("maxWaitDuration", "0s") != "0s":
         seconds(scheduling["maxWaitDuration"], "job_spec.scheduling.max_wait_duration")
     if scheduling.get("strategy") != "FLEX_START":
         return
