@@ -64,6 +64,9 @@ class DatasetChecks:
         """Every class must be trained, and should be evaluated."""
         if not self.train.records:
             return
+        if len(self.class_names) == 1 and self.complete:
+            message = f"every record is of one class ({self.class_names[0]})"
+            self._add("error", "one_class", message, "add examples of another: a classifier needs two classes")
         missing = self._without_examples(self.train)
         if missing and self.complete:
             remedy = "add examples of it, or remove the label from the configuration"

@@ -154,9 +154,12 @@ def _print_yaml(path: Path, data: LocalData, verdict: Verdict, console: Console)
     """The configuration that would fit, for a data set without one."""
     schema, classes = data.schema, list(verdict.classes)
     labels = list(schema.labels or (entry.label for entry in classes))
-    if not schema.labels and not any(classes[0].records.values()) and len(classes) > 2:
-        # Nobody's records begin with a class that has none: they count from one.
-        schema, labels = dataclasses.replace(schema, first_label=schema.first_label + 1), labels[1:]
+    # Nobody's records begin with a class that has none: they count from one.
+    counts_from_one = not any(classes[0].records.values()) and len(classes) > 2
+    if schema.labels is None and counts_from_one:
+        labels = labels[1:]
+    if counts_from_one and (schema.labels is None or "label_out_of_range" in verdict.finding_counts):
+        schema = dataclasses.replace(schema, first_label=schema.first_label + 1)
     named = schema.labels or schema.met or any(not entry.label.startswith("class ") for entry in classes)
     console.print("[cyan]YAML[/]     that fits" + ("" if named else "; put the names of the classes in their places"))
     console.print(_plain(yaml_that_fits(path if path.is_dir() else path.parent, schema, labels)), highlight=False)

@@ -18,7 +18,7 @@ import pydantic
 from pydantic import Field
 
 from dualdeploy import cron, machines, yaml_document
-from dualdeploy.contracts.example import PRESETS
+from dualdeploy.contracts.example import PRESETS, is_class_name
 from dualdeploy.contracts.split import BY_NAMES, SplitRule
 from dualdeploy.errors import InvalidDatasetConfig, UnknownDataset
 from dualdeploy.object_store import ObjectMissing, ObjectStore
@@ -572,8 +572,7 @@ class DatasetConfig(_Section):
     def _labels_are_distinct_words(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(value)) != len(value):
             raise ValueError("the same label stands twice")
-        # Readers of label files split them at every line break that Unicode has.
-        if any(not label.strip() or len(label.splitlines()) != 1 for label in value):
+        if not all(map(is_class_name, value)):
             raise ValueError("a label is empty or has a line break")
         return value
 

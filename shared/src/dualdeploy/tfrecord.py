@@ -433,11 +433,18 @@ def starts_like_records(head: bytes) -> bool:
 class Example(Mapping[str, Feature]):
     """A parsed tf.train.Example: feature name → Feature; values are converted when they are asked for."""
 
-    __slots__ = ("_features",)
+    __slots__ = ("_features", "_message")
 
     def __init__(self, message: Any) -> None:  # a run-time protobuf class has no static type
         """Wrap the parsed message."""
+        self._message = message
         self._features = message.features.feature
+
+    @property
+    def has_sequences(self) -> bool:
+        """Whether this is in truth a tf.train.SequenceExample: its feature lists are a field that no example has."""
+        fields = lazily.load("google.protobuf.unknown_fields").UnknownFieldSet(self._message)
+        return any(field.field_number == 2 for field in fields)
 
     def __getitem__(self, name: str) -> Feature:
         """Return the feature, or raise KeyError."""

@@ -100,6 +100,19 @@ def test_names_of_classes_may_come_from_the_records(tmp_path: Path) -> None:
     assert source.folder(tmp_path).config["labels"] == ["hen", "cat"]
 
 
+@pytest.mark.parametrize("labels", [[], ["a", "b"]])
+def test_labels_that_count_from_one_are_told(tmp_path: Path, labels: list[str]) -> None:
+    shard(tmp_path / "train.tfrecord", [1, 2, 1, 2])
+    with pytest.raises(source.UnusableFolder, match=r"seem to count from 1: `make validate` prints the YAML"):
+        source.folder(tmp_path, labels=labels)
+
+
+def test_one_class_is_no_data_set(tmp_path: Path) -> None:
+    shard(tmp_path / "train.tfrecord", [0, 0])
+    with pytest.raises(source.UnusableFolder, match="of one class, and a classifier needs two"):
+        source.folder(tmp_path, labels=["a", "b"])
+
+
 def test_a_split_that_is_unclear_is_said_before_anything_is_started(tmp_path: Path) -> None:
     shard(tmp_path / "test-1.tfrecord", [0, 1])
     with pytest.raises(source.UnusableFolder, match=r"all 1 shards are held out.*data\.split"):

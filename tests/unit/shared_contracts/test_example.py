@@ -65,7 +65,17 @@ def test_a_label_is_an_index_a_name_or_one_hot(value: Any, schema: dict[str, Any
         (3, {}, "label_out_of_range", "data.first_label: 1"),
         (0, {"first_label": 1}, "label_out_of_range", "data.first_label: 0"),
         (9, {}, "label_out_of_range", "add the missing label"),
-        (-1, {}, "label_out_of_range", "outside the 3 configured labels (0 to 2)"),
+        (
+            -1,
+            {},
+            "label_out_of_range",
+            "configured labels (0 to 2). a number below 0 mostly",
+        ),
+        (-1, {"labels": None}, "label_out_of_range", "leave such records out"),
+        ("", {}, "label_count", "is an empty text: the record has no label"),
+        (" ", {"labels": None}, "label_count", "is an empty text: the record has no label"),
+        ("tulips\n", {}, "label_unknown", "write it as `labels` does ('tulips')"),
+        ("tulips\r\n", {"labels": None}, "label_unknown", "has a line break"),
         (4, {"first_label": 1}, "label_out_of_range", "outside the 3 configured labels (1 to 3)"),
         (65_536, {"labels": None}, "label_out_of_range", "not between 0 and 65535"),
         ("Tulips", {}, "label_unknown", "write it as `labels` does ('tulips')"),
@@ -102,12 +112,23 @@ def test_a_label_that_is_none_of_these_is_named(value: Any, schema: dict[str, An
         ({"image": 7}, "image_type", "is int64, not bytes"),
         ({"image": [IMAGE, IMAGE]}, "image_count", "has 2 values"),
         ({"photo": IMAGE}, "image_missing", "'photo' looks like it"),
+        ({"image_raw": bytes(192), "height": 8, "width": 8}, "image_raw_pixels", "feature 'image_raw': "),
+        ({"image_raw": bytes(192), "photo": IMAGE, "height": 8, "width": 8}, "image_missing", "'photo' looks like it"),
     ],
 )
 def test_what_is_no_picture_is_named_raw_pixels_above_all(features: dict[str, Any], code: str, says: str) -> None:
     fault = refused({"class": 0, **features})
     assert fault.code == code
     assert says in f"{fault.problem}. {fault.remedy}"
+
+
+def test_a_sequence_example_is_called_so() -> None:
+    context = encode_example({"label": 1})
+    fault_of_context = refused({"label": 1})
+    feature_lists = b"\x12\x09\x0a\x07\x0a\x05image"
+    with pytest.raises(UnusableRecord, match=r"the record is a tf\.train\.SequenceExample"):
+        ExampleSchema(labels=LABELS).read(context + feature_lists)
+    assert fault_of_context.code == "image_missing"
 
 
 def test_a_missing_feature_is_answered_with_the_schema_that_fits() -> None:

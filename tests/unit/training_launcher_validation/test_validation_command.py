@@ -150,6 +150,9 @@ def test_labels_that_count_from_one_are_told_by_the_yaml_that_fits(run, tmp_path
     code, output = run(tmp_path, "--labels", "a,b,c")
     assert code == 1
     assert "if the labels count from 1, write data.first_label: 1" in output
+    written = tmp_path / "fits.yaml"
+    written.write_text(output[output.index("dataset: ") :].split("\n\n")[0])
+    assert run(tmp_path, "--config", written)[0] == 0
 
 
 def test_labels_txt_names_the_classes_as_for_the_demo(run, folder) -> None:

@@ -25,6 +25,13 @@ def test_a_class_without_training_examples_is_an_error(check, record, shard, goo
     assert verdict.reason() == "no training example of roses (1)"
 
 
+def test_records_of_one_class_are_an_error_without_labels_too(record, shard) -> None:
+    data = MemoryShard("train-0", shard(record(seed, label=0) for seed in range(20)))
+    verdict = validate([data], labels=None, features=FEATURES)
+    assert codes(verdict) == {"one_class": "error"}
+    assert verdict.reason() == "every record is of one class (class 0)"
+
+
 def test_a_class_that_is_not_held_out_is_a_warning(check, record, shard) -> None:
     held_out = shard([record(seed, label=0) for seed in range(100, 103)])
     verdict = check({"train-0": shard(map(record, range(4))), "eval-0": held_out})

@@ -24,6 +24,7 @@ _SHOWN_FEATURES = 8
 _SHOWN_CHARACTERS = 60
 #: Raw pixels without a height and a width beside them are told by their number, from this side on.
 _SMALLEST_SIDE = 8
+_ONE_PICTURE = "write one tf.train.Example for each picture"
 #: One to four channels of 8, 16 or 32 bits.
 _BYTES_OF_A_PIXEL = frozenset(channels * size for channels in (1, 2, 3, 4) for size in (1, 2, 4))
 
@@ -137,14 +138,17 @@ class ExampleSchema:
 
     def _out_of_range(self, number: int) -> UnusableRecord:
         first = self.first_label
+        no_label = "a number below 0 mostly stands for `no label`: leave such records out, or correct them"
         if self.labels is None:
             problem = f"label {number} is not between {first} and {first + MOST_CLASSES - 1}"
             remedy = f"write the class index (0 for the first class) as feature {self.label!r}"
-            return UnusableRecord("label_out_of_range", problem, remedy)
+            return UnusableRecord("label_out_of_range", problem, no_label if number < 0 else remedy)
         last = first + len(self.labels) - 1
         problem = f"label {number} is outside the {len(self.labels)} configured labels ({first} to {last})"
         remedy = "add the missing label to `labels` of the data set's configuration, or correct the record"
-        if number == last + 1:
+        if number < 0:
+            remedy = no_label
+        elif number == last + 1:
             remedy = f"if the labels count from {first + 1}, write data.first_label: {first + 1}; otherwise {remedy}"
         elif number == first - 1:
             remedy = (
@@ -157,6 +161,10 @@ class ExampleSchema:
             name = value.decode()
         except UnicodeDecodeError:
             self._refuse(self.label, "label", "type", f"is bytes that are not text ({value[:8].hex(' ')}…)")
+        if not name.strip():
+            self._refuse(self.label, "label", "count", "is an empty text: the record has no label")
+        if self.labels is None and not is_class_name(name):
+            raise UnusableRecord("label_unknown", f"the label {_text(name)} has a line break", "write it without")
         if self.labels is None and (name in self.met or len(self.met) < MOST_CLASSES):
             return self.met.setdefault(name, len(self.met))
         index = self._places.get(name)
@@ -191,6 +199,10 @@ class ExampleSchema:
     def _feature(self, example: Example, name: str, setting: str, wanted: str) -> Feature:
         if name in example:
             return example[name]
+        if example.has_sequences:
+            raise UnusableRecord("malformed_example", "the record is a tf.train.SequenceExample", _ONE_PICTURE)
+        if setting == "image":
+            _refuse_raw_pixels(example)
         present = ", ".join(repr(other) for other in sorted(example)[:_SHOWN_FEATURES]) or "none at all"
         found = guess(example)
         remedy = f"write feature {name!r} with {wanted}, or name the right feature as data.features.{setting}"
@@ -210,6 +222,11 @@ class ExampleSchema:
         raise UnusableRecord(f"{setting}_{what}", f"feature {name!r} {problem}", remedy)
 
 
+def is_class_name(text: str) -> bool:
+    """Whether a class may be called so: readers of label files split them at every line break that Unicode has."""
+    return bool(text.strip()) and text.splitlines() == [text]
+
+
 def schema_of(config: Mapping[str, Any]) -> ExampleSchema:
     """How the records of a run are to be read, from the run's own copy of its configuration."""
     data = config.get("data", {})
@@ -218,6 +235,20 @@ def schema_of(config: Mapping[str, Any]) -> ExampleSchema:
 
 
 # Raw pixels ------------------------------------------------------------------------------------------------------
+
+
+def _refuse_raw_pixels(example: Example) -> None:
+    """Raise UnusableRecord where another feature than the one asked for holds pixels, and none a picture."""
+    if guess(example) is None:
+        for name in sorted(example):
+            feature = example[name]
+            fault = _explained(feature.values[0], example) if _is_one_of_bytes(feature) else None
+            if fault and fault.code == "image_raw_pixels":
+                raise UnusableRecord(fault.code, f"feature {name!r}: {fault.problem}", fault.remedy)
+
+
+def _is_one_of_bytes(feature: Feature) -> bool:
+    return feature.kind == "bytes" and len(feature.values) == 1
 
 
 def _explained(image: bytes, example: Example) -> UnusableRecord:
@@ -295,7 +326,7 @@ def guess(example: Example) -> Guess | None:
 
 
 def _holds_image(feature: Feature) -> bool:
-    return feature.kind == "bytes" and len(feature.values) == 1 and image_file.begins_like_an_image(feature.values[0])
+    return _is_one_of_bytes(feature) and image_file.begins_like_an_image(feature.values[0])
 
 
 def _may_be_label(name: str, feature: Feature) -> bool:

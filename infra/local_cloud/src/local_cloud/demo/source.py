@@ -92,6 +92,15 @@ def folder(path: Path, *, labels: Sequence[str] = (), config_file: Path | None =
             f"{path}: no record has a picture in feature {data.schema.image!r} and a class in {data.schema.label!r};"
             " `make validate` says what is there"
         )
+    if classes == 1:
+        raise UnusableFolder(f"{path}: every record is of one class, and a classifier needs two")
+    all_but_the_first = sorted(unseen_by_class) == list(range(1, classes))
+    if all_but_the_first and len(data.schema.labels or unseen_by_class) == classes - 1:
+        first = data.schema.first_label
+        raise UnusableFolder(
+            f"{path} has no picture of class {first}, so its labels seem to count from {first + 1}: `make validate`"
+            " prints the YAML that says so, for YAML=file"
+        )
     names, origin = _names(path, data, tuple(schema.met), classes=classes)
     shown = tuple(schema.met) or names
     unseen = [Picture(picture, shown[label]) for picture, label in _spread(unseen_by_class, UNSEEN)]
