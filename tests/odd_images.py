@@ -158,6 +158,13 @@ def jpeg(mode: str = "RGB", **options: object) -> bytes:
     return stream.getvalue()
 
 
+def jpeg_of(width: int, height: int) -> bytes:
+    """One colour."""
+    stream = io.BytesIO()
+    Image.new("RGB", (width, height), "teal").save(stream, "JPEG")
+    return stream.getvalue()
+
+
 def _insert(data: bytes, at: int, more: bytes) -> bytes:
     return data[:at] + more + data[at:]
 
@@ -192,6 +199,16 @@ def _sound_jpegs() -> Iterator[tuple[str, bytes]]:
     for transform in (0, 1, 2, 7):
         adobe = b"\xff\xee\0\x0eAdobe\0d\0\0\0\0" + bytes([transform])
         yield f"jpeg, Adobe transform {transform}", _insert(plain, 2, adobe)
+    yield "jpeg stored as RGB", jpeg(keep_rgb=True)
+    yield "jpeg without Huffman tables", plain[: plain.index(b"\xff\xc4")] + plain[plain.index(b"\xff\xda") :]
+    yield "jpeg of one pixel", jpeg_of(1, 1)
+    yield "jpeg of one column", jpeg_of(1, 60_000)
+    # Both decoders fill up what is missing, and alike.
+    frame, half = plain.index(b"\xff\xc0"), len(plain) // 2
+    yield "jpeg, cut and closed", plain[:half] + b"\xff\xd9"
+    yield "jpeg, zeros among its pixels", plain[:half] + bytes(200) + plain[half + 200 :]
+    yield "jpeg, higher than its pixels", plain[: frame + 5] + struct.pack(">H", 200) + plain[frame + 7 :]
+    yield "jpeg, lower than its pixels", plain[: frame + 5] + struct.pack(">H", 20) + plain[frame + 7 :]
     yield "jpeg, Adobe segment too short", _insert(plain, 2, b"\xff\xee\0\x07Adobe")
     yield "cmyk jpeg without Adobe", _without_segment(jpeg("CMYK"), b"\xff\xee")
     stream = io.BytesIO()
@@ -223,6 +240,13 @@ def _unusable_jpegs() -> Iterator[tuple[str, bytes]]:
     yield "jpeg, no height", plain[: frame + 5] + b"\0\0" + plain[frame + 7 :]
     yield "jpeg, only its markers", b"\xff\xd8\xff\xd9"
     yield "jpeg, bytes before it", b"\0" + plain
+    yield "jpeg, begun twice", plain[:2] + plain
+    yield "jpeg, its height behind its pixels", (
+        plain[: frame + 5] + b"\0\0" + plain[frame + 7 : -2] + b"\xff\xdc\0\4\0\x41" + plain[-2:]
+    )
+    yield "jpeg, line ends changed", plain.replace(b"\n", b"\r\n")
+    yield "jpeg, read and written as text", plain.decode("latin-1").encode("utf-8")
+    yield "jpeg of 81 megapixels", plain[: frame + 5] + struct.pack(">HH", 9000, 9000) + plain[frame + 9 :]
     yield "jpeg, bytes between its segments", _insert(plain, frame, b"abc")
 
 
@@ -230,12 +254,16 @@ def _rotten_jpegs() -> Iterator[tuple[str, bytes]]:
     plain = jpeg()
     frame = plain.index(b"\xff\xc0")
     yield "jpeg without quantisation", _without_segment(_without_segment(plain, b"\xff\xdb"), b"\xff\xdb")
+    yield "jpeg, not progressive and called so", plain[: frame + 1] + b"\xc2" + plain[frame + 2 :]
     yield "jpeg, sampling of five", plain[: frame + 11] + b"\x51" + plain[frame + 12 :]
 
 
 _OTHER_FORMATS = {
     "empty": b"", "text": b"not a picture", "gif": b"GIF89a" + bytes(40), "bmp": b"BM" + bytes(60), "tiff": b"II*\0",
     "base64": b"/9j/4AAQSkZJRgABAQ==", "path": b"gs://bucket/picture.jpg", "pixels": bytes(range(192)),
+    "webp": b"RIFF\x24\0\0\0WEBPVP8 " + bytes(24), "avif": b"\0\0\0\x1cftypavif" + bytes(40), "svg": b"<svg/>",
+    "heic": b"\0\0\0\x18ftypheic" + bytes(40), "ico": b"\0\0\1\0" + bytes(40), "blank": b" ",
+    "jxl": b"\xff\x0a" + bytes(40),
     "jpeg 2000": b"\0\0\0\x0cjP  \r\n\x87\n", "numpy": b"\x93NUMPY\x01\0v\0{}",
 }  # fmt: skip
 
