@@ -241,8 +241,9 @@ def _unusable_jpegs() -> Iterator[tuple[str, bytes]]:
     yield "jpeg, only its markers", b"\xff\xd8\xff\xd9"
     yield "jpeg, bytes before it", b"\0" + plain
     yield "jpeg, begun twice", plain[:2] + plain
-    yield "jpeg, its height behind its pixels", (
-        plain[: frame + 5] + b"\0\0" + plain[frame + 7 : -2] + b"\xff\xdc\0\4\0\x41" + plain[-2:]
+    yield (
+        "jpeg, its height behind its pixels",
+        (plain[: frame + 5] + b"\0\0" + plain[frame + 7 : -2] + b"\xff\xdc\0\4\0\x41" + plain[-2:]),
     )
     yield "jpeg, line ends changed", plain.replace(b"\n", b"\r\n")
     yield "jpeg, read and written as text", plain.decode("latin-1").encode("utf-8")
