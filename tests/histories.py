@@ -77,6 +77,8 @@ class History:
         self.bad: set[str] = set()
         self.is_bad_next = False
         self.chain.vertex.serve = self._serve
+        # What Google does is not recorded: half of the histories have it one way.
+        self.chain.vertex.busy_refuses_split = self.seed % 2 == 1
         self.chain.order = lambda: self.chance.sample(SERVICES, len(SERVICES))
         if self.chance.random() < 0.4:
             self._two_versions()

@@ -7,16 +7,21 @@ version does not know are kept (`ledger.Document`).
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pydantic
 
 from cloud_deployer import traffic
+from dualdeploy import clock as clocks
 from dualdeploy.ledger import Document, Release, Served, Serving
 from dualdeploy.vertex import Deployment
 
 TARGET = "cloud"
+
+#: An undeployment that was about to begin longer ago is over, or never began, however long its instance was frozen.
+LEAVING_SECONDS = 24 * 3600.0
 
 _DEPLOYMENT = pydantic.TypeAdapter(Deployment)
 
@@ -217,9 +222,31 @@ class CloudServed(Served):
         return self.endpoint.rsplit("/", 1)[-1]
 
 
+class Leaving(Document):
+    """An undeployment that was about to begin at `at`; `operation` is empty until it is known that it did."""
+
+    at: str
+    operation: str = ""
+
+
 class CloudServing(Serving):
+    """`leaving` says, by the ids of deployed models, which undeployments may be under way: noted before they begin.
+
+    What stands there gets no traffic, and whoever wants the model back deploys it anew.
+    """
+
     current: CloudServed | None = None
     previous: CloudServed | None = None
+    leaving: Mapping[str, Leaving] = {}
+
+    def with_leaving(self, deployed_id: str, operation: str = "", *, now: datetime.datetime) -> CloudServing:
+        """Noted; what was noted so long ago that it has come to its end is forgotten."""
+        since = clocks.to_text(now - datetime.timedelta(seconds=LEAVING_SECONDS))
+        known = {key: each for key, each in self.leaving.items() if each.at >= since}
+        return self.changed(leaving={**known, deployed_id: Leaving(at=clocks.to_text(now), operation=operation)})
+
+    def without_leaving(self, deployed_id: str) -> CloudServing:
+        return self.changed(leaving={key: each for key, each in self.leaving.items() if key != deployed_id})
 
 
 #: What an announcement links to.

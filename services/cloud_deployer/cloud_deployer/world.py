@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import datetime
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,14 +19,17 @@ from dualdeploy.clock import Clock
 from dualdeploy.contracts import saved_model
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.due import Due
-from dualdeploy.errors import ResourceMissing, UnusableResult
-from dualdeploy.ledger import Ledger
+from dualdeploy.errors import DualDeployError, RejectedByGoogle, ResourceMissing, UnusableResult
+from dualdeploy.ledger import Ledger, UnreadableDocument, names
 from dualdeploy.monitoring import Monitoring
 from dualdeploy.object_store import ObjectMissing, ObjectStore
+from dualdeploy.release import serving as serve
 from dualdeploy.release.operations import Looked, poll_operation
 from dualdeploy.release.route import Stay, Turn
 from dualdeploy.training import TrainingResult
 from dualdeploy.vertex import Endpoint, Vertex
+
+log = logging.getLogger(__name__)
 
 #: What a release forgets of an operation when another one begins.
 NO_OPERATION: Mapping[str, Any] = {"operation": "", "operation_since": "", "failing_since": "", "attempts": 0}
@@ -134,6 +140,49 @@ class World:
         if release.operation and release.undeploying != subject:
             return Stay(release.changed(**NO_OPERATION))
         return self.operate(release.changed(undeploying=subject), start=start, there=there, what=what)
+
+    def begin_undeploy(self, release: CloudRelease, endpoint_id: str, going: str, *, traffic: Mapping[str, int]) -> str:
+        """Begin to take a deployed model down; noted first, so that no one gives it traffic meanwhile.
+
+        The answer to the call may be lost, this instance may be frozen before it, and the release may lose its claim to
+        a rollback: the note stands. Raises Displaced.
+        """
+        with contextlib.suppress(*((UnreadableDocument,) if release.going_back else ())):
+            # What cannot be read no one else can claim; the way back goes on without it.
+            serve.note_in_claim(
+                self.ledger, CloudServing, release, lambda present: present.with_leaving(going, now=self.clock())
+            )
+        try:
+            operation = self.vertex.start_undeploy(endpoint_id, going, traffic=traffic)
+        except RejectedByGoogle:
+            self._note(release, lambda present: present.without_leaving(going))
+            raise
+        self._note(release, lambda present: present.with_leaving(going, operation, now=self.clock()))
+        return operation
+
+    def _note(self, release: CloudRelease, change: Callable[[CloudServing], CloudServing]) -> None:
+        """Note what came of it. While the note says less than is known, the model is only spared for longer."""
+        try:
+            self.ledger.update(
+                names.serving(TARGET, release.dataset), CloudServing, lambda serving: serving and change(serving)
+            )
+        except DualDeployError as exc:
+            log.warning("what %s takes down is not noted in full: %s", release.name, exc)
+
+    def leaving(self, dataset: str, *, within: float) -> frozenset[str]:
+        """The deployed models whose undeployment may be under way; of one without a known operation, if it was about to
+        begin at most `within` seconds ago."""
+        since = clocks.to_text(self.clock() - datetime.timedelta(seconds=within))
+        noted = self.serving(dataset).leaving
+        return frozenset(
+            key
+            for key, each in noted.items()
+            if (self._is_running(each.operation) if each.operation else each.at >= since)
+        )
+
+    def _is_running(self, operation: str) -> bool:
+        looked = self.look(operation)
+        return looked is not None and not looked.done
 
     def operate_on_endpoint(
         self, release: CloudRelease, *, start: Callable[[], str], there: Callable[[], bool], what: str

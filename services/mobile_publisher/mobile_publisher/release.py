@@ -76,9 +76,8 @@ class MobileRelease(Release):
     """`published_as` (publishing.name) to `bake` are fixed when the release begins; the steps find out the rest.
 
     `shares` is empty without a staged rollout. `parameter`: Remote Config tells phones their version under this name,
-    because of this release or an earlier one. `by_hand` is what the team gave phones instead of what is on record,
-    `remark` all that was not as recorded. `not_brought_back` are
-    the parts of a rollback that failed, with the reason; `stays` is what its own way back could not take back.
+    because of this release or an earlier one. `remark` is all that was not as recorded, `not_brought_back` are the
+    parts of a rollback that failed, with the reason; `stays` is what its own way back could not take back.
     """
 
     published_as: str = ""
@@ -93,7 +92,6 @@ class MobileRelease(Release):
     parameter: bool = False
     before: Before | None = None
     rollout: Rollout | None = None
-    by_hand: str = ""
     remark: str = ""
     firebase_model: str = ""
     not_brought_back: Mapping[str, str] = {}

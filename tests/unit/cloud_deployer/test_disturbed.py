@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -258,6 +259,29 @@ def test_an_instance_that_is_frozen_at_any_write_does_not_harm_what_others_did_m
         except AssertionError as exc:
             failures.append(f"frozen at {number} ({undisturbed.operations[number]}): {exc}"[:300])
     assert failures == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_instance_that_is_frozen_while_it_plans_changes_nothing_of_what_is_recorded_since(kind: str) -> None:
+    for number in itertools.count(1):
+        deployer = a_project(kind)
+        older, newer = both(deployer)
+
+        def is_here(name: str, when: str, deployer: Deployer = deployer, newer: str = newer) -> bool:
+            n = deployer.ledger.newest_release_number(newer, "cloud")
+            return when == "before" and bool(n) and deployer.release(newer).step == "plan"
+
+        freeze = Freeze(deployer, is_here, functools.partial(deployer.pass_time, 15), number=number)
+        deployer.interfere = freeze
+        deployer.begin(newer)
+        deployer.pass_time(30)
+        if not freeze.happened:
+            break
+        deployer.check_promises()
+        serving = deployer.serving()
+        assert (serving.current.run_id, serving.previous.run_id) == (newer, older), f"frozen at {number}"
+        assert serving.previous.taken_back == ""
+    assert number > 5
 
 
 # The record of what serves -------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from toy import DATASET, ToyRelease, ToyServed, ToyServing
 
-from dualdeploy.ledger import Asked, Ledger, Request, Serving, State, names
+from dualdeploy.ledger import Asked, ByHand, Ledger, Request, Serving, State, names
 from dualdeploy.release import serving as serve
 from dualdeploy.release.serving import Displaced
 from dualdeploy.testing import ManualClock, MemoryObjectStore
@@ -225,9 +225,23 @@ def test_a_death_before_the_mark_is_made_up_for_by_the_repetition(ledger: Ledger
 def test_what_people_gave_users_by_hand_is_what_a_rollback_goes_to(ledger: Ledger) -> None:
     good, bad, newest = recorded(ledger, a_release(OLD)), recorded(ledger, a_release(NEW)), a_release(NEWEST)
     assert ask(ledger, newest).is_admitted
-    serve.record_moved_back(ledger, ToyServing, newest, "by hand")
-    assert now(ledger).current.run_id == good.run_id
-    assert now(ledger).previous.taken_back == "by hand"
+    by_hand = ByHand(why="by hand", taken=f"{bad.run_id}/1", instead=f"{good.run_id}/1")
+    serve.record_live(ledger, ToyServing, newest.changed(by_hand=by_hand), served(newest))
     assert state_of(ledger, bad) == State.ROLLED_BACK
-    serve.record_live(ledger, ToyServing, newest, served(newest))
     assert (now(ledger).previous.run_id, now(ledger).previous.taken_back) == (good.run_id, "")
+
+
+def test_what_people_took_back_by_hand_is_not_what_a_rollback_goes_to(ledger: Ledger) -> None:
+    bad, newest = recorded(ledger, a_release(NEW)), a_release(NEWEST)
+    assert ask(ledger, newest).is_admitted
+    by_hand = ByHand(why="by hand", taken=f"{bad.run_id}/1")
+    serve.record_live(ledger, ToyServing, newest.changed(by_hand=by_hand), served(newest))
+    assert (now(ledger).previous.run_id, now(ledger).previous.taken_back) == (bad.run_id, "by hand")
+
+
+def test_what_people_did_by_hand_to_what_serves_no_more_is_no_matter_of_this_release(ledger: Ledger) -> None:
+    older, newest = recorded(ledger, a_release(NEW)), a_release(NEWEST)
+    assert ask(ledger, newest).is_admitted
+    by_hand = ByHand(why="by hand", taken=f"{a_release(OLD).run_id}/1")
+    serve.record_live(ledger, ToyServing, newest.changed(by_hand=by_hand), served(newest))
+    assert (now(ledger).previous.run_id, now(ledger).previous.taken_back) == (older.run_id, "")

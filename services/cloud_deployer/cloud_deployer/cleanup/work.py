@@ -276,6 +276,8 @@ class Cleanup:
     def _claim(self, serving: Versioned[CloudServing], removal: Removal) -> bool:
         """Take the claim on what serves, if nothing has changed there since the removal was decided."""
         claimed = serving.document.changed(removing=removal.what)
+        if removal.kind == DEPLOYED_MODEL:
+            claimed = claimed.with_leaving(removal.id, now=self._world.clock())
         try:
             self._ledger.write(names.serving(TARGET, claimed.dataset), claimed, expect=serving.generation)
         except LedgerContention:

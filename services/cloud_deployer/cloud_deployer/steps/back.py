@@ -57,7 +57,7 @@ def withdraw(release: CloudRelease, world: World) -> Turn[CloudRelease]:
     try:
         turn = world.operate(
             release,
-            start=lambda: world.vertex.start_undeploy(rollout.endpoint, rollout.candidate, traffic=rest),
+            start=lambda: world.begin_undeploy(release, rollout.endpoint, rollout.candidate, traffic=rest),
             there=lambda: rollout.candidate not in world.endpoint(rollout.endpoint).deployed_ids,
             what=f"undeploy {rollout.candidate}",
         )

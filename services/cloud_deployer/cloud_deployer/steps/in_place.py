@@ -173,7 +173,7 @@ def _undeploy(release: CloudRelease, world: World, endpoint: Endpoint, leaving: 
     rest = traffic.without(endpoint.traffic, leaving) if endpoint.traffic.get(leaving) else {}
     turn = world.operate_on_endpoint(
         release,
-        start=lambda: world.vertex.start_undeploy(endpoint.id, leaving, traffic=rest),
+        start=lambda: world.begin_undeploy(release, endpoint.id, leaving, traffic=rest),
         there=lambda: leaving not in world.endpoint(endpoint.id).deployed_ids,
         what=f"undeploy {leaving}",
     )

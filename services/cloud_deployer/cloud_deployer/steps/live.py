@@ -77,7 +77,7 @@ def undeploy(release: CloudRelease, world: World) -> Turn[CloudRelease]:
             release,
             going,
             # Without a split: refused should it have got traffic since, and no one's split is overwritten.
-            start=lambda: world.vertex.start_undeploy(rollout.endpoint, going, traffic={}),
+            start=lambda: world.begin_undeploy(release, rollout.endpoint, going, traffic={}),
             there=lambda: going not in world.endpoint(rollout.endpoint).deployed_ids,
             what=f"undeploy {going}",
         )

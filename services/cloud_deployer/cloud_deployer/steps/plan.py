@@ -6,13 +6,21 @@ import dataclasses
 
 from cloud_deployer import deployments
 from cloud_deployer.naming import deployed_id_of, former_id_of, model_id_in
-from cloud_deployer.release import CloudRelease, CloudServing, DeploymentPlan, InPlace, Limits, Rollout
+from cloud_deployer.release import (
+    LEAVING_SECONDS,
+    CloudRelease,
+    CloudServing,
+    DeploymentPlan,
+    InPlace,
+    Limits,
+    Rollout,
+)
 from cloud_deployer.world import World, config_of
 from dualdeploy.dataset_config import Serving
 from dualdeploy.errors import RejectedByGoogle
-from dualdeploy.ledger import dataset_of, names
+from dualdeploy.ledger import ByHand, dataset_of, names
 from dualdeploy.release import serving as serve
-from dualdeploy.release.route import Forward, Turn
+from dualdeploy.release.route import Forward, Stay, Turn, Wait
 from dualdeploy.training import as_mapping
 from dualdeploy.vertex import DeployedModel, Deployment, Endpoint
 
@@ -26,9 +34,18 @@ class NotAlone(RejectedByGoogle):
 
 def plan(release: CloudRelease, world: World) -> Turn[CloudRelease]:
     """Fix the rollout, side by side with what serves or in its place. Raises NotAlone."""
+    if release.rollout is None:
+        return _planned(release, world)
+    note_way_back(release, world, release.rollout)
+    return Forward(release)
+
+
+def _planned(release: CloudRelease, world: World) -> Turn[CloudRelease]:
     serving = config_of(release).serving
     endpoint = world.endpoint(serving.endpoint)
-    respect_traffic_by_hand(release, world, endpoint)
+    if leaving := _leaving_with_traffic(release, world, endpoint):
+        return Wait(release, leaving, limit=world.settings.operation_limit_seconds, kind="leaving")
+    release = release.changed(by_hand=traffic_by_hand(release, world, endpoint))
     model = f"{release.model}@{release.model_version}"
     deployment = deployments.deployment(
         serving, deployed_id=deployed_id_of(release), model=model, run_id=release.run_id
@@ -38,8 +55,15 @@ def plan(release: CloudRelease, world: World) -> Turn[CloudRelease]:
         rollout = _rollout_in_place(release, endpoint, serving, deployment, in_place)
     else:
         rollout = _side_by_side(release, world, endpoint, serving, deployment)
-    note_way_back(release, world, rollout)
-    return Forward(release.changed(rollout=rollout, route="in place" if in_place else "forward"))
+    return Stay(release.changed(rollout=rollout, route="in place" if in_place else "forward"))
+
+
+def _leaving_with_traffic(release: CloudRelease, world: World, endpoint: Endpoint) -> str:
+    """What has traffic and is perhaps just being undeployed, in words; empty when nothing is. The split to go on from
+    is known when it is gone, or when so much time has passed that it stays."""
+    leaving = world.leaving(release.dataset, within=world.settings.operation_limit_seconds)
+    found = [key for key in sorted(leaving & endpoint.deployed_ids) if endpoint.traffic.get(key)]
+    return f"{', '.join(found)} to be undeployed, which was begun before" if found else ""
 
 
 def note_way_back(release: CloudRelease, world: World, rollout: Rollout) -> None:
@@ -57,19 +81,16 @@ def ours(endpoint: Endpoint, release: CloudRelease) -> list[DeployedModel]:
     ]
 
 
-def respect_traffic_by_hand(release: CloudRelease, world: World, endpoint: Endpoint) -> None:
+def traffic_by_hand(release: CloudRelease, world: World, endpoint: Endpoint) -> ByHand | None:
     """Someone may have moved the traffic by hand: then what is recorded as live is not what serves, nor what a rollback
     of this release should go to."""
     known = world.serving(release.dataset)
     current, previous = known.current, known.previous
     serving = {key for key, share in endpoint.traffic.items() if share}
     if current is None or current.endpoint_id != endpoint.id or not serving or current.deployed_model in serving:
-        return
-    why = "its traffic was moved away by hand"
-    if previous and previous.deployed_model in serving:
-        serve.record_moved_back(world.ledger, CloudServing, release, why)
-    else:
-        serve.note_taken_back(world.ledger, CloudServing, release, why)
+        return None
+    instead = previous.name if previous and previous.deployed_model in serving else ""
+    return ByHand(why="its traffic was moved away by hand", taken=current.name, instead=instead)
 
 
 # Side by side --------------------------------------------------------------------------------------------------
@@ -78,7 +99,7 @@ def respect_traffic_by_hand(release: CloudRelease, world: World, endpoint: Endpo
 def _side_by_side(
     release: CloudRelease, world: World, endpoint: Endpoint, serving: Serving, deployment: Deployment
 ) -> Rollout:
-    candidate = _warm(release, endpoint) or deployment.id
+    candidate = _warm(release, world, endpoint) or deployment.id
     shares = {key: share for key, share in endpoint.traffic.items() if share}
     before = shares if shares.keys() - {candidate} else {}
     limits = Limits.model_validate(as_mapping(serving.canary))
@@ -97,12 +118,15 @@ def _side_by_side(
     )
 
 
-def _warm(release: CloudRelease, endpoint: Endpoint) -> str:
-    """What a rollback finds still deployed (`cool_down`, `keep_previous`): only its traffic was taken away."""
+def _warm(release: CloudRelease, world: World, endpoint: Endpoint) -> str:
+    """What a rollback finds still deployed (`cool_down`, `keep_previous`), and is not about to be taken down: only its
+    traffic was taken away."""
     if release.request.kind != "rollback":
         return ""
+    leaving = world.leaving(release.dataset, within=LEAVING_SECONDS)
     for deployed in endpoint.deployed:
-        if deployed.display_name == release.run_id and deployed.version == release.model_version:
+        is_it = deployed.display_name == release.run_id and deployed.version == release.model_version
+        if is_it and deployed.id not in leaving:
             return deployed.id
     return ""
 

@@ -167,7 +167,7 @@ def _undeploy(release: CloudRelease, world: World, endpoint: Endpoint, leaving: 
     return world.operate_on(
         release,
         leaving,
-        start=lambda: world.vertex.start_undeploy(endpoint.id, leaving, traffic=rest),
+        start=lambda: world.begin_undeploy(release, endpoint.id, leaving, traffic=rest),
         there=lambda: leaving not in world.endpoint(endpoint.id).deployed_ids,
         what=f"undeploy {leaving}",
     )

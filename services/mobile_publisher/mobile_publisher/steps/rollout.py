@@ -12,6 +12,7 @@ import logging
 
 from dualdeploy import clock as clocks
 from dualdeploy.errors import CannotEverSucceed
+from dualdeploy.ledger import ByHand
 from dualdeploy.release import serving as serve
 from dualdeploy.release.route import Again, Forward, Stay, Turn, Wait
 from mobile_publisher.release import FIREBASE_STORAGE, Before, MobileRelease, MobileServing, Rollout
@@ -32,7 +33,6 @@ def plan(release: MobileRelease, world: World) -> Turn[MobileRelease]:
     if release.rollout and REMOTE_CONFIG not in release.not_brought_back:
         names.note_parameter(release, world, is_used=True)
         release = release.changed(parameter=True)
-    _record_by_hand(release, world)
     # From the next step on phones may see something of this release.
     kept = release.model_dump(mode="json", include=WAY_BACK)
     serve.note_way_back(world.ledger, MobileServing, release, **kept)
@@ -116,7 +116,8 @@ def described(release: MobileRelease) -> str:
 
 def _looked(release: MobileRelease, world: World) -> MobileRelease:
     """The release with its plan, what phones had before it, and what of that is not as recorded."""
-    served = world.served(release.dataset)
+    serving = world.serving(release.dataset)
+    served = serving.current
     before = Before()
     if served:
         before = Before(firebase_file=served.file.uri, firebase_tags=served.firebase_tags)
@@ -128,22 +129,21 @@ def _looked(release: MobileRelease, world: World) -> MobileRelease:
     recorded = served.version if served and served.published_as == release.published_as else ""
     pointer, remark = _pointed(release, world, default or recorded)
     before = before.changed(pointer=pointer, parameter=default)
-    by_hand = ""
-    if recorded and before.version not in ("", recorded):
-        by_hand = f"phones were given {before.version} by hand instead of {recorded} before {release.run_id} went out"
-        remark += f"; {by_hand}"
+    if by_hand := _by_hand(release, before, serving):
+        remark += f"; {by_hand.why}"
     return release.changed(before=before, rollout=_rollout(release, before), by_hand=by_hand, remark=remark)
 
 
-def _record_by_hand(release: MobileRelease, world: World) -> None:
+def _by_hand(release: MobileRelease, before: Before, serving: MobileServing) -> ByHand | None:
     """A rollback must not go to what the team has taken away itself, but to what it gave phones instead."""
-    serving = world.serving(release.dataset)
-    previous, before = serving.previous, release.before or Before()
+    current, previous = serving.current, serving.previous
+    recorded = current.version if current and current.published_as == release.published_as else ""
+    if current is None or not recorded or before.version in ("", recorded):
+        return None
     is_previous = previous is not None and previous.published_as == release.published_as
-    if release.by_hand and is_previous and previous and previous.version == before.version:
-        serve.record_moved_back(world.ledger, MobileServing, release, release.by_hand)
-    elif serving.current and serving.current.taken_back != release.by_hand:
-        serve.note_taken_back(world.ledger, MobileServing, release, release.by_hand)
+    instead = previous.name if is_previous and previous and previous.version == before.version else ""
+    why = f"phones were given {before.version} by hand instead of {recorded} before {release.run_id} went out"
+    return ByHand(why=why, taken=current.name, instead=instead)
 
 
 def _pointed(release: MobileRelease, world: World, live: str) -> tuple[str, str]:

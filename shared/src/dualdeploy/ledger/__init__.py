@@ -2,6 +2,7 @@
 
 from dualdeploy.ledger.documents import (
     Asked,
+    ByHand,
     Claim,
     DataSet,
     Document,
@@ -29,6 +30,7 @@ from dualdeploy.ledger.states import IllegalTransition, State
 
 __all__ = [
     "Asked",
+    "ByHand",
     "Claim",
     "DataSet",
     "Document",

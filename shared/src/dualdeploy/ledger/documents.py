@@ -251,6 +251,17 @@ class Asked(Document):
     reason: str = ""
 
 
+class ByHand(Document):
+    """People took back by hand what is recorded as live (`taken`), before a release went out.
+
+    `instead` is what they gave users, where that is what served before. Both are `<run>/<release>`.
+    """
+
+    why: str
+    taken: str
+    instead: str = ""
+
+
 class PlannedStep(Document):
     """One step of a release's route, as people read it."""
 
@@ -265,7 +276,7 @@ class Release(_Moving):
     of its route; `operation` is the long-running operation that the step waits for, `attempts` counts what the step
     tried, `failing_since` is when its operation first failed for a reason that passes by itself. `config` is the data
     set's configuration as it was when the release began: what the release does is fixed then. `going_back` says why it
-    is taken back, `back_ends` in which state that ends.
+    is taken back, `back_ends` in which state that ends. `by_hand` is what people had changed before it went out.
     """
 
     v: int = 1
@@ -288,6 +299,7 @@ class Release(_Moving):
     abort: Asked | None = None
     going_back: str = ""
     back_ends: str = ""
+    by_hand: ByHand | None = None
     announced: bool = False
 
     def moved(self, state: State, *, at: datetime.datetime, note: str = "", **changes: Any) -> Self:
@@ -326,6 +338,11 @@ class Served(Document):
     release: int = 1
     since: str
     taken_back: str = ""
+
+    @property
+    def name(self) -> str:
+        """`<run>/<release>`."""
+        return f"{self.run_id}/{self.release}"
 
 
 class Turn(Document):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import logging
+from collections.abc import Callable
 from typing import TypeVar
 
 from dualdeploy import clock as clocks
@@ -230,17 +231,23 @@ def note_way_back(ledger: Ledger, kind: type[AnyServing], release: Release, **fa
     ledger.update(names.serving(release.target, release.dataset), kind, decide)
 
 
-def note_taken_back(ledger: Ledger, kind: type[AnyServing], release: Release, why: str) -> None:
-    """Note that people have taken back by hand what serves, before this release goes out; empty: they have not.
+def note_in_claim(
+    ledger: Ledger, kind: type[AnyServing], release: Release, change: Callable[[AnyServing], AnyServing]
+) -> None:
+    """Note something in what serves that others must know before this release does it. Raises Displaced."""
+    ledger.update(
+        names.serving(release.target, release.dataset), kind, lambda serving: change(_under_way(serving, release)[0])
+    )
 
-    It then is not what a rollback goes to by itself. Raises Displaced.
-    """
 
-    def decide(serving: AnyServing | None) -> AnyServing:
-        present, _ = _under_way(serving, release)
-        return present.changed(current=present.current.changed(taken_back=why)) if present.current else present
-
-    ledger.update(names.serving(release.target, release.dataset), kind, decide)
+def _replaced(current: Served, previous: Served | None, release: Release) -> Served:
+    """What a rollback of this release goes to: what it replaces, unless people had taken that back already."""
+    by_hand = release.by_hand
+    if by_hand and by_hand.taken == current.name:
+        if previous and by_hand.instead == previous.name:
+            return previous.changed(taken_back="")
+        return current.changed(taken_back=by_hand.why)
+    return current.changed(taken_back=release.request.describe() if release.request.kind == "rollback" else "")
 
 
 def record_live(ledger: Ledger, kind: type[AnyServing], release: Release, served: Served) -> AnyServing:
@@ -258,10 +265,8 @@ def record_live(ledger: Ledger, kind: type[AnyServing], release: Release, served
             raise Aborted(abort_of(turn))
         # A redeploy of what serves replaces nothing that one could roll back to.
         if current and current.run_id != release.run_id:
-            is_rollback = release.request.kind == "rollback"
-            taken_back = release.request.describe() if is_rollback else current.taken_back
-            previous = current.changed(taken_back=taken_back)
-        replaces = f"{current.run_id}/{current.release}" if current else ""
+            previous = _replaced(current, previous, release)
+        replaces = current.name if current else ""
         return present.changed(
             current=served,
             previous=previous,
@@ -275,7 +280,10 @@ def record_live(ledger: Ledger, kind: type[AnyServing], release: Release, served
     if written is None or written.under_way is None:
         raise Displaced(f"{release.name} has no claim on what serves")
     run_id, _, n = written.under_way.replaces.partition("/")
-    if run_id:
+    by_hand = release.by_hand
+    if by_hand and by_hand.taken == written.under_way.replaces:
+        mark_replaced(ledger, run_id, int(n), release, note=by_hand.why, state=State.ROLLED_BACK)
+    elif run_id:
         mark_replaced(ledger, run_id, int(n), release, note=_replaced_by(release, run_id))
     return written
 
@@ -286,26 +294,6 @@ def _replaced_by(release: Release, run_id: str) -> str:
     if release.request.kind == "rollback":
         return f"{release.request.describe()}; {release.run_id} serves again"
     return f"replaced by {release.run_id}"
-
-
-def record_moved_back(ledger: Ledger, kind: type[AnyServing], release: Release, why: str) -> None:
-    """Record that people gave users by hand what served before: a rollback of this release then goes to it.
-
-    Raises Displaced.
-    """
-    moved: Served | None = None
-
-    def decide(serving: AnyServing | None) -> AnyServing:
-        nonlocal moved
-        present, _ = _under_way(serving, release)
-        moved, previous = present.current, present.previous
-        if moved is None or previous is None:
-            return present
-        return present.changed(current=previous.changed(taken_back=""), previous=moved.changed(taken_back=why))
-
-    ledger.update(names.serving(release.target, release.dataset), kind, decide)
-    if moved:
-        mark_replaced(ledger, moved.run_id, moved.release, release, note=why, state=State.ROLLED_BACK)
 
 
 def record_retired(ledger: Ledger, kind: type[AnyServing], release: Release) -> None:

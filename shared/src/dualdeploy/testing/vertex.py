@@ -78,6 +78,8 @@ class FakeVertex:
         self.operations: dict[str, _Pending] = {}
         #: How a deployed model answers; a test puts wrong labels, errors and slowness here.
         self.serve: Callable[[DeployedModel, Mapping[str, Any]], Answer] = label_in_picture
+        #: Whether a split is refused while a model is deployed or undeployed: what Google does is not recorded.
+        self.busy_refuses_split = False
         #: Every traffic split that was ever set, by endpoint.
         self.splits: list[tuple[str, dict[str, int]]] = []
         #: The deployed models that answered a prediction, in order.
@@ -312,7 +314,9 @@ class FakeVertex:
             endpoint = self._endpoint(endpoint_id)
             rest = tuple(deployed for deployed in endpoint.deployed if deployed.id != deployed_id)
             stays = {key: share for key, share in (traffic or endpoint.traffic).items() if key != deployed_id}
-            self._split(endpoint_id, dataclasses.replace(endpoint, deployed=rest), stays if rest else {})
+            # Whoever gave it traffic meanwhile is served by no one: what Google does then is not recorded.
+            is_whole = bool(rest) and sum(stays.values()) == 100
+            self._split(endpoint_id, dataclasses.replace(endpoint, deployed=rest), stays if is_whole else {})
 
         return self.faults.run("start_undeploy", started)
 
@@ -322,6 +326,8 @@ class FakeVertex:
                 current = self._endpoint(endpoint.id)
                 if endpoint.etag != _etag(current):
                     raise ResourceConflict(f"endpoint {endpoint.id} was changed since it was read")
+                if self.busy_refuses_split:
+                    self._refuse_busy(endpoint.id)
                 self._split(endpoint.id, current, traffic)
 
         self.faults.run("set_traffic", split)
@@ -386,13 +392,16 @@ class FakeVertex:
     def _start(self, kind: str, subject: str, work: Callable[[], None]) -> str:
         """Begin an operation; of two at the same time on one `subject`, the second is refused."""
         with self._lock:
-            if subject and any(not other.done and other.subject == subject for other in self.operations.values()):
-                raise ResourceConflict(f"another operation on {subject} is under way")
+            self._refuse_busy(subject)
             name = f"{PARENT}/operations/{next(self._ids)}"
             planned = self._failures.get(kind)
             error, code = planned.pop(0) if planned else ("", 0)
             self.operations[name] = _Pending(subject, work, error=error, code=code)
             return name
+
+    def _refuse_busy(self, subject: str) -> None:
+        if subject and any(not other.done and other.subject == subject for other in self.operations.values()):
+            raise ResourceConflict(f"another operation on {subject} is under way")
 
     def _finish(self, name: str) -> None:
         with self._lock:
