@@ -387,8 +387,8 @@ class Chain:
         if hints:
             self.queue += [self.result_hint(run_id, target), self.log_hint(job_name)]
 
-    def write_result(self, run_id: str, target: str, *, accuracy: float = 0.95, name: str = "") -> None:
-        chain_data.write_result(self.models, run_id, target, clock=self.clock, accuracy=accuracy, name=name)
+    def write_result(self, run_id: str, target: str, *, accuracy: float = 0.95, name: str = "", **more: Any) -> None:
+        chain_data.write_result(self.models, run_id, target, clock=self.clock, accuracy=accuracy, name=name, **more)
 
     def _export(self, run: Any, config: Any, _live: str) -> Any:
         return chain_data.stub_file(self.models, run, config, accuracy=self.mobile_accuracy, variant=self._variant)

@@ -17,6 +17,7 @@ from dualdeploy import logs, spending, training
 from dualdeploy.due import Due
 from dualdeploy.errors import (
     CannotEverSucceed,
+    RejectedByGoogle,
     ResourceMissing,
     UnknownRun,
     UnusableResult,
@@ -200,7 +201,29 @@ class JobNotifier:
         result = training.parse_result(stored.data, source=self._models.uri(name))
         if (result.run_id, result.target) != (launch.run_id, launch.target):
             raise UnusableResult(f"{self._models.uri(name)} is of {result.run_id}/{result.target}")
+        self._refuse_other_job(launch, result, self._models.uri(name))
         return result
+
+    def _refuse_other_job(self, launch: Launch, result: TrainingResult, uri: str) -> None:
+        """What two jobs of one training wrote to one place may be a mixture. Raises UnusableResult.
+
+        An id that is none of our jobs' proves nothing: only Vertex AI could say what it means by it.
+        """
+        if not result.job or result.job == launch.job.rsplit("/", 1)[-1]:
+            return
+        try:
+            labels = self._vertex.get_custom_job(result.job).labels
+        except RejectedByGoogle:
+            labels = {}
+        if (labels.get(RUN_LABEL), labels.get(TARGET_LABEL)) != (launch.run_id, launch.target):
+            log.warning(
+                "%s says that job %s wrote it, which is none of ours: %s succeeded", uri, result.job, launch.job
+            )
+            return
+        raise UnusableResult(
+            f"{uri} was written by job {result.job} and not by {launch.job}: Vertex AI created both, and both wrote to"
+            " one place; send a retrain request with force: true"
+        )
 
     # The message -----------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from dualdeploy.training import Artifacts, TrainingJob, TrainingResult
 from trainer import locations
+from trainer.failures import JOB_ID
 from trainer.locations import Patience
 
 
@@ -81,9 +82,17 @@ def publish(staging: Staging, job: TrainingJob, where: Artifacts, patience: Pati
     locations.publish_folders(folders, patience)
 
 
-def publish_result(result: TrainingResult, location: str, patience: Patience) -> None:
-    """The very last act: the existence of this object means that all others are there and whole."""
-    locations.write(location, result.to_json, patience)
+def publish_result(
+    result: TrainingResult, location: str, patience: Patience, environ: Mapping[str, str] = os.environ
+) -> TrainingResult:
+    """The very last act: the existence of this object means that all others are there and whole.
+
+    It says which job wrote it: Vertex AI may create a job later than its client waits, and then two jobs of one training
+    write to one place.
+    """
+    signed = result.model_copy(update={"job": environ.get(JOB_ID, "")})
+    locations.write(location, signed.to_json, patience)
+    return signed
 
 
 def as_json(document: Mapping[str, Any]) -> bytes:

@@ -13,6 +13,9 @@ from collections.abc import Mapping
 
 from dualdeploy.errors import CannotEverSucceed, RetryLater
 
+#: The variable in which Vertex AI tells a job its own id.
+JOB_ID = "CLOUD_ML_JOB_ID"
+
 EXIT_DONE = 0
 EXIT_BUG = 1
 EXIT_USER_ERROR = 64
@@ -54,11 +57,11 @@ class Interrupted(RetryLater):
 
 
 def exit_code(error: BaseException | None, environ: Mapping[str, str] = os.environ) -> int:
-    """The one place where the outcome of a job becomes an exit code. Vertex AI sets CLOUD_ML_JOB_ID."""
+    """The one place where the outcome of a job becomes an exit code. Only Vertex AI names a job."""
     if error is None:
         return EXIT_DONE
     if isinstance(error, CannotEverSucceed):
         return EXIT_USER_ERROR
     if isinstance(error, RetryLater):
-        return EXIT_TEMPORARY_ON_VERTEX if environ.get("CLOUD_ML_JOB_ID") else EXIT_TEMPORARY
+        return EXIT_TEMPORARY_ON_VERTEX if environ.get(JOB_ID) else EXIT_TEMPORARY
     return EXIT_BUG

@@ -102,7 +102,7 @@ def _finish(under_way: _Job, fitted: Fitted, memory: Memory, clock: _Stopwatch) 
         memory.writer.flush(LAST_WRITE)
         artifacts.publish(staging, job, where, patience)
     result = _result(outcome, clock, where)
-    artifacts.publish_result(result, job.output.result, patience)
+    result = artifacts.publish_result(result, job.output.result, patience)
     _forget(memory, patience)
     _summary(result)
     return result

@@ -218,7 +218,10 @@ class DataUsed(_Document):
 
 
 class TrainingResult(_Document):
-    """What one training job left behind; durations in seconds."""
+    """What one training job left behind; durations in seconds.
+
+    `job` is the id by which Vertex AI knows the job that wrote it, empty anywhere else.
+    """
 
     v: Literal[1] = 1
     run_id: str
@@ -235,6 +238,7 @@ class TrainingResult(_Document):
     seconds: Mapping[str, float] = {}
     live: LiveMetrics | None = None
     course: Course | None = None
+    job: str = ""
 
 
 def parse_result(data: bytes, *, source: str) -> TrainingResult:

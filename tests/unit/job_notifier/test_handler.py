@@ -240,6 +240,30 @@ def test_a_result_of_another_run_fails_the_branch(chain: Chain, run_id: str, job
     assert "is of flowers-000000000000/cloud" in ended(chain, run_id).reason
 
 
+def test_a_result_that_another_job_of_the_same_training_wrote_fails_the_branch(
+    chain: Chain, run_id: str, job: str
+) -> None:
+    other = f"{job}7"
+    chain.vertex.jobs[other] = dataclasses.replace(chain.vertex.jobs[job], name=other)
+    chain.write_result(run_id, "cloud", job=other.rsplit("/", 1)[-1])
+    chain.vertex.end_job(job)
+    chain.handle(chain.log_hint(job))
+    assert ended(chain, run_id).outcome == "failed"
+    assert f"was written by job {other.rsplit('/', 1)[-1]} and not by {job}" in ended(chain, run_id).reason
+    assert "retrain request with force: true" in ended(chain, run_id).reason
+
+
+@pytest.mark.parametrize("says", ["", "its own id", "4711", "not-a-number"])
+def test_a_result_that_no_other_job_of_ours_wrote_counts(chain: Chain, run_id: str, job: str, says: str) -> None:
+    chain.vertex.jobs["projects/p/locations/l/customJobs/4711"] = dataclasses.replace(
+        chain.vertex.jobs[job], labels={"of": "someone else"}
+    )
+    chain.write_result(run_id, "cloud", job=job.rsplit("/", 1)[-1] if says == "its own id" else says)
+    chain.vertex.end_job(job)
+    chain.handle(chain.log_hint(job))
+    assert ended(chain, run_id).outcome == "succeeded"
+
+
 def test_a_result_that_cannot_be_fetched_now_is_looked_at_again(chain: Chain, run_id: str, job: str) -> None:
     chain.train(job, hints=False)
     chain.models.faults.plan("read", Failing(ServiceUnavailable("no answer")))

@@ -8,12 +8,27 @@ from pathlib import Path
 import pytest
 
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
-from dualdeploy.training import TrainingJob
+from dualdeploy.training import TrainingJob, TrainingResult
 from trainer import artifacts, failures
 from trainer.artifacts import Staging
 from trainer.locations import Patience
 
 from .test_arguments import DOCUMENT
+
+RESULT = {
+    "run_id": "flowers-0123456789ab",
+    "dataset": "flowers",
+    "target": "cloud",
+    "finished_at": "2026-11-28T00:00:00.000Z",
+    "architecture": "densenet121",
+    "image_size": 224,
+    "labels": ["daisy"],
+    "artifacts": dict.fromkeys(
+        ("saved_model", "pixels_model", "keras", "metrics", "golden", "labels"), "gs://models/x"
+    ),
+    "metrics": {"accuracy": 1, "loss": 0, "examples": 1},
+    "data": {"train_examples": 1, "eval_examples": 1},
+}
 
 
 def job(directory: str) -> TrainingJob:
@@ -39,6 +54,13 @@ def test_tensorboards_logs_go_where_vertex_ai_says() -> None:
     assert artifacts.places(job("gs://models/runs/r/cloud"), {}).logs == "gs://models/runs/r/cloud/logs"
     told = {"AIP_TENSORBOARD_LOG_DIR": "gs://models/runs/r/cloud/boards/"}
     assert artifacts.places(job("gs://models/runs/r/cloud"), told).logs == "gs://models/runs/r/cloud/boards"
+
+
+def test_a_result_says_which_job_wrote_it(tmp_path: Path) -> None:
+    result = TrainingResult.model_validate(RESULT)
+    for environ, job_id in (({"CLOUD_ML_JOB_ID": "1234567890"}, "1234567890"), ({}, "")):
+        artifacts.publish_result(result, str(tmp_path / "result.json"), Patience(0), environ)
+        assert json.loads((tmp_path / "result.json").read_text())["job"] == job_id
 
 
 def test_nothing_is_visible_before_it_is_published_and_then_all_of_it(tmp_path: Path) -> None:
