@@ -87,8 +87,8 @@ def publish_result(
 ) -> TrainingResult:
     """The very last act: the existence of this object means that all others are there and whole.
 
-    It says which job wrote it: Vertex AI may create a job later than its client waits, and then two jobs of one training
-    write to one place.
+    It says which job wrote it: Vertex AI may create a job later than its client waits, and then two jobs of one
+    training write to one place.
     """
     signed = result.model_copy(update={"job": environ.get(JOB_ID, "")})
     locations.write(location, signed.to_json, patience)
