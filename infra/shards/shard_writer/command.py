@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,9 +25,9 @@ from shard_writer.delivery import Delivery, Place
 from shard_writer.planning import Plan
 from shard_writer.sources import Source, UnusableSource
 from training_launcher.shard_source import FileShard
-from training_launcher.validation import ValidationLimits, validate
+from training_launcher.validation import ValidationLimits, Verdict, validate
 
-DONE, REFUSED, USAGE = 0, 1, 2
+DONE, REFUSED, USAGE, STOPPED = 0, 1, 2, 130
 
 #: Shards and their YAML lie here when neither OUT nor TO says where.
 DEFAULT_FOLDER = Path("build") / "shards"
@@ -35,7 +36,7 @@ _NAMED = 10
 
 
 def main(arguments: Sequence[str] | None = None, *, console: Console | None = None) -> int:
-    """Make shards. Returns 0, 1 (these pictures do not make a data set) or 2 (usage, or no way to the bucket)."""
+    """Make shards. Returns 0, 1 (these pictures do not make a data set), 2 (usage, or no way to the bucket) or 130."""
     console = console or Console()
     try:
         options = _parser().parse_args(arguments)
@@ -46,6 +47,9 @@ def main(arguments: Sequence[str] | None = None, *, console: Console | None = No
     except (UnusableSource, OSError, DualDeployError) as exc:
         _say(console, f"cannot make shards: {exc}", style="bold red")
         return USAGE
+    except KeyboardInterrupt:
+        _say(console, "stopped: the same command goes on, with the same shards", style="bold red")
+        return STOPPED
 
 
 def _make(options: argparse.Namespace, console: Console) -> int:
@@ -55,6 +59,9 @@ def _make(options: argparse.Namespace, console: Console) -> int:
     source = sources.read(Path(options.images), labels=_labels(options.labels))
     dataset = _dataset(options, place)
     folder = options.out or DEFAULT_FOLDER / dataset
+    # A folder that cannot be written is told before the pictures are read, not an hour later.
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
     with _progress(console) as progress:
         task = progress.add_task("judging pictures", total=len(source.pictures))
         judged = writing.judge_all(source, workers=options.workers, told=lambda: progress.advance(task))
@@ -62,8 +69,15 @@ def _make(options: argparse.Namespace, console: Console) -> int:
         task = progress.add_task("writing shards", total=len(plan.shards))
         paths = writing.write_all(plan, folder, workers=options.workers, told=lambda: progress.advance(task))
     _report(plan, source, console)
-    if reason := _refusal(plan, source, paths, options):
+    if reason := _too_many_unusable(plan, source, options):
         _say(console, f"rejected: {reason}", style="bold red")
+        return REFUSED
+    verdict = _validated(plan, paths)
+    for finding in verdict.findings:
+        if finding.severity == "warning":
+            _say(console, f"warning: {finding.sentence()}; {finding.remedy}", style="yellow")
+    if not verdict.accepted:
+        _say(console, f"rejected: {verdict.reason()}", style="bold red")
         return REFUSED
     yaml_file = folder / f"{dataset}.yaml"
     text = writing.config_document(dataset, plan.labels)
@@ -97,23 +111,27 @@ def _config_bucket(place: Place) -> str:
     return f"{place.bucket.removesuffix('-data')}-config"
 
 
-def _refusal(plan: Plan, source: Source, paths: Sequence[Path], options: argparse.Namespace) -> str:
-    """Why this is no data set to train on; empty when it is."""
+def _too_many_unusable(plan: Plan, source: Source, options: argparse.Namespace) -> str:
+    """Why these pictures are not to be trained on; empty when they are."""
     tolerated = options.max_bad * len(source.pictures)
     if len(plan.unusable) > tolerated:
         return (
             f"{len(plan.unusable)} of {len(source.pictures)} pictures cannot be used, more than MAX_BAD"
             f" ({options.max_bad:g}) allows: mend or remove them, or allow more"
         )
+    return ""
+
+
+def _validated(plan: Plan, paths: Sequence[Path]) -> Verdict:
+    """What the launcher will say of the shards."""
     shards = [FileShard(path.name, path) for path in paths]
-    verdict = validate(
+    return validate(
         shards,
         labels=plan.labels,
         features={"image": "image", "label": "class"},
         split=divide(shard.name for shard in shards),
         limits=ValidationLimits(max_bytes=1 << 62, max_shards=len(shards) or 1),
     )
-    return "" if verdict.accepted else verdict.reason()
 
 
 def _report(plan: Plan, source: Source, console: Console) -> None:

@@ -7,6 +7,7 @@ import io
 
 import google_crc32c
 
+from dualdeploy.contracts.image_file import not_an_image
 from dualdeploy.images import FORMATS, UnreadableImage, verify
 from dualdeploy.tfrecord import MAX_RECORD_BYTES
 from shard_writer.sources import Picture
@@ -42,14 +43,18 @@ def judge(picture: Picture) -> Judged:
 def encoded(picture: Picture) -> tuple[bytes, bool]:
     """The JPEG or PNG of a picture, and whether it was made: other formats become PNGs, of which no pixel differs.
 
-    Raises OSError for what no one can read.
+    Raises UnreadableImage for another file than a picture, and what Pillow raises for a damaged one.
     """
-    from PIL import Image  # noqa: PLC0415
+    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415
 
     data = picture.path.read_bytes()
     if data[:2] == b"\xff\xd8" or data[:4] == b"\x89PNG":
         return data, False
-    with Image.open(io.BytesIO(data)) as image:
+    try:
+        opened = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        raise not_an_image(data) from None
+    with opened as image:
         if image.format in FORMATS:
             return data, False
         image.seek(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import itertools
 import json
 import re
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from dualdeploy.contracts.example import is_class_name
 from dualdeploy.contracts.split import Side, side_of_word
 from dualdeploy.shards import Kind, ShardNames
 
@@ -67,11 +69,21 @@ def read(images: Path, *, labels: Sequence[str] = ()) -> Source:
         beside = images.with_name("labels.txt")
     else:
         raise UnusableSource(f"{images} does not exist: IMAGES names a folder of class folders, a .csv or a .jsonl")
+    if not pictures and images.is_file():
+        raise UnusableSource(f"{images} lists no pictures")
     if not pictures:
         raise UnusableSource(f"{images} holds no pictures in folders that are called like their classes")
     if not labels and beside.is_file():
-        labels = [line.strip() for line in beside.read_text(encoding="utf-8").splitlines() if line.strip()]
+        labels = [line.strip() for line in _text(beside).splitlines() if line.strip()]
     return Source(sorted(pictures, key=lambda each: each.name), _labels(pictures, labels), sorted(passed_over))
+
+
+def _text(file: Path) -> str:
+    """What a person wrote. Raises UnusableSource for another encoding than UTF-8."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise UnusableSource(f"{file} is not text in UTF-8 ({exc}): save it as UTF-8") from exc
 
 
 def _labels(pictures: Sequence[Picture], given: Sequence[str]) -> list[str]:
@@ -80,9 +92,17 @@ def _labels(pictures: Sequence[Picture], given: Sequence[str]) -> list[str]:
         raise UnusableSource(f"a label stands twice: {', '.join(given)}")
     if unknown := sorted(set(found) - set(given)) if given else []:
         raise UnusableSource(f"pictures have labels that the list of labels lacks: {_some(unknown)}")
+    if wrong := [label for label in found if not is_class_name(label)]:
+        raise UnusableSource(f"a label is empty or has a line break: {wrong[0]!r}")
     if len(found) < 2:
-        raise UnusableSource(f"all pictures have the label {found[0]!r}: a classifier needs two classes")
+        inner = "; name the folder that holds the class folders" if any(map(_is_deep, pictures)) else ""
+        raise UnusableSource(f"all pictures have the label {found[0]!r}, and a classifier needs two classes{inner}")
     return list(given) or found
+
+
+def _is_deep(picture: Picture) -> bool:
+    """Whether there are folders in the class's folder, which may be the classes themselves."""
+    return picture.name.count("/") > (2 if picture.side else 1)
 
 
 def _in_order(labels: Collection[str]) -> list[str]:
@@ -97,17 +117,22 @@ def _of_folders(folder: Path) -> tuple[list[Picture], list[str]]:
     pictures, passed_over = [], []
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
-        if not path.is_file() or ShardNames(patterns=("*",)).kind(name) is Kind.HIDDEN:
+        if path.is_dir() or ShardNames(patterns=("*",)).kind(name) is Kind.HIDDEN:
             continue
         folders = name.split("/")[:-1]
         side = side_of_word(folders[0]) if len(folders) > 1 else None
         classes = folders[1:] if side else folders
-        if not PICTURE.search(name) or not classes:
+        if not PICTURE.search(name) or not classes or not path.is_file():
             passed_over.append(name)
             continue
         pictures.append(Picture(name, path, classes[0], side))
     if pictures and all(side_of_word(picture.label) for picture in pictures):
         raise UnusableSource(f"{folder} has folders of a split, and no folders of classes in them")
+    if any(picture.side for picture in pictures):
+        # `test/1.jpg` beside `train/roses/1.jpg`: pictures for a contest, of which nobody tells the class.
+        unlabelled = {each.name for each in pictures if not each.side and side_of_word(each.label)}
+        passed_over += sorted(unlabelled)
+        pictures = [each for each in pictures if each.name not in unlabelled]
     sides = {picture.side for picture in pictures}
     if None in sides and len(sides) > 1:
         alone = sorted({picture.name.split("/")[0] for picture in pictures if picture.side is None})
@@ -157,8 +182,11 @@ def _first(row: Mapping[str, str], keys: Sequence[str]) -> str:
 
 
 def _csv_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        rows = list(csv.reader(stream, dialect=_dialect(file)))
+    text = _text(file)
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), dialect=_dialect(text)))
+    except csv.Error as exc:
+        raise UnusableSource(f"{file} is no list of comma-separated values: {exc}") from exc
     filled = [(number, row) for number, row in enumerate(rows, start=1) if any(cell.strip() for cell in row)]
     if not filled:
         raise UnusableSource(f"{file} is empty")
@@ -172,12 +200,11 @@ def _csv_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
         yield number, dict(itertools.zip_longest(header, row[: len(header)], fillvalue=""))
 
 
-def _dialect(file: Path) -> type[csv.Dialect]:
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        try:
-            return csv.Sniffer().sniff(stream.read(1 << 16), delimiters=",;\t|")
-        except csv.Error:
-            return csv.excel
+def _dialect(text: str) -> type[csv.Dialect]:
+    try:
+        return csv.Sniffer().sniff(text[: 1 << 16], delimiters=",;\t|")
+    except csv.Error:
+        return csv.excel
 
 
 def _header_by_place(file: Path, row: Sequence[str]) -> list[str]:
@@ -192,16 +219,27 @@ def _header_by_place(file: Path, row: Sequence[str]) -> list[str]:
 
 
 def _json_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as exc:
-            raise UnusableSource(f"{file}, line {number} is not JSON: {exc}") from exc
+    for number, row in _json_values(file, _text(file)):
         if not isinstance(row, dict):
-            raise UnusableSource(f"{file}, line {number} is not an object such as {{'path': …, 'label': …}}")
+            raise UnusableSource(f"{file}, row {number} is not an object such as {{'path': …, 'label': …}}")
         yield number, dict(_flat(row.items()))
+
+
+def _json_values(file: Path, text: str) -> Iterator[tuple[int, object]]:
+    """One value a line, or one list of them."""
+    if text.lstrip().startswith("["):
+        try:
+            yield from enumerate(json.loads(text), start=1)
+        except ValueError as exc:
+            raise UnusableSource(f"{file} is not JSON: {exc}") from exc
+        return
+    # Not splitlines(): JSON's strings may have the other line breaks of Unicode.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except ValueError as exc:
+                raise UnusableSource(f"{file}, line {number} is not JSON: {exc}") from exc
 
 
 def _flat(items: Iterable[tuple[str, object]]) -> Iterator[tuple[str, str]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -38,7 +40,6 @@ def judge_all(source: Source, *, workers: int, told: Told) -> dict[str, Judged]:
 
 def write_all(plan: Plan, folder: Path, *, workers: int, told: Told) -> list[Path]:
     """Write the shards, each whole or not at all. Raises UnusableSource when the folder has others already."""
-    folder.mkdir(parents=True, exist_ok=True)
     if others := sorted(set(look_into(folder, ShardNames()).files) - set(plan.shards)):
         raise UnusableSource(
             f"{folder} has other shards already, such as {others[0]}: empty it, or give another OUT=folder"
@@ -80,11 +81,21 @@ def config_document(dataset: str, labels: Sequence[str]) -> str:
     return text
 
 
-def _pool(workers: int) -> concurrent.futures.Executor:
-    if workers == 1:
-        return concurrent.futures.ThreadPoolExecutor(1)
-    # Not forked: this process has threads (progress), and theirs would be copied in whatever state they are.
-    return concurrent.futures.ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+@contextlib.contextmanager
+def _pool(workers: int) -> Iterator[concurrent.futures.Executor]:
+    """Workers that do nothing more once something is wrong, or somebody pressed Ctrl-C."""
+    executor: concurrent.futures.Executor = concurrent.futures.ThreadPoolExecutor(1)
+    if workers > 1:
+        # Not forked: this process has threads (progress), and theirs would be copied in whatever state they are.
+        context = multiprocessing.get_context("spawn")
+        ignore = (signal.SIGINT, signal.SIG_IGN)
+        executor = concurrent.futures.ProcessPoolExecutor(
+            workers, mp_context=context, initializer=signal.signal, initargs=ignore
+        )
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
 
 
 __all__ = ["Picture", "config_document", "judge_all", "write_all"]

@@ -13,6 +13,7 @@ from dualdeploy import dataset_config
 from dualdeploy.contracts.example import PRESETS, ExampleSchema, Guess, guess
 from dualdeploy.contracts.split import BY_NAMES, Split, SplitRule, divide
 from dualdeploy.dataset_config import DATASET_NAME, DatasetConfig
+from dualdeploy.errors import InvalidDatasetConfig
 from dualdeploy.shard_folder import ShardFolder, look_into
 from dualdeploy.shards import ShardNames
 from dualdeploy.tfrecord import CorruptRecords, Example, parse_example, read_records
@@ -105,9 +106,11 @@ def _labels(path: Path, labels: Sequence[str], config: DatasetConfig | None) -> 
         return config.labels, "YAML"
     file = path / LABELS_FILE
     if path.is_dir() and file.exists():
-        return tuple(
-            line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()
-        ), LABELS_FILE
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as exc:
+            raise InvalidDatasetConfig(f"{file} is not text in UTF-8 ({exc}): save it as UTF-8") from exc
+        return tuple(line.strip() for line in lines if line.strip()), LABELS_FILE
     return None, ""
 
 

@@ -107,6 +107,13 @@ def test_labels_that_count_from_one_are_told(tmp_path: Path, labels: list[str]) 
         source.folder(tmp_path, labels=labels)
 
 
+def test_a_list_of_labels_in_another_encoding_is_told(tmp_path: Path) -> None:
+    shard(tmp_path / "train.tfrecord", [0, 1])
+    (tmp_path / "labels.txt").write_bytes("gänse\nrosen\n".encode("latin-1"))
+    with pytest.raises(source.UnusableFolder, match=r"labels\.txt is not text in UTF-8"):
+        source.folder(tmp_path)
+
+
 def test_one_class_is_no_data_set(tmp_path: Path) -> None:
     shard(tmp_path / "train.tfrecord", [0, 0])
     with pytest.raises(source.UnusableFolder, match="of one class, and a classifier needs two"):

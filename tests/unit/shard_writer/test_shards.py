@@ -13,7 +13,7 @@ from rich.console import Console
 
 from dualdeploy import dataset_config
 from dualdeploy.tfrecord import parse_example, read_records
-from shard_writer.command import DONE, REFUSED, USAGE, main
+from shard_writer.command import DONE, REFUSED, STOPPED, USAGE, main
 from training_launcher.validate_command import main as validate
 
 
@@ -144,6 +144,7 @@ def test_other_formats_are_stored_without_loss_and_what_is_broken_is_named(
     assert "3 pictures of other formats were stored as PNG" in said
     assert "unusable pictures: 2" in said
     assert "tulips/cut.png: " in said
+    assert "tulips/text.jpg: the image is neither JPEG nor PNG: its 9 bytes begin 6e 6f 74" in said
     images = {name: image for shard in records(tmp_path / "out").values() for name, _, image in shard}
     assert images["roses/old.bmp"].startswith(b"\x89PNG")
     assert "tulips/text.jpg" not in images
@@ -181,6 +182,37 @@ def test_without_pictures_named_nothing_is_looked_for(make) -> None:
     console = Console(width=200, file=io.StringIO())
     assert main([""], console=console) == USAGE
     assert "which pictures? IMAGES=folder" in console.file.getvalue()
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_pictures_are_read(make, garden: Path, tmp_path) -> None:
+    (tmp_path / "out").write_text("a file")
+    (garden / "roses" / "broken.jpg").write_bytes(b"\xff\xd8")
+    code, said = make(garden)
+    assert (code, "cannot make shards: " in said, "broken.jpg" in said) == (USAGE, True, False)
+
+
+def test_ctrl_c_is_no_fault(garden: Path, tmp_path: Path) -> None:
+    class Pressed(io.StringIO):
+        pressed = False
+
+        def write(self, text: str) -> int:
+            if not self.pressed:
+                self.pressed = True
+                raise KeyboardInterrupt
+            return super().write(text)
+
+    screen = Pressed()
+    code = main([str(garden), "--out", str(tmp_path / "out"), "--workers", "1"], console=Console(file=screen))
+    assert code == STOPPED
+    assert "the same command goes on, with the same shards" in screen.getvalue()
+
+
+def test_a_class_that_is_not_held_out_is_said(make, garden: Path, picture) -> None:
+    (garden / "lilies").mkdir()
+    (garden / "lilies" / "1.png").write_bytes(picture(7777))
+    code, said = make(garden)
+    assert code == DONE
+    assert "warning: no held-out example of lilies (0)" in said
 
 
 def test_shards_of_another_data_set_are_never_mixed_with(make, garden: Path, tmp_path: Path) -> None:

@@ -99,6 +99,30 @@ def test_json_lines_list_pictures_and_labels(tmp_path: Path, rows: list[dict[str
     assert found(tmp_path / "list.jsonl") == [("a.jpg", "roses", None), ("b.jpg", "tulips", None)]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"path": "a.jpg", "label": "roses"}, {"path": "b.jpg", "label": "tulips"}]',
+        '{"path": "a.jpg", "label": "roses\u2028"}\n{"path": "b.jpg", "label": "tulips"}',
+        '\ufeff{"path": "a.jpg", "label": "roses"}\r\n\r\n{"path": "b.jpg", "label": "tulips"}\r\n',
+    ],
+    ids=["one list", "other line breaks", "Windows"],
+)
+def test_json_is_read_as_programs_write_it(tmp_path: Path, text: str) -> None:
+    fill(tmp_path, "a.jpg", "b.jpg")
+    (tmp_path / "list.json").write_text(text, encoding="utf-8", newline="")
+    assert found(tmp_path / "list.json") == [("a.jpg", "roses", None), ("b.jpg", "tulips", None)]
+
+
+def test_what_is_no_picture_of_a_class_is_passed_over_by_name(tmp_path: Path) -> None:
+    fill(tmp_path, "train/roses/1.jpg", "train/tulips/2.jpg", "test/3.jpg", "train/roses/Thumbs.db")
+    (tmp_path / "train" / "roses" / "away.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "train" / "roses" / "folder.jpg").mkdir()
+    source = sources.read(tmp_path)
+    assert [picture.name for picture in source.pictures] == ["train/roses/1.jpg", "train/tulips/2.jpg"]
+    assert source.passed_over == ["test/3.jpg", "train/roses/Thumbs.db", "train/roses/away.jpg"]
+
+
 def test_a_split_that_a_list_leaves_open_is_none(tmp_path: Path) -> None:
     fill(tmp_path, "a.jpg", "b.jpg")
     (tmp_path / "list.csv").write_text("UNASSIGNED,a.jpg,roses\nUNASSIGNED,b.jpg,tulips\n")
@@ -134,12 +158,18 @@ def test_the_order_of_classes_is_the_alphabet_or_a_list(tmp_path: Path) -> None:
         (["a.jpg"], "path,label\ngs://x/a.jpg,x\n", "is not on this machine"),
         (["a.jpg"], "path,label,split\na.jpg,x,week 3\n", "'week 3' names no split"),
         (["a.jpg"], "path,label\na.jpg,x\na.jpg,y\n", "lists pictures twice: a.jpg"),
+        (["a.jpg"], "path,label\n", "list.csv lists no pictures"),
+        (["a.jpg"], "path,label\na.jpg,rösen\n".encode("latin-1"), "list.csv is not text in UTF-8"),
+        (["a.jpg"], "path,label\na.jpg,x\n".encode("utf-16"), "list.csv is not text in UTF-8"),
+        (["a.jpg"], "path,label\na.jpg," + "x" * 200_000 + "\n", "list.csv is no list of comma-separated values"),
+        (["a.jpg", "b.jpg"], 'path,label\na.jpg,"x\ny"\nb.jpg,z\n', "a label is empty or has a line break: 'x\\ny'"),
+        (["flowers/roses/1.jpg", "flowers/tulips/2.jpg"], None, "name the folder that holds the class folders"),
     ],
 )
-def test_what_cannot_be_used_is_told(tmp_path: Path, names: list[str], text: str | None, says: str) -> None:
+def test_what_cannot_be_used_is_told(tmp_path: Path, names: list[str], text: str | bytes | None, says: str) -> None:
     fill(tmp_path, *names)
     if text is not None:
-        (tmp_path / "list.csv").write_text(text)
+        (tmp_path / "list.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UnusableSource) as caught:
         sources.read(tmp_path if text is None else tmp_path / "list.csv")
     assert says in str(caught.value)
