@@ -111,6 +111,13 @@ histories: $(STAMP) ## Seeded random histories of the whole chain (kills, freeze
 mutants: $(STAMP) ## Take away each precondition, lease and order: does a test notice? ([ONLY=part of a path])
 	@$(BIN)/python tests/mutants.py --only '$(ONLY)'
 
+# What a network is taken through: the trainer's, the predictor's and the publisher's own code.
+MODEL_CHECK = PYTHONPATH=shared/src:infra/model_check:services/trainer:services/predictor:services/mobile_publisher $(BIN)/python -m
+
+.PHONY: test-networks
+test-networks: $(STAMP) ## Every network of keras.applications the whole way; writes the table in docs/networks.md (half an hour; [ONLY=A,B])
+	@$(MODEL_CHECK) model_check.networks --only '$(ONLY)'
+
 .PHONY: test-fast
 test-fast: $(STAMP) ## Without those that import TensorFlow or train
 	@$(BIN)/python -m pytest tests -m 'not slow and not e2e' --numprocesses 2 --dist loadfile --quiet

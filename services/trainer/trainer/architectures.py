@@ -6,13 +6,14 @@ import contextlib
 import dataclasses
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 
-from trainer.failures import UnusableWeights
+from dualdeploy import architectures
+from dualdeploy.architectures import Scaling
+from trainer.failures import UnusableJob, UnusableWeights
 from trainer.hardware import Policy
 
 #: Seconds that the download of ImageNet weights may take: they are 8 to 30 MB. Keras itself would wait for ever.
@@ -22,28 +23,14 @@ DOWNLOAD_TIMEOUT = 300.0
 #: twelve short epochs then trains well and evaluates at chance (measured: 0.20 against 0.71).
 BATCH_NORM_MOMENTUM = 0.9
 
-#: Mean and standard deviation of ImageNet's pixels, which DenseNet's published weights were trained with.
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
-
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """A network of keras.applications; `scaled_outside`: it expects pixels that were scaled before it."""
-
-    factory: Callable[..., keras.Model]
-    scaled_outside: bool
-    arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-
-ARCHITECTURES = {
-    "densenet121": Architecture(keras.applications.DenseNet121, scaled_outside=True),
-    "mobilenet_v3_small": Architecture(
-        keras.applications.MobileNetV3Small, scaled_outside=False, arguments={"include_preprocessing": True}
+#: Factor and offset of each colour of pixels 0..255. Source: keras/src/applications/imagenet_utils.py
+_SCALES: Mapping[Scaling, tuple[Sequence[float], Sequence[float]]] = {
+    "unit": ([1 / 127.5] * 3, [-1.0] * 3),
+    "torch": (
+        [1 / (255 * deviation) for deviation in (0.229, 0.224, 0.225)],
+        [-mean / deviation for mean, deviation in ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))],
     ),
-    "mobilenet_v3_large": Architecture(
-        keras.applications.MobileNetV3Large, scaled_outside=False, arguments={"include_preprocessing": True}
-    ),
+    "caffe": ([1.0] * 3, [-123.68, -116.779, -103.939]),
 }
 
 
@@ -56,6 +43,11 @@ class Network:
     head: keras.layers.Layer
     pretrained: bool
 
+    @property
+    def layers(self) -> list[keras.layers.Layer]:
+        """The layers of the base from its input on, those of networks inside it in their place."""
+        return list(_flat(self.base))
+
 
 def build(
     name: str,
@@ -66,38 +58,36 @@ def build(
     precision: Policy = "float32",
     shared: bool = False,
 ) -> Network:
-    """Build architecture `name` for [image_size, image_size, 3] pixels and `classes` probabilities.
+    """Build `name` (of `dualdeploy.architectures`) for [image_size, image_size, 3] pixels and `classes` probabilities.
 
     `weights` is "none", "imagenet", or the file of a saved base without its top. `precision` is the number format of
     the layers in between. `shared`: replicas learn it together, and normalise by the statistics of the whole batch.
-    Raises UnusableWeights.
+    Raises UnusableJob for a name that is none, and UnusableWeights.
     """
-    architecture = ARCHITECTURES[name]
+    network = architectures.published(name)
+    if network is None:
+        raise UnusableJob(f"training.architecture: {architectures.unknown(name)}")
+    factory: Callable[..., keras.Model] = getattr(keras.applications, network.name)
     shape = (image_size, image_size, 3)
     imagenet = weights == "imagenet"
 
     def make() -> keras.Model:
-        return architecture.factory(
-            include_top=False,
-            weights="imagenet" if imagenet else None,
-            input_shape=shape,
-            pooling="avg",
-            **architecture.arguments,
-        )
+        weights = "imagenet" if imagenet else None
+        return factory(include_top=False, weights=weights, input_shape=shape, pooling="avg")
 
     with _policy(precision):
-        base = _download(make, name) if imagenet else make()
+        base = _download(make, network.name) if imagenet else make()
     if isinstance(weights, Path):
-        _load(base, weights, name)
+        _load(base, weights, network.name)
     pretrained = weights != "none"
-    for layer in base.layers:
+    for layer in _flat(base):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = shared
             if not pretrained:
                 layer.momentum = BATCH_NORM_MOMENTUM
     pixels = keras.Input(shape, name="pixels")
     head = keras.layers.Dense(classes, activation="softmax", dtype="float32", name="probabilities")
-    model = keras.Model(pixels, head(base(_scaled(pixels) if architecture.scaled_outside else pixels)))
+    model = keras.Model(pixels, head(base(scaled(pixels, network.scaling))))
     return Network(model, base, head, pretrained)
 
 
@@ -112,10 +102,21 @@ def _policy(precision: Policy) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def _scaled(pixels: keras.KerasTensor) -> keras.KerasTensor:
-    scale = [1 / (255 * deviation) for deviation in _IMAGENET_DEVIATION]
-    offset = [-mean / deviation for mean, deviation in zip(_IMAGENET_MEAN, _IMAGENET_DEVIATION, strict=True)]
-    return keras.layers.Rescaling(scale, offset, name="scaled")(pixels)
+def _flat(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _flat(layer)
+        else:
+            yield layer
+
+
+def scaled(pixels: keras.KerasTensor, scaling: Scaling) -> keras.KerasTensor:
+    """Pixels of 0..255 as the network expects them, by layers that every copy of the model takes along."""
+    if scaling == "inside":
+        return pixels
+    scale, offset = _SCALES[scaling]
+    rescaled = keras.layers.Rescaling(scale, offset, name="scaled")(pixels)
+    return keras.ops.flip(rescaled, axis=-1) if scaling == "caffe" else rescaled
 
 
 def _load(base: keras.Model, path: Path, name: str) -> None:
@@ -124,7 +125,7 @@ def _load(base: keras.Model, path: Path, name: str) -> None:
     except Exception as exc:  # h5py, zipfile and Keras each have errors of their own for a file that does not fit
         raise UnusableWeights(
             f"{path.name} does not hold weights of {name} without its top: {exc}. Save them with "
-            f"`keras.applications` (include_top=False) and `base.save_weights('{name}.weights.h5')`"
+            f"`keras.applications.{name}` (include_top=False) and `base.save_weights('{name}.weights.h5')`"
         ) from exc
 
 

@@ -12,13 +12,12 @@ from typing import Any
 
 import pydantic
 
+from dualdeploy import architectures
 from dualdeploy.contracts import split
 from dualdeploy.shard_folder import look_into
 from dualdeploy.shards import ShardNames
 from dualdeploy.training import TARGETS, TrainingJob, TrainingParameters
 from trainer.failures import UnusableJob
-
-ARCHITECTURES = ("densenet121", "mobilenet_v3_small", "mobilenet_v3_large")
 
 #: What a person gets who names only data and labels: minutes on a laptop, from scratch.
 LAPTOP_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -28,7 +27,7 @@ LAPTOP_DEFAULTS: dict[str, dict[str, Any]] = {
 
 #: Flags that override a field of the job's `training` section: flag, type, what it is.
 OVERRIDES: tuple[tuple[str, type, str], ...] = (
-    ("architecture", str, f"one of {', '.join(ARCHITECTURES)}"),
+    ("architecture", str, f"one of {', '.join(architectures.SHORT)}, or keras:<Name>"),
     ("weights", str, "none, imagenet, or the file of a saved base without its top (gs://… or a path)"),
     ("image-size", int, "side of the network's input in pixels"),
     ("epochs", int, "passes over the training pictures"),
@@ -222,7 +221,6 @@ def _faults(values: Mapping[str, Any], *, explained: bool) -> list[str]:
 def _training_faults(training: TrainingParameters) -> list[str]:
     weights = training.weights
     limits = (
-        ("architecture", training.architecture in ARCHITECTURES, f"one of {', '.join(ARCHITECTURES)}"),
         ("image_size", 32 <= training.image_size <= 1024, "32 to 1024 pixels"),
         ("epochs", training.epochs >= 1, "at least 1"),
         ("batch_size", training.batch_size >= 1, "at least 1"),
@@ -235,7 +233,12 @@ def _training_faults(training: TrainingParameters) -> list[str]:
             "none, imagenet, or a file that ends in .weights.h5 or .h5",
         ),
     )
-    return [
+    network = {
+        "training.architecture": architectures.unknown(training.architecture),
+        "training": architectures.misused(training.architecture, weights=weights, image_size=training.image_size),
+    }
+    faults = [f"{place}: {fault}" for place, fault in network.items() if fault]
+    return faults + [
         f"training.{name}: must be {allowed}, not {getattr(training, name)!r}"
         for name, fine, allowed in limits
         if not fine

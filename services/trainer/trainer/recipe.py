@@ -112,8 +112,9 @@ def phases(network: Network, *, epochs: int, learning_rate: float, recipe: Recip
     head_epochs = max(1, round(epochs * recipe.head_share))
     if head_epochs >= epochs:
         return [Phase("head", head, epochs, learning_rate, batch_statistics=False)]
-    first = int(len(network.base.layers) * (1 - recipe.fine_tuned_share))
-    top = [variable for layer in network.base.layers[first:] for variable in layer.trainable_variables]
+    layers = network.layers
+    first = int(len(layers) * (1 - recipe.fine_tuned_share))
+    top = [variable for layer in layers[first:] for variable in layer.trainable_variables]
     rate, rest = learning_rate * recipe.fine_tuning_rate, epochs - head_epochs
     # Batch statistics of small batches would wash out what the published averages know.
     return [

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
-from dualdeploy import cron, machines, yaml_document
+from dualdeploy import architectures, cron, machines, yaml_document
 from dualdeploy.contracts.example import PRESETS, is_class_name
 from dualdeploy.contracts.split import BY_NAMES, SplitRule
 from dualdeploy.errors import InvalidDatasetConfig, UnknownDataset
@@ -229,13 +229,23 @@ class Capacity(_Section):
         return machines.table().flex_start_fault(self.accelerator.type if self.accelerator else "")
 
 
+def _known(architecture: str) -> str:
+    if fault := architectures.unknown(architecture):
+        raise ValueError(fault)
+    return architecture
+
+
+#: `keras:<Name>`, or the short name of one of those; see `dualdeploy.architectures`.
+Architecture = Annotated[str, pydantic.AfterValidator(_known)]
+
+
 class TargetTraining(_Section):
     """How one of the two models is trained. Sizes in pixels, `timeout` a duration.
 
     `capacity` is how its machines are asked for, one way after the other; first as spot, then as usual if not said.
     """
 
-    architecture: Literal["densenet121", "mobilenet_v3_small", "mobilenet_v3_large"]
+    architecture: Architecture
     weights: Annotated[str, Field(pattern=r"^(none|imagenet|gs://[^/]+/.+)$")] = "imagenet"
     image_size: int = Field(default=224, ge=32, le=1024)
     epochs: int = Field(default=12, ge=1, le=1000)
@@ -274,13 +284,19 @@ class TargetTraining(_Section):
             raise ValueError(fault)
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _the_network_can_be_trained_like_this(self) -> TargetTraining:
+        if fault := architectures.misused(self.architecture, weights=self.weights, image_size=self.image_size):
+            raise ValueError(fault)
+        return self
+
 
 class CloudTraining(TargetTraining):
-    architecture: Literal["densenet121", "mobilenet_v3_small", "mobilenet_v3_large"] = "densenet121"
+    architecture: Architecture = "densenet121"
 
 
 class MobileTraining(TargetTraining):
-    architecture: Literal["densenet121", "mobilenet_v3_small", "mobilenet_v3_large"] = "mobilenet_v3_small"
+    architecture: Architecture = "mobilenet_v3_small"
     epochs: int = Field(default=20, ge=1, le=1000)
 
 
