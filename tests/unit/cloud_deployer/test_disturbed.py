@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import itertools
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ import pytest
 from deployer import Deployer, Freeze, Kill, kill_points, overwrite
 
 from cloud_deployer.route import FORWARD, IN_PLACE
-from dualdeploy.errors import ServiceUnavailable
+from dualdeploy.errors import PermissionSpreads, ServiceUnavailable
 from dualdeploy.ledger import State, names
 from dualdeploy.testing.failing import ProcessDied
 from dualdeploy.testing.vertex import label_in_picture
@@ -210,6 +211,52 @@ def test_killed_at_any_operation_a_release_ends_as_it_would_have(kind: str, endi
         except AssertionError as exc:
             failures.append(f"killed {when} {number} ({undisturbed.operations[number]}): {exc}"[:300])
     assert failures == []
+
+
+# What passes by itself, late -----------------------------------------------------------------------------------
+
+#: Longer than a missing permission is waited for on the way forward.
+FORBIDDEN_MINUTES = 20
+
+
+@pytest.mark.parametrize("operation", ["set_traffic", "start_undeploy", "start_deploy", "operation", "find_endpoint"])
+@pytest.mark.parametrize("ending", ["good", "bad", "aborted"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_permission_that_is_away_for_longer_than_it_is_waited_for_leaves_no_one_with_the_new_model(
+    kind: str, ending: str, operation: str
+) -> None:
+    for works_before in (0, 1, 2):
+        deployer = a_project(kind)
+        older, newer = both(deployer)
+        left, until = [works_before], [deployer.clock()]
+
+        def forbid(
+            _number: int,
+            name: str,
+            when: str,
+            deployer: Deployer = deployer,
+            left: list[int] = left,
+            until: list[datetime.datetime] = until,
+        ) -> None:
+            if (name, when) != (f"vertex.{operation}", "before"):
+                return
+            left[0] -= 1
+            if left[0] == -1:
+                until[0] = deployer.clock() + datetime.timedelta(minutes=FORBIDDEN_MINUTES)
+            if deployer.clock() < until[0]:
+                raise PermissionSpreads("403: permission denied")
+
+        deployer.interfere = forbid
+        if ending == "bad":
+            deployer.vertex.serve = fails(newer)
+        deployer.begin(newer)
+        for minute in range(FORBIDDEN_MINUTES + 30):
+            deployer.vertex.finish_operations()
+            deployer.tick()
+            if ending == "aborted" and minute == 4:
+                deployer.post("abort", dataset="flowers")
+        deployer.check_promises()
+        assert deployer.live_run() in ((older,) if ending == "bad" else (older, newer))
 
 
 # Frozen instances ----------------------------------------------------------------------------------------------

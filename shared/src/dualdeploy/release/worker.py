@@ -73,6 +73,9 @@ MENDING_SECONDS = 3600.0
 #: How long a release waits for its data set's configuration to be mended.
 CONFIGURATION_SECONDS = 24 * 3600.0
 
+#: How long a release at least goes on trying to take itself back: until then users have what shall not serve.
+BACK_SECONDS = 24 * 3600.0
+
 AnyRelease = TypeVar("AnyRelease", bound=Release)
 AnyServing = TypeVar("AnyServing", bound=Serving)
 
@@ -373,7 +376,8 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
 
     def _later(self, release: AnyRelease, exc: RetryLater) -> Turn[AnyRelease]:
         """Google says later: waited for, as long as that makes sense."""
-        return Wait(release, str(exc), limit=exc.patience, kind=type(exc).__name__)
+        patience = max(exc.patience, BACK_SECONDS) if release.going_back else exc.patience
+        return Wait(release, str(exc), limit=patience, kind=type(exc).__name__)
 
     def _wait(self, versioned: Versioned[AnyRelease], turn: Wait[AnyRelease]) -> Next:
         """Record what is waited for, once; give up when its limit is reached."""

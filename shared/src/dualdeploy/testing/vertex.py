@@ -234,7 +234,7 @@ class FakeVertex:
     def find_endpoint(self, endpoint_id: str) -> Endpoint | None:
         def found() -> Endpoint | None:
             endpoint = self.endpoints.get(endpoint_id)
-            return dataclasses.replace(endpoint, etag=_etag(endpoint)) if endpoint else None
+            return dataclasses.replace(endpoint, etag=self._etag(endpoint)) if endpoint else None
 
         return self.faults.run("find_endpoint", found)
 
@@ -274,7 +274,7 @@ class FakeVertex:
         def changed() -> None:
             with self._lock:
                 current = self._endpoint(endpoint.id)
-                if endpoint.etag != _etag(current):
+                if endpoint.etag != self._etag(current):
                     raise ResourceConflict(f"endpoint {endpoint.id} was changed since it was read")
                 self.endpoints[endpoint.id] = dataclasses.replace(current, request_logging=logging)
 
@@ -324,7 +324,7 @@ class FakeVertex:
         def split() -> None:
             with self._lock:
                 current = self._endpoint(endpoint.id)
-                if endpoint.etag != _etag(current):
+                if endpoint.etag != self._etag(current):
                     raise ResourceConflict(f"endpoint {endpoint.id} was changed since it was read")
                 if self.busy_refuses_split:
                     self._refuse_busy(endpoint.id)
@@ -389,6 +389,12 @@ class FakeVertex:
         self._turns[endpoint.id, chosen.id] -= 100
         return chosen
 
+    def _etag(self, endpoint: Endpoint) -> str:
+        """Another one after every change, also one that brings back what was there before."""
+        changes = sum(1 for endpoint_id, _ in self.splits if endpoint_id == endpoint.id)
+        seen = (changes, endpoint.deployed, sorted(endpoint.traffic.items()), sorted(endpoint.labels.items()))
+        return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
+
     def _start(self, kind: str, subject: str, work: Callable[[], None]) -> str:
         """Begin an operation; of two at the same time on one `subject`, the second is refused."""
         with self._lock:
@@ -410,8 +416,3 @@ class FakeVertex:
                 pending.done = True
                 if not pending.error:
                     pending.work()
-
-
-def _etag(endpoint: Endpoint) -> str:
-    seen = (endpoint.deployed, sorted(endpoint.traffic.items()), sorted(endpoint.labels.items()))
-    return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
