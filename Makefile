@@ -11,81 +11,66 @@ UV      := uv==0.13.9
 # A value from the command line as one word of the shell, whatever quotes are in it; an option, if it has a value.
 shell_word = '$(subst ','\'',$(1))'
 option = $(if $(2),$(1) $(call shell_word,$(2)))
+argument = $(if $(1),$(call shell_word,$(1)))
 SERVICES := training_launcher job_notifier cloud_deployer mobile_publisher trainer predictor
+
+# The program for people; each variable below is the option of the same name.
+CLI := $(BIN)/dualdeploy
+PLACE = $(call option,--project,$(PROJECT)) $(call option,--region,$(REGION))
+AS_JSON = $(if $(JSON),--json)
+# The two services of the project or of the local cloud, or one by its URL.
+SERVICES_ASKED = $(call option,--url,$(URL)) $(call option,--reason,$(REASON)) $(PLACE) $(AS_JSON)
 
 ##@ Try it
 
 .PHONY: demo
 demo: $(STAMP) ## The whole loop on the local cloud: data in, two live models out (DATA=folder [YAML=file] for your own TFRecords)
-	@$(BIN)/python -m local_cloud demo $(call option,--data,$(DATA)) $(call option,--yaml,$(YAML)) $(call option,--labels,$(LABELS))
+	@$(CLI) demo $(call option,--data,$(DATA)) $(call option,--yaml,$(YAML)) $(call option,--labels,$(LABELS)) $(AS_JSON)
 
 .PHONY: up
 up: $(STAMP) ## The same stack, left running; writes build/local_cloud.env (REALISTIC=1: at Google's rates and pauses)
-	@$(BIN)/python -m local_cloud up $(if $(REALISTIC),--realistic)
+	@$(CLI) up $(if $(REALISTIC),--realistic) $(AS_JSON)
 
 .PHONY: down
 down: $(STAMP) ## Stop what `make up` started
-	@$(BIN)/python -m local_cloud down
+	@$(CLI) down $(AS_JSON)
 
 .PHONY: validate
 validate: $(STAMP) ## Check a folder of TFRecords before anything is spent: DATA=folder [YAML=file] [LABELS=a,b,c]
-	@PYTHONPATH=services/training_launcher $(BIN)/python -m training_launcher.validate_command DATA=$(call shell_word,$(DATA)) $(call option,--config,$(YAML)) $(call option,--labels,$(LABELS))
+	@$(CLI) validate $(call argument,$(DATA)) $(call option,--config,$(YAML)) $(call option,--labels,$(LABELS)) $(AS_JSON)
 
 .PHONY: shards
 shards: $(STAMP) ## Turn pictures into checked shards: IMAGES=folder of class folders, .csv or .jsonl ([OUT=folder | TO=gs://…] [DATASET=…] [LABELS=a,b,c] [SHARDS=n])
-	@$(LOOK_AT); PYTHONPATH=infra/shards:services/training_launcher $(BIN)/python -m shard_writer $(call shell_word,$(IMAGES)) $(call option,--out,$(OUT)) \
-	  $(call option,--to,$(TO)) $(call option,--config-bucket,$(CONFIG)) $(call option,--dataset,$(DATASET)) \
-	  $(call option,--labels,$(LABELS)) $(call option,--shards,$(SHARDS)) $(call option,--max-bad,$(MAX_BAD))
-
-# What `make redeploy` and `make rollback` send, with what was given on the command line.
-REQUEST = {"dataset": $(call json,$(DATASET))$(if $(REASON),$(comma) "reason": $(call json,$(REASON)))$(if $(TO_RUN),$(comma) "to_run": $(call json,$(TO_RUN)))}
-comma := ,
-# A reason is a sentence of people, with whatever quotes they use.
-json = "$(subst ",\",$(subst \,\\,$(1)))"
-# Without URL to both services of `make up`; with URL to that service on Google Cloud, as whoever gcloud is signed in as.
-POST = set -e; test -n '$(DATASET)' || { echo "name the data set: DATASET=flowers"; exit 1; }; \
-  if test -n '$(URL)'; then urls='$(URL)'; token=$$(gcloud auth print-identity-token); set -- -H "authorization: Bearer $$token"; \
-  else test -e build/local_cloud.env || { echo "nothing is running: make up first, or URL=https://… of a service"; exit 1; }; \
-    set -a; . build/local_cloud.env; set +a; urls="$${CLOUD_DEPLOYER_URL:?} $${MOBILE_PUBLISHER_URL:?}"; set --; fi; \
-  failed=0; for url in $$urls; do \
-    curl -sS --max-time 60 --fail-with-body -X POST "$$url/$(1)" "$$@" -H content-type:application/json \
-      -d $(call shell_word,$(REQUEST)) || failed=1; \
-  done; exit $$failed
-
-.PHONY: redeploy
-redeploy: ## Bring a recorded run out again on both sides, without training: DATASET=flowers [REASON='…'] [URL=…]
-	@$(call POST,redeploy)
-
-.PHONY: rollback
-rollback: ## Back to what was live before, on both sides: DATASET=flowers [TO_RUN=…] [REASON='…'] [URL=…]
-	@$(call POST,rollback)
-
-# What looks at a project looks at the running local cloud when no PROJECT is named.
-LOOK_AT = test -n '$(PROJECT)' || ! test -e build/local_cloud.env || { set -a; . build/local_cloud.env; set +a; }
-
-.PHONY: replay
-replay: $(STAMP) ## List the dead letters; ID='…' or ALL=1 sends them again ([PROJECT=…])
-	@$(LOOK_AT); $(BIN)/python -m dualdeploy.replay $(if $(PROJECT),--project '$(PROJECT)') $(if $(ALL),--all) $(ID)
-
-.PHONY: firebase-migrate
-firebase-migrate: $(STAMP) ## Copy the models that Firebase ML hosts to the bucket that phones read: PROJECT=… [BUCKET=…]
-	@$(LOOK_AT); PYTHONPATH=services/mobile_publisher $(BIN)/python -m mobile_publisher.migrate $(if $(PROJECT),--project '$(PROJECT)') $(if $(BUCKET),--bucket '$(BUCKET)')
+	@$(CLI) shards $(call argument,$(IMAGES)) $(call option,--out,$(OUT)) $(call option,--to,$(TO)) $(call option,--config-bucket,$(CONFIG)) \
+	  $(call option,--dataset,$(DATASET)) $(call option,--labels,$(LABELS)) $(call option,--shards,$(SHARDS)) $(call option,--max-bad,$(MAX_BAD)) $(AS_JSON)
 
 .PHONY: runs
 runs: $(STAMP) ## Runs, newest first: states, costs, what they wait for ([PROJECT=…] [DATASET=…] [JSON=1])
-	@$(LOOK_AT); $(BIN)/python -m dualdeploy.runs $(if $(PROJECT),--project '$(PROJECT)') $(if $(DATASET),--dataset '$(DATASET)') $(if $(JSON),--json)
+	@$(CLI) runs $(call option,--project,$(PROJECT)) $(call option,--dataset,$(DATASET)) $(AS_JSON)
 
 .PHONY: run
 run: $(STAMP) ## One run with its history: ID=… ([PROJECT=…] [JSON=1])
-	@test -n '$(ID)' || { echo "name the run: ID=flowers-0123456789ab; make runs lists them"; exit 1; }
-	@$(LOOK_AT); $(BIN)/python -m dualdeploy.runs '$(ID)' $(if $(PROJECT),--project '$(PROJECT)') $(if $(JSON),--json)
+	@$(CLI) run $(call argument,$(ID)) $(call option,--project,$(PROJECT)) $(AS_JSON)
 
-# Its settings say what each service has to be given.
-DOCTOR = PYTHONPATH=infra/deploy:services/training_launcher:services/job_notifier:services/cloud_deployer:services/mobile_publisher
+.PHONY: redeploy
+redeploy: $(STAMP) ## Bring a recorded run out again on both sides, without training: DATASET=flowers [REASON='…'] [URL=… | PROJECT=…]
+	@$(CLI) redeploy $(call argument,$(DATASET)) $(SERVICES_ASKED)
+
+.PHONY: rollback
+rollback: $(STAMP) ## Back to what was live before, on both sides: DATASET=flowers [TO_RUN=…] [REASON='…'] [URL=… | PROJECT=…]
+	@$(CLI) rollback $(call argument,$(DATASET)) $(call option,--to-run,$(TO_RUN)) $(SERVICES_ASKED)
+
+.PHONY: replay
+replay: $(STAMP) ## List the dead letters; ID='…' or ALL=1 sends them again ([PROJECT=…])
+	@$(CLI) replay $(ID) $(if $(ALL),--all) $(call option,--project,$(PROJECT)) $(AS_JSON)
 
 .PHONY: doctor
 doctor: $(STAMP) ## Which part of the chain is broken, and what mends it; changes nothing ([PROJECT=… [REGION=…]] [ALL=1] [JSON=1])
-	@$(LOOK_AT); $(DOCTOR) $(BIN)/python -m doctor $(if $(PROJECT),--project '$(PROJECT)') $(if $(REGION),--region '$(REGION)') $(if $(ALL),--all) $(if $(JSON),--json)
+	@$(CLI) doctor $(PLACE) $(if $(ALL),--all) $(AS_JSON)
+
+.PHONY: firebase-migrate
+firebase-migrate: $(STAMP) ## Copy the models that Firebase ML hosts to the bucket that phones read: PROJECT=… [BUCKET=…]
+	@$(CLI) firebase-migrate $(call option,--project,$(PROJECT)) $(call option,--bucket,$(BUCKET)) $(AS_JSON)
 
 ##@ Work on it
 
@@ -183,21 +168,19 @@ permissions-table: $(STAMP) ## Write the tables of docs/permissions.md from infr
 package: $(STAMP) ## Stage what is shipped into build/<service>/ (SERVICE=x for one, BASE_IMAGE=…@sha256:… for another base)
 	@$(BIN)/python infra/packaging/package.py $(SERVICE)
 
-SHIPPING = PYTHONPATH=infra/deploy:infra/packaging $(BIN)/python -m shipping
-SHIPPED = $(if $(PROJECT),--project='$(PROJECT)') $(if $(REGION),--region='$(REGION)') $(if $(filter delete,$(DATA)),--delete-data)
-REVISION = --revision='$(shell git rev-parse HEAD 2>/dev/null)'
+SHIPPED = $(PLACE) $(if $(filter delete,$(DATA)),--delete-data) $(AS_JSON)
 
 .PHONY: deploy
 deploy: $(STAMP) ## Everything into a project: PROJECT=… REGION=…; or one service and nothing else: SERVICE=x
-	@$(SHIPPING) deploy $(SHIPPED) $(REVISION) $(if $(SERVICE),--service='$(SERVICE)')
+	@$(CLI) deploy $(SHIPPED) $(call option,--service,$(SERVICE))
 
 .PHONY: plan
 plan: $(STAMP) ## What `make deploy` would do and change, without doing it: PROJECT=… REGION=…
-	@$(SHIPPING) plan $(SHIPPED) $(REVISION)
+	@$(CLI) plan $(SHIPPED)
 
 .PHONY: destroy
 destroy: $(STAMP) ## Take everything down, after asking; buckets with data stay unless DATA=delete
-	@$(SHIPPING) destroy $(SHIPPED)
+	@$(CLI) destroy $(SHIPPED)
 
 ##@ Keep house
 
@@ -205,14 +188,14 @@ destroy: $(STAMP) ## Take everything down, after asking; buckets with data stay 
 setup: $(STAMP) ## Make .venv with everything pinned
 
 # uv installs what pip would, several times faster, and compiles to bytecode at once.
-$(STAMP): requirements-dev.txt shared/pyproject.toml infra/local_cloud/pyproject.toml
+$(STAMP): requirements-dev.txt shared/pyproject.toml infra/local_cloud/pyproject.toml infra/cli/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' || { echo "Python's venv module is missing; on Debian: apt-get install python3-venv"; exit 1; }
 	@echo "Setting up $(VENV) (about a minute the first time) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements-dev.txt
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e shared -e infra/local_cloud
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e shared -e infra/local_cloud -e infra/cli
 	@touch $@
 
 .PHONY: lock
@@ -228,7 +211,7 @@ lock: $(STAMP) ## Resolve every requirements.in again
 
 .PHONY: clean
 clean: ## Stop what runs and remove what was built, but not .venv
-	@test ! -e build/local_cloud.env || $(BIN)/python -m local_cloud down
+	@test ! -e build/local_cloud.env || $(CLI) down
 	rm -rf build
 
 .PHONY: help

@@ -39,15 +39,18 @@ class Deployment:
         self._builds = builds
         self._revision = revision
 
-    def everything(self, *, delete_data: bool = False) -> None:
-        """From an empty project, or from whatever is there, to the whole system as this checkout has it."""
+    def everything(self, *, delete_data: bool = False) -> Mapping[str, str]:
+        """From an empty project, or from whatever is there, to the whole system as this checkout has it.
+
+        Returns what changed, by address. Raises CannotShip.
+        """
         preflight.check(self._place, self._tools, permissions=preflight.EVERYTHING)
         self._step("APIs", "enables what Terraform itself needs; costs nothing")
         self._enable_apis()
         self._step("State", "a bucket for Terraform's state, with versions; kilobytes")
         if not self._make_state_bucket():
             self._say("Everything else follows from an empty state: nothing is deployed yet.")
-            return
+            return {}
         self._terraform.init()
         deployed = self._terraform.configuration()
         preflight.check_same_region(self._place, deployed)
@@ -60,18 +63,21 @@ class Deployment:
         versions = self._build(release.deployables(self._topology).values())
         self._step("Terraform", "everything else, with these versions; idle it costs storage and the clock's messages")
         self._set_versions(settings, versions)
-        plan = self._terraform.plan()
-        self._show(plan)
-        self._keep_data(release.changes(plan), delete_data=delete_data)
+        changes = self._shown(self._terraform.plan())
+        self._keep_data(changes, delete_data=delete_data)
         refused = self._terraform.apply_plan()
         self._step("Verification", "every service is ready")
         self._verify(list(self._topology["services"]))
         if refused:
             raise CannotShip(_without(refused))
         self._say(f"Deployed. What is what: make doctor PROJECT={self._place.project}")
+        return changes
 
-    def some(self, names: Sequence[str]) -> None:
-        """New versions of these and of nothing else: a plan that would touch anything else is refused."""
+    def some(self, names: Sequence[str]) -> Mapping[str, str]:
+        """New versions of these and of nothing else: a plan that would touch anything else is refused.
+
+        Returns what changed, by address. Raises CannotShip.
+        """
         preflight.check(self._place, self._tools, permissions=preflight.CODE_ONLY)
         preflight.check_apis(self._place, self._tools)
         known = release.deployables(self._topology)
@@ -92,7 +98,7 @@ class Deployment:
             self._say(f"  {each.name}: {'changed' if (each, version) in changed else 'unchanged'}")
         if not changed:
             self._say("What is deployed is this code already: nothing to do.")
-            return
+            return {}
         self._step("Terraform", "these versions only")
         variables = release.with_versions(deployed, changed)
         owners = sorted({owner for each, _ in changed for owner in each.owners})
@@ -101,9 +107,8 @@ class Deployment:
             variables["revision"] = self._revision
         self._terraform.set_variables(variables)
         # Nothing is read of what is not ours: what somebody changed by hand elsewhere is not this deployment's matter.
-        plan = self._terraform.plan("-refresh=false")
-        self._show(plan)
-        if others := release.outside(release.changes(plan), owners):
+        changes = self._shown(self._terraform.plan("-refresh=false"))
+        if others := release.outside(changes, owners):
             raise CannotShip(
                 "This checkout would change more than "
                 f"{', '.join(each.name for each, _ in changed)}:\n  " + "\n  ".join(others) + "\n"
@@ -112,6 +117,7 @@ class Deployment:
         self._terraform.apply_plan("-refresh=false")
         self._step("Verification", "the changed services are ready")
         self._verify(owners)
+        return changes
 
     def _step(self, title: str, tells: str) -> None:
         self._say(f"\n{title}: {tells}")
@@ -189,11 +195,12 @@ class Deployment:
         revision = self._revision if changed else deployed.get("revision", "")
         self._terraform.set_variables({**release.with_versions(variables, versions), "revision": revision})
 
-    def _show(self, plan: Mapping[str, Any]) -> None:
+    def _shown(self, plan: Mapping[str, Any]) -> Mapping[str, str]:
         changed = release.changes(plan)
         for address, actions in sorted(changed.items()):
             self._say(f"    {actions}: {address}")
         self._say(f"  {len(changed)} changes" if changed else "  nothing changes")
+        return changed
 
     def _keep_data(self, changed: Mapping[str, str], *, delete_data: bool) -> None:
         lost = release.lost_buckets(changed)

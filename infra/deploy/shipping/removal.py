@@ -25,8 +25,11 @@ def destroy(
     terraform: Terraform,
     delete_data: bool,
     answer: Callable[[str], str],
-) -> None:
-    """Ask, then take everything down that Terraform made; the buckets of the topology too if `delete_data`."""
+) -> Mapping[str, str]:
+    """Ask, then take everything down that Terraform made; the buckets of the topology too if `delete_data`.
+
+    Returns the addresses of what was taken down. Raises CannotShip.
+    """
     preflight.check(place, tools, permissions=preflight.EVERYTHING)
     state = tools.find("gcloud", "storage", "buckets", "describe", f"gs://{place.state_bucket}", "--format=value(name)")
     if state is None:
@@ -37,7 +40,7 @@ def destroy(
     addresses = terraform.addresses()
     if not addresses:
         tools.say("Nothing is deployed.")
-        return
+        return {}
     _tell_of_endpoints(place, tools)
     buckets = ", ".join(bucket["name"] for bucket in topology["buckets"].values())
     tools.say(f"Takes down {len(addresses)} resources in {place.project}: services, topics, accounts, images.")
@@ -55,6 +58,7 @@ def destroy(
     terraform.destroy()
     tools.say("Taken down. The roles dualdeploy_… are left, which give nothing to anyone: see docs/google-cloud.md.")
     tools.say(f"The state's own bucket is left too: gcloud storage rm --recursive gs://{place.state_bucket}")
+    return dict.fromkeys((each for each in addresses if each not in kept), "delete")
 
 
 def _tell_of_endpoints(place: Place, tools: Tools) -> None:

@@ -40,7 +40,7 @@ def parse_place(text: str) -> Place:
     match = _PLACE.fullmatch(text)
     if not match or not dataset_config.DATASET_NAME.fullmatch(match["folder"]):
         raise UnusableSource(
-            f"TO={text}: give gs://<data bucket>/<dataset>, with a data set that matches"
+            f"--to {text}: give gs://<data bucket>/<dataset>, with a data set that matches"
             f" {dataset_config.DATASET_NAME.pattern}"
         )
     return Place(match["bucket"], match["folder"], f"{match['folder']}{match['rest']}/")
@@ -68,7 +68,7 @@ class Delivery:
         if list(found.labels) != list(labels):
             raise UnusableSource(
                 f"{self.config.uri(name)} has other labels ({', '.join(found.labels)}) than these pictures"
-                f" ({', '.join(labels)}); it is never overwritten: change it, give LABELS=, or another data set"
+                f" ({', '.join(labels)}); it is never overwritten: change it, give --labels, or another data set"
             )
         if not self.place.prefix.startswith(found.data.prefix):
             raise UnusableSource(
@@ -95,7 +95,7 @@ class Delivery:
         if others:
             raise UnusableSource(
                 f"{self.data.uri(self.place.prefix)} has other shards already, such as {others[0]}: remove them, or"
-                f" send this batch to a folder of its own, TO={self.data.uri(self.place.prefix)}<batch>"
+                f" send this batch to a folder of its own, --to {self.data.uri(self.place.prefix)}<batch>"
             )
 
         def one(name: str) -> bool:

@@ -34,7 +34,7 @@ _NAMED = 5
 
 
 class UnusableSource(ValueError):
-    """What IMAGES names cannot be turned into shards; the message says what to change."""
+    """What was named cannot be turned into shards; the message says what to change."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ def read(images: Path, *, labels: Sequence[str] = ()) -> Source:
         pictures, passed_over = _of_list(images), []
         beside = images.with_name("labels.txt")
     else:
-        raise UnusableSource(f"{images} does not exist: IMAGES names a folder of class folders, a .csv or a .jsonl")
+        raise UnusableSource(f"{images} does not exist: name a folder of class folders, a .csv or a .jsonl")
     if not pictures and images.is_file():
         raise UnusableSource(f"{images} lists no pictures")
     if not pictures:

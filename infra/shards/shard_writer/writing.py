@@ -42,7 +42,7 @@ def write_all(plan: Plan, folder: Path, *, workers: int, told: Told) -> list[Pat
     """Write the shards, each whole or not at all. Raises UnusableSource when the folder has others already."""
     if others := sorted(set(look_into(folder, ShardNames()).files) - set(plan.shards)):
         raise UnusableSource(
-            f"{folder} has other shards already, such as {others[0]}: empty it, or give another OUT=folder"
+            f"{folder} has other shards already, such as {others[0]}: empty it, or give another --out folder"
         )
     (folder / "labels.txt").write_text("".join(f"{label}\n" for label in plan.labels), encoding="utf-8")
     paths = []

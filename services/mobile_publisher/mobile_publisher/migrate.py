@@ -1,4 +1,4 @@
-"""`make firebase-migrate`: bring the models that Firebase ML hosts to channel `firebase-storage`, before it ends.
+"""`dualdeploy firebase-migrate`: bring the models that Firebase ML hosts to channel `firebase-storage`, before it ends.
 
 For each published model: download what phones get, check it against Firebase's own checksum, store it with a manifest
 under a version made of its content, read it back, and let the pointer name it. All that this knows of its progress is
@@ -7,30 +7,18 @@ what lies in the bucket, so it can be ended anywhere and begun again. A pointer 
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import datetime
 import hashlib
-import logging
-import os
 import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from google.auth.exceptions import GoogleAuthError
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from dualdeploy.errors import DualDeployError
-from dualdeploy.firebase import FirebaseMlGateway, FirebaseModel, HostedModels
-from dualdeploy.object_store import GcsObjectStore, ObjectStore
+from dualdeploy.firebase import FirebaseModel, HostedModels
+from dualdeploy.object_store import ObjectStore
 from mobile_publisher import manifest, on_device, tflite_metadata
 from mobile_publisher.storage_channel import StorageChannel
-
-DONE, NOT_ALL_DONE, USAGE = 0, 1, 2
 
 #: Where `infra/topology.json` lets phones read.
 BUCKET = "{project}-mobile"
@@ -145,67 +133,3 @@ def _tensors(tflite: bytes) -> dict[str, Any]:
     except on_device.UnusableModel:
         # Operators that only its app has, perhaps. Phones run it today.
         return {}
-
-
-def main(
-    arguments: Sequence[str] | None = None,
-    *,
-    console: Console | None = None,
-    models: Callable[[str], HostedModels] | None = None,
-    store: Callable[[str], ObjectStore] = GcsObjectStore,
-) -> int:
-    """Copy, and say what became of each model. Returns 0, 1 (not all could be copied) or 2 (usage, no access)."""
-    console = console or Console()
-    # firebase_admin announces the end of Firebase ML on every call, and that end is why one is here.
-    logging.captureWarnings(capture=True)
-    parser = _parser()
-    try:
-        options = parser.parse_args(arguments)
-        if not options.project:
-            parser.error("which project? Give --project (PROJECT=… for make) or set GOOGLE_CLOUD_PROJECT")
-    except SystemExit as exc:  # argparse has printed help (0) or what is wrong (2)
-        return int(exc.code or 0)
-    bucket = store(options.bucket or BUCKET.format(project=options.project))
-    migration = Migration((models or _gateway)(options.project), bucket, project=options.project)
-    done: list[Migrated] = []
-    try:
-        for migrated in migration.run():
-            done.append(migrated)
-            console.print(Text(f"{migrated.name}: {migrated.outcome}: {migrated.note}"), soft_wrap=True)
-    except (DualDeployError, GoogleAuthError) as exc:
-        console.print(Text(f"the models of {options.project} cannot be listed: {exc}"), soft_wrap=True)
-        console.print("log in with: gcloud auth application-default login", soft_wrap=True)
-        return USAGE
-    console.print(_table(done) if done else f"Firebase ML hosts no model of {options.project}.")
-    return NOT_ALL_DONE if any(migrated.outcome == "failed" for migrated in done) else DONE
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="firebase-migrate",
-        description="Copy the models that Firebase ML hosts to the bucket that phones read. It may be run again.",
-    )
-    parser.add_argument("--project", default=os.environ.get("GOOGLE_CLOUD_PROJECT", ""), help="id of the project")
-    parser.add_argument("--bucket", default="", help=f"bucket to copy to; default: {BUCKET.format(project='PROJECT')}")
-    return parser
-
-
-def _gateway(project: str) -> HostedModels:
-    return FirebaseMlGateway(
-        project=project, signs=False, emulator_host=os.environ.get("FIREBASE_ML_EMULATOR_HOST", "")
-    )
-
-
-def _table(done: Sequence[Migrated]) -> Table:
-    table = Table(box=SIMPLE_HEAD)
-    for column in ("model", "outcome", "version"):
-        table.add_column(column, overflow="fold")
-    table.add_column("bytes", justify="right")
-    for each in done:
-        size = f"{each.size_bytes:,}" if each.size_bytes else ""
-        table.add_row(Text(each.name), each.outcome, each.version, size)
-    return table
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -12,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import call
 from google.cloud import pubsub_v1, storage
-from rich.console import Console
 
-from doctor import command
 from dualdeploy import clock as clocks
+from dualdeploy_cli.session import Session
 from local_cloud import cloud as clouds
 from local_cloud import topology as topologies
 from local_cloud.cloud import LocalCloud
@@ -76,14 +75,10 @@ class Ward:
 
     def run(self, *arguments: str, now: datetime.datetime | None = None, width: int = 100) -> tuple[int, str]:
         """The command's exit status and what it printed."""
-        output = io.StringIO()
-        status = command.main(
-            arguments,
-            console=Console(file=output, width=width),
-            environ=self.environment,
-            clock=lambda: now or clocks.utc_now(),
-        )
-        return status, output.getvalue()
+        given = Session(environment_file=Path("/nowhere"), environ=self.environment)
+        given.clock = lambda: lambda: now or clocks.utc_now()
+        result = call("doctor", *arguments, given=given, width=width)
+        return result.exit_code, result.stdout if "--json" in arguments else result.output
 
     def look(self, *arguments: str, now: datetime.datetime | None = None) -> list[Mapping[str, str]]:
         """Everything that is not in order."""

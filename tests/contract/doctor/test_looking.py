@@ -281,7 +281,7 @@ def test_without_a_project_it_says_how_to_name_one(ward: Any) -> None:
     finally:
         ward.environment["GOOGLE_CLOUD_PROJECT"] = PROJECT
     assert status == 2
-    assert "PROJECT=my-project" in printed
+    assert "--project my-project" in printed
 
 
 def test_without_a_region_it_looks_where_the_data_is(ward: Any) -> None:
@@ -289,7 +289,7 @@ def test_without_a_region_it_looks_where_the_data_is(ward: Any) -> None:
     bucket = ward.storage.bucket(f"{PROJECT}-data")
     try:
         bucket.delete()
-        assert "Which region? REGION=us-central1" in ward.run()[1]
+        assert "which region? Give --region us-central1" in ward.run()[1]
         bucket.create(location="US-CENTRAL1")
         status, printed = ward.run()
     finally:

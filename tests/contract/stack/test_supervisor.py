@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from local_cloud import supervisor
+from local_cloud.environment_file import is_running
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -97,7 +98,7 @@ def test_what_up_leaves_running_is_found_and_stopped_by_down(
     monkeypatch.setenv("MARK", mark)
     environment_file = tmp_path / "cloud.env"
     process, environment = supervisor.start(REPOSITORY, state=tmp_path / "state", environment_file=environment_file)
-    assert supervisor.is_running(environment_file)
+    assert is_running(environment_file)
     status = requests.get(environment["CLOUD_DEPLOYER_URL"] + "/status/flowers", timeout=10)
     assert status.status_code == 404
 

@@ -1,20 +1,17 @@
-"""Painted flowers as people have their data: up to the validation, by the way that `make demo DATA=` takes."""
+"""Painted flowers as people have their data: up to the validation, by the way that `dualdeploy demo --data` takes."""
 
 from __future__ import annotations
 
 import gzip
-import io
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from command_line import invoke
 
 from dualdeploy.tfrecord import encode_example, parse_example, read_records, write_records
 from local_cloud.demo import flowers, source
 from local_cloud.demo.flowers import LABELS, Style
-from shard_writer import command
-from training_launcher.validate_command import ACCEPTED, main
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +36,7 @@ def stored_with_encoding(painted: Path, folder: Path) -> Path:
 
 
 def class_folders(painted: Path, folder: Path) -> Path:
-    """Pictures in folders of their classes, turned into shards by `make shards`."""
+    """Pictures in folders of their classes, turned into shards by `dualdeploy shards`."""
     pictures = folder / "pictures"
     for path in painted.glob("*.tfrecord"):
         with path.open("rb") as stream:
@@ -49,8 +46,8 @@ def class_folders(painted: Path, folder: Path) -> Path:
                 of_class.mkdir(parents=True, exist_ok=True)
                 (of_class / f"{path.stem}-{record.index}.jpg").write_bytes(example["image"].values[0])
     made = folder / "made"
-    arguments = [str(pictures), "--out", str(made), "--dataset", "flowers", "--workers", "1"]
-    assert command.main(arguments, console=Console(file=io.StringIO())) == command.DONE
+    code, said = invoke("shards", pictures, "--out", made, "--dataset", "flowers", "--workers", 1)
+    assert code == 0, said
     return made
 
 
@@ -96,7 +93,7 @@ def test_painted_flowers_are_taken(painted: Path, tmp_path: Path, arrange: Calla
     found = source.folder(folder)
     assert found.config["labels"] == list(LABELS)
     assert len(found.unseen) >= 10
-    console = Console(file=io.StringIO(), width=200)
-    assert main([str(folder), "--labels", ",".join(LABELS)], console=console) == ACCEPTED, console.file.getvalue()
-    assert "80 records, " in console.file.getvalue()
-    assert "Held out: " in console.file.getvalue()
+    code, said = invoke("validate", folder, "--labels", ",".join(LABELS))
+    assert code == 0, said
+    assert "80 records, " in said
+    assert "Held out: " in said

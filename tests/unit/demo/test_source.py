@@ -16,7 +16,7 @@ def shard(path: Path, labels: Sequence[int], *, image: bytes = b"\xff\xd8 a pict
 
 
 def test_a_path_that_is_no_folder_is_refused_with_what_to_name(tmp_path: Path) -> None:
-    with pytest.raises(source.UnusableFolder, match="DATA=folder must name one"):
+    with pytest.raises(source.UnusableFolder, match="--data must name one"):
         source.folder(tmp_path / "absent")
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 from typing import Any
 
 import pytest
-from rich.console import Console
+from command_line import invoke, session
 
 from dualdeploy.errors import ServiceUnavailable
 from dualdeploy.object_store import ABSENT
 from dualdeploy.testing import Failing, FakeFirebaseMl, MemoryObjectStore
 from dualdeploy.testing.failing import ProcessDied
-from mobile_publisher import migrate, tflite_metadata
+from mobile_publisher import tflite_metadata
 from mobile_publisher.migrate import Migrated, Migration
 
 
@@ -181,17 +180,14 @@ def test_killed_before_any_write_or_download_the_next_run_finishes_it(firebase: 
 
 
 def command(firebase: FakeFirebaseMl, *arguments: str) -> tuple[int, str]:
-    out = io.StringIO()
-    console = Console(file=out, width=200)
-    code = migrate.main(
-        list(arguments), console=console, models=lambda _project: firebase, store=lambda _name: bucket()
-    )
-    return code, out.getvalue()
+    given = session()
+    given.hosted_models, given.bucket = lambda _project: firebase, lambda _name: bucket()
+    return invoke("firebase-migrate", *arguments, given=given)
 
 
 def test_the_command_says_what_became_of_each(firebase: FakeFirebaseMl) -> None:
     code, said = command(firebase, "--project", "demo")
-    assert code == migrate.DONE
+    assert code == 0
     assert "birds: copied: gs://demo-mobile/models/birds/latest.json points at it" in said
     assert "eels: skipped: not published, its file is bad: Invalid flatbuffer format" in said
 
@@ -199,23 +195,23 @@ def test_the_command_says_what_became_of_each(firebase: FakeFirebaseMl) -> None:
 def test_the_command_fails_when_one_model_could_not_be_copied(firebase: FakeFirebaseMl) -> None:
     firebase.faults.plan("download", Failing(ServiceUnavailable("Firebase ML is not available")))
     code, said = command(firebase, "--project", "demo")
-    assert code == migrate.NOT_ALL_DONE
+    assert code == 1
     assert "birds: failed: Firebase ML is not available; run this again" in said
     assert "cats: copied" in said
 
 
 def test_without_a_project_or_without_access_it_says_what_to_do(
-    firebase: FakeFirebaseMl, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    firebase: FakeFirebaseMl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("GOOGLE_CLOUD_PROJECT", raising=False)
-    assert command(firebase)[0] == migrate.USAGE
-    assert "which project?" in capsys.readouterr().err
+    code, said = command(firebase)
+    assert (code, "which project?" in said) == (2, True)
     firebase.faults.plan("all", Failing(ServiceUnavailable("no answer")))
     code, said = command(firebase, "--project", "demo")
-    assert code == migrate.USAGE
+    assert code == 3
     assert "gcloud auth application-default login" in said
 
 
 def test_a_project_without_models_has_nothing_to_bring_over() -> None:
     code, said = command(FakeFirebaseMl(), "--project", "demo")
-    assert (code, said.strip()) == (migrate.DONE, "Firebase ML hosts no model of demo.")
+    assert (code, said.strip()) == (0, "Firebase ML does not host a model of demo.")

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from command_line import invoke, session
 
 from dualdeploy import dataset_config
 from dualdeploy.tfrecord import parse_example, read_records
-from shard_writer.command import DONE, REFUSED, STOPPED, USAGE, main
-from training_launcher.validate_command import main as validate
+
+DONE, REFUSED, USAGE, STOPPED = 0, 1, 2, 130
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., tuple[int, str]]:
     def run(images: Path, *arguments: object, out: str = "out") -> tuple[int, str]:
-        console = Console(width=200, file=io.StringIO())
-        given = ["--workers", "1", "--out", str(tmp_path / out), *map(str, arguments)]
-        code = main([str(images), *given], console=console)
-        return code, console.file.getvalue()
+        return invoke("shards", images, "--workers", 1, "--out", tmp_path / out, *arguments)
 
     return run
 
@@ -55,7 +51,7 @@ def test_a_folder_of_class_folders_becomes_shards_that_train(make, garden: Path,
     config = dataset_config.parse((tmp_path / "out" / "my-garden.yaml").read_bytes(), source="x")
     assert (config.dataset, config.labels) == ("my-garden", ("roses", "tulips"))
     assert (tmp_path / "out" / "labels.txt").read_text() == "roses\ntulips\n"
-    assert validate([str(tmp_path / "out"), "--labels", "roses,tulips"], console=Console(file=io.StringIO())) == 0
+    assert invoke("validate", tmp_path / "out", "--labels", "roses,tulips")[0] == 0
 
 
 def test_shards_are_balanced_and_mixed(make, garden: Path, tmp_path: Path) -> None:
@@ -155,7 +151,7 @@ def test_more_broken_pictures_than_are_tolerated_make_no_data_set(make, garden: 
     code, said = make(garden)
 
     assert code == REFUSED
-    assert "1 of 66 pictures cannot be used, more than MAX_BAD (0.01) allows" in said
+    assert "1 of 66 pictures cannot be used, more than --max-bad (0.01) allows" in said
 
 
 @pytest.mark.parametrize(
@@ -164,7 +160,7 @@ def test_more_broken_pictures_than_are_tolerated_make_no_data_set(make, garden: 
         (["--dataset", "My Garden"], "must match"),
         (["--to", "garden"], "give gs://<data bucket>/<dataset>"),
         (["--to", "gs://my-data/Garden"], "give gs://<data bucket>/<dataset>"),
-        (["--to", "gs://my-data/garden", "--dataset", "birds"], "is not the first folder of TO="),
+        (["--to", "gs://my-data/garden", "--dataset", "birds"], "is not the first folder of --to"),
         (["--labels", "roses,lilies"], "labels that the list of labels lacks: tulips"),
     ],
 )
@@ -179,9 +175,8 @@ def test_what_cannot_be_meant_is_told_before_anything_is_written(make, garden, t
 def test_without_pictures_named_nothing_is_looked_for(make) -> None:
     code, said = make(Path("anything"), "--dataset", "x")
     assert (code, "does not exist" in said) == (USAGE, True)
-    console = Console(width=200, file=io.StringIO())
-    assert main([""], console=console) == USAGE
-    assert "which pictures? IMAGES=folder" in console.file.getvalue()
+    code, said = invoke("shards")
+    assert (code, "Missing argument 'IMAGES'" in said) == (USAGE, True)
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_the_pictures_are_read(make, garden: Path, tmp_path) -> None:
@@ -192,19 +187,15 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_pictures_are_read(ma
 
 
 def test_ctrl_c_is_no_fault(garden: Path, tmp_path: Path) -> None:
-    class Pressed(io.StringIO):
-        pressed = False
+    def pressed(_name: str) -> None:
+        raise KeyboardInterrupt
 
-        def write(self, text: str) -> int:
-            if not self.pressed:
-                self.pressed = True
-                raise KeyboardInterrupt
-            return super().write(text)
-
-    screen = Pressed()
-    code = main([str(garden), "--out", str(tmp_path / "out"), "--workers", "1"], console=Console(file=screen))
+    given = session()
+    given.bucket = pressed  # type: ignore[assignment]
+    wanted = ["--out", tmp_path / "out", "--to", "gs://my-data/garden", "--workers", 1]
+    code, said = invoke("shards", garden, *wanted, given=given)
     assert code == STOPPED
-    assert "the same command goes on, with the same shards" in screen.getvalue()
+    assert "the same command goes on, with the same shards" in said
 
 
 def test_a_class_that_is_not_held_out_is_said(make, garden: Path, picture) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
-
 import pytest
 from chain import HELD_OUT, NUMBERED, QUIET_SECONDS, WHOLE, Chain, shard_bytes
-from rich.console import Console
+from command_line import invoke, session
 
-from dualdeploy import runs
 from dualdeploy.object_store import ABSENT
 
 
@@ -67,9 +64,8 @@ def test_an_entry_is_where_people_look(chain: Chain) -> None:
     tick(chain)
     assert chain.handle(chain.finalized("birds/train.tfrecord"))
 
-    console = Console(width=200, record=True, file=io.StringIO())
-    assert runs.main([], console=console, store=chain.ledger_store) == runs.DONE
-    shown = console.export_text()
+    code, shown = invoke("runs", given=session(chain.ledger_store))
+    assert code == 0
     assert "Refused lately" in shown
     assert "has no shards under gs://data/flowers/" in shown
     (refused,) = chain.http("cloud").get("/status/flowers").json["refused"]

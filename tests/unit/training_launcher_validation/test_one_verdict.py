@@ -1,17 +1,15 @@
-"""`make validate`, `make demo DATA=` and the launcher give one verdict for one folder."""
+"""`dualdeploy validate`, `dualdeploy demo --data` and the launcher give one verdict for one folder."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import pytest
 from chain import Chain, shard_bytes
-from rich.console import Console
+from command_line import invoke
 
 from dualdeploy.object_store import ABSENT
 from local_cloud.demo import source
-from training_launcher.validate_command import ACCEPTED, main
 
 
 @pytest.mark.parametrize(
@@ -55,6 +53,6 @@ def test_one_folder_has_one_verdict(tmp_path: Path, names: list[str], good: bool
     except source.UnusableFolder:
         demo = False
 
-    assert (main([str(tmp_path), "--labels", "blue,red"], console=Console(file=io.StringIO())) == ACCEPTED) is good
+    assert (invoke("validate", tmp_path, "--labels", "blue,red")[0] == 0) is good
     assert bool(chain.vertex.jobs) is good
     assert demo is good

@@ -1,7 +1,7 @@
-"""The command line: `python -m local_cloud serve | stack | up | down | demo | coverage | permissions`.
+"""The command line: `python -m local_cloud serve | stack | coverage | permissions`.
 
-`serve` is the emulators alone; `stack` is the emulators and our services; `up` leaves a stack running behind the
-terminal; `demo` runs the whole loop on a stack of its own.
+`serve` is the emulators alone; `stack` is the emulators and our services. `dualdeploy up` leaves a stack running behind
+the terminal, and `dualdeploy demo` runs the whole loop on a stack of its own.
 """
 
 from __future__ import annotations
@@ -13,15 +13,13 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from local_cloud import coverage, guide, supervisor, topology
+from local_cloud import coverage, supervisor, topology
 from local_cloud.cloud import DEFAULT_PROJECT, DEFAULT_REGION, LocalCloud, StateInUse, load
-from local_cloud.demo.request import DataRequest, add_arguments
 from local_cloud.environment_file import write_environment
 from local_cloud.iam import BindingsError
 from local_cloud.iam import page as permissions_page
 from local_cloud.pubsub.store import StoreUnusable
 from local_cloud.stack import ServiceDidNotStart
-from local_cloud.supervisor import StackFailed
 from local_cloud.topology import TopologyError
 
 #: infra/local_cloud/src/local_cloud/__main__.py, seen from the root of a checkout.
@@ -34,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         return _COMMANDS[options.command](options)
-    except (TopologyError, BindingsError, StateInUse, StoreUnusable, StackFailed, ServiceDidNotStart, OSError) as exc:
+    except (TopologyError, BindingsError, StateInUse, StoreUnusable, ServiceDidNotStart, OSError) as exc:
         print(f"local_cloud: {exc}", file=sys.stderr)
         return 2
 
@@ -78,41 +76,6 @@ def run_stack(options: argparse.Namespace) -> int:
         realistic=options.realistic,
         leashed=options.leashed,
         bindings=options.bindings,
-    )
-
-
-def up(options: argparse.Namespace) -> int:
-    """Leave a stack running, and say how to use it."""
-    build = options.repository.resolve() / "build"
-    environment_file = build / "local_cloud.env"
-    if environment_file.exists() and supervisor.is_running(environment_file):
-        print(f"already running; {environment_file} has its addresses, `make down` stops it")
-        return 0
-    _, environment = supervisor.start(
-        options.repository.resolve(),
-        state=build / "local_cloud",
-        environment_file=environment_file,
-        bindings=options.bindings,
-        realistic=options.realistic,
-    )
-    print(guide.describe(environment, environment_file))
-    return 0
-
-
-def down(options: argparse.Namespace) -> int:
-    """Stop what `up` left running."""
-    stopped = supervisor.stop_recorded(options.repository.resolve() / "build" / "local_cloud.env")
-    print("stopped; its state is kept in build/local_cloud" if stopped else "nothing is running")
-    return 0
-
-
-def demo(options: argparse.Namespace) -> int:
-    """The whole loop, on a stack that ends with it."""
-    from local_cloud.demo import run  # noqa: PLC0415  # painting and LiteRT, which no other command needs
-
-    repository = options.repository.resolve()
-    return run.main(
-        repository, build=repository / "build" / "demo", asked=DataRequest.of(options), bindings=options.bindings
     )
 
 
@@ -179,21 +142,17 @@ def _parser() -> argparse.ArgumentParser:
     stacking.add_argument("--clock-seconds", type=float, default=2.0, help="how often schedules fire")
     stacking.add_argument("--environment-file", type=Path, required=True, help="written when ready")
     stacking.add_argument("--leashed", action="store_true", help="end when standard input ends")
-    upping = commands.add_parser("up", help="leave a stack running; writes build/local_cloud.env")
-    downing = commands.add_parser("down", help="stop what `up` left running")
-    demonstrating = commands.add_parser("demo", help="data in, two live models out")
-    add_arguments(demonstrating)
     covering = commands.add_parser("coverage", help="write infra/local_cloud/COVERAGE.md")
     covering.add_argument("--check", action="store_true", help="only say whether it is current")
     permitting = commands.add_parser("permissions", help="write the tables of docs/permissions.md")
     permitting.add_argument("--check", action="store_true", help="only say whether they are current")
-    for command in (serving, stacking, upping):
+    for command in (serving, stacking):
         command.add_argument("--realistic", action="store_true", help="keep Google's rates, time-outs and back-offs")
-    for command in (serving, stacking, upping, downing, demonstrating, covering, permitting):
+    for command in (serving, stacking, covering, permitting):
         command.add_argument("--repository", type=Path, default=_CHECKOUT, help="root of the checkout")
     for command in (serving, covering):
         command.add_argument("--topology", type=Path, help="default: infra/topology.json of the repository")
-    for command in (serving, stacking, upping, demonstrating):
+    for command in (serving, stacking):
         command.add_argument("--bindings", type=Path, help="default: infra/bindings.json of the repository")
     return parser
 
@@ -201,9 +160,6 @@ def _parser() -> argparse.ArgumentParser:
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "serve": serve,
     "stack": run_stack,
-    "up": up,
-    "down": down,
-    "demo": demo,
     "coverage": write_coverage,
     "permissions": write_permissions,
 }

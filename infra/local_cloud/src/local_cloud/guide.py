@@ -1,4 +1,4 @@
-"""What `make up` prints: where everything is, and the first commands to try."""
+"""What `dualdeploy up` prints: where everything is, and the first commands to try."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def describe(environment: Mapping[str, str], environment_file: Path) -> str:
             "",
             "Point any client, script or test suite at it:",
             f"  set -a; source {shlex.quote(str(environment_file))}; set +a",
-            "Then, for example:",
+            "Then, for example (source .venv/bin/activate puts dualdeploy on PATH):",
             "  .venv/bin/python -m local_cloud.demo.drop             # paint flowers, configure them, drop them in",
-            '  curl "$CLOUD_DEPLOYER_URL/status/flowers"             # what serves, what is under way',
-            '  curl -X POST "$CLOUD_DEPLOYER_URL/redeploy" -H content-type:application/json \\',
-            '       -d \'{"dataset": "flowers"}\'                      # bring the recorded run out again',
+            "  dualdeploy runs                                       # states, costs, and what is waited for",
+            "  dualdeploy status flowers                             # what serves, what is under way",
+            "  dualdeploy redeploy flowers                           # bring the recorded run out again",
             '  curl "$LOCAL_CLOUD_ADDRESS/permissions"               # who was refused what',
             '  gcloud storage ls "gs://$LEDGER_BUCKET/**"            # what the services wrote; gsutil works, too',
-            f"Logs: {environment['LOCAL_CLOUD_STATE']}/logs   Stop it: make down",
+            f"Logs: {environment['LOCAL_CLOUD_STATE']}/logs   Stop it: dualdeploy down",
         ]
     )

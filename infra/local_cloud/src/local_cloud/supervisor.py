@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from local_cloud import cloud as clouds
-from local_cloud.environment_file import read_environment, write_environment
+from local_cloud.environment_file import is_running, is_stack, read_environment, write_environment
 from local_cloud.stack import Stack
 
 START_LIMIT_SECONDS = 120.0
@@ -137,18 +137,12 @@ def stop_recorded(environment_file: Path) -> bool:
     os.kill(number, signal.SIGTERM)
     deadline = time.monotonic() + STOP_LIMIT_SECONDS
     while time.monotonic() < deadline:
-        if not _is_stack(number):
+        if not is_stack(number):
             return True
         time.sleep(0.1)
     with contextlib.suppress(ProcessLookupError):
         os.kill(number, signal.SIGKILL)
     return True
-
-
-def is_running(environment_file: Path) -> bool:
-    """Whether the stack that wrote `environment_file` is alive."""
-    number = int(read_environment(environment_file).get("LOCAL_CLOUD_PID", "0"))
-    return number > 0 and _is_stack(number)
 
 
 @contextlib.contextmanager
@@ -163,15 +157,3 @@ def running(
         yield variables
     finally:
         stop(process)
-
-
-def _is_stack(number: int) -> bool:
-    """Whether the process is ours and alive: numbers are used again, and a zombie is dead."""
-    record = Path(f"/proc/{number}/cmdline")
-    if Path("/proc/self").exists():
-        # Empty for a zombie, absent when there is no such process.
-        return record.exists() and b"local_cloud" in record.read_bytes()
-    listing = subprocess.run(
-        ["ps", "-o", "stat=,args=", "-p", str(number)], capture_output=True, text=True, check=False
-    )
-    return "local_cloud" in listing.stdout and not listing.stdout.lstrip().startswith("Z")

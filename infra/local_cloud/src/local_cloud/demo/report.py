@@ -122,7 +122,7 @@ def show(console: Console, report: Mapping[str, Any], files: Mapping[Path, str],
         console.print(f"  {_relative(path, repository):<28} {what}", highlight=False)
     console.print("\nNext steps:", highlight=False)
     for command, what in (
-        ("make demo DATA=folder", "the same with your own TFRecords"),
+        ("dualdeploy demo --data folder", "the same with your own TFRecords"),
         ("make up", "leave the stack running and play with it (make down stops it)"),
         ("make test", "every test"),
     ):

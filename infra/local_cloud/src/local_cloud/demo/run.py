@@ -1,4 +1,4 @@
-"""`make demo`: data goes in, two live models answer, and everything in between is told as it happens."""
+"""`dualdeploy demo`: data goes in, two live models answer, and everything in between is told as it happens."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from local_cloud import supervisor
 from local_cloud.demo import answers, drop, picture, report, source, watch
 from local_cloud.demo.request import DataRequest
 from local_cloud.demo.source import DataSource
+from local_cloud.environment_file import is_running
 
 CLAIM_LIMIT_SECONDS = 120.0
 RUN_LIMIT_SECONDS = 1500.0
@@ -98,14 +99,18 @@ class Teller:
         return round(time.monotonic() - self._started, 1)
 
 
-def main(repository: Path, *, build: Path, asked: DataRequest, bindings: Path | None = None) -> int:
+def main(
+    repository: Path, *, build: Path, asked: DataRequest, bindings: Path | None = None, to_stderr: bool = False
+) -> int:
     """Run the demo; 0 only when both models are live and both beat chance clearly.
 
-    `bindings` say who may do what (default: infra/bindings.json of the repository).
+    `bindings` say who may do what (default: infra/bindings.json of the repository). What happens is told on standard
+    output, or `to_stderr`.
     """
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    told = sys.stderr if to_stderr else sys.stdout
+    console = Console(file=told, width=None if told.isatty() else 120)
     paths = Paths(build)
-    if paths.environment_file.exists() and supervisor.is_running(paths.environment_file):
+    if paths.environment_file.exists() and is_running(paths.environment_file):
         console.print(f"Another demo is running (see {paths.environment_file}); wait for it, or stop it with Ctrl-C.")
         return 1
     if asked.data is not None and asked.data.resolve().is_relative_to(build):

@@ -73,7 +73,7 @@ def folder(path: Path, *, labels: Sequence[str] = (), config_file: Path | None =
     Everything but labels and data is the demo's own configuration. Raises UnusableFolder.
     """
     if not path.is_dir():
-        raise UnusableFolder(f"{path} is no folder: DATA=folder must name one that holds TFRecord shards")
+        raise UnusableFolder(f"{path} is not a folder: --data must name one that holds TFRecord shards")
     try:
         data = open_data(path, config_file=config_file, labels=labels)
     except (InvalidDatasetConfig, OSError) as exc:
@@ -137,10 +137,10 @@ def _names(path: Path, data: LocalData, met: Sequence[str], *, classes: int) -> 
     elif met:
         names, origin = tuple(met), "the records"
     elif classes == len(flowers.LABELS):
-        names, origin = flowers.LABELS, "the public flowers data set (LABELS=a,b,c for others)"
+        names, origin = flowers.LABELS, "the public flowers data set (--labels a,b,c for others)"
     else:
         file = path / LABELS_FILE
-        raise UnusableFolder(f"{path} has {classes} classes: name them with LABELS=a,b,c or in {file}")
+        raise UnusableFolder(f"{path} has {classes} classes: name them with --labels a,b,c or in {file}")
     if not met and len(names) < classes:
         raise UnusableFolder(f"{origin} names {len(names)} classes, but the data has class {classes - 1}")
     if unknown := sorted(set(met) - set(names)):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from rich.console import Console
+from command_line import invoke, session
 
-from dualdeploy import runs
 from dualdeploy.clock import to_text
 from dualdeploy.ledger import (
     Asked,
@@ -29,9 +27,9 @@ from dualdeploy.ledger import (
 )
 from dualdeploy.ledger.documents import Moment, PlannedStep
 from dualdeploy.object_store import ABSENT
-from dualdeploy.runs import Runs
 from dualdeploy.spending import Estimate, TargetEstimate, record_estimate, reserve, settle
 from dualdeploy.testing import ManualClock, MemoryObjectStore
+from dualdeploy_cli.runs import Runs
 
 TRAINING = (State.LAUNCHING, State.TRAINING, State.TRAINED)
 
@@ -174,9 +172,9 @@ def test_it_says_what_serves_who_holds_it_and_who_waits(ledger: Ledger, store: M
 
 
 def shown(store: MemoryObjectStore, *arguments: str, width: int = 140) -> tuple[int, str]:
-    out = io.StringIO()
-    code = runs.main(list(arguments), console=Console(file=out, width=width), store=store)
-    return code, out.getvalue()
+    """What `dualdeploy runs`, or `dualdeploy run` with the id of one, prints."""
+    command = "run" if arguments and not arguments[0].startswith("-") else "runs"
+    return invoke(command, *arguments, given=session(store), width=width)
 
 
 def test_the_table_has_both_targets_newest_run_first(
@@ -221,10 +219,9 @@ def test_a_run_that_is_not_there_is_said_and_a_ledger_must_be_named(
     code, text = shown(store, "flowers-0123456789ab")
     assert (code, "no run 'flowers-0123456789ab'" in text) == (1, True)
     assert shown(store)[1].strip() == "No runs yet."
-    monkeypatch.delenv("LEDGER_BUCKET", raising=False)
-    out = io.StringIO()
-    assert runs.main([], console=Console(file=out)) == 2
-    assert "which ledger?" in out.getvalue()
+    monkeypatch.delenv("GOOGLE_CLOUD_PROJECT", raising=False)
+    code, text = invoke("runs")
+    assert (code, "which project? Give --project" in text) == (2, True)
 
 
 def test_a_claimed_run_whose_trainings_have_not_begun_is_listed(
@@ -249,7 +246,7 @@ def test_a_document_that_cannot_be_read_is_told_and_hides_no_other(
     assert "gs://ledger/cleanup/birds.json cannot be read" in text
     assert "now failed" in text
     code, text = shown(store, broken.run_id)
-    assert (code, "cannot be read" in text) == (2, True)
+    assert (code, "cannot be read" in text) == (1, True)
 
 
 def test_what_a_data_set_without_a_configuration_costs_is_told(ledger: Ledger, store: MemoryObjectStore) -> None:

@@ -1,116 +1,102 @@
-"""`make validate DATA=folder`: the launcher's validation, for people, before anything is uploaded."""
+"""The launcher's validation, for people, before anything is uploaded."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import sys
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from dualdeploy.errors import InvalidDatasetConfig
 from dualdeploy.local_data import LocalData, open_data, yaml_that_fits
 from training_launcher.shard_source import FileShard
 from training_launcher.validation import ValidationLimits, validate
 from training_launcher.validation_report import Spread, Verdict
 
-ACCEPTED, REJECTED, USAGE = 0, 1, 2
-
 _MOST_SHARDS_SHOWN = 20
 _MEBIBYTE = 1 << 20
 
 
-class UsageError(Exception):
-    """The command line names something that cannot be used; the message says what to do."""
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """`path` is a folder of shards or one shard. What is None or empty is taken from the configuration, or guessed."""
+
+    path: Path
+    config: Path | None = None
+    labels: Sequence[str] = ()
+    first_label: int | None = None
+    image_feature: str | None = None
+    label_feature: str | None = None
+    max_mebibytes: int | None = None
+    decode: int = 256
 
 
-def main(arguments: Sequence[str] | None = None, *, console: Console | None = None) -> int:
-    """Validate a folder, print the report, and return 0 (accepted), 1 (rejected) or 2 (usage)."""
-    console = console or Console()
-    try:
-        options = _parser().parse_args(sys.argv[1:] if arguments is None else arguments)
-    except SystemExit as exc:  # argparse has printed help (0) or what is wrong (2)
-        return int(exc.code or 0)
-    try:
-        path = _named(options.data)
-        data = _look_at(path, options)
-        verdict = _validate(data, options, console)
-        if options.json:
-            Path(options.json).write_bytes(verdict.to_json())
-    except (UsageError, OSError) as exc:
-        console.print(f"[bold red]cannot validate:[/] {_plain(str(exc))}", highlight=False)
-        return USAGE
-    # Who names one shard asks about that shard, not about its set.
-    fault, note = ("", data.shards.fault) if path.is_file() else (data.shards.fault, "")
-    notes = (data.sentence(), *verdict.notes, data.shards.passed_over.sentence(), note)
-    _print_report(verdict, fault, notes, console)
-    if not data.config and verdict.classes:
-        _print_yaml(path, data, verdict, console)
-    return ACCEPTED if verdict.accepted and not fault else REJECTED
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """`fault` is why the data is refused although every record may be sound; empty when it is not."""
+
+    data: LocalData
+    verdict: Verdict
+    fault: str
+    notes: Sequence[str]
+
+    @property
+    def accepted(self) -> bool:
+        return self.verdict.accepted and not self.fault
+
+    @property
+    def reason(self) -> str:
+        if self.verdict.accepted and self.fault:
+            return self.fault
+        return self.verdict.reason().removeprefix("accepted: ")
+
+    def as_document(self) -> dict[str, Any]:
+        """`validation.json` of a run, with the fault of the set and the notes."""
+        document: dict[str, Any] = json.loads(self.verdict.to_json())
+        word = "accepted" if self.accepted else "rejected"
+        return {**document, "verdict": word, "reason": self.reason, "notes": [note for note in self.notes if note]}
 
 
-def _named(text: str) -> Path:
-    named = text.removeprefix("DATA=")
-    if not named:
-        raise UsageError("which data? DATA=folder names the folder that holds the TFRecord shards")
-    return Path(named)
+def judge(asked: Request, console: Console) -> Judged:
+    """Look at the shards as the launcher will; `console` shows how far that is. Raises InvalidDatasetConfig."""
+    data = _look_at(asked)
+    verdict = _validate(data, asked, console)
+    # One shard that is named alone is asked about, not its set.
+    fault, note = ("", data.shards.fault) if asked.path.is_file() else (data.shards.fault, "")
+    return Judged(data, verdict, fault, (data.sentence(), *verdict.notes, data.shards.passed_over.sentence(), note))
 
 
-def _look_at(path: Path, options: argparse.Namespace) -> LocalData:
+def print_judged(asked: Request, judged: Judged, console: Console) -> None:
+    """Shards, classes, what was found and what mends it, the verdict; and the YAML that fits data without one."""
+    _print_report(judged, console)
+    if not judged.data.config and judged.verdict.classes:
+        _print_yaml(asked.path, judged.data, judged.verdict, console)
+
+
+def _look_at(asked: Request) -> LocalData:
     """Find the shards and how their records are to be read; what the command line says counts most."""
-    if str(path).startswith("gs:"):
-        raise UsageError("DATA is a bucket: validation runs there by itself on upload; here, give a local folder")
-    if not path.exists():
-        raise UsageError(f"{path} does not exist: set DATA to the folder that holds the TFRecord shards")
-    labels = [name.strip() for name in (options.labels or "").split(",") if name.strip()]
-    if options.labels and (len(set(labels)) != len(labels) or not labels):
-        raise UsageError(f"--labels {options.labels}: give each class name once, separated by commas")
-    try:
-        data = open_data(path, config_file=Path(options.config) if options.config else None, labels=labels)
-    except InvalidDatasetConfig as exc:
-        raise UsageError(str(exc)) from exc
+    data = open_data(asked.path, config_file=asked.config, labels=list(asked.labels))
     if not data.shards.files:
-        raise UsageError(f"{path} holds no shards: {data.shards.fault}")
-    asked = {"image": options.image_feature, "label": options.label_feature, "first_label": options.first_label}
-    given = {name: value for name, value in asked.items() if value is not None}
+        raise UnusableFolder(f"{asked.path} holds no shards: {data.shards.fault}")
+    named = {"image": asked.image_feature, "label": asked.label_feature, "first_label": asked.first_label}
+    given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     return dataclasses.replace(data, schema=dataclasses.replace(data.schema, **given))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="validate", description="Check TFRecord shards before anyone pays for training on them."
-    )
-    parser.add_argument("data", metavar="DATA=folder", help="folder with the shards, or one shard")
-    parser.add_argument("--config", metavar="FILE", help="data set configuration (labels, features), as a YAML file")
-    parser.add_argument("--first-label", type=int, metavar="N", help="index of the first class (default: 0)")
-    parser.add_argument("--labels", metavar="A,B,…", help="class names in the order of their indices")
-    parser.add_argument(
-        "--image-feature", metavar="NAME", help="feature with the JPEG or PNG (default: image, or guessed)"
-    )
-    parser.add_argument("--label-feature", metavar="NAME", help="feature with the class (default: class, or guessed)")
-    parser.add_argument("--max-mebibytes", type=_positive, metavar="N", help="read a sample of at most this much")
-    parser.add_argument("--decode", type=int, default=256, metavar="N", help="images decoded in full (default: 256)")
-    parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
-    return parser
+class UnusableFolder(Exception):
+    """What was named has nothing to look at; the message says what to do."""
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
-
-
-def _validate(data: LocalData, options: argparse.Namespace, console: Console) -> Verdict:
+def _validate(data: LocalData, asked: Request, console: Console) -> Verdict:
     shards = [FileShard(name, path) for name, path in data.shards.files.items()]
     total = sum(shard.size for shard in shards)
-    most = options.max_mebibytes * _MEBIBYTE if options.max_mebibytes else max(1, total)
-    limits = ValidationLimits(max_bytes=most, max_shards=max(1, len(shards)), full_decode_sample=max(0, options.decode))
+    most = asked.max_mebibytes * _MEBIBYTE if asked.max_mebibytes else max(1, total)
+    limits = ValidationLimits(max_bytes=most, max_shards=max(1, len(shards)), full_decode_sample=max(0, asked.decode))
     columns = (TextColumn("validating"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("validating", total=min(total, most))
@@ -129,8 +115,8 @@ def _validate(data: LocalData, options: argparse.Namespace, console: Console) ->
         )
 
 
-def _print_report(verdict: Verdict, fault: str, notes: Sequence[str], console: Console) -> None:
-    """Print the verdict; `fault` is why the data is refused although every record may be sound."""
+def _print_report(judged: Judged, console: Console) -> None:
+    verdict = judged.verdict
     console.print(_shard_table(verdict))
     if verdict.classes:
         console.print(_class_table(verdict))
@@ -141,13 +127,11 @@ def _print_report(verdict: Verdict, fault: str, notes: Sequence[str], console: C
         f"{covered.images_compared:,} compared for copies",
         highlight=False,
     )
-    for note in filter(None, notes):
+    for note in filter(None, judged.notes):
         console.print(f"[cyan]note[/]     {_plain(note)}", highlight=False)
     _print_findings(verdict, console)
-    accepted = verdict.accepted and not fault
-    word = "[bold green]accepted[/]" if accepted else "[bold red]rejected[/]"
-    reason = fault if verdict.accepted and fault else verdict.reason().removeprefix("accepted: ")
-    console.print(f"{word} {_plain(reason)}", highlight=False)
+    word = "[bold green]accepted[/]" if judged.accepted else "[bold red]rejected[/]"
+    console.print(f"{word} {_plain(judged.reason)}", highlight=False)
 
 
 def _print_yaml(path: Path, data: LocalData, verdict: Verdict, console: Console) -> None:
@@ -236,7 +220,3 @@ def _pixels(width: Spread | None, height: Spread | None) -> str:
 def _plain(text: str) -> str:
     """Keep rich from reading markup in names that come from the data."""
     return text.replace("[", r"\[")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,114 @@
+"""demo, up, down: the whole system on this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from dualdeploy_cli import options
+from dualdeploy_cli.exits import Refused
+from dualdeploy_cli.output import emit, note
+from dualdeploy_cli.session import Session, pass_session
+
+_FILE = click.Path(path_type=Path, exists=True)
+_bindings = click.option("--bindings", type=_FILE, help="who may do what; default: infra/bindings.json")
+
+
+@click.command
+@click.option("--data", type=_FILE, help="folder of TFRecord shards of your own; default: painted flowers")
+@click.option("--yaml", "yaml_file", type=_FILE, help="the data set's configuration: its labels and data are used")
+@options.labels
+@_bindings
+@options.as_json
+@pass_session
+def demo(
+    session: Session,
+    *,
+    data: Path | None,
+    yaml_file: Path | None,
+    labels: tuple[str, ...],
+    bindings: Path | None,
+    as_json: bool,
+) -> None:
+    """Run the whole loop on a local cloud: data in, two live models out.
+
+    It takes two to four minutes, most of them training, and leaves build/demo behind: what both models said,
+    and all figures. The local cloud ends with it. Exits with 0 only if both models are live and both are
+    clearly better than guessing.
+
+    \b
+    Examples:
+      dualdeploy demo
+      dualdeploy demo --data my/shards --labels cats,dogs
+    """
+    from local_cloud.demo import run
+    from local_cloud.demo.request import DataRequest
+
+    build = session.checkout / "build" / "demo"
+    asked = DataRequest(data, yaml_file, labels)
+    code = run.main(session.checkout, build=build, asked=asked, bindings=bindings, to_stderr=as_json)
+    if as_json and (build / "report.json").exists():
+        emit(json.loads((build / "report.json").read_text(encoding="utf-8")))
+    click.get_current_context().exit(code)
+
+
+@click.command
+@click.option("--realistic", is_flag=True, help="keep Google's rates, time-outs and pauses")
+@_bindings
+@options.as_json
+@pass_session
+def up(session: Session, *, realistic: bool, bindings: Path | None, as_json: bool) -> None:
+    """Start a local cloud with every service, and leave it running.
+
+    Its addresses are in build/local_cloud.env; any client, script or test suite can use them. Every other
+    command finds it by itself.
+
+    \b
+    Examples:
+      dualdeploy up
+      set -a; source build/local_cloud.env; set +a
+    """
+    from local_cloud import guide, supervisor
+    from local_cloud.environment_file import is_running, read_environment
+
+    file = session.environment_file
+    is_up = file.exists() and is_running(file)
+    if is_up:
+        environment = read_environment(file)
+        note(f"already running; {file} has its addresses, dualdeploy down stops it")
+    else:
+        try:
+            _, environment = supervisor.start(
+                session.checkout,
+                state=file.parent / "local_cloud",
+                environment_file=file,
+                bindings=bindings.resolve() if bindings else None,
+                realistic=realistic,
+            )
+        except supervisor.StackFailed as exc:
+            raise Refused(str(exc)) from exc
+    if as_json:
+        emit(environment)
+    elif not is_up:
+        click.echo(guide.describe(environment, file))
+
+
+@click.command
+@options.as_json
+@pass_session
+def down(session: Session, *, as_json: bool) -> None:
+    """Stop the local cloud that `dualdeploy up` left running. Its state stays in build/local_cloud.
+
+    \b
+    Example:
+      dualdeploy down
+    """
+    from local_cloud import supervisor
+
+    stopped = supervisor.stop_recorded(session.environment_file)
+    if as_json:
+        emit({"stopped": stopped})
+    else:
+        click.echo("stopped; its state is kept in build/local_cloud" if stopped else "nothing is running")
