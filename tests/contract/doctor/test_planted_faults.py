@@ -126,7 +126,10 @@ FAULTS = [
         "an API that is off",
         lambda ward: control(ward, apis_off=["eventarc.googleapis.com"]),
         lambda ward: control(ward, apis_off=[]),
-        {("project", PROJECT, "broken"): "eventarc.googleapis.com is off"},
+        {
+            ("project", PROJECT, "broken"): "eventarc.googleapis.com is off",
+            ("trigger", "data-object-finalized, config-object-finalized", "could not look"): "nothing can be asked of it",
+        },
         f"gcloud services enable eventarc.googleapis.com --project={PROJECT}",
     ),
     Fault(
@@ -406,7 +409,7 @@ FAULTS = [
         "no quota for the accelerator",
         lambda ward: control(ward, quotas={METRIC: 0}),
         lambda ward: control(ward, quotas={METRIC: 8}),
-        {("quota", "training", "broken"): "is 0 in us-central1, and a job of flowers needs 1: it waits"},
+        {("quota", "training", "warning"): "is 0 in us-central1, and a job of flowers needs 1: each time it waits"},
         f"gcloud beta quotas preferences create --service=aiplatform.googleapis.com --quota-id={QUOTA_ID}",
     ),
     Fault(
@@ -420,7 +423,7 @@ FAULTS = [
         "the one processor that a new project has",
         lambda ward: control(ward, quotas={CPUS: 1}),
         lambda ward: control(ward, quotas={CPUS: 64}),
-        {("quota", "training", "broken"): "is 1 in us-central1, and a job of flowers needs 8: it waits"},
+        {("quota", "training", "warning"): "is 1 in us-central1, and a job of flowers needs 8: each time it waits"},
         "gcloud beta quotas preferences create --service=aiplatform.googleapis.com"
         " --quota-id=CustomModelTrainingPreemptibleCPUsPerProjectPerRegion",
     ),

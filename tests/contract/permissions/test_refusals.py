@@ -7,17 +7,18 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import google.api_core.exceptions as google_errors
 import pytest
 import requests
-from accounts import IMAGES, PROJECT, REGION, TINY_MODEL, new_name, wait_for
+from accounts import IMAGES, PROJECT, REGION, TINY_MODEL, Actor, World, new_name, wait_for
 from google.cloud import pubsub_v1
 
+from dualdeploy.errors import PermissionSpreads
 from dualdeploy.object_store import ObjectMissing
-from local_cloud.iam import OWNER, Condition, Grant
+from local_cloud.iam import OWNER, PROJECT_NUMBER, Condition, Grant
 from local_cloud.iam.bindings import OPERATOR
 
 LOCATION = f"projects/{PROJECT}/locations/{REGION}"
@@ -405,3 +406,28 @@ def test_a_notification_is_not_made_without_the_grant_to_publish(world: Any) -> 
     finally:
         for grant in taken:
             iam.grant(grant)
+
+
+NOW = datetime.datetime.now(datetime.UTC)
+#: An API that is off → a call of it, by the client that our services have.
+OFF: Mapping[str, Callable[[Actor], Any]] = {
+    "storage.googleapis.com": lambda actor: actor.store("ledger").read("x"),
+    "pubsub.googleapis.com": lambda actor: actor.publish("advance"),
+    "aiplatform.googleapis.com": lambda actor: actor.vertex.find_custom_jobs({"a": "b"}),
+    "monitoring.googleapis.com": lambda actor: actor.monitoring.served("e", "1", since=NOW, until=NOW),
+    "firebaseremoteconfig.googleapis.com": lambda actor: actor.remote_config.read(),
+}
+
+
+@pytest.mark.parametrize("api", OFF)
+def test_an_api_that_is_off_answers_nobody_and_says_so_in_googles_words(world: World, api: str) -> None:
+    owner = world.actor("owner")
+    world.cloud.iam.apis_off = {api}
+    try:
+        words = f"has not been used in project {PROJECT_NUMBER} before"
+        with pytest.raises(PermissionSpreads, match=words) as refused:
+            OFF[api](owner)
+    finally:
+        world.cloud.iam.apis_off = set()
+    assert f"apis/api/{api}/overview?project={PROJECT_NUMBER}" in str(refused.value)
+    assert "enable the API" in str(refused.value)

@@ -326,3 +326,19 @@ def test_a_request_log_needs_a_share_and_a_table_of_bigquery(cloud: Any) -> None
     ):
         with pytest.raises(exceptions.BadRequest, match=why):
             cloud.endpoint(predict_request_response_logging_config=log)
+
+
+def test_what_is_deployed_takes_from_its_quota_with_all_the_replicas_that_it_may_come_to(new_cloud: Any) -> None:
+    cloud = new_cloud(quotas=lambda: {"aiplatform.googleapis.com/custom_model_serving_cpus": 12})
+    model, endpoint = cloud.upload(), cloud.endpoint()
+    first = cloud.deployment(model, "1")
+    first.dedicated_resources.machine_spec.machine_type = "n1-standard-4"
+    first.dedicated_resources.max_replica_count = 2
+    cloud.finish(cloud.endpoints.deploy_model(endpoint=endpoint, deployed_model=first, traffic_split={"0": 100}))
+    second = cloud.deployment(model, "2")
+    second.dedicated_resources.machine_spec.machine_type = "n1-standard-4"
+    second.dedicated_resources.max_replica_count = 2
+    with pytest.raises(exceptions.TooManyRequests, match=r"quota limits: .*custom_model_serving_cpus"):
+        cloud.endpoints.deploy_model(endpoint=endpoint, deployed_model=second)
+    second.dedicated_resources.max_replica_count = 1
+    cloud.finish(cloud.endpoints.deploy_model(endpoint=endpoint, deployed_model=second))

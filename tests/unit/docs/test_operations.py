@@ -335,7 +335,7 @@ def test_quotas_are_enough_for_the_default_configuration() -> None:
     jobs = [config.training.of(target) for target in TARGETS]
     accelerators = sum(job.accelerator.count * job.replicas for job in jobs if job.accelerator)
     processors = sum(int(job.machine.rsplit("-", 1)[1]) * job.replicas for job in jobs)
-    serving = 2 * int(config.serving.machine.rsplit("-", 1)[1]) * config.serving.min_replicas
+    serving = 2 * int(config.serving.machine.rsplit("-", 1)[1]) * config.serving.max_replicas
 
     assert f"| `custom_model_training_preemptible_nvidia_t4_gpus` | {accelerators} |" in PAGE
     assert f"its preemptible one | {processors} |" in PAGE

@@ -284,6 +284,33 @@ def test_a_quota_is_missing_for_good_only_if_no_other_way_of_asking_has_its_own(
         assert next(each for each in judged if metric in each.says).state is state, metric
 
 
+@pytest.mark.parametrize(
+    ("serving", "served"),
+    [
+        ("{}", {"cpus": 4}),
+        ("{max_replicas: 5}", {"cpus": 20}),
+        (
+            "{machine: g2-standard-8, accelerator: {type: NVIDIA_L4, count: 1}, max_replicas: 3}",
+            {"g2_cpus": 24, "nvidia_l4_gpus": 3},
+        ),
+    ],
+)
+def test_what_a_model_that_serves_asks_of_each_quota(serving: str, served: dict[str, int]) -> None:
+    found = quota.served(parse(f"{{dataset: flowers, labels: [a, b], serving: {serving}}}", source="flowers.yaml"))
+    assert found == {f"aiplatform.googleapis.com/custom_model_serving_{name}": need for name, need in served.items()}
+
+
+@pytest.mark.parametrize(
+    ("limit", "state"), [(-1, State.OK), (8, State.OK), (7, State.WARNING), (4, State.WARNING), (3, State.BROKEN)]
+)
+def test_a_release_needs_room_for_the_new_model_beside_the_old(
+    look: Look, google: Any, limit: int, state: State
+) -> None:
+    google.documents[QUOTAS] = quotas({"custom_model_serving_cpus": [{"details": {"value": str(limit)}}]})
+    (finding,) = found(quota.checks(look), "serving")
+    assert finding.state is state, finding.says
+
+
 # Firebase -------------------------------------------------------------------------------------------------------
 
 

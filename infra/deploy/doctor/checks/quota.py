@@ -1,21 +1,23 @@
-"""Quota for the accelerators and the processors that the data sets train on."""
+"""Quota for the accelerators and the processors that the data sets train and serve on."""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from doctor.checks import buckets
 from doctor.examination import Check, Look
 from doctor.findings import Finding, Place
-from dualdeploy.dataset_config import Capacity, DatasetConfig
+from dualdeploy.dataset_config import Accelerator, Capacity, DatasetConfig
 from dualdeploy.training import TARGETS
 
 _METRIC = "aiplatform.googleapis.com/custom_model_training_"
+_SERVING = "aiplatform.googleapis.com/custom_model_serving_"
 #: Quotas of processors that Google was seen to name; of other families' spot machines it may count none.
-_ALWAYS_NAMED = {f"{_METRIC}cpus", f"{_METRIC}preemptible_cpus"}
+_ALWAYS_NAMED = {f"{_METRIC}cpus", f"{_METRIC}preemptible_cpus", f"{_SERVING}cpus"}
 #: No limit.
 _UNLIMITED = -1
 
@@ -41,6 +43,8 @@ class Need:
 def checks(look: Look) -> Iterator[Check]:
     check = Check(Place.QUOTA, "training", lambda: _training(look, check))
     yield check
+    serving = Check(Place.QUOTA, "serving", lambda: _serving(look, serving))
+    yield serving
 
 
 def demand(config: DatasetConfig) -> Mapping[str, tuple[int, int]]:
@@ -65,13 +69,25 @@ def _needs(config: DatasetConfig) -> Iterator[Need]:
 
 def _taken(entry: Capacity, replicas: int) -> Mapping[str, int]:
     """What a job that asks for its machines so takes, by metric."""
-    kind = f"{_METRIC}{_KIND[entry.strategy]}"
+    return _of_machines(f"{_METRIC}{_KIND[entry.strategy]}", entry.machine, entry.accelerator, replicas)
+
+
+def served(config: DatasetConfig) -> Mapping[str, int]:
+    """What a model takes while it serves, by metric: so much for each replica that it may come to.
+
+    Source: `DedicatedResources.max_replica_count` in Vertex AI's API.
+    """
+    serving = config.serving
+    return _of_machines(_SERVING, serving.machine, serving.accelerator, serving.max_replicas)
+
+
+def _of_machines(kind: str, machine: str, accelerator: Accelerator | None, replicas: int) -> Mapping[str, int]:
     taken = {}
-    if entry.accelerator:
-        card = entry.accelerator.type.lower().replace("_tesla_", "_")
-        taken[f"{kind}{card}_gpus"] = entry.accelerator.count * replicas
-    if processors := _processors(entry.machine):
-        taken[f"{kind}{_family(entry.machine)}cpus"] = processors * replicas
+    if accelerator:
+        card = accelerator.type.lower().replace("_tesla_", "_")
+        taken[f"{kind}{card}_gpus"] = accelerator.count * replicas
+    if processors := _processors(machine):
+        taken[f"{kind}{_family(machine)}cpus"] = processors * replicas
     return taken
 
 
@@ -87,11 +103,43 @@ def _processors(machine: str) -> int:
     return int(found[1]) if found else 0
 
 
+def _configs(look: Look) -> Sequence[DatasetConfig]:
+    """Until there is a data set, the defaults say what the first one will ask for."""
+    return buckets.usable(look) or [DatasetConfig(dataset="a-new-data-set", labels=("a", "b"))]
+
+
+def _serving(look: Look, check: Check) -> Iterator[Finding]:
+    """All data sets serve at once, and during a release the new model of one is beside the old one."""
+    alone, releasing = collections.Counter[str](), collections.Counter[str]()
+    for config in _configs(look):
+        alone.update(served(config))
+        releasing.update(served(config))
+        if not config.serving.scale_to_zero:  # which is alone on its endpoint: there the old model goes first
+            releasing.update(served(config))
+    limits = _limits(look)
+    for metric, need in sorted(alone.items()):
+        if metric not in limits and metric not in _ALWAYS_NAMED and not metric.endswith("_gpus"):
+            continue
+        name, region, wanted = metric.removeprefix("aiplatform.googleapis.com/"), look.chain.region, releasing[metric]
+        if metric not in limits:
+            console = f"https://console.cloud.google.com/iam-admin/quotas?project={look.chain.project}"
+            yield check.unseen(f"Google names no limit of {name}, which the data sets serve on", console)
+            continue
+        quota_id, limit = limits[metric]
+        if limit == _UNLIMITED or limit >= wanted:
+            told = "no limit" if limit == _UNLIMITED else str(limit)
+            yield check.ok(f"{name}: {told} in {region}, {wanted} needed while models are released")
+        elif limit >= need:
+            says = f"{name} is {limit} in {region}, and {wanted} are needed while models are released: a release waits"
+            yield check.warning(says, _more(look, quota_id, wanted))
+        else:
+            says = f"{name} is {limit} in {region}, and what is configured serves on {need}: not all of it can"
+            yield check.broken(says, _more(look, quota_id, wanted))
+
+
 def _training(look: Look, check: Check) -> Iterator[Finding]:
-    # Until there is a data set, the defaults say what the first one will ask for.
-    configs = buckets.usable(look) or [DatasetConfig(dataset="a-new-data-set", labels=("a", "b"))]
     needs: dict[str, Need] = {}
-    for config in configs:
+    for config in _configs(look):
         for need in _needs(config):
             found = needs.get(need.metric, need)
             # Of two that ask for as much, the one that has no other way decides.
@@ -115,10 +163,7 @@ def _judged(look: Look, check: Check, need: Need, limits: Mapping[str, tuple[str
         console = f"https://console.cloud.google.com/iam-admin/quotas?project={look.chain.project}"
         return check.unseen(f"Google names no limit of {name}, which {need.dataset} trains on", console)
     quota_id, limit = found
-    more = (
-        f"gcloud beta quotas preferences create --service=aiplatform.googleapis.com --quota-id={quota_id}"
-        f" --dimensions=region={region} --preferred-value={need.both} --project={look.chain.project}"
-    )
+    more = _more(look, quota_id, need.both)
     if limit == _UNLIMITED or limit >= need.both:
         return check.ok(
             f"{name}: {'no limit' if limit == _UNLIMITED else limit} in {region}, {need.both} needed at once"
@@ -128,10 +173,18 @@ def _judged(look: Look, check: Check, need: Need, limits: Mapping[str, tuple[str
         says = f"{there}, and {need.dataset} needs {need.both} at once: one of its two jobs waits for the other"
         return check.warning(says, more)
     if any(_is_enough(way, limits) for way in need.others):
-        says = f"{there}, and a job of {need.dataset} needs {need.largest}: it is asked for in another way each time"
+        waits = "each time it waits, and is then asked for in another way"
+        says = f"{there}, and a job of {need.dataset} needs {need.largest}: {waits}"
         return check.warning(says, f"{more}; or take this entry out of training.<target>.capacity")
     says = f"{there}, and a job of {need.dataset} needs {need.largest}: it waits, and is given up after a day"
     return check.broken(says, more)
+
+
+def _more(look: Look, quota_id: str, wanted: int) -> str:
+    return (
+        f"gcloud beta quotas preferences create --service=aiplatform.googleapis.com --quota-id={quota_id}"
+        f" --dimensions=region={look.chain.region} --preferred-value={wanted} --project={look.chain.project}"
+    )
 
 
 def _limits(look: Look) -> Mapping[str, tuple[str, int]]:
@@ -146,7 +199,7 @@ def _limits(look: Look) -> Mapping[str, tuple[str, int]]:
         pageSize=1000,
     ):
         limit = _limit(info, chain.region)
-        if info.get("metric", "").startswith(_METRIC) and limit is not None:
+        if info.get("metric", "").startswith((_METRIC, _SERVING)) and limit is not None:
             found[info["metric"]] = (info.get("quotaId", ""), limit)
     return found
 

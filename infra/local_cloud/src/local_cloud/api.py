@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from local_cloud.faults import Faults
 from local_cloud.http import CALLER
-from local_cloud.iam import OWNER, Gate, Refused
+from local_cloud.iam import OWNER, PROJECT_NUMBER, ApiIsOff, Gate, Refused
 from local_cloud.iam.gate import asks
 from local_cloud.recorded import REFUSALS
 
@@ -96,6 +96,59 @@ def caller() -> str:
     return str(flask.request.environ.get(CALLER, OWNER))
 
 
+#: What Google calls its APIs when one of them is off.
+_TITLES = {
+    "aiplatform": "Vertex AI API",
+    "cloudquotas": "Cloud Quotas API",
+    "cloudresourcemanager": "Cloud Resource Manager API",
+    "cloudscheduler": "Cloud Scheduler API",
+    "eventarc": "Eventarc API",
+    "firebase": "Firebase Management API",
+    "firebaseml": "Firebase ML API",
+    "firebaseremoteconfig": "Firebase Remote Config API",
+    "iam": "Identity and Access Management (IAM) API",
+    "iamcredentials": "IAM Service Account Credentials API",
+    "logging": "Cloud Logging API",
+    "monitoring": "Cloud Monitoring API",
+    "pubsub": "Cloud Pub/Sub API",
+    "run": "Cloud Run Admin API",
+    "serviceusage": "Service Usage API",
+    "storage": "Cloud Storage JSON API",
+}
+
+
+def api_is_off(off: ApiIsOff) -> ApiError:
+    """How every API says that it is not enabled.
+
+    Source: github.com/GoogleCloudPlatform/agent-starter-pack/issues/304, and AIP-193 for the details.
+    """
+    project = f"projects/{PROJECT_NUMBER}"
+    title = _TITLES.get(off.api.partition(".")[0], off.api)
+    page = f"https://console.developers.google.com/apis/api/{off.api}/overview?project={PROJECT_NUMBER}"
+    return ApiError(
+        403,
+        "PERMISSION_DENIED",
+        f"{title} has not been used in project {PROJECT_NUMBER} before or it is disabled. Enable it by visiting {page}"
+        " then retry. If you enabled this API recently, wait a few minutes for the action to propagate to our systems"
+        " and retry.",
+        reason="accessNotConfigured",
+        details=[
+            {
+                "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                "reason": "SERVICE_DISABLED",
+                "domain": "googleapis.com",
+                "metadata": {
+                    "service": off.api,
+                    "serviceTitle": title,
+                    "consumer": project,
+                    "containerInfo": PROJECT_NUMBER,
+                    "activationUrl": page,
+                },
+            }
+        ],
+    )
+
+
 def no_gate(refused: Refused) -> ApiError:
     """How an API without a gate refuses: it never has to."""
     return ApiError(403, "PERMISSION_DENIED", str(refused))
@@ -129,6 +182,7 @@ class Api:
         self._render_error = render_error
         self.app.register_error_handler(ApiError, self.answer)
         self.app.register_error_handler(Refused, self._answer_refused)
+        self.app.register_error_handler(ApiIsOff, lambda off: self.answer(api_is_off(off)))
         self.app.register_error_handler(HTTPException, self._answer_http)
 
     def operation(self, name: str, method: str, path: str, *, differs: str = "") -> Callable[..., Any]:

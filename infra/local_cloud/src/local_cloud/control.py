@@ -113,7 +113,7 @@ class Control:
     def project(self) -> Any:
         """What has no process here and is only said: APIs that are off, quotas, accounts."""
         return {
-            "apis_off": sorted(self._project.apis_off),
+            "apis_off": sorted(self._iam.apis_off),
             "quotas": self._project.quotas,
             "runs_as": self._project.runs_as,
             "is_firebase": self._project.is_firebase,
@@ -134,7 +134,7 @@ class Control:
         except (TypeError, ValueError, AttributeError) as exc:
             raise _invalid(f"the project cannot be changed so: {exc}") from exc
         if changed.apis_off is not None:
-            self._project.apis_off = changed.apis_off
+            self._iam.apis_off = changed.apis_off
         self._project.quotas.update(changed.quotas)
         self._project.runs_as.update(changed.runs_as)
         if changed.is_firebase is not None:

@@ -185,7 +185,7 @@ class Deployed:
 
     def _api(self, name: str) -> Mapping[str, Any]:
         api = name.rsplit("/", 1)[-1]
-        state = "DISABLED" if api in self._project.apis_off else "ENABLED"
+        state = "DISABLED" if api in self._iam.apis_off else "ENABLED"
         return {"name": f"projects/{PROJECT_NUMBER}/services/{api}", "config": {"name": api}, "state": state}
 
     def quotas(self, project: str, location: str, service: str) -> Any:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 #: Quotas of Vertex AI in the region by metric, as a new project that asked for them has them.
-_TRAINING = "aiplatform.googleapis.com/custom_model_training"
+_CUSTOM_MODEL = "aiplatform.googleapis.com/custom_model"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,16 +25,14 @@ class Revision:
 class Project:
     """State of the project that has no process behind it here; the control API changes it.
 
-    `apis_off` are names such as `run.googleapis.com`, `quotas` limits by metric (-1: none), `runs_as` the account
-    that a service runs as where that is not its own, by the name of the service. `is_firebase`: whether Firebase was
-    added to it.
+    `quotas` are limits by metric (-1: none), `runs_as` the account that a service runs as where that is not its own, by
+    the name of the service. `is_firebase`: whether Firebase was added to it.
     """
 
-    apis_off: set[str] = dataclasses.field(default_factory=set)
     quotas: dict[str, int] = dataclasses.field(
         default_factory=lambda: {
-            f"{_TRAINING}_{kind}{what}": limit
-            for kind in ("", "preemptible_")
+            f"{_CUSTOM_MODEL}_{kind}{what}": limit
+            for kind in ("training_", "training_preemptible_", "serving_")
             for what, limit in {"nvidia_t4_gpus": 8, "nvidia_l4_gpus": 8, "cpus": 64}.items()
         }
     )

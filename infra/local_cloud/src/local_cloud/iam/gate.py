@@ -13,6 +13,9 @@ from typing import Any
 from local_cloud.iam.bindings import BindingsError, read_json
 from local_cloud.iam.judge import Iam
 
+#: APIs that are not called after the first word of their operations.
+_HOSTS = {"resourcemanager": "cloudresourcemanager", "remoteconfig": "firebaseremoteconfig"}
+
 #: find(kind, request): the full names of the resources of a kind (`object`, `topic`, `project`) that a request names.
 Find = Callable[[str, Any], Iterable[str]]
 
@@ -49,10 +52,13 @@ class Gate:
         self._find = find
 
     def check(self, operation: str, caller: str, request: Any, names: Mapping[str, str]) -> None:
-        """Raises Refused for the first permission that the caller lacks; `names` fill the blanks of permissions.
+        """Raises Refused for the first permission that the caller lacks, ApiIsOff where nobody may call.
 
+        `names` fill the blanks of permissions.
         A permission whose blanks nothing fills is not asked: the request does not say what it works on.
         """
+        word = operation.partition(".")[0]
+        self.iam.require_api(f"{_HOSTS.get(word, word)}.googleapis.com")
         for ask in asks(operation):
             try:
                 permission = ask.permission.format_map(names)

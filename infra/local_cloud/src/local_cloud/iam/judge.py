@@ -51,6 +51,14 @@ class Refused(Exception):  # what Google says; each API has its own words and co
         return self.member.partition(":")[2]
 
 
+class ApiIsOff(Exception):  # as Google says it
+    """The project has not enabled `api`, such as `pubsub.googleapis.com`."""
+
+    def __init__(self, api: str) -> None:
+        super().__init__(f"{api} is off")
+        self.api = api
+
+
 class StalePolicy(Exception):  # the name says it
     """A policy was changed since the one was read that shall replace it."""
 
@@ -78,6 +86,8 @@ class Iam:
         self._counts_from: dict[Grant, float] = {}
         self._refusals: collections.deque[Refusal] = collections.deque(maxlen=_REMEMBERED_REFUSALS)
         self._needed: set[Grant] = set()
+        #: APIs that nobody may call, such as `run.googleapis.com`.
+        self.apis_off: set[str] = set()
         #: E-mail address → whether the account is disabled.
         self.accounts: dict[str, bool] = {}
         #: Everyone who has addresses of their own, the owner first.
@@ -138,6 +148,11 @@ class Iam:
                 self._refusals.append(Refusal(caller, permission, resource))
             _LOG.warning("refused: %s", refused)
             raise refused
+
+    def require_api(self, api: str) -> None:
+        """Raises ApiIsOff: that comes before any permission."""
+        if api in self.apis_off:
+            raise ApiIsOff(api)
 
     def allows(self, caller: str, permission: str, resource: str) -> bool:
         resource = self.by_id(resource)

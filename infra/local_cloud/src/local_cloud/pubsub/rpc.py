@@ -15,10 +15,10 @@ import grpc
 from google.protobuf import any_pb2, empty_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from local_cloud.api import ApiError, Operation, planned_refusal
+from local_cloud.api import ApiError, Operation, api_is_off, planned_refusal
 from local_cloud.faults import Faults
 from local_cloud.http import LOOPBACK
-from local_cloud.iam import Gate, Refused
+from local_cloud.iam import ApiIsOff, Gate, Refused
 from local_cloud.iam.gate import asks
 from local_cloud.pubsub.broker import UnknownAckIds
 
@@ -156,6 +156,8 @@ class RpcTable:
             _end(method, fault)
         except Refused as refused:
             raise self._deny(refused) from refused
+        except ApiIsOff as off:
+            raise api_is_off(off) from off
         except ApiError:
             raise
         except Exception as error:
@@ -192,6 +194,8 @@ class RpcTable:
                     self._begin(method, fault)
         except Refused as refused:
             _abort(context, self._deny(refused))
+        except ApiIsOff as off:
+            _abort(context, api_is_off(off))
         except ApiError as error:
             _abort(context, error)
         except Exception as error:  # noqa: BLE001  # as above

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from local_cloud.api import ApiError
 from local_cloud.faults import JOB, JOB_MACHINE, JOB_PLACEMENT, Faults
 from local_cloud.vertex import job_spec, machines, pages
 from local_cloud.vertex.errors import CODES, failed_precondition, invalid_field, not_found
@@ -156,15 +155,9 @@ class CustomJobs:
 
     def _require_quota(self, spec: Document) -> None:
         """Refuse a job that, with those that have not ended, needs more than a quota has. Raises ApiError 429."""
-        needs, limits = machines.demand(spec), self._quotas()
-        unfinished = [job for _, job in self._records.all(_COLLECTION) if job["state"] not in TERMINAL_STATES]
-        taken = collections.Counter[str]()
-        for job in unfinished:
-            taken.update(machines.demand(job["jobSpec"]))
-        exceeded = [metric for metric, need in needs.items() if 0 <= limits.get(metric, -1) < taken[metric] + need]
-        if exceeded:
-            metrics = ", ".join(sorted(exceeded))
-            raise ApiError(429, "RESOURCE_EXHAUSTED", f"The following quota metrics exceed quota limits: {metrics}")
+        jobs = (job for _, job in self._records.all(_COLLECTION) if job["state"] not in TERMINAL_STATES)
+        others = (machines.demand(job["jobSpec"]) for job in jobs)
+        machines.require_quota(machines.demand(spec), others, self._quotas())
 
     def _get(self, project: str, location: str, job: str) -> Document:
         name = f"{self._location.check(project, location)}/customJobs/{job}"

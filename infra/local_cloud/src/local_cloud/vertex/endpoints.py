@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import flask
 
 from local_cloud.api import ApiError
-from local_cloud.vertex import deployments, pages, sleep, traffic
+from local_cloud.vertex import deployments, machines, pages, sleep, traffic
 from local_cloud.vertex.bodies import camel_case, update_mask
 from local_cloud.vertex.deployments import Host
 from local_cloud.vertex.errors import aborted, already_exists, failed_precondition, invalid_argument, not_found
@@ -87,6 +87,7 @@ class Endpoints:
         host: Host,
         folder: Path,
         sleepers: sleep.Sleepers,
+        quotas: Callable[[], Mapping[str, int]],
         server_start_seconds: float,
     ) -> None:
         self._records = records
@@ -97,6 +98,7 @@ class Endpoints:
         self._host = host
         self._folder = folder
         self._sleepers = sleepers
+        self._quotas = quotas
         self._server_start_seconds = server_start_seconds
         deletion = Kind(self._prepare_delete, "DeleteOperationMetadata", "Empty", at_once=True)
         operations.define(_DELETE, deletion)
@@ -313,7 +315,15 @@ class Endpoints:
             }
             arguments = {"name": name, "deployedModel": deployed, "trafficSplit": request.get("trafficSplit")}
             self._split_with(record, arguments)
+            self._require_quota(deployed)
             return self._start(_DEPLOY, name, arguments)
+
+    def _require_quota(self, deployed: Document) -> None:
+        """Refuse what, with all that is deployed or being deployed, may come to need more than a quota has."""
+        there = [model for _, endpoint in self._records.all(ENDPOINTS) for model in endpoint["deployedModels"]]
+        coming = [record["arguments"]["deployedModel"] for record in self._operations.pending_of(_DEPLOY)]
+        others = (machines.served_demand(each) for each in [*there, *coming])
+        machines.require_quota(machines.served_demand(deployed), others, self._quotas())
 
     def _refuse_taken(self, endpoint: Document, deployed_id: str | None) -> None:
         pending = [

@@ -5,18 +5,21 @@ The table is the product's own, which a test holds equal: neither may import the
 
 from __future__ import annotations
 
+import collections
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from local_cloud.api import ApiError
 from local_cloud.vertex.bodies import whole_number
 from local_cloud.vertex.errors import invalid_argument, invalid_field
 from local_cloud.vertex.names import seconds
 
 _TABLE = Path(__file__).with_name("machines.json")
-_QUOTA = "aiplatform.googleapis.com/custom_model_training_"
+_TRAINING = "aiplatform.googleapis.com/custom_model_training_"
+_SERVING = "aiplatform.googleapis.com/custom_model_serving_"
 _NO_ACCELERATOR = frozenset({None, "ACCELERATOR_TYPE_UNSPECIFIED"})
 
 
@@ -63,22 +66,50 @@ def check_strategy(spec: Mapping[str, Any]) -> None:
 def demand(spec: Mapping[str, Any]) -> dict[str, int]:
     """What a CustomJobSpec takes of each quota, by metric."""
     preemptible = "preemptible_" if (spec.get("scheduling") or {}).get("strategy") in {"SPOT", "FLEX_START"} else ""
-    needs: dict[str, int] = {}
+    needs = collections.Counter[str]()
     for pool in spec["workerPoolSpecs"]:
-        machine = pool.get("machineSpec") or {}
-        if not machine:
-            continue
-        replicas = whole_number(pool.get("replicaCount"), "replica_count", default=1)
-        series = machine["machineType"].partition("-")[0]
-        # N1 and E2 count together, every other series by itself.
-        family = "" if series in {"n1", "e2"} else f"{series}_"
-        each = {f"{_QUOTA}{preemptible}{family}cpus": _vcpus(machine["machineType"])}
-        if count := whole_number(machine.get("acceleratorCount"), "accelerator_count"):
-            card = machine["acceleratorType"].lower().replace("_tesla_", "_")
-            each[f"{_QUOTA}{preemptible}{card}_gpus"] = count
-        for metric, amount in each.items():
-            needs[metric] = needs.get(metric, 0) + replicas * amount
-    return needs
+        if machine := pool.get("machineSpec"):
+            replicas = whole_number(pool.get("replicaCount"), "replica_count", default=1)
+            needs.update(_taken(machine, replicas, f"{_TRAINING}{preemptible}"))
+    return dict(needs)
+
+
+def served_demand(deployed: Mapping[str, Any]) -> dict[str, int]:
+    """What a DeployedModel takes of each quota, by metric: so much for each replica that it may come to.
+
+    Source: `DedicatedResources.max_replica_count` in the API.
+    """
+    resources = deployed.get("dedicatedResources") or {}
+    if not resources.get("machineSpec"):
+        return {}
+    smallest = whole_number(resources.get("minReplicaCount"), "min_replica_count", default=1)
+    replicas = whole_number(resources.get("maxReplicaCount"), "max_replica_count", default=smallest)
+    return _taken(resources["machineSpec"], replicas, _SERVING)
+
+
+def require_quota(needs: Mapping[str, int], others: Iterable[Mapping[str, int]], limits: Mapping[str, int]) -> None:
+    """Refuse what, with all others, needs more than a quota has; without a limit, or with -1, there is none.
+
+    Raises ApiError 429. Source: GoogleCloudPlatform/vertex-ai-samples#3479.
+    """
+    taken = collections.Counter[str]()
+    for other in others:
+        taken.update(other)
+    exceeded = [metric for metric, need in needs.items() if 0 <= limits.get(metric, -1) < taken[metric] + need]
+    if exceeded:
+        metrics = ", ".join(sorted(exceeded))
+        raise ApiError(429, "RESOURCE_EXHAUSTED", f"The following quota metrics exceed quota limits: {metrics}")
+
+
+def _taken(machine: Mapping[str, Any], replicas: int, quota: str) -> dict[str, int]:
+    series = machine["machineType"].partition("-")[0]
+    # N1 and E2 count together, every other series by itself.
+    family = "" if series in {"n1", "e2"} else f"{series}_"
+    taken = {f"{quota}{family}cpus": replicas * _vcpus(machine["machineType"])}
+    if count := whole_number(machine.get("acceleratorCount"), "accelerator_count"):
+        card = machine["acceleratorType"].lower().replace("_tesla_", "_")
+        taken[f"{quota}{card}_gpus"] = replicas * count
+    return taken
 
 
 #: vCPUs of machines whose names count accelerators instead; of the others, the name ends with them.

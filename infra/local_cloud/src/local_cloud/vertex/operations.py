@@ -125,6 +125,10 @@ class Operations:
         """The unfinished operations on `subject`, as records with `operation`, `kind` and `arguments`."""
         return [record for record in self._pending() if record["subject"] == subject]
 
+    def pending_of(self, kind: str) -> list[Record]:
+        """The unfinished operations of a kind."""
+        return [record for record in self._pending() if record["kind"] == kind]
+
     def resume(self) -> None:
         """Begin again every operation that the last process left unfinished."""
         for record in self._pending():

@@ -67,7 +67,8 @@ class Vertex:
         server_start_seconds: after which a model server that never became healthy fails its deployment.
         seed: makes the draws of the traffic split repeatable.
         has_artifact: whether there is an object under a gs:// folder; a model without its artifact is not uploaded.
-        quotas: limits of the region by metric, which unfinished jobs take from; -1, as what is not named, is none.
+        quotas: limits of the region by metric, which unfinished jobs and deployed models take from; none where it is
+            -1, or not named.
         on_served: told of each answer of a model server; Cloud Monitoring counts them.
         idle_clock: seconds by which a model that scales to zero falls asleep; a test need not wait for five minutes.
         stream_output: `publish_log` also receives each line that a job prints, as an unfiltered sink would.
@@ -145,6 +146,7 @@ class Vertex:
             host=Host(images, python, lambda: environment(PREDICTOR), location.number),
             folder=state_dir / "endpoints",
             sleepers=sleepers,
+            quotas=quotas,
             server_start_seconds=server_start_seconds,
         )
         predictions = Predictions(
