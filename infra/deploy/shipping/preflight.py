@@ -115,10 +115,57 @@ _REGIONS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+#: Where Vertex AI trains and serves, which no command lists. Source: googlecloudsdk/command_lib/ai/constants.py of the
+#: Google Cloud SDK 528.0.0, which refuses other regions itself; a test holds it equal where the SDK is installed.
+VERTEX_REGIONS = frozenset(
+    {
+        "africa-south1",
+        "asia-east1",
+        "asia-east2",
+        "asia-northeast1",
+        "asia-northeast2",
+        "asia-northeast3",
+        "asia-south1",
+        "asia-southeast1",
+        "asia-southeast2",
+        "australia-southeast1",
+        "australia-southeast2",
+        "europe-central2",
+        "europe-north1",
+        "europe-southwest1",
+        "europe-west1",
+        "europe-west12",
+        "europe-west2",
+        "europe-west3",
+        "europe-west4",
+        "europe-west6",
+        "europe-west8",
+        "europe-west9",
+        "me-central1",
+        "me-central2",
+        "me-west1",
+        "northamerica-northeast1",
+        "northamerica-northeast2",
+        "southamerica-east1",
+        "southamerica-west1",
+        "us-central1",
+        "us-east1",
+        "us-east4",
+        "us-east5",
+        "us-south1",
+        "us-west1",
+        "us-west2",
+        "us-west3",
+        "us-west4",
+    }
+)
+
+
 def check_region(place: Place, tools: Tools) -> None:
     """Raises NotReady when a product that everything needs is not in the region; asked once the APIs are on."""
     options = (f"--project={place.project}", "--format=value(locationId)")
     found = {product: set(tools.ask("gcloud", *command, *options).split()) for product, command in _REGIONS.items()}
+    found["Vertex AI"] = set(VERTEX_REGIONS)
     if lacking := [product for product, regions in found.items() if place.region not in regions]:
         everywhere = sorted(set.intersection(*found.values()))
         near = [region for region in everywhere if region.split("-")[0] == place.region.split("-")[0]] or everywhere

@@ -128,7 +128,11 @@ FAULTS = [
         lambda ward: control(ward, apis_off=[]),
         {
             ("project", PROJECT, "broken"): "eventarc.googleapis.com is off",
-            ("trigger", "data-object-finalized, config-object-finalized", "could not look"): "nothing can be asked of it",
+            (
+                "trigger",
+                "data-object-finalized, config-object-finalized",
+                "could not look",
+            ): "nothing can be asked of it",
         },
         f"gcloud services enable eventarc.googleapis.com --project={PROJECT}",
     ),

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from shipping import preflight
+
 _SPEC = importlib.util.spec_from_file_location("fake_tools", Path(__file__).with_name("fake_tools.py"))
 assert _SPEC
 assert _SPEC.loader
@@ -46,6 +48,20 @@ def test_gcloud_has_the_command_and_every_flag(command: str) -> None:
     # Those of every command are named once, at the end.
     known = set(re.findall(r"--[a-z-]+", text.replace("--[no-]", "--"))) | {"--format", "--project"}
     assert {*fake_tools.GCLOUD.get(command, ()), *FOR_PEOPLE.get(command, ())} <= known
+
+
+def test_vertex_ai_is_where_the_installed_sdk_says() -> None:
+    found = shutil.which("gcloud")
+    if found is None:
+        pytest.skip("gcloud is not installed here: its regions can only be compared where it is")
+    root = Path(found).resolve().parent.parent
+    [constants] = root.rglob("googlecloudsdk/command_lib/ai/constants.py")
+    text = constants.read_text(encoding="utf-8")
+    trains, serves = (
+        set(re.findall(r"'([a-z0-9-]+)'", re.search(rf"^{name} = \((.*?)^\)", text, re.MULTILINE | re.DOTALL)[1]))
+        for name in ("SUPPORTED_TRAINING_REGIONS", "SUPPORTED_OP_REGIONS")
+    )
+    assert trains & serves == preflight.VERTEX_REGIONS
 
 
 def test_terraform_has_the_commands_that_are_used() -> None:

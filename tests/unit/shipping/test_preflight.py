@@ -44,8 +44,8 @@ def test_what_is_no_region_is_refused(project: Any, region: str) -> None:
 @pytest.mark.parametrize(
     ("region", "complaint"),
     [
-        ("us-central9", "Cloud Run and Cloud Scheduler and Eventarc cannot be had in us-central9"),
-        ("us-west8", "Eventarc cannot be had in us-west8"),
+        ("us-central9", "Cloud Run and Cloud Scheduler and Eventarc and Vertex AI cannot be had in us-central9"),
+        ("us-west8", "Eventarc and Vertex AI cannot be had in us-west8"),
     ],
 )
 def test_a_region_without_a_product_is_refused_with_those_nearby(project: Any, region: str, complaint: str) -> None:
