@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from dualdeploy.local_data import LocalData, open_data, yaml_that_fits
+from dualdeploy.local_data import LABELS_FILE, LocalData, open_data, yaml_that_fits
 from training_launcher.shard_source import FileShard
 from training_launcher.validation import ValidationLimits, validate
 from training_launcher.validation_report import Spread, Verdict
@@ -68,7 +68,8 @@ def judge(asked: Request, console: Console) -> Judged:
     verdict = _validate(data, asked, console)
     # One shard that is named alone is asked about, not its set.
     fault, note = ("", data.shards.fault) if asked.path.is_file() else (data.shards.fault, "")
-    return Judged(data, verdict, fault, (data.sentence(), *verdict.notes, data.shards.passed_over.sentence(), note))
+    labels_from = f"Class names from {LABELS_FILE}." if data.labels_from == LABELS_FILE else ""
+    return Judged(data, verdict, fault, (labels_from, *data.notes(), *verdict.notes, note))
 
 
 def print_judged(asked: Request, judged: Judged, console: Console) -> None:

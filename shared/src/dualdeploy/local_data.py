@@ -47,17 +47,17 @@ class LocalData:
             return Split(names, (), dict.fromkeys(names, "one shard alone"))
         return divide(self.shards.files, rule=self.rule)
 
-    def sentence(self) -> str:
-        """What was not said but guessed or found; empty when nothing was."""
+    def notes(self) -> tuple[str, ...]:
+        """What was guessed or passed over, a sentence each."""
         said = []
         if self.guessed:
             preset = f" (data.schema: {self.guessed.preset})" if self.guessed.preset else ""
             said.append(
                 f"Features guessed from a record: picture {self.guessed.image!r}, label {self.guessed.label!r}{preset}."
             )
-        if self.labels_from == LABELS_FILE:
-            said.append(f"Class names from {LABELS_FILE}.")
-        return " ".join(said)
+        if passed_over := self.shards.passed_over.sentence():
+            said.append(f"{passed_over}.")
+        return tuple(said)
 
 
 def open_data(path: Path, *, config_file: Path | None = None, labels: Sequence[str] = ()) -> LocalData:

@@ -31,7 +31,7 @@ def test_labels_txt_names_the_classes(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("cat\ndog\nhen\n")
     found = source.folder(tmp_path)
     assert found.config["labels"] == ["cat", "dog", "hen"]
-    assert "labels.txt" in found.described
+    assert "labels.txt" in found.described[0]
 
 
 def test_labels_given_by_the_user_come_before_labels_txt(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_five_classes_without_names_are_taken_for_the_public_flowers_and_said_so
     shard(tmp_path / "flowers00-5.tfrec", [0, 1, 2, 3, 4])
     found = source.folder(tmp_path)
     assert found.config["labels"][0] == "daisy"
-    assert "public flowers" in found.described
+    assert "public flowers" in found.described[0]
 
 
 def test_other_classes_without_names_are_refused(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_features_are_guessed_and_a_yaml_counts_more(tmp_path: Path) -> None:
     file.write_text("{dataset: birds, labels: [a, b], data: {features: {label: kind}, split: hash, quiet_period: 1h}}")
     guessed = source.folder(tmp_path, labels=["x", "a", "b", "c"])
     assert guessed.config["data"]["features"] == {"image": "image", "label": "label"}
-    assert "data.schema: tfds" in guessed.described
+    assert "data.schema: tfds" in guessed.described[-1]
     told = source.folder(tmp_path, config_file=file)
     assert told.config["labels"] == ["a", "b"]
     assert told.config["data"]["features"] == {"label": "kind"}
@@ -112,6 +112,16 @@ def test_a_list_of_labels_in_another_encoding_is_told(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_bytes("gänse\nrosen\n".encode("latin-1"))
     with pytest.raises(source.UnusableFolder, match=r"labels\.txt is not text in UTF-8"):
         source.folder(tmp_path)
+
+
+def test_the_split_and_what_is_passed_over_are_said(tmp_path: Path) -> None:
+    shard(tmp_path / "train.tfrecord", [0, 1])
+    shard(tmp_path / "tst.tfrecord", [0, 1])
+    (tmp_path / "more.tfr").write_bytes(b"")
+    said = source.folder(tmp_path, labels=["a", "b"]).described
+    assert said[1].startswith("No shard is held out (")
+    assert said[2].startswith("'tst' in tst.tfrecord looks like a split and is not taken for one: ")
+    assert said[3].startswith("1 object is not a shard by its name: more.tfr; ")
 
 
 def test_one_class_is_no_data_set(tmp_path: Path) -> None:

@@ -143,7 +143,8 @@ def _run(
 ) -> int:
     with teller.phase("data"):
         found = asked.source(paths.data)
-        teller("data", found.described)
+        for sentence in found.described:
+            teller("data", sentence)
     with contextlib.ExitStack() as stack:
         with teller.phase("stack"):
             environment = stack.enter_context(

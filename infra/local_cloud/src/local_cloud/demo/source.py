@@ -44,12 +44,12 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class DataSource:
-    """Files to upload by their names below the data set, its configuration, pictures to ask about, and a sentence."""
+    """Files to upload by their names below the data set, its configuration, pictures to ask about, and sentences."""
 
     files: Mapping[str, Path]
     config: dict[str, Any]
     unseen: Sequence[Picture]
-    described: str
+    described: tuple[str, ...]
 
     @property
     def dataset(self) -> str:
@@ -63,7 +63,7 @@ def painted(folder: Path) -> DataSource:
     files = {path.name: path for path in paths if shards.is_shard(path.name)}
     names = json.loads((folder / "unseen" / "labels.json").read_text())
     unseen = [Picture((folder / "unseen" / name).read_bytes(), label) for name, label in sorted(names.items())]
-    return DataSource(files, config, unseen, f"painted 640 + 160 pictures of {len(config['labels'])} flowers")
+    return DataSource(files, config, unseen, (f"painted 640 + 160 pictures of {len(config['labels'])} flowers",))
 
 
 def folder(path: Path, *, labels: Sequence[str] = (), config_file: Path | None = None) -> DataSource:
@@ -109,8 +109,13 @@ def folder(path: Path, *, labels: Sequence[str] = (), config_file: Path | None =
     for target, epochs in EPOCHS_ON_PHOTOS.items():
         config["training"][target]["epochs"] = epochs
     size = sum(file.stat().st_size for file in data.shards.files.values()) / 1e6
-    described = f"{len(data.shards.files)} shards, {size:.1f} MB, of {path}; labels from {origin}. {data.sentence()}"
-    return DataSource(data.shards.files, config, unseen, described.strip())
+    described = (
+        f"{len(data.shards.files)} shards, {size:.1f} MB, of {path}; labels from {origin}",
+        data.split.describe(),
+        *(f"{doubt.message}: {doubt.remedy}" for doubt in data.split.doubts),
+        *data.notes(),
+    )
+    return DataSource(data.shards.files, config, unseen, described)
 
 
 def _data_section(data: LocalData) -> dict[str, Any]:
