@@ -97,7 +97,12 @@ def _validate(data: LocalData, asked: Request, console: Console) -> Verdict:
     shards = [FileShard(name, path) for name, path in data.shards.files.items()]
     total = sum(shard.size for shard in shards)
     most = asked.max_mebibytes * _MEBIBYTE if asked.max_mebibytes else max(1, total)
-    limits = ValidationLimits(max_bytes=most, max_shards=max(1, len(shards)), full_decode_sample=max(0, asked.decode))
+    limits = ValidationLimits(
+        max_bytes=most,
+        max_shards=max(1, len(shards)),
+        full_decode_sample=max(0, asked.decode),
+        max_bad_records=data.tolerated_bad_records,
+    )
     columns = (TextColumn("validating"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("validating", total=min(total, most))

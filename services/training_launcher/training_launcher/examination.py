@@ -129,8 +129,6 @@ def _validation(run: Run, data: ObjectStore, earlier: Iterable[Run]) -> Validati
     from training_launcher.validation import Validation, ValidationLimits  # noqa: PLC0415
 
     config = dataset_config.stored(run.config)
-    # What the stricter of the two trainers would refuse must not start either of them.
-    tolerated = min(config.training.cloud.max_bad_records, config.training.mobile.max_bad_records)
     return Validation(
         [StoredShard(shard, data) for shard in run.snapshot.shards],
         labels=config.labels,
@@ -140,7 +138,7 @@ def _validation(run: Run, data: ObjectStore, earlier: Iterable[Run]) -> Validati
         limits=ValidationLimits(
             max_bytes=config.validation.max_bytes,
             max_shards=config.validation.max_shards,
-            max_bad_records=tolerated,
+            max_bad_records=config.training.tolerated_bad_records,
         ),
         keep=True,
     )

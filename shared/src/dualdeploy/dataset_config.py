@@ -309,6 +309,11 @@ class Training(_Section):
         """The section of `cloud` or `mobile`."""
         return {"cloud": self.cloud, "mobile": self.mobile}[target]
 
+    @property
+    def tolerated_bad_records(self) -> float:
+        """What the stricter of the two trainers would refuse must not start either of them."""
+        return min(self.cloud.max_bad_records, self.mobile.max_bad_records)
+
 
 class TargetBudget(_Section):
     """What an hour of this target's job costs (overrides our table), and how long it is expected to take."""

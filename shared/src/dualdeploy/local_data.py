@@ -12,7 +12,7 @@ import yaml
 from dualdeploy import dataset_config
 from dualdeploy.contracts.example import PRESETS, ExampleSchema, Guess, guess
 from dualdeploy.contracts.split import BY_NAMES, Split, SplitRule, divide
-from dualdeploy.dataset_config import DATASET_NAME, DatasetConfig
+from dualdeploy.dataset_config import DATASET_NAME, DatasetConfig, Training
 from dualdeploy.errors import InvalidDatasetConfig
 from dualdeploy.shard_folder import ShardFolder, look_into
 from dualdeploy.shards import ShardNames
@@ -46,6 +46,11 @@ class LocalData:
             names = tuple(self.shards.files)
             return Split(names, (), dict.fromkeys(names, "one shard alone"))
         return divide(self.shards.files, rule=self.rule)
+
+    @property
+    def tolerated_bad_records(self) -> float:
+        """The share of unusable records that the launcher accepts of this data set."""
+        return (self.config.training if self.config else Training()).tolerated_bad_records
 
     def notes(self) -> tuple[str, ...]:
         """What was guessed or passed over, a sentence each."""

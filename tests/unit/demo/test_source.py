@@ -103,7 +103,7 @@ def test_names_of_classes_may_come_from_the_records(tmp_path: Path) -> None:
 @pytest.mark.parametrize("labels", [[], ["a", "b"]])
 def test_labels_that_count_from_one_are_told(tmp_path: Path, labels: list[str]) -> None:
     shard(tmp_path / "train.tfrecord", [1, 2, 1, 2])
-    with pytest.raises(source.UnusableFolder, match=r"seem to count from 1: `make validate` prints the YAML"):
+    with pytest.raises(source.UnusableFolder, match=r"seem to count from 1: `dualdeploy validate` prints the YAML"):
         source.folder(tmp_path, labels=labels)
 
 

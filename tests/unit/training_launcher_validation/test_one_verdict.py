@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import odd_images
 import pytest
 from chain import Chain, shard_bytes
 from command_line import invoke
 
 from dualdeploy.object_store import ABSENT
+from dualdeploy.tfrecord import encode_example
 from local_cloud.demo import source
+
+PICTURE = odd_images.png(odd_images.IDAT)
 
 
 @pytest.mark.parametrize(
@@ -56,3 +61,50 @@ def test_one_folder_has_one_verdict(tmp_path: Path, names: list[str], good: bool
     assert (invoke("validate", tmp_path, "--labels", "blue,red")[0] == 0) is good
     assert bool(chain.vertex.jobs) is good
     assert demo is good
+
+
+def bad(number: int) -> bytes:
+    return encode_example({"image": b"\x00\x01", "class": 0, "number": number})
+
+
+CONTENTS = {
+    "sound": (lambda good: good, True),
+    "one bad record of 150": (lambda good: [*good, bad(1)], True),
+    "three bad records of 152": (lambda good: [*good, *map(bad, range(3))], False),
+    "one negative label": (lambda good: [*good, encode_example({"image": PICTURE, "class": -1})], True),
+    "one class": (lambda good: good[::2], False),
+    "half of them twice": (lambda good: [*good, *good[:70]], True),
+    "no example": (lambda good: [*good, b"\xff\xff"], True),
+    "sequences": (lambda good: [record + b"\x12\x09\x0a\x07\x0a\x05image" for record in good], True),
+    "nothing": (lambda _: [], False),
+}
+
+
+@pytest.mark.parametrize("kind", CONTENTS)
+def test_one_content_has_one_verdict(tmp_path: Path, record: Any, shard: Any, kind: str) -> None:
+    change, accepted = CONTENTS[kind]
+    chain = Chain()
+    held_out = shard(record(seed) for seed in range(1000, 1020))
+    data = shard(change([record(seed) for seed in range(149)]))
+    for name, content in (("train.tfrecord", data), ("eval.tfrecord", held_out)):
+        (tmp_path / name).write_bytes(content)
+        chain.data.put(f"flowers/{name}", content, expect=ABSENT)
+    chain.handle(chain.finalized("flowers/train.tfrecord"))
+    for _ in range(4):
+        chain.drain()
+        chain.tick()
+
+    assert (invoke("validate", tmp_path, "--labels", "blue,red")[0] == 0) is accepted
+    assert bool(chain.vertex.jobs) is accepted
+
+
+@pytest.mark.parametrize(("tolerated", "accepted"), [("0", False), ("0.1", True)])
+def test_what_a_configuration_tolerates_is_tolerated_by_both(
+    tmp_path: Path, record: Any, shard: Any, tolerated: str, *, accepted: bool
+) -> None:
+    (tmp_path / "train.tfrecord").write_bytes(shard([*(record(seed) for seed in range(60)), bad(1)]))
+    file = tmp_path / "flowers.yaml"
+    targets = ", ".join(f"{target}: {{max_bad_records: {tolerated}}}" for target in ("cloud", "mobile"))
+    file.write_text(f"{{dataset: flowers, labels: [blue, red], training: {{{targets}}}}}")
+    assert (invoke("validate", tmp_path, "--config", file)[0] == 0) is accepted
+    assert source.folder(tmp_path, config_file=file).config["training"]["cloud"]["max_bad_records"] == float(tolerated)

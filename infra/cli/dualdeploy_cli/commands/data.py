@@ -51,7 +51,9 @@ def validate(
     from dualdeploy_cli import validation
 
     if str(data).startswith("gs:"):
-        raise click.UsageError(f"{data} is in a bucket, where it is validated on upload: give a folder of this machine")
+        # A path has lost one of the two slashes.
+        place = str(data).replace("gs:/", "gs://", 1)
+        raise click.UsageError(f"{place} is in a bucket, which validates on upload: give a folder of this machine")
     if not str(data) or not data.exists():
         raise click.UsageError(f"{data} does not exist: name the folder that holds the TFRecord shards")
     asked = validation.Request(data, config, labels, first_label, image_feature, label_feature, max_mebibytes, decode)

@@ -98,8 +98,8 @@ def folder(path: Path, *, labels: Sequence[str] = (), config_file: Path | None =
     if all_but_the_first and len(data.schema.labels or unseen_by_class) == classes - 1:
         first = data.schema.first_label
         raise UnusableFolder(
-            f"{path} has no picture of class {first}, so its labels seem to count from {first + 1}: `make validate`"
-            " prints the YAML that says so, for YAML=file"
+            f"{path} has no picture of class {first}, so its labels seem to count from {first + 1}: `dualdeploy"
+            " validate` prints the YAML that says so, for --yaml"
         )
     names, origin = _names(path, data, tuple(schema.met), classes=classes)
     shown = tuple(schema.met) or names
@@ -108,6 +108,7 @@ def folder(path: Path, *, labels: Sequence[str] = (), config_file: Path | None =
     config["data"] = {**config["data"], **_data_section(data)}
     for target, epochs in EPOCHS_ON_PHOTOS.items():
         config["training"][target]["epochs"] = epochs
+        config["training"][target]["max_bad_records"] = data.tolerated_bad_records
     size = sum(file.stat().st_size for file in data.shards.files.values()) / 1e6
     described = (
         f"{len(data.shards.files)} shards, {size:.1f} MB, of {path}; labels from {origin}",
