@@ -6,7 +6,6 @@ import collections
 import dataclasses
 import datetime
 import itertools
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from dualdeploy import shards as shard_names
@@ -15,8 +14,6 @@ from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.ledger import Shard, Snapshot
 from dualdeploy.object_store import ObjectStore, ObjectSummary
 from dualdeploy.shards import Kind, PassedOver
-
-_NUMBER = re.compile(r"([0-9]+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +54,6 @@ def list_one_page(
     return _listing(found, config, bucket=bucket, listed_at=listed_at) if len(found) <= page_size else None
 
 
-def natural_order(name: str) -> tuple[tuple[str | int, ...], str]:
-    """A key that compares the numbers in names as numbers: `span-9` before `span-10`, `2026-2` before `2026-11`."""
-    # Texts and numbers take turns, a text first, so that like is compared with like.
-    parts = _NUMBER.split(name)
-    return tuple(int(part) if index % 2 else part for index, part in enumerate(parts)), name
-
-
 def _listing(
     summaries: Iterable[ObjectSummary], config: DatasetConfig, *, bucket: str, listed_at: datetime.datetime
 ) -> Listing:
@@ -71,7 +61,12 @@ def _listing(
     by_kind: dict[Kind, list[ObjectSummary]] = {kind: [] for kind in Kind}
     for summary in every:
         by_kind[rule.kind(summary.name)].append(summary)
-    found = _chosen(by_kind[Kind.SHARD], config)
+    chosen = set(
+        shard_names.of_last_folders(
+            [each.name for each in by_kind[Kind.SHARD]], config.data.last_folders, prefix=config.data.prefix
+        )
+    )
+    found = [each for each in by_kind[Kind.SHARD] if each.name in chosen]
     at_work = [each for each in by_kind[Kind.HIDDEN] if shard_names.is_of_a_writer_at_work(each.name)]
     newest = max((each.updated for each in (*found, *by_kind[Kind.UNKNOWN], *at_work) or every), default=None)
     passed_over = shard_names.pass_over((summary.name for summary in every), rule)
@@ -86,21 +81,3 @@ def snapshot_of(found: Sequence[ObjectSummary], *, bucket: str, prefix: str) -> 
     )
     classes = collections.Counter(each.storage_class for each in found if each.storage_class != "STANDARD")
     return Snapshot(bucket=bucket, prefix=prefix, shards=shards, storage_classes=dict(classes))
-
-
-def _chosen(found: list[ObjectSummary], config: DatasetConfig) -> list[ObjectSummary]:
-    """What `data.snapshot` takes of the shards: all, or those of the last folders directly under the prefix."""
-    count = config.data.last_folders
-    if count is None:
-        return found
-    prefix = config.data.prefix
-    folders = {folder for summary in found if (folder := _folder(summary.name, prefix))}
-    # Without any folder, what lies directly under the prefix is the one version there is.
-    last = set(sorted(folders, key=natural_order)[-count:]) or {""}
-    return [summary for summary in found if _folder(summary.name, prefix) in last]
-
-
-def _folder(name: str, prefix: str) -> str:
-    """The folder directly under the prefix that `name` lies in, however deep; empty for none."""
-    folder, slash, _ = name.removeprefix(prefix).partition("/")
-    return folder if slash else ""

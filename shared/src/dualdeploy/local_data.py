@@ -72,7 +72,8 @@ def open_data(path: Path, *, config_file: Path | None = None, labels: Sequence[s
     """
     config = dataset_config.parse(config_file.read_bytes(), source=str(config_file)) if config_file else None
     rule = config.data.shard_names if config else ShardNames()
-    shards = ShardFolder({path.name: path}) if path.is_file() else look_into(path, rule)
+    last_folders = config.data.last_folders if config else None
+    shards = ShardFolder({path.name: path}) if path.is_file() else look_into(path, rule, last_folders=last_folders)
     names, labels_from = _labels(path, labels, config)
     if config:
         features = config.data.features

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from dualdeploy.shards import Kind, PassedOver, ShardNames, pass_over, why_incomplete
+from dualdeploy.shards import Kind, PassedOver, ShardNames, of_last_folders, pass_over, why_incomplete
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +22,11 @@ class ShardFolder:
         return why_incomplete(self.files) if self.files else self.passed_over.why_no_shards()
 
 
-def look_into(folder: Path, rule: ShardNames) -> ShardFolder:
-    """Find the shards; `rule` without its prefix, which is a matter of the bucket. Raises OSError."""
+def look_into(folder: Path, rule: ShardNames, *, last_folders: int | None = None) -> ShardFolder:
+    """Find the shards of all folders, or of the last ones directly in this folder; of `rule` the prefix does not count,
+    which is a matter of the bucket. Raises OSError.
+    """
     below = ShardNames(patterns=rule.patterns)
     found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    files = {name: found[name] for name in sorted(found) if below.kind(name) is Kind.SHARD}
-    return ShardFolder(files, pass_over(sorted(found), below))
+    names = of_last_folders([name for name in sorted(found) if below.kind(name) is Kind.SHARD], last_folders)
+    return ShardFolder({name: found[name] for name in names}, pass_over(sorted(found), below))

@@ -42,6 +42,8 @@ _COMPANION = re.compile(
 _PICTURE = re.compile(r".*\.(jpe?g|png|gif|webp|bmp|tiff?|heic|avif)", re.IGNORECASE | re.DOTALL)
 _OTHER_COMPRESSION = re.compile(r".*\.(zz|zlib|deflate|snappy|zstd?|bz2|lz4|xz)", re.IGNORECASE | re.DOTALL)
 
+_NUMBER = re.compile(r"([0-9]+)")
+
 _NAMED = 3
 
 
@@ -126,6 +128,29 @@ def pass_over(names: Iterable[str], rule: ShardNames) -> PassedOver:
             found[rule.kind(name)].append(name)
     kinds = (Kind.UNKNOWN, Kind.HIDDEN, Kind.COMPANION, Kind.MARKER)
     return PassedOver(*(tuple(found[kind]) for kind in kinds))
+
+
+def of_last_folders(names: Sequence[str], count: int | None, *, prefix: str = "") -> list[str]:
+    """What `data.snapshot` takes of the shards: all, or those of the last folders directly under the prefix."""
+    if count is None:
+        return list(names)
+    folders = {folder for name in names if (folder := _folder(name, prefix))}
+    # Without any folder, what lies directly under the prefix is the one version there is.
+    last = set(sorted(folders, key=natural_order)[-count:]) or {""}
+    return [name for name in names if _folder(name, prefix) in last]
+
+
+def natural_order(name: str) -> tuple[tuple[str | int, ...], str]:
+    """A key that compares the numbers in names as numbers: `span-9` before `span-10`, `2026-2` before `2026-11`."""
+    # Texts and numbers take turns, a text first, so that like is compared with like.
+    parts = _NUMBER.split(name)
+    return tuple(int(part) if index % 2 else part for index, part in enumerate(parts)), name
+
+
+def _folder(name: str, prefix: str) -> str:
+    """The folder directly under the prefix that `name` lies in, however deep; empty for none."""
+    folder, slash, _ = name.removeprefix(prefix).partition("/")
+    return folder if slash else ""
 
 
 def is_of_a_writer_at_work(name: str) -> bool:

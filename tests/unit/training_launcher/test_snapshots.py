@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from dualdeploy.dataset_config import parse_snapshot
 from dualdeploy.ledger import State
-from training_launcher.snapshots import list_one_page, natural_order
+from dualdeploy.shards import natural_order
+from training_launcher.snapshots import list_one_page
 
 
 def spans(*numbers: int) -> list[str]:

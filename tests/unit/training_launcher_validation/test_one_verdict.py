@@ -98,6 +98,20 @@ def test_one_content_has_one_verdict(tmp_path: Path, record: Any, shard: Any, ki
     assert bool(chain.vertex.jobs) is accepted
 
 
+def test_the_last_folder_alone_is_judged_where_the_configuration_says_so(
+    tmp_path: Path, record: Any, shard: Any
+) -> None:
+    for folder, bytes_of_train in (("v9", b"rotten"), ("v10", shard(record(seed) for seed in range(60)))):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "train.tfrecord").write_bytes(bytes_of_train)
+    file = tmp_path / "flowers.yaml"
+    for snapshot, accepted in (("latest_folder", True), ("{last: 2}", False), ("all", False)):
+        file.write_text(f"{{dataset: flowers, labels: [blue, red], data: {{snapshot: {snapshot}}}}}")
+        assert (invoke("validate", tmp_path, "--config", file)[0] == 0) is accepted
+    file.write_text("{dataset: flowers, labels: [blue, red], data: {snapshot: latest_folder}}")
+    assert list(source.folder(tmp_path, config_file=file).files) == ["v10/train.tfrecord"]
+
+
 @pytest.mark.parametrize(("tolerated", "accepted"), [("0", False), ("0.1", True)])
 def test_what_a_configuration_tolerates_is_tolerated_by_both(
     tmp_path: Path, record: Any, shard: Any, tolerated: str, *, accepted: bool
