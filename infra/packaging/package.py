@@ -70,7 +70,8 @@ def package(
 def service_folders(repository: Path) -> Mapping[str, str]:
     """Every deployable of the topology, services and images alike, and its folder."""
     topology = json.loads((repository / "infra" / "topology.json").read_text(encoding="utf-8"))
-    return {name: entry["folder"] for kind in ("services", "images") for name, entry in topology[kind].items()}
+    kinds = ("services", "web_services", "images")
+    return {name: entry["folder"] for kind in kinds for name, entry in topology[kind].items()}
 
 
 def build_wheel(project: Path, output: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Each event service, installed alone and started by its Procfile, answers real payloads."""
+"""Each service that answers HTTP, installed alone and started by its Procfile, answers real payloads."""
 
 from __future__ import annotations
 
@@ -64,6 +64,8 @@ CASES: Mapping[str, Case] = {
             ("/events/tick", "pubsub_push_tick.json", ""),
         ),
     ),
+    # Nothing reaches it but people's apps.
+    "gateway": Case("GatewaySettings", ()),
 }
 
 

@@ -15,7 +15,9 @@ from local_cloud.stack import procfile_command
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EVENT_SERVICES = ["training_launcher", "job_notifier", "cloud_deployer", "mobile_publisher"]
-SERVICES = [*EVENT_SERVICES, "trainer", "predictor"]
+WEB_SERVICES = ["gateway"]
+HTTP_SERVICES = [*EVENT_SERVICES, *WEB_SERVICES]
+SERVICES = [*HTTP_SERVICES, "trainer", "predictor"]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -110,7 +112,7 @@ def test_a_staged_service_is_whole_and_holds_nothing_else(service: str, package:
     folder, _ = package.package(service, output=tmp_path)
     names = set(contents(folder))
     wheel = next(name for name in names if name.endswith(".whl"))
-    entry = {"Procfile", "main.py"} if service in EVENT_SERVICES else set()
+    entry = {"Procfile", "main.py"} if service in HTTP_SERVICES else set()
     assert {"Dockerfile", "requirements.txt", "dependencies.txt", f"{service}/__init__.py", *entry} <= names
     others = [name for name in SERVICES if name != service]
     assert not [
@@ -135,13 +137,13 @@ def test_every_requirement_is_pinned_with_a_hash(service: str, package: ModuleTy
     assert [line for line in requirements if "==" not in line and not line.startswith("./vendor/")] == []
 
 
-@pytest.mark.parametrize("service", [*EVENT_SERVICES[:3]])
+@pytest.mark.parametrize("service", [*EVENT_SERVICES[:3], *WEB_SERVICES])
 def test_no_service_that_needs_no_tensorflow_ships_it(service: str) -> None:
     lock = (REPOSITORY / "services" / service / "requirements.txt").read_text()
     assert not re.search(r"^(tensorflow|keras|nvidia)", lock, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("service", EVENT_SERVICES)
+@pytest.mark.parametrize("service", HTTP_SERVICES)
 def test_an_image_runs_the_command_of_the_procfile(service: str) -> None:
     command = procfile_command(REPOSITORY / "services" / service / "Procfile")
     assert dockerfile(service).splitlines()[-1] == f"CMD exec {command}"

@@ -34,8 +34,9 @@ OPTIONAL_APIS = {
     "firebaseremoteconfig.googleapis.com": "staged_rollouts",
 }
 
-#: The accounts that nobody needs while events flow: who builds and who deploys says so itself.
-NOT_IN_THE_CHAIN = frozenset({"dualdeploy-builder", "dualdeploy-releaser"})
+#: The accounts that nobody needs while events flow: who builds and who deploys says so itself, and so does a service
+#: that people or apps call.
+NOT_IN_THE_CHAIN = frozenset({"dualdeploy-builder", "dualdeploy-releaser", "gateway"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,11 @@ class Chain:
     @property
     def services(self) -> Mapping[str, Any]:
         return self.topology["services"]  # type: ignore[no-any-return]
+
+    @property
+    def web_services(self) -> Mapping[str, Any]:
+        """Those that no event reaches; each may be off."""
+        return self.topology["web_services"]  # type: ignore[no-any-return]
 
     @property
     def topics(self) -> Mapping[str, Any]:

@@ -57,34 +57,37 @@ class Deployment:
         settings = self._settings(deployed)
         self._set_versions(settings, [])
         self._step("Foundation", "APIs, the registry of images, the bucket of sources, who builds; storage only")
-        self._terraform.plan("-target=module.project")
+        chosen = release.settings_of(self._terraform.plan("-target=module.project"))
         self._terraform.apply_plan("-target=module.project")
         self._step("Packages and images", "what this code makes and the registry lacks; costs minutes of Cloud Build")
-        versions = self._build(release.deployables(self._topology).values())
+        deployables = release.deployables(self._topology, chosen)
+        versions = self._build(deployables.values())
         self._step("Terraform", "everything else, with these versions; idle it costs storage and the clock's messages")
         self._set_versions(settings, versions)
         changes = self._shown(self._terraform.plan())
         self._keep_data(changes, delete_data=delete_data)
         refused = self._terraform.apply_plan()
         self._step("Verification", "every service is ready")
-        self._verify(list(self._topology["services"]))
+        left_out = {release.optional_product(each.address) for each in refused}
+        self._verify([name for name in deployables if name not in {*self._topology["images"], *left_out}])
         if refused:
             raise CannotShip(_without(refused))
         self._say(f"Deployed. What is what: make doctor PROJECT={self._place.project}")
         return changes
 
     def some(self, names: Sequence[str]) -> Mapping[str, str]:
-        """New versions of these and of nothing else: a plan that would touch anything else is refused.
+        """New versions of these (none named: of everything that is on) and of nothing else.
 
-        Returns what changed, by address. Raises CannotShip.
+        A plan that would touch anything else is refused. Returns what changed, by address. Raises CannotShip.
         """
         preflight.check(self._place, self._tools, permissions=preflight.CODE_ONLY)
         preflight.check_apis(self._place, self._tools)
-        known = release.deployables(self._topology)
-        if unknown := sorted(set(names) - set(known)):
-            raise CannotShip(f"there is no service {', '.join(unknown)}; there are {', '.join(known)}")
         self._terraform.init()
         deployed = self._terraform.configuration()
+        known = release.deployables(self._topology, deployed)
+        names = names or list(known)
+        if unknown := sorted(set(names) - set(known)):
+            raise CannotShip(f"there is no service {', '.join(unknown)}, or it is off; there are {', '.join(known)}")
         if not release.is_released(deployed):
             raise CannotShip(
                 f"Nothing is deployed in {self._place.project} yet, or not to its end: "

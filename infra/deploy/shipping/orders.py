@@ -63,9 +63,8 @@ def carry_out(order: Order, tools: Tools, *, answer: Callable[[str], str] = inpu
         builds=REPOSITORY / "infra" / "deploy",
         revision=order.revision,
     )
-    names = list(release.deployables(topology)) if order.code_only else order.services
-    if names:
-        return deployment.some(names)
+    if order.code_only or order.services:
+        return deployment.some([] if order.code_only else order.services)
     return deployment.everything(delete_data=order.delete_data)
 
 

@@ -20,6 +20,7 @@ _OWNERS: Mapping[str, frozenset[str]] = {
 OPTIONAL: Mapping[str, tuple[str, str]] = {
     "budget": ("the budget", 'billing_account = ""'),
     "delivery": ("the deployment of commits by Cloud Build", 'repository = ""'),
+    "gateway": ("the gateway for apps", "gateway = null"),
     "firebase_ml": ("Firebase ML", "firebase_ml = false"),
     "monitoring": ("alerts and the dashboard", "monitoring = false"),
     "remote_config": ("staged rollouts by Remote Config", "staged_rollouts = false"),
@@ -76,13 +77,24 @@ def read_topology(file: Path, place: Place) -> Mapping[str, Any]:
     return json.loads(text)  # type: ignore[no-any-return]
 
 
-def deployables(topology: Mapping[str, Any]) -> Mapping[str, Deployable]:
-    """Everything that can be deployed, by name."""
+def deployables(topology: Mapping[str, Any], settings: Mapping[str, Any]) -> Mapping[str, Deployable]:
+    """Everything that can be deployed with these settings, by name: what a project does without is not built."""
     services = {name: each["kind"] == "function" for name, each in topology["services"].items()}
+    images = [*topology["images"], *(name for name in topology["web_services"] if is_on(settings, name))]
     return {
         name: Deployable(name, is_function)
-        for name, is_function in {**services, **dict.fromkeys(topology["images"], False)}.items()
+        for name, is_function in {**services, **dict.fromkeys(images, False)}.items()
     }
+
+
+def is_on(settings: Mapping[str, Any], name: str) -> bool:
+    """Whether an optional service is switched on: by a variable of Terraform that has its name."""
+    return settings.get(name) is not None
+
+
+def settings_of(plan: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The variables that a plan was made with, whichever file they stand in."""
+    return {name: each.get("value") for name, each in plan.get("variables", {}).items()}
 
 
 def optional_product(address: str) -> str:
@@ -94,7 +106,9 @@ def optional_product(address: str) -> str:
 def is_released(configuration: Mapping[str, Any]) -> bool:
     """Whether a deployment of everything has come to its end: only then is there something to change one part of."""
     return bool(configuration) and all(
-        version for kind in ("images", "sources") for version in configuration[kind].values()
+        version or (name in configuration and not is_on(configuration, name))
+        for kind in ("images", "sources")
+        for name, version in configuration[kind].items()
     )
 
 

@@ -85,7 +85,7 @@ def _variables(
     """Versions do not matter any more, and must be named all the same, also where nothing was ever built."""
     given = {"project": place.project, "region": place.region, **deployed, "delete_data": delete_data}
     versions = []
-    for each in release.deployables(topology).values():
+    for each in release.deployables(topology, deployed).values():
         there = dict(deployed.get(each.kind, {})).get(each.name)
         nothing = (
             f"{each.name}/{release.NOT_BUILT}.zip"

@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from dualdeploy import logs
 from predictor import instances
-from predictor.answers import Answer, Fault
+from predictor.answers import Answer, Fault, Prediction
 from predictor.batching import Batcher, Overloaded
 from predictor.instances import BadRequest, Picture
 from predictor.readiness import Readiness
@@ -72,7 +72,9 @@ def _predict(batcher: Batcher, settings: PredictorSettings) -> flask.Response | 
     flask.g.faults = len(faults)
     if len(faults) == len(answers):
         return _error(400, instances.describe(faults))
-    return {"predictions": [answer.as_json() for answer in answers]}
+    # Vertex AI passes on no header of ours: whoever needs to know which run answered finds it here.
+    run = {"run": settings.model_version} if settings.model_version else {}
+    return {"predictions": [{**each.as_json(), **(run if isinstance(each, Prediction) else {})} for each in answers]}
 
 
 def _answers(batcher: Batcher, parsed: Sequence[Picture | Fault]) -> list[Answer]:

@@ -27,7 +27,9 @@ class PredictorSettings:
     address: str = setting("PREDICTOR_ADDRESS", "address to listen on", default="0.0.0.0")  # noqa: S104
     project: str = setting("GOOGLE_CLOUD_PROJECT", "ties log lines to traces; on Vertex AI its number", default="")
     project_number: str = setting("AIP_PROJECT_NUMBER", "the same, as Vertex AI sets it", default="")
-    model_version: str = setting("MODEL_VERSION", "sent back as X-Model-Version; empty for none", default="")
+    model_version: str = setting(
+        "MODEL_VERSION", "the model's run: `run` in each answer, and X-Model-Version; empty for none", default=""
+    )
     max_instances: int = setting("PREDICTOR_MAX_INSTANCES", "pictures that one request may hold", default=64, minimum=1)
     # A dedicated endpoint passes on 10 MB (a shared one 1.5 MB): more can only come from elsewhere.
     max_request_bytes: int = setting(

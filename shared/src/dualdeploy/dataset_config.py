@@ -21,11 +21,11 @@ from dualdeploy import architectures, cron, machines, yaml_document
 from dualdeploy.contracts.example import PRESETS, is_class_name
 from dualdeploy.contracts.split import BY_NAMES, SplitRule
 from dualdeploy.errors import InvalidDatasetConfig, UnknownDataset
+from dualdeploy.ledger import names
 from dualdeploy.object_store import ObjectMissing, ObjectStore
 from dualdeploy.shards import ShardNames
 
-#: Vertex AI label values allow `[a-z0-9_-]` and 63 characters; a run id adds `-<12 hex>-rNN` to this name.
-DATASET_NAME = re.compile(r"[a-z][a-z0-9-]{0,38}")
+DATASET_NAME = names.DATASET_NAME
 
 #: Firebase ML refuses other display names (firebase_admin.ml, `_DISPLAY_NAME_PATTERN`).
 FIREBASE_NAME = r"^[A-Za-z0-9_-]{1,32}$"

@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 from accounts import BINDINGS, PROJECT, REGION, TINY_MODEL, new_name, wait_for
 
+from dualdeploy.errors import ResourceMissing
 from dualdeploy.object_store import ABSENT
+from gateway.endpoint import VertexEndpoints
+from gateway.serving import Live
 from local_cloud.iam import PROJECT_NUMBER
 from local_cloud.iam.bindings import Binding, grants
 
@@ -95,6 +98,15 @@ def asks_how_a_job_stands(world: Any) -> None:
 
 def looks_for_endpoints(world: Any) -> None:
     world.actor("cloud-deployer").vertex.find_endpoints("dualdeploy_dataset")
+
+
+def asks_an_endpoint(world: Any) -> None:
+    """One that is not there: who may ask is told so, and who may not is not."""
+    actor = world.actor("gateway")
+    live = Live(f"projects/{PROJECT}/locations/{REGION}/endpoints/{new_name('e')}", "", "r", "1")
+    endpoints = VertexEndpoints(region=REGION, emulator_host=actor.environment["VERTEX_EMULATOR_HOST"])
+    with contextlib.suppress(ResourceMissing):
+        endpoints.predict(live, b"", seconds=5)
 
 
 def reads_error_rates(world: Any) -> None:
@@ -301,6 +313,11 @@ STORIES: Mapping[str, tuple[Story, str]] = {
         publishes("cloud-deployer", "deployment-completed"),
         _NOT_AUTHORIZED,
     ),
+    "gateway: roles/storage.objectViewer on bucket ledger: serving/": (
+        reads("gateway", "ledger", "serving/cloud/flowers.json"),
+        of_objects("objects.get"),
+    ),
+    "gateway: dualdeploy_gateway on project": (asks_an_endpoint, _VERTEX.format("endpoints.predict")),
     "mobile-publisher: roles/storage.objectUser on bucket ledger": (
         records("mobile-publisher"),
         of_objects("objects.list", "bucket"),

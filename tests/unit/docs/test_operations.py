@@ -153,7 +153,7 @@ def test_the_code_is_seen_to_write_messages_with_fields() -> None:
 @pytest.mark.parametrize("query", queries())
 def test_a_query_asks_for_what_the_code_writes(query: str) -> None:
     written = messages()
-    hosts = {name.replace("_", "-") for name in TOPOLOGY["services"]}
+    hosts = {name.replace("_", "-") for name in {**TOPOLOGY["services"], **TOPOLOGY["web_services"]}}
     for line in query.splitlines():
         if message := re.fullmatch(r'jsonPayload\.message=~"([^"]+)"', line):
             for pattern in alternatives(message[1]):

@@ -20,11 +20,12 @@ from predictor.batching import Batcher
 from predictor.readiness import Readiness
 from predictor.settings import PredictorSettings
 
+RUN = "flowers-0123456789ab"
 SETTINGS = PredictorSettings(
     storage_uri="/models/1",
     health_route="/v1/health",
     predict_route="/v1/endpoints/7/deployedModels/9:predict",
-    model_version="flowers-0123456789ab",
+    model_version=RUN,
     max_instances=4,
     max_request_bytes=20_000,
     max_in_flight=1,
@@ -108,12 +109,12 @@ def test_an_answer_has_a_prediction_for_each_instance_in_order(
 ) -> None:
     answer = send(ready, b64(png), b64(jpeg), {"image_bytes": b64(png)})
     assert answer.status_code == 200
-    assert answer.headers["X-Model-Version"] == "flowers-0123456789ab"
+    assert answer.headers["X-Model-Version"] == RUN
     assert answer.json == {
         "predictions": [
-            {"label": "png", "confidence": 1.0, "probabilities": {"png": 1.0, "jpeg": 0.0}},
-            {"label": "jpeg", "confidence": 0.75, "probabilities": {"png": 0.25, "jpeg": 0.75}},
-            {"label": "png", "confidence": 1.0, "probabilities": {"png": 1.0, "jpeg": 0.0}},
+            {"label": "png", "confidence": 1.0, "probabilities": {"png": 1.0, "jpeg": 0.0}, "run": RUN},
+            {"label": "jpeg", "confidence": 0.75, "probabilities": {"png": 0.25, "jpeg": 0.75}, "run": RUN},
+            {"label": "png", "confidence": 1.0, "probabilities": {"png": 1.0, "jpeg": 0.0}, "run": RUN},
         ]
     }
 
@@ -235,7 +236,7 @@ def test_every_request_leaves_one_structured_line_but_health_checks_leave_none(
     assert (vars(good)["instances"], vars(good)["faults"]) == (2, 1)
     assert vars(good)["logging.googleapis.com/trace"] == "projects/1234567/traces/0af7"
     assert vars(bad)["logging.googleapis.com/trace"] == "projects/1234567/traces/4bf9"
-    assert vars(good)["model_version"] == "flowers-0123456789ab"
+    assert vars(good)["model_version"] == RUN
     assert vars(bad)["httpRequest"]["status"] == 400
     assert "instances[0]" in vars(bad)["error"]
     json.dumps([request, vars(bad)["httpRequest"]])

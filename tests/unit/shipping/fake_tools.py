@@ -265,8 +265,10 @@ class Terraform:
 
     def _show(self, words: list[str], _flags: Mapping[str, str]) -> str:
         changes = json.loads((self._folder / words[0]).read_text())["changes"]
+        variables = {name: {"value": value} for name, value in self._variables().items()}
         listed = [{"address": address, "change": {"actions": actions}} for address, actions in changes.items()]
-        return json.dumps({"resource_changes": [*listed, {"address": "data.x", "change": {"actions": ["read"]}}]})
+        listed.append({"address": "data.x", "change": {"actions": ["read"]}})
+        return json.dumps({"variables": variables, "resource_changes": listed})
 
     def _apply(self, words: list[str], _flags: Mapping[str, str]) -> None:
         self._lock()
@@ -345,6 +347,9 @@ def _resources(variables: Mapping[str, Any], infrastructure: str) -> Iterator[tu
     for name, each in topology["services"].items():
         version = (sources if each["kind"] == "function" else images).get(name)
         yield f"module.{name}.this", [version, variables["operators"], infrastructure]
+    for name in topology["web_services"]:
+        if variables.get(name) is not None:
+            yield f"module.{name}[0].this", [images.get(name), infrastructure]
     yield "module.training_launcher.trainer", images.get("trainer")
     yield "module.cloud_deployer.predictor", [images.get("predictor"), images.get("trainer")]
 

@@ -32,6 +32,16 @@ SETTINGS: dict[str, Any] = {
     "firebase_key_secret": "firebase-key",
     "firebase_bucket_linked": True,
     "staged_rollouts": False,
+    "gateway": {
+        "apps": ["1:1:web:1"],
+        "origins": ["https://app.example.com"],
+        "require_user": True,
+        "user_per_second": 1,
+        "user_burst": 10,
+        "user_per_day": 100,
+        "app_per_second": 10,
+        "max_instances": 2,
+    },
 }
 #: What a deployment names itself.
 GIVEN = {"project", "region", "images", "sources", "revision"}
@@ -41,11 +51,16 @@ OPTIONAL: dict[str, tuple[str, dict[str, Any]]] = {
     "budget": ("google_billing_budget", {"billing_account": "012345-6789AB-CDEF01"}),
     "delivery": ("google_cloudbuild_trigger", {"repository": SETTINGS["repository"]}),
     "firebase_ml": ("google_project_service", {"firebase_ml": True}),
+    "gateway": ("google_project_service", {"gateway": {}}),
     "monitoring": ("google_monitoring_dashboard", {}),
     "remote_config": ("google_project_service", {}),
     "security_rules": ("google_firebaserules_release", {"firebase_bucket_linked": True}),
 }
-APIS = {"firebase_ml": "firebaseml.googleapis.com", "remote_config": "firebaseremoteconfig.googleapis.com"}
+APIS = {
+    "firebase_ml": "firebaseml.googleapis.com",
+    "gateway": "firebaseappcheck.googleapis.com",
+    "remote_config": "firebaseremoteconfig.googleapis.com",
+}
 
 # Every test deploys, some of them several times.
 pytestmark = pytest.mark.slow
@@ -112,7 +127,7 @@ def test_one_service_is_deployed_alone(deployed: Any) -> None:
         built = len(deployed.facts["images"]) + len(deployed.facts["objects"])
         said = deploy(deployed, f"--service={service}")
         changed = re.findall(r"^    (\w.*): module\.(\w+)\.", said, re.MULTILINE)
-        assert set(changed) == {("update", owner) for owner in release.deployables(TOPOLOGY)[service].owners}
+        assert set(changed) == {("update", owner) for owner in release.deployables(TOPOLOGY, {})[service].owners}
         assert len(deployed.facts["images"]) + len(deployed.facts["objects"]) == built + 1
 
 

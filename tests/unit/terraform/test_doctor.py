@@ -61,6 +61,8 @@ FOR_DEPLOYING = {
     "billingbudgets.googleapis.com",
     "cloudbilling.googleapis.com",
     "cloudbuild.googleapis.com",
+    # Apps call it, not the gateway.
+    "firebaseappcheck.googleapis.com",
     "firebaserules.googleapis.com",
 }
 #: On where the bucket that phones read is linked to Firebase, which the plan of these tests leaves out.

@@ -21,6 +21,8 @@ SETTINGS = {
     "cloud_deployer": "DeployerSettings",
     "mobile_publisher": "PublisherSettings",
 }
+WEB_SETTINGS = {"gateway": "GatewaySettings"}
+ALL_SETTINGS = {**SETTINGS, **WEB_SETTINGS}
 
 #: Read by Google's libraries.
 OF_LIBRARIES = {"DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA"}
@@ -40,9 +42,9 @@ def environment(plan: Any, service: str) -> Mapping[str, str]:
     return {each["name"]: each["value"] for each in found.values["template"][0]["containers"][0]["env"]}
 
 
-@pytest.mark.parametrize("service", SETTINGS)
+@pytest.mark.parametrize("service", ALL_SETTINGS)
 def test_every_variable_is_set_or_has_a_default_and_none_is_set_in_vain(service: str, plan: Any) -> None:
-    read = settings.variables(getattr(importlib.import_module(f"{service}.settings"), SETTINGS[service]))
+    read = settings.variables(getattr(importlib.import_module(f"{service}.settings"), ALL_SETTINGS[service]))
     given = set(environment(plan, service))
     assert {variable for variable, is_required in read.items() if is_required} <= given
     assert given <= {*read, *OF_LIBRARIES}
@@ -50,9 +52,9 @@ def test_every_variable_is_set_or_has_a_default_and_none_is_set_in_vain(service:
     assert not [variable for variable in given if "EMULATOR" in variable]
 
 
-@pytest.mark.parametrize("service", SETTINGS)
+@pytest.mark.parametrize("service", ALL_SETTINGS)
 def test_a_service_starts_with_what_is_set(service: str, plan: Any, topology: Mapping[str, Any]) -> None:
-    kind = getattr(importlib.import_module(f"{service}.settings"), SETTINGS[service])
+    kind = getattr(importlib.import_module(f"{service}.settings"), ALL_SETTINGS[service])
     loaded = settings.load(kind, environment(plan, service))
     buckets = {
         field.name: getattr(loaded, field.name) for field in dataclasses.fields(loaded) if "bucket" in field.name
@@ -139,3 +141,11 @@ def test_a_key_for_firebase_is_mounted_from_its_secret_which_the_publisher_alone
     assert grant["address"].startswith("module.mobile_publisher.")
     assert grant["change"]["after"]["secret_id"] == name
     assert grant["change"]["after"]["role"] == "roles/secretmanager.secretAccessor"
+
+
+def test_a_project_that_does_without_an_optional_service_plans_nothing_of_it(
+    workplace: Callable[[], Path], terraform: Callable[..., Any], variables: Mapping[str, Any]
+) -> None:
+    without = {name: value for name, value in variables.items() if name not in WEB_SETTINGS}
+    changes = terraform(workplace()).plan(without)["resource_changes"]
+    assert [each["address"] for each in changes if any(name in each["address"] for name in WEB_SETTINGS)] == []

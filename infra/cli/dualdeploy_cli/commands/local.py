@@ -86,6 +86,7 @@ def up(session: Session, *, realistic: bool, bindings: Path | None, as_json: boo
                 environment_file=file,
                 bindings=bindings.resolve() if bindings else None,
                 realistic=realistic,
+                web=True,
             )
         except supervisor.StackFailed as exc:
             raise Refused(str(exc)) from exc

@@ -11,7 +11,6 @@ from doctor.findings import Finding, Place
 from doctor.reads import NotThere
 from dualdeploy import settings
 from dualdeploy.callers import names_audience
-from dualdeploy.settings import CloudSettings
 
 #: Cloud Run is at work on a revision; it ends one way or the other.
 _UNDER_WAY = ("CONDITION_PENDING", "CONDITION_RECONCILING")
@@ -22,6 +21,8 @@ def checks(look: Look) -> Iterator[Check]:
         yield _trigger(look, trigger)
     for service in look.chain.services:
         yield _service(look, service)
+    for service in look.chain.web_services:
+        yield _web_service(look, service)
 
 
 # Triggers ------------------------------------------------------------------------------------------------------
@@ -127,6 +128,33 @@ def _service(look: Look, service: str) -> Check:
     return check
 
 
+def _web_service(look: Look, service: str) -> Check:
+    """A service that a project may do without; where it is, it is ready, and has what it reads."""
+    chain, host = look.chain, look.chain.host(service)
+    logs = f"gcloud run services logs read {host} --region={chain.region} --project={chain.project} --limit=50"
+
+    def ask() -> Iterator[Finding]:
+        try:
+            found = running(look, service)
+        except NotThere:
+            yield check.ok("off, and no event needs it")
+            return
+        ready, given = found.get("terminalCondition", {}), variables(found)
+        needed = {name for name, is_required in settings.variables(_settings(service)).items() if is_required}
+        account = found.get("template", {}).get("serviceAccount", "")
+        if ready.get("state") != "CONDITION_SUCCEEDED":
+            yield check.warning(f"it is not ready, and nothing else needs it: {_said(ready)}", logs)
+        elif missing := sorted(name for name in needed if name not in given):
+            yield check.warning(f"{', '.join(missing)} not set: it cannot start a new instance", chain.deploy)
+        elif account != (wanted := chain.account(host)):
+            yield check.warning(f"it runs as {account or 'nobody named'}, not as {wanted}", chain.deploy)
+        else:
+            yield check.ok("ready")
+
+    check = Check(Place.SERVICE, service, ask)
+    return check
+
+
 def _revision(found: Mapping[str, Any], key: str) -> str:
     return str(found.get(key, "")).rsplit("/", 1)[-1]
 
@@ -166,17 +194,17 @@ def _door(look: Look, service: str, found: Mapping[str, Any], given: Mapping[str
         yield "CLOUD_RUN_CHECKS_TOKENS is not true: it refuses every event with 401"
 
 
-def _named(look: Look, kind: type[CloudSettings]) -> Mapping[str, str]:
+def _named(look: Look, kind: type[Any]) -> Mapping[str, str]:
     """The variables whose values the topology says, of those that a service reads."""
     said = {f"{key.upper()}_BUCKET": bucket["name"] for key, bucket in look.chain.buckets.items()}
     said |= {"GOOGLE_CLOUD_PROJECT": look.chain.project, "GOOGLE_CLOUD_REGION": look.chain.region}
     return {name: value for name, value in said.items() if name in settings.variables(kind)}
 
 
-def _settings(service: str) -> type[CloudSettings]:
+def _settings(service: str) -> type[Any]:
     """The class that says what a service reads."""
     module = importlib.import_module(f"{service}.settings")
     for each in vars(module).values():
-        if isinstance(each, type) and issubclass(each, CloudSettings) and each is not CloudSettings:
+        if isinstance(each, type) and each.__module__ == module.__name__:
             return each
     raise TypeError(f"{service}.settings has no class of settings")

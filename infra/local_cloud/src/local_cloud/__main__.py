@@ -76,6 +76,7 @@ def run_stack(options: argparse.Namespace) -> int:
         realistic=options.realistic,
         leashed=options.leashed,
         bindings=options.bindings,
+        web=options.web,
     )
 
 
@@ -141,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     stacking.add_argument("--state", type=Path, required=True, help="folder that survives restarts")
     stacking.add_argument("--clock-seconds", type=float, default=2.0, help="how often schedules fire")
     stacking.add_argument("--environment-file", type=Path, required=True, help="written when ready")
+    stacking.add_argument("--web", action="store_true", help="with the services that no event reaches")
     stacking.add_argument("--leashed", action="store_true", help="end when standard input ends")
     covering = commands.add_parser("coverage", help="write infra/local_cloud/COVERAGE.md")
     covering.add_argument("--check", action="store_true", help="only say whether it is current")

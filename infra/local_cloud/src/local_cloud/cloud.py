@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from local_cloud import gcloud
 from local_cloud import topology as topologies
+from local_cloud.app_tokens import AppTokens
 from local_cloud.cloud_logging import LogSinks
 from local_cloud.control import Control, UnknownService
 from local_cloud.credentials import IamCredentials, MetadataServer
@@ -113,6 +114,8 @@ class LocalCloud:
         self.mint = TokenMint(self._state / "identity")
         self.identity = Identity(self.mint, faults=self.faults, port=self._ports.identity)
         parts.callback(self.identity.close)
+        self.app_tokens = AppTokens(self.mint, project=self.topology.project, faults=self.faults)
+        parts.callback(self.app_tokens.close)
         self.metadata = MetadataServer(faults=self.faults, iam=self.iam, mint=self.mint)
         parts.callback(self.metadata.close)
         self.iam_credentials = IamCredentials(faults=self.faults, iam=self.iam, mint=self.mint)
@@ -239,6 +242,7 @@ class LocalCloud:
             firebase = (self.firebase_ml, self.remote_config)
             google = (
                 self.identity,
+                self.app_tokens,
                 self.metadata,
                 self.iam_credentials,
                 self.eventarc,
@@ -278,6 +282,7 @@ class LocalCloud:
             "REMOTE_CONFIG_EMULATOR_HOST": self.remote_config.addresses[caller],
             "IAM_CREDENTIALS_EMULATOR_HOST": self.iam_credentials.address,
             "GOOGLE_CERTS_URL": self.identity.certs_url,
+            **self.app_tokens.variables,
             "GOOGLE_APIS_EMULATOR_HOST": self.deployed.addresses[caller],
             "LOCAL_CLOUD_ADDRESS": self.control.address,
             "GOOGLE_CLOUD_PROJECT": self.topology.project,

@@ -89,6 +89,12 @@ def sections(cloud: LocalCloud) -> list[Section]:
             (),
         ),
         Section(
+            "App Check and Firebase Auth (REST)",
+            "firebase_admin's checks of both tokens",
+            cloud.app_tokens.api.operations,
+            ("every way to attest but debug tokens; accounts, passwords, refreshing",),
+        ),
+        Section(
             "Metadata server (HTTP)",
             "google-auth, unmodified, with GCE_METADATA_HOST and GCE_METADATA_IP",
             cloud.metadata.api.operations,

@@ -5,11 +5,14 @@ The key is this cloud's own and never leaves its state folder; tokens and certif
 
 from __future__ import annotations
 
+import base64
 import datetime
 import os
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import flask
 from cryptography import x509
@@ -36,6 +39,7 @@ class TokenMint:
         self._folder = folder
         self._lock = threading.Lock()
         self._key: rsa.RSAPrivateKey | None = None
+        self._signer: crypt.RSASigner | None = None
         self._tokens: dict[tuple[str, str], tuple[float, str]] = {}
 
     def token(self, email: str, audience: str) -> str:
@@ -72,11 +76,22 @@ class TokenMint:
             key = self._own_key()
         return _key_id(key), key.sign(payload, padding.PKCS1v15(), hashes.SHA256())
 
+    def jwks(self) -> dict[str, Any]:
+        """The public key as a JSON Web Key Set, as App Check and Firebase Auth have theirs."""
+        with self._lock:
+            key = self._own_key()
+        numbers = key.public_key().public_numbers()
+        modulus, exponent = _base64_of(numbers.n), _base64_of(numbers.e)
+        return {
+            "keys": [{"kty": "RSA", "use": "sig", "alg": "RS256", "kid": _key_id(key), "n": modulus, "e": exponent}]
+        }
+
+    def signed(self, claims: Mapping[str, Any]) -> str:
+        """A token that says just this."""
+        with self._lock:
+            return self._encode(claims)
+
     def _sign(self, email: str, audience: str, now: int) -> str:
-        key = self._own_key()
-        pem = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
-        )
         # Source of the claims: https://cloud.google.com/pubsub/docs/authenticate-push-subscriptions
         claims = {
             "aud": audience,
@@ -88,8 +103,16 @@ class TokenMint:
             "iss": "https://accounts.google.com",
             "sub": email,
         }
-        signer = crypt.RSASigner.from_string(pem, _key_id(key))
-        return bytes(jwt.encode(signer, claims)).decode()
+        return self._encode(claims)
+
+    def _encode(self, claims: Mapping[str, Any]) -> str:
+        if self._signer is None:  # reading a key checks it, which takes longer than anything else here
+            key = self._own_key()
+            pem = key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+            )
+            self._signer = crypt.RSASigner.from_string(pem, _key_id(key))
+        return bytes(jwt.encode(self._signer, claims)).decode()
 
     def _own_key(self) -> rsa.RSAPrivateKey:
         if self._key is None:
@@ -138,6 +161,10 @@ def _kept_key(path: Path) -> rsa.RSAPrivateKey:
         )
     temporary.replace(path)
     return made
+
+
+def _base64_of(number: int) -> str:
+    return base64.urlsafe_b64encode(number.to_bytes((number.bit_length() + 7) // 8, "big")).rstrip(b"=").decode()
 
 
 def _key_id(key: rsa.RSAPrivateKey) -> str:

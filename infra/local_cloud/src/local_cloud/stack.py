@@ -154,7 +154,7 @@ class ServiceProcess:
 class Stack:
     """A local cloud and every service of its topology; `environment` points clients and scripts at both.
 
-    All services together have `start_limit_seconds` to become healthy.
+    All services together have `start_limit_seconds` to become healthy. `web`: those that no event reaches run too.
     """
 
     def __init__(
@@ -165,9 +165,11 @@ class Stack:
         log_folder: Path,
         python: str = sys.executable,
         start_limit_seconds: float = START_LIMIT_SECONDS,
+        web: bool = False,
     ) -> None:
         self.cloud = cloud
         self.services: dict[str, ServiceProcess] = {}
+        self._web = web
         self._repository = repository
         self._log_folder = log_folder
         self._bin = str(Path(python).parent)
@@ -181,7 +183,8 @@ class Stack:
         Raises ServiceDidNotStart as soon as a service ends, or when not all are healthy in time.
         """
         self.cloud.start()
-        for name, service in self.cloud.topology.services.items():
+        topology = self.cloud.topology
+        for name, service in (topology.deployed if self._web else topology.services).items():
             self.services[name] = self._process(name, service.folder)
         self._wait_until_healthy()
         for name, process in self.services.items():
@@ -194,7 +197,7 @@ class Stack:
         Raises ServiceDidNotStart when it is not healthy in time; the revision before it then goes on serving, as on
         Cloud Run.
         """
-        process = self._process(name, self.cloud.topology.services[name].folder, variables)
+        process = self._process(name, self.cloud.topology.deployed[name].folder, variables)
         try:
             process.wait_until_healthy(time.monotonic() + self._start_limit_seconds)
         except ServiceDidNotStart as exc:
@@ -241,7 +244,8 @@ class Stack:
             )
 
         self.cloud.revisions[name] = describe
-        self.cloud.register_service(name, process.address)
+        if name in self.cloud.topology.services:
+            self.cloud.register_service(name, process.address)
 
     def _wait_until_healthy(self) -> None:
         deadline = time.monotonic() + self._start_limit_seconds

@@ -33,6 +33,7 @@ def run(
     realistic: bool = False,
     leashed: bool = False,
     bindings: Path | None = None,
+    web: bool = False,
 ) -> int:
     """Be the stack until a signal comes, or POST /shutdown, or, when `leashed`, standard input ends."""
     cloud = clouds.load(
@@ -42,7 +43,7 @@ def run(
         realistic=realistic,
         bindings_file=bindings,
     )
-    stack = Stack(cloud, repository=repository, log_folder=state / "logs")
+    stack = Stack(cloud, repository=repository, log_folder=state / "logs", web=web)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: cloud.control.stop_requested.set())
     if leashed:
@@ -74,6 +75,7 @@ def start(
     realistic: bool = False,
     leashed: bool = False,
     bindings: Path | None = None,
+    web: bool = False,
 ) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
     """Start the stack as a process of its own and wait until it is ready. Raises StackFailed.
 
@@ -88,6 +90,7 @@ def start(
     command += ["--leashed"] if leashed else []
     command += ["--bindings", str(bindings)] if bindings else []
     command += ["--realistic"] if realistic else []
+    command += ["--web"] if web else []
     with log_file.open("ab") as output:
         # A session of its own: Ctrl-C in the terminal is for whoever started it, who then stops it in order.
         process = subprocess.Popen(

@@ -91,7 +91,7 @@ class LogSink:
 
 @dataclasses.dataclass(frozen=True)
 class Service:
-    """A service of ours that events are delivered to."""
+    """A service of ours: events are delivered to it, or people and apps call it."""
 
     name: str
     kind: str
@@ -119,7 +119,14 @@ class Topology:
     schedules: Mapping[str, Schedule]
     log_sinks: Mapping[str, LogSink]
     services: Mapping[str, Service]
+    #: Those that no event reaches; a project can do without each.
+    web_services: Mapping[str, Service]
     images: Mapping[str, Image]
+
+    @property
+    def deployed(self) -> Mapping[str, Service]:
+        """Everything that runs on Cloud Run."""
+        return {**self.services, **self.web_services}
 
     @property
     def triggers(self) -> tuple[Trigger, ...]:
@@ -266,9 +273,7 @@ def _kind(value: object) -> str:
 
 
 def _read(reader: _Reader, file: _Section) -> Topology:
-    services = file.each(
-        "services", lambda name, each: Service(name, each.text("kind", "service"), each.text("folder"))
-    )
+    services = file.each("services", _service)
     images = file.each("images", lambda name, each: Image(name, each.text("folder"), each.texts("command")))
     topics = file.each("topics", lambda name, _each: name)
     return Topology(
@@ -288,8 +293,13 @@ def _read(reader: _Reader, file: _Section) -> Topology:
             lambda name, each: LogSink(name, each.one_of("topic", topics, "topic"), "\n".join(each.texts("filter"))),
         ),
         services=services,
+        web_services=file.each("web_services", _service),
         images=images,
     )
+
+
+def _service(name: str, section: _Section) -> Service:
+    return Service(name, section.text("kind", "service"), section.text("folder"))
 
 
 def _bucket(key: str, section: _Section, topics: Mapping[str, object], services: Mapping[str, object]) -> Bucket:

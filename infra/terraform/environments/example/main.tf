@@ -104,6 +104,19 @@ module "mobile_publisher" {
   staged_rollouts        = var.staged_rollouts
 }
 
+# Only where apps without credentials of Google Cloud ask the cloud model.
+module "gateway" {
+  source    = "../../modules/gateway"
+  count     = var.gateway == null ? 0 : 1
+  project   = module.project.id
+  region    = var.region
+  labels    = local.labels
+  releasers = local.releasers
+  buckets   = module.storage.buckets
+  image     = var.images.gateway
+  settings  = var.gateway
+}
+
 module "monitoring" {
   source       = "../../modules/monitoring"
   count        = var.monitoring ? 1 : 0

@@ -32,5 +32,6 @@ output "configuration" {
     firebase_key_secret    = var.firebase_key_secret
     firebase_bucket_linked = var.firebase_bucket_linked
     staged_rollouts        = var.staged_rollouts
+    gateway                = var.gateway
   }
 }

@@ -16,14 +16,15 @@ variable "region" {
 
 variable "images" {
   description = <<-EOT
-    Images by digest: trainer, predictor, cloud_deployer, mobile_publisher; `make deploy` fills them in. Only the very
-    first step, which makes the repository that they are pushed to, does without.
+    Images by digest: trainer, predictor, cloud_deployer, mobile_publisher, and gateway where it is on; `make deploy`
+    fills them in. Only the very first step, which makes the repository that they are pushed to, does without.
   EOT
   type = object({
     trainer          = optional(string, "")
     predictor        = optional(string, "")
     cloud_deployer   = optional(string, "")
     mobile_publisher = optional(string, "")
+    gateway          = optional(string, "")
   })
   default = {}
 }
@@ -118,4 +119,22 @@ variable "firebase_bucket_linked" {
   description = "Whether the bucket that phones read is linked to Firebase; its security rules can be released then."
   type        = bool
   default     = false
+}
+
+variable "gateway" {
+  description = <<-EOT
+    Whether apps without credentials of Google Cloud may ask the cloud model, as far as Firebase App Check attests them;
+    null: no. `{}` takes every app of the project and no page of a browser; docs/http.md says what each key is.
+  EOT
+  type = object({
+    apps            = optional(list(string), [])
+    origins         = optional(list(string), [])
+    require_user    = optional(bool, false)
+    user_per_second = optional(number, 2)
+    user_burst      = optional(number, 20)
+    user_per_day    = optional(number, 1000)
+    app_per_second  = optional(number, 50)
+    max_instances   = optional(number, 3)
+  })
+  default = null
 }

@@ -215,7 +215,7 @@ class Deployed:
         """The topology's name of a service; its name on Google Cloud has hyphens."""
         self._require_project(project)
         name = service.replace("-", "_")
-        if name not in self._topology.services or location != self._topology.region:
+        if name not in self._topology.deployed or location != self._topology.region:
             raise _not_found(f"Resource '{service}' of kind 'SERVICE' in region '{location}'")
         return name
 

@@ -1,0 +1,1 @@
+"""Answers apps that have no credentials of Google Cloud: their attested pictures go to the endpoint."""
