@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dualdeploy.ledger import State
+from dualdeploy.overview import Runs, RunView, ServingView, TargetView
 from dualdeploy_cli.output import link, moment, printable, say, sentence
-from dualdeploy_cli.runs import Runs, RunView, ServingView, TargetView
 
 _COLOURS: Mapping[str, str] = {
     State.LIVE: "green",

@@ -27,9 +27,9 @@ from dualdeploy.ledger import (
 )
 from dualdeploy.ledger.documents import Moment, PlannedStep
 from dualdeploy.object_store import ABSENT
+from dualdeploy.overview import Runs
 from dualdeploy.spending import Estimate, TargetEstimate, record_estimate, reserve, settle
 from dualdeploy.testing import ManualClock, MemoryObjectStore
-from dualdeploy_cli.runs import Runs
 
 TRAINING = (State.LAUNCHING, State.TRAINING, State.TRAINED)
 

@@ -17,9 +17,9 @@ from dualdeploy.ledger.standing import standing
 from dualdeploy.object_store import ObjectStore
 from dualdeploy.spending import Entry, Estimate, read_account, read_estimate
 from dualdeploy.training import TARGETS
-from dualdeploy_cli.output import moment
 
-_SHOWN_RUNS = 20
+#: So many runs are looked at, newest first.
+SHOWN_RUNS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Runs:
         self._ledger = Ledger(store, clock=clock)
         self._clock = clock
 
-    def newest(self, *, dataset: str = "", most: int = _SHOWN_RUNS) -> list[RunView]:
+    def newest(self, *, dataset: str = "", most: int = SHOWN_RUNS) -> list[RunView]:
         """The runs that were claimed last, newest first; of one data set if named."""
         claims = sorted(
             (
@@ -226,16 +226,16 @@ class Runs:
 def _serving(found: Serving) -> ServingView:
     notes = []
     if found.undeployed_at:
-        notes.append(f"undeployed at {moment(found.undeployed_at)}: {found.undeployed_because}")
+        notes.append(f"undeployed at {_moment(found.undeployed_at)}: {found.undeployed_because}")
     if found.retired_at:
-        notes.append(f"retired at {moment(found.retired_at)}")
+        notes.append(f"retired at {_moment(found.retired_at)}")
     if found.hold:
         by = f" by {found.hold.by}" if found.hold.by else ""
         reason = f": {found.hold.reason}" if found.hold.reason else ""
-        notes.append(f"on hold{by} since {moment(found.hold.at)}{reason}; /resume ends it")
+        notes.append(f"on hold{by} since {_moment(found.hold.at)}{reason}; /resume ends it")
     if found.under_way:
-        notes.append(f"{found.under_way.name} is under way since {moment(found.under_way.since)}")
-    notes += [f"{each.name} waits since {moment(each.since)}" for each in found.waiting]
+        notes.append(f"{found.under_way.name} is under way since {_moment(found.under_way.since)}")
+    notes += [f"{each.name} waits since {_moment(each.since)}" for each in found.waiting]
     if found.removing:
         notes.append(f"the cleanup removes {found.removing}")
     current = found.current
@@ -246,3 +246,8 @@ def _serving(found: Serving) -> ServingView:
         since=current.since if current else "",
         notes=tuple(notes),
     )
+
+
+def _moment(at: str) -> str:
+    """A time as people write it, to the second; all are UTC."""
+    return at[:19].replace("T", " ")
