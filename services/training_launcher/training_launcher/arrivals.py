@@ -19,9 +19,9 @@ from dualdeploy import dataset_config
 from dualdeploy import shards as shard_names
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.errors import CannotEverSucceed, InvalidDatasetConfig, RejectedByGoogle, UnknownDataset
-from dualdeploy.ledger import Ledger, Rejected
+from dualdeploy.ledger import Ledger, Rejected, Run
 from dualdeploy.object_store import ObjectStore
-from dualdeploy.shards import Kind, PassedOver
+from dualdeploy.shards import Kind
 from dualdeploy.ticks import Next
 from training_launcher import snapshots
 from training_launcher.claiming import Claiming, Wish
@@ -120,6 +120,8 @@ class Arrivals:
         passed_over = listing.passed_over.sentence()
         if passed_over and passed_over not in run.reason:
             self.record(config.dataset, NoShards(f"nothing new for {run.run_id}: {passed_over}"))
+        if not is_new and (late := _left_out_since(run, config, listing)):
+            self.record(config.dataset, NoShards(f"nothing new for {run.run_id}: {late}"))
         return self._claiming.launch(run, is_new=is_new).message
 
     # A look ----------------------------------------------------------------------------------------------------
@@ -131,7 +133,7 @@ class Arrivals:
         if not why:
             return Next("its batch is not complete", _quiet_at(config, listing))
         if not listing.snapshot.shards:
-            if listing.passed_over != PassedOver():
+            if listing.passed_over:
                 raise self.no_shards(config, listing)
             return Next("there is no data")
         return Next(self.launch(config, listing, reason=why, extends=self._begun_too_early(newest, config, listing)))
@@ -162,6 +164,21 @@ class Arrivals:
             return Next(f"waits: {exc}", self._ledger.clock() + datetime.timedelta(seconds=_MENDING_SECONDS))
         # Of an unknown data set, its configuration brings the arrivals back (`configurations`).
         return Next(str(exc))
+
+
+def _left_out_since(run: Run, config: DatasetConfig, listing: Listing) -> str:
+    """What to say of shards that arrived after the run was claimed, in folders that `data.snapshot` does not take."""
+    shards = [name for name in sorted(listing.objects) if config.data.shard_names.kind(name) is Kind.SHARD]
+    taken = set(shard_names.of_last_folders(shards, config.data.last_folders, prefix=config.data.prefix))
+    claimed = clocks.from_text(run.created_at)
+    late = [name for name in shards if name not in taken and listing.objects[name].created > claimed]
+    if not late:
+        return ""
+    more = f" and {len(late) - 1} more" if len(late) > 1 else ""
+    return (
+        f"{late[0]}{more} came into a folder that data.snapshot ({config.data.snapshot}) leaves out; a folder whose"
+        " name comes last is taken"
+    )
 
 
 def _why_complete(config: DatasetConfig, listing: Listing, *, is_new: bool) -> str:

@@ -90,19 +90,24 @@ class ShardNames:
 
 @dataclasses.dataclass(frozen=True)
 class PassedOver:
-    """The objects of a listing that are no part of the data, by their names."""
+    """The objects of a listing that are no part of the data, by name; `patterns` are what `data.shards` takes."""
 
     unknown: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
     companions: tuple[str, ...] = ()
     markers: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether there is anything."""
+        return bool(self.unknown or self.hidden or self.companions or self.markers)
 
     def sentence(self) -> str:
         """`3 objects are not shards by their names: a, b and 1 more; …`; empty when every object is understood."""
         if not self.unknown:
             return ""
         are = "object is not a shard by its name" if len(self.unknown) == 1 else "objects are not shards by their names"
-        return f"{len(self.unknown)} {are}: {_some(self.unknown)}; {_advice(self.unknown)}"
+        return f"{len(self.unknown)} {are}: {_some(self.unknown)}; {_advice(self.unknown, self.patterns)}"
 
     def why_no_shards(self) -> str:
         """What there is instead of shards, and what to do."""
@@ -114,7 +119,7 @@ class PassedOver:
                 " beam-temp- is passed over: writers rename it when they are done"
             )
         if self.companions:
-            return f"only {_some(self.companions)} is there; {_advice(())}"
+            return f"only {_some(self.companions)} is there; {_advice((), self.patterns)}"
         if self.markers:
             return f"only {_some(self.markers)} is there, without the shards that it speaks for: upload these below it"
         return "nothing is there"
@@ -126,8 +131,13 @@ def pass_over(names: Iterable[str], rule: ShardNames) -> PassedOver:
     for name in names:
         if not name.endswith("/"):
             found[rule.kind(name)].append(name)
-    kinds = (Kind.UNKNOWN, Kind.HIDDEN, Kind.COMPANION, Kind.MARKER)
-    return PassedOver(*(tuple(found[kind]) for kind in kinds))
+    return PassedOver(
+        unknown=tuple(found[Kind.UNKNOWN]),
+        hidden=tuple(found[Kind.HIDDEN]),
+        companions=tuple(found[Kind.COMPANION]),
+        markers=tuple(found[Kind.MARKER]),
+        patterns=rule.patterns,
+    )
 
 
 def of_last_folders(names: Sequence[str], count: int | None, *, prefix: str = "") -> list[str]:
@@ -168,7 +178,9 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
-def _advice(names: Sequence[str]) -> str:
+def _advice(names: Sequence[str], patterns: Sequence[str]) -> str:
+    if patterns:
+        return f"data.shards takes {', '.join(patterns)} and nothing else: add a pattern for what is meant as data"
     if names and all(map(_PICTURE.fullmatch, names)):
         return "pictures are not read one by one: `make shards` turns a folder of them into shards"
     if names and all(map(_OTHER_COMPRESSION.fullmatch, names)):

@@ -83,6 +83,7 @@ def test_what_is_unclear_is_a_fault_that_says_what_to_write(names: list[str], sa
     [
         (["tst-0.tfrecord", "trn-0.tfrecord"], "'tst' in tst-0.tfrecord"),
         (["devel/0.tfrecord", "more/0.tfrecord"], "'devel' in devel/0.tfrecord"),
+        (["x_tr.tfrecord", "x_te.tfrecord"], "'tr' in x_tr.tfrecord"),
         (["crash-test-dummies-0.tfrecord", "crash-test-dummies-1.tfrecord"], "'test' in crash-test-dummies-0"),
     ],
 )

@@ -142,6 +142,20 @@ def test_hidden_folders_are_never_the_newest(chain: Chain) -> None:
     assert names == {"flowers/v1/train.tfrecord", "flowers/v1/eval.tfrecord"}
 
 
+def test_a_folder_that_is_not_the_latest_leaves_an_entry(chain: Chain) -> None:
+    chain.configure(data={"snapshot": "latest_folder", "quiet_period": 60})
+    put(chain, "v1/train.tfrecord", "v2/train.tfrecord", "v2/eval.tfrecord", "_SUCCESS")
+    assert entries(chain) == [], "older folders are what the configuration is about"
+    tick(chain)
+    put(chain, "v1/eval.tfrecord")
+    tick(chain)
+    tick(chain)
+
+    (run_id,) = chain.run_ids()
+    (said,) = entries(chain)
+    assert f"nothing new for {run_id}: flowers/v1/eval.tfrecord came into a folder that data.snapshot (latest" in said
+
+
 def test_data_of_no_data_set_is_said_once_a_day_whatever_it_is_called(chain: Chain) -> None:
     for name in ("birds/train-00000-of-00002", "birds/train-00001-of-00002", "birds/README.md"):
         assert chain.handle(chain.finalized(name))

@@ -46,7 +46,7 @@ _PAIRS = {("hold", "out"): "holdout", ("held", "out"): "heldout"} | {
 
 #: What people also call a split: taken for none, and said so.
 _LOOKS_LIKE_A_SPLIT = re.compile(
-    r"(train|test|eval|evaluat|validat|val|valid|dev)(s|a|b|e|ed)?|trn|tst|vld|vali|devel|development|unseen|unlabell?ed"
+    r"(train|test|eval|evaluat|validat|val|valid|dev)(s|a|b|e|ed)?|tr|te|va|trn|tst|vld|vali|devel|development|unseen|unlabell?ed"
     r"|oos|quiz|query|gallery|holdback|heldback|benchmark|inference"
 )
 _LETTERS = re.compile(r"[^\W\d_]+")
