@@ -1,6 +1,6 @@
 """From a network to the answers of both its copies, stage by stage, each by the product's own code.
 
-build ─► learn ─► export ─► serve ─► convert ─► phone
+build ─► learn ─► operators ─► export ─► serve ─► convert ─► phone
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,7 @@ from mobile_publisher import conversion, on_device, tflite_metadata
 from mobile_publisher.conversion import Variant
 from predictor.answers import Fault
 from predictor.model import ImageModel, UnusableModel
-from trainer import architectures, export, recipe
+from trainer import architectures, export, fitting, recipe
 from trainer.architectures import Network
 from trainer.examples import training_side
 
@@ -46,9 +47,14 @@ class StageFailed(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What is to be taken the whole way. `trains`: false leaves out everything after the export, for large networks."""
+    """What is to be taken the whole way. `trains`: false leaves out everything after the export, for large networks.
+
+    `module` is the file of a network of one's own, and `max_mb` what its file for phones may have.
+    """
 
     architecture: str
+    module: Path | None = None
+    max_mb: float = math.inf
     classes: int = 5
     image_size: int = 224
     variants: Sequence[Variant] = ("float32",)
@@ -71,17 +77,24 @@ class Found:
 Say = Callable[[str, float, str], None]
 
 
-def take(asked: Asked, say: Say, *, build: Callable[[Asked], Network] | None = None) -> Found:
+def take(asked: Asked, say: Say) -> Found:
     """Take the network through all stages; `say` hears of each that passed: its name, seconds, what was found.
 
     Raises StageFailed.
     """
     with tempfile.TemporaryDirectory(prefix="check-") as folder:
-        return _Way(asked, say, Path(folder)).walk(build or _published)
+        return _Way(asked, say, Path(folder)).walk()
 
 
-def _published(asked: Asked) -> Network:
-    return architectures.build(asked.architecture, classes=asked.classes, image_size=asked.image_size, weights="none")
+def _build(asked: Asked) -> Network:
+    keras.utils.set_random_seed(0)
+    return architectures.build(
+        asked.architecture,
+        classes=asked.classes,
+        image_size=asked.image_size,
+        weights="none",
+        module=asked.module,
+    )
 
 
 class _Way:
@@ -92,22 +105,25 @@ class _Way:
         self._files = [_picture(number) for number in range(_PICTURES)]
         self._pixels = np.stack([resize_bilinear(decode_rgb(file), asked.image_size) for file in self._files])
 
-    def walk(self, build: Callable[[Asked], Network]) -> Found:
+    def walk(self) -> Found:
         with self._stage("build") as told:
-            keras.utils.set_random_seed(0)
-            network = build(self._asked)
+            network = _build(self._asked)
+            if self._asked.module:
+                _same_again(network, _build(self._asked))
             self.found.millions = network.model.count_params() / 1e6
             self.found.layers = len(network.layers)
             told(f"{self.found.millions:.2f} million parameters in {self.found.layers} layers")
         if self._asked.trains:
             with self._stage("learn") as told:
                 told(f"one step, loss {self._learn(network):.3f}")
+        began = time.process_time()
+        with self._stage("operators") as told:
+            predict = fitting.inference(network, self._asked.image_size)
+            told("every operator of its graph may run where it is served")
         with self._stage("export") as told:
-            began = time.process_time()
-            predict = recipe.inference(network.model, self._asked.image_size)
             size = self._export(network, predict)
             self.found.export_seconds = time.process_time() - began
-            told(f"{size / 1e6:.1f} MB; every operator of its graph may run where it is served")
+            told(f"{size / 1e6:.1f} MB")
         if self._asked.trains:
             expected = predict(self._pixels).numpy()
             with self._stage("serve") as told:
@@ -156,15 +172,16 @@ class _Way:
             model=self._folder / "model",
             pixels_model=self._folder / "pixels_model",
         )
-        network.model.save(self._folder / "model.keras")
+        export.write_weights(network, self._folder, own=self._asked.module is not None)
         self.found.graph_mb = (self._folder / "model" / "saved_model.pb").stat().st_size / 1e6
         return sum(path.stat().st_size for path in (self._folder / "model").rglob("*") if path.is_file())
 
     def _serve(self, expected: npt.NDArray[Any]) -> float:
         """The greatest difference between the predictor's answers and the network's own."""
-        served = ImageModel(self._folder / "model", largest_batch=_PICTURES)
+        served = ImageModel(self._folder / "model", largest_batch=1)
         served.warm_up()
-        answers = served.predict(self._files)
+        # Each alone, as on a phone: what it answers must not depend on which others are asked about with it.
+        answers = [answer for file in self._files for answer in served.predict([file])]
         wrong = [answer.reason for answer in answers if isinstance(answer, Fault)]
         if wrong:
             raise StageFailed("serve", f"the predictor cannot answer: {wrong[0]}")
@@ -179,6 +196,12 @@ class _Way:
             )
             self.found.megabytes[variant] = done.bytes / 1e6
             self.found.seconds[f"convert to {variant} in all"] = done.seconds
+            if done.bytes / 1e6 > self._asked.max_mb:
+                raise StageFailed(
+                    f"convert to {variant}",
+                    f"the file for phones has {done.bytes / 1e6:.1f} MB, and gates.mobile.max_size_mb is "
+                    f"{self._asked.max_mb:g}: write a smaller network, or raise the limit",
+                )
             told(f"{done.bytes / 1e6:.1f} MB")
         with self._stage(f"{variant} on a phone") as told:
             tflite = tflite_metadata.describe(
@@ -201,6 +224,21 @@ class _Way:
                 most = _difference(f"{variant} on a phone", np.stack([row for row, _ in timed]), expected)
                 answers += f"; the same answers, to {most:.1g}"
             told(answers)
+
+
+def _same_again(network: Network, other: Network) -> None:
+    """A twin for several devices, or for an attempt that goes on, is built anew: it must be the same network."""
+    first, second = recipe.weights_of(network.model), recipe.weights_of(other.model)
+    if [each.shape for each in first] != [each.shape for each in second]:
+        raise StageFailed(
+            "build", "build() returns another network when it is called again: let it depend on nothing else"
+        )
+    if not all(np.array_equal(one, two) for one, two in zip(first, second, strict=True)):
+        raise StageFailed(
+            "build",
+            "build() gives other first weights when it is called again with the same seed: draw random numbers with "
+            "keras.random and keras.initializers only",
+        )
 
 
 def _difference(stage: str, rows: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:

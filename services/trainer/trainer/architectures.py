@@ -13,6 +13,7 @@ import keras
 
 from dualdeploy import architectures
 from dualdeploy.architectures import Scaling
+from trainer import modules
 from trainer.failures import UnusableJob, UnusableWeights
 from trainer.hardware import Policy
 
@@ -36,17 +37,22 @@ _SCALES: Mapping[Scaling, tuple[Sequence[float], Sequence[float]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A built classifier: `base` extracts features, `head` is the layer that was made for these labels."""
+    """A built classifier: `base` extracts features; everything else was made for these labels."""
 
     model: keras.Model
     base: keras.Model
-    head: keras.layers.Layer
     pretrained: bool
 
     @property
     def layers(self) -> list[keras.layers.Layer]:
         """The layers of the base from its input on, those of networks inside it in their place."""
         return list(_flat(self.base))
+
+    @property
+    def head(self) -> list[keras.Variable]:
+        """The variables that learn and are not the base's."""
+        of_base = {id(variable) for variable in self.base.trainable_variables}
+        return [variable for variable in self.model.trainable_variables if id(variable) not in of_base]
 
 
 def build(
@@ -57,13 +63,31 @@ def build(
     weights: str | Path,
     precision: Policy = "float32",
     shared: bool = False,
+    module: Path | None = None,
 ) -> Network:
     """Build `name` (of `dualdeploy.architectures`) for [image_size, image_size, 3] pixels and `classes` probabilities.
 
     `weights` is "none", "imagenet", or the file of a saved base without its top. `precision` is the number format of
     the layers in between. `shared`: replicas learn it together, and normalise by the statistics of the whole batch.
-    Raises UnusableJob for a name that is none, and UnusableWeights.
+    `module` is the file of a network of somebody's own, which is run; `weights` are then those of all of it.
+    Raises UnusableJob for a name that is none, UnusableWeights and UnusableModule.
     """
+    if module:
+        own = modules.load(module, architectures.module_of(name) or name)
+        network = _own(own, module, classes=classes, image_size=image_size, weights=weights, precision=precision)
+        if precision == "float32" and not shared:  # a twin has the same answers
+            with modules.blamed(own.name, module, "asking it about a picture"):
+                modules.check_probabilities(own, network.model, image_size)
+    else:
+        network = _published(name, classes=classes, image_size=image_size, weights=weights, precision=precision)
+    for layer in _normalising(network.model):
+        layer.synchronized = shared
+        if not network.pretrained:
+            layer.momentum = BATCH_NORM_MOMENTUM
+    return network
+
+
+def _published(name: str, *, classes: int, image_size: int, weights: str | Path, precision: Policy) -> Network:
     network = architectures.published(name)
     if network is None:
         raise UnusableJob(f"training.architecture: {architectures.unknown(name)}")
@@ -72,23 +96,45 @@ def build(
     imagenet = weights == "imagenet"
 
     def make() -> keras.Model:
-        weights = "imagenet" if imagenet else None
-        return factory(include_top=False, weights=weights, input_shape=shape, pooling="avg")
+        return factory(include_top=False, weights="imagenet" if imagenet else None, input_shape=shape, pooling="avg")
 
     with _policy(precision):
         base = _download(make, network.name) if imagenet else make()
     if isinstance(weights, Path):
         _load(base, weights, network.name)
-    pretrained = weights != "none"
-    for layer in _flat(base):
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.synchronized = shared
-            if not pretrained:
-                layer.momentum = BATCH_NORM_MOMENTUM
     pixels = keras.Input(shape, name="pixels")
     head = keras.layers.Dense(classes, activation="softmax", dtype="float32", name="probabilities")
     model = keras.Model(pixels, head(base(scaled(pixels, network.scaling))))
-    return Network(model, base, head, pretrained)
+    return Network(model, base, pretrained=weights != "none")
+
+
+def _own(
+    own: modules.Module, path: Path, *, classes: int, image_size: int, weights: str | Path, precision: Policy
+) -> Network:
+    with _policy(precision):
+        inner = modules.built(own, path, classes=classes, image_size=image_size)
+        pixels = keras.Input((image_size, image_size, 3), name="pixels")
+        answer = modules.answered(own, path, inner, scaled(pixels, own.pixels), classes=classes)
+    if isinstance(weights, Path):
+        try:
+            inner.load_weights(weights)
+        except Exception as exc:  # as in `_load`
+            raise UnusableWeights(
+                f"{weights.name} does not hold weights of {own.name}: {exc}. Save them with `build(…).save_weights(…)`"
+            ) from exc
+    # Always in a network of ours: one that is a class of the user's then has a shape, and its answer is float32.
+    model = keras.Model(pixels, keras.layers.Activation("linear", dtype="float32", name="probabilities")(answer))
+    base = modules.base_of(own, inner)
+    # Without a name for the part that is fine-tuned, everything learns at once, whatever it starts from.
+    return Network(model, base or inner, pretrained=base is not None and weights != "none")
+
+
+def _normalising(model: keras.Model) -> Iterator[keras.layers.BatchNormalization]:
+    """Every BatchNormalization, however deep: people's own layers have layers inside."""
+    # Without an underscore Keras has only `layers`, which are those of one level.
+    for layer in model._flatten_layers(include_self=False):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            yield layer
 
 
 @contextlib.contextmanager

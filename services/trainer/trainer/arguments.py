@@ -27,7 +27,7 @@ LAPTOP_DEFAULTS: dict[str, dict[str, Any]] = {
 
 #: Flags that override a field of the job's `training` section: flag, type, what it is.
 OVERRIDES: tuple[tuple[str, type, str], ...] = (
-    ("architecture", str, f"one of {', '.join(architectures.SHORT)}, or keras:<Name>"),
+    ("architecture", str, f"one of {', '.join(architectures.SHORT)}, keras:<Name>, or module:my_network.py"),
     ("weights", str, "none, imagenet, or the file of a saved base without its top (gs://… or a path)"),
     ("image-size", int, "side of the network's input in pixels"),
     ("epochs", int, "passes over the training pictures"),

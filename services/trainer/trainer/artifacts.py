@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dualdeploy import architectures
 from dualdeploy.training import Artifacts, TrainingJob, TrainingResult
 from trainer import locations
 from trainer.failures import JOB_ID
@@ -28,10 +29,6 @@ class Staging:
     @property
     def pixels_model(self) -> Path:
         return self.folder / "pixels_model"
-
-    @property
-    def keras(self) -> Path:
-        return self.rest / "model.keras"
 
     @property
     def rest(self) -> Path:
@@ -56,7 +53,7 @@ def places(job: TrainingJob, environ: Mapping[str, str] = os.environ) -> Artifac
     return Artifacts(
         saved_model=environ.get("AIP_MODEL_DIR", "").rstrip("/") or f"{directory}/model",
         pixels_model=f"{directory}/pixels_model",
-        keras=f"{directory}/model.keras",
+        keras=None if architectures.module_of(job.training.architecture) else f"{directory}/model.keras",
         metrics=f"{directory}/metrics.json",
         golden=f"{directory}/golden.json",
         labels=f"{directory}/labels.txt",

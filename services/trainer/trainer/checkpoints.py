@@ -111,6 +111,8 @@ def _parse(data: bytes, fingerprint: str) -> Checkpoint:
 def fingerprint(job: TrainingJob) -> str:
     """A digest of all that decides the weights: data, labels and parameters, not where the results go."""
     parts = job.model_dump(mode="json", include={"target", "labels", "features", "shards", "training"})
+    if job.module:
+        parts["module"] = job.module.sha256
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

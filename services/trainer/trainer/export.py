@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from dualdeploy.contracts import saved_model
@@ -53,6 +54,18 @@ def write_models(
     tf.saved_model.save(on_device, str(pixels_model), signatures={"serving_default": on_device.serve})
     for folder in (model, pixels_model):
         saved_model.check_folder(folder)
+
+
+def write_weights(network: Network, folder: Path, *, own: bool) -> None:
+    """Write what a later training can start from: `model.keras`, or of somebody's `own` network its weights alone.
+
+    Keras can only save a network whose classes say how they are made again, and load it where these classes are.
+    """
+    if own:
+        inner = next(layer for layer in network.model.layers if isinstance(layer, keras.Model))
+        inner.save_weights(folder / "network.weights.h5")
+    else:
+        network.model.save(folder / "model.keras")
 
 
 def _serve_bytes(predict: Any, labels: Sequence[str], image_size: int) -> Any:

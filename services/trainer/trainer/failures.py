@@ -36,6 +36,10 @@ class UnusableWeights(CannotEverSucceed):
     """The weights to start from cannot be had or do not fit the architecture."""
 
 
+class UnusableModule(CannotEverSucceed):
+    """The network of the user's own file cannot be built, trained, or served; the message says what to write."""
+
+
 class DivergedTraining(CannotEverSucceed):
     """The loss is no longer a number: these parameters cannot train this model."""
 

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from dualdeploy.contracts import saved_model
 from dualdeploy.training import Course, Metrics, TrainingJob, TrainingParameters
 from trainer import architectures, checkpoints, evaluation, event_log, hardware, recipe
 from trainer.architectures import Network
@@ -55,23 +56,33 @@ class Memory:
     earlier: Checkpoint | None
 
 
-def fit(
-    job: TrainingJob, data: DataSet, weights: str | Path, memory: Memory, *, reporter: Reporter, team: Team
-) -> Fitted:
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a network is made of that lies in files: `weights` as `architectures.build` has them, and its module."""
+
+    weights: str | Path
+    module: Path | None = None
+
+
+def fit(job: TrainingJob, data: DataSet, start: Start, memory: Memory, *, reporter: Reporter, team: Team) -> Fitted:
     """Build the network that `job` names and train it; state goes to `memory` after each epoch.
 
     Every worker calls this with its own pictures, the chief with the held-out ones as well.
-    Raises UnusableData, UnusableWeights and DivergedTraining.
+    Raises UnusableData, UnusableWeights, UnusableModule, UnusableGraph and DivergedTraining.
     """
     training = job.training
     everyone = _everyone(data, memory.earlier, team)
     policy, compiled = _hardware(job, team)
     keras.utils.set_random_seed(training.seed)
     served = architectures.build(
-        training.architecture, classes=len(job.labels), image_size=training.image_size, weights=weights
+        training.architecture,
+        classes=len(job.labels),
+        image_size=training.image_size,
+        weights=start.weights,
+        module=start.module,
     )
-    learner = _learner(job, served, policy, team)
-    predict = recipe.inference(served.model, training.image_size) if team.place.is_chief else None
+    learner = _learner(job, served, start.module, policy, team)
+    predict = inference(served, training.image_size) if team.place.is_chief else None
     lesson = recipe.Lesson(
         network=learner,
         images=data.train.pixels,
@@ -140,7 +151,17 @@ def _hardware(job: TrainingJob, team: Team) -> tuple[hardware.Policy, bool]:
     return policy, compiled
 
 
-def _learner(job: TrainingJob, served: Network, policy: hardware.Policy, team: Team) -> Network:
+def inference(network: Network, image_size: int) -> Any:
+    """The network's traced function, refused before anything is learned if nobody would serve it.
+
+    Raises UnusableGraph.
+    """
+    predict = recipe.inference(network.model, image_size)
+    saved_model.check_graph(predict.graph.as_graph_def().SerializeToString())
+    return predict
+
+
+def _learner(job: TrainingJob, served: Network, module: Path | None, policy: hardware.Policy, team: Team) -> Network:
     """The network that is trained: the served one itself, or its twin on every replica or in another number format."""
     if team.replicas == 1 and policy == "float32":
         return served
@@ -152,6 +173,7 @@ def _learner(job: TrainingJob, served: Network, policy: hardware.Policy, team: T
             weights="none",
             precision=policy,
             shared=team.replicas > 1,
+            module=module,
         )
         recipe.put_weights(twin.model, recipe.weights_of(served.model))
     return dataclasses.replace(twin, pretrained=served.pretrained)

@@ -26,7 +26,7 @@ from dualdeploy.training import Augmentation, Metrics, Recipe
 from trainer.architectures import Network
 from trainer.augmentation import augment
 from trainer.checkpoints import Checkpoint
-from trainer.failures import DivergedTraining
+from trainer.failures import DivergedTraining, UnusableModule
 from trainer.hardware import Policy
 from trainer.optimizer import EPSILON, AdamW
 from trainer.team import Team
@@ -108,7 +108,7 @@ def phases(network: Network, *, epochs: int, learning_rate: float, recipe: Recip
     if not network.pretrained:
         everything = network.model.trainable_variables
         return [Phase("train", everything, epochs, learning_rate, batch_statistics=True)]
-    head = network.head.trainable_variables
+    head = network.head
     head_epochs = max(1, round(epochs * recipe.head_share))
     if head_epochs >= epochs:
         return [Phase("head", head, epochs, learning_rate, batch_statistics=False)]
@@ -373,7 +373,13 @@ def _gradients(lesson: Lesson, phase: Phase, optimizer: AdamW, everyone: float) 
             loss = tf.reduce_sum(each) / everyone
             scaled = optimizer.scale(loss)
         hits = tf.equal(tf.argmax(probabilities, axis=1, output_type=labels.dtype), labels)
-        return loss, tf.reduce_sum(tf.cast(hits, tf.float32)) / everyone, tape.gradient(scaled, variables)
+        gradients = tape.gradient(scaled, variables)
+        if unused := [found.path for found, each in zip(phase.variables, gradients, strict=True) if each is None]:
+            raise UnusableModule(
+                f"the answer of the network does not depend on {', '.join(unused[:3])}, so they cannot learn: take "
+                "their layers out of it, or set trainable=False on them"
+            )
+        return loss, tf.reduce_sum(tf.cast(hits, tf.float32)) / everyone, gradients
 
     return learn
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dualdeploy import logs
+from dualdeploy import architectures, logs
 from dualdeploy.errors import DualDeployError
 from dualdeploy.object_store import GenerationChanged
 from dualdeploy.training import (
@@ -19,6 +20,7 @@ from dualdeploy.training import (
     DataUsed,
     LiveMetrics,
     Metrics,
+    ModuleReference,
     ShardReference,
     TrainingJob,
     TrainingResult,
@@ -29,7 +31,7 @@ from trainer.arguments import Order
 from trainer.background import BackgroundWriter
 from trainer.departure import Departure
 from trainer.examples import DataSet, Shard
-from trainer.failures import OutOfMemory, UnusableData, UnusableJob, UnusableWeights, WorkerLost
+from trainer.failures import OutOfMemory, UnusableData, UnusableJob, UnusableModule, UnusableWeights, WorkerLost
 from trainer.locations import Patience
 from trainer.memory import available
 from trainer.progress import Reporter
@@ -58,7 +60,7 @@ def run(order: Order, where: Place, *, work: Path, reporter: Reporter, departure
             artifacts.publish_labels(job, artifacts.places(job), patience)
         with clock.lap("fetch"):
             shards = _fetch(job, where, order.cache or work / "shards", patience)
-            weights = _weights(job, work, patience)
+            weights, module = _weights(job, work, patience), _module(job, work, patience)
         # TensorFlow takes seconds and half a gigabyte to import: what is not there is told first.
         with clock.lap("import"), progress.native_banners_held_back():
             import keras  # noqa: F401, PLC0415
@@ -69,8 +71,8 @@ def run(order: Order, where: Place, *, work: Path, reporter: Reporter, departure
                 data = _load(job, where, shards, work)
             memory = _memory(job, artifacts.places(job), patience, departure, where)
             with clock.lap("train"):
-                fitted = _fit(job, data, weights, memory, reporter=reporter, team=team)
-            result = _finish(_Job(job, data, work, patience), fitted, memory, clock) if where.is_chief else None
+                fitted = _fit(job, data, weights, module, memory, reporter=reporter, team=team)
+            result = _finish(_Job(job, data, work, patience, module), fitted, memory, clock) if where.is_chief else None
             # A worker that left earlier would be missed: the others wait for it, or take it for lost.
             team.total([1.0])
     return result
@@ -84,6 +86,7 @@ class _Job:
     data: DataSet
     work: Path
     patience: Patience
+    module: Path | None = None
 
 
 def _finish(under_way: _Job, fitted: Fitted, memory: Memory, clock: _Stopwatch) -> TrainingResult:
@@ -95,6 +98,8 @@ def _finish(under_way: _Job, fitted: Fitted, memory: Memory, clock: _Stopwatch) 
         outcome = _Outcome(job, data, fitted, _evaluate(job, data, fitted), live)
     with clock.lap("export"):
         outcome = _export(outcome, staging)
+        if under_way.module:  # `model.keras` cannot be loaded without it
+            staging.write("module.py", under_way.module.read_bytes())
         outcome = _timed(outcome, staging, under_way.work)
         where = _report(outcome, staging, where)
     with clock.lap("upload"):
@@ -194,6 +199,27 @@ def _weights(job: TrainingJob, work: Path, patience: Patience) -> str | Path:
         raise UnusableWeights(f"weights to start from: {exc}") from exc
 
 
+def _module(job: TrainingJob, work: Path, patience: Patience) -> Path | None:
+    """The file that builds the network, at the version that the run names; None for a network of Keras."""
+    location = architectures.module_of(job.training.architecture)
+    if not location:
+        return None
+    folder = work / "module"
+    folder.mkdir(exist_ok=True)
+    pinned = job.module or ModuleReference(uri=location, sha256="")
+    try:
+        path = locations.fetch(ShardReference(uri=location, generation=pinned.generation), folder, patience)
+    except UnusableData as exc:
+        raise UnusableModule(f"the network of this job: {exc}") from exc
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    # On a laptop nobody names a digest: there it is the file as it is.
+    if pinned.sha256 not in {"", found}:
+        raise UnusableModule(
+            f"{location} has SHA-256 {found[:12]}…, and the run was made with {pinned.sha256[:12]}…: ask for a new run"
+        )
+    return path
+
+
 def _team(where: Place) -> Team:
     from trainer.team import Team  # noqa: PLC0415  # here and below: TensorFlow is imported by `run`, late
 
@@ -219,11 +245,18 @@ def _memory(job: TrainingJob, where: Artifacts, patience: Patience, departure: D
 
 
 def _fit(
-    job: TrainingJob, data: DataSet, weights: str | Path, memory: Memory, *, reporter: Reporter, team: Team
+    job: TrainingJob,
+    data: DataSet,
+    weights: str | Path,
+    module: Path | None,
+    memory: Memory,
+    *,
+    reporter: Reporter,
+    team: Team,
 ) -> Fitted:
     from trainer import fitting  # noqa: PLC0415
 
-    return fitting.fit(job, data, weights, memory, reporter=reporter, team=team)
+    return fitting.fit(job, data, fitting.Start(weights, module), memory, reporter=reporter, team=team)
 
 
 def _evaluate(job: TrainingJob, data: DataSet, fitted: Fitted) -> Metrics:
@@ -270,7 +303,7 @@ def _export(outcome: _Outcome, staging: artifacts.Staging) -> _Outcome:
         model=staging.model,
         pixels_model=staging.pixels_model,
     )
-    fitted.network.model.save(staging.keras)
+    export.write_weights(fitted.network, staging.rest, own=bool(architectures.module_of(job.training.architecture)))
     pictures = export.readable(staging.model, outcome.data.golden)
     staging.write("golden.json", export.golden(staging.model, pictures, job.labels))
     return dataclasses.replace(outcome, data=dataclasses.replace(outcome.data, golden=pictures))

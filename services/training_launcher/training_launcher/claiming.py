@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 import pydantic
 
 from dualdeploy import clock as clocks
+from dualdeploy import training
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.due import Due
 from dualdeploy.errors import CannotEverSucceed, DualDeployError
@@ -28,6 +29,7 @@ from dualdeploy.ledger import Intent, Ledger, Run, Snapshot, names, run_id_of
 from dualdeploy.outcome import Outcome, already_done, done
 from training_launcher import admission
 from training_launcher.data_sets import DataSets
+from training_launcher.modules import Pin
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +63,15 @@ class Wish(pydantic.BaseModel):
 class Claiming:
     """Claims runs, and makes sure that what is claimed is launched."""
 
-    def __init__(self, *, ledger: Ledger, due: Due, data_sets: DataSets, nudge: Callable[[str], None]) -> None:
-        """`nudge` asks for a look at a marker now (`Ticks.nudge`)."""
+    def __init__(
+        self, *, ledger: Ledger, due: Due, data_sets: DataSets, nudge: Callable[[str], None], pin: Pin
+    ) -> None:
+        """`nudge` asks for a look at a marker now (`Ticks.nudge`); `pin` says which versions of modules are current."""
         self._ledger = ledger
         self._due = due
         self._data_sets = data_sets
         self._nudge = nudge
+        self._pin = pin
 
     def claim(self, wish: Wish) -> tuple[Run, bool]:
         """The run of the wish, and whether it is new: claimed by this call, or by one before it with the same token."""
@@ -145,6 +150,7 @@ class Claiming:
     def _repetitions(self, wish: Wish) -> Iterator[Run]:
         digest, at = wish.snapshot.digest(), clocks.to_text(self._ledger.clock())
         token = wish.token or uuid.uuid4().hex
+        modules = {target: training.as_mapping(module) for target, module in self._pin(wish.config).items()}
         for repeat in range(1, MAX_REPEATS + 1):
             yield Run(
                 run_id=run_id_of(wish.config.dataset, digest, repeat=repeat),
@@ -155,6 +161,7 @@ class Claiming:
                 config=wish.config.model_dump(mode="json"),
                 claim=token,
                 extends=wish.extends,
+                modules=modules,
             )
 
     def _went_missing(self, run: Run, present: Snapshot) -> bool:

@@ -11,6 +11,7 @@ from dualdeploy.due import Due
 from dualdeploy.errors import CannotEverSucceed, InvalidDatasetConfig
 from dualdeploy.object_store import ObjectStore
 from dualdeploy.ticks import Next
+from training_launcher import modules
 from training_launcher.arrivals import ARRIVALS
 from training_launcher.data_sets import DataSets
 from training_launcher.schedules import SCHEDULE
@@ -40,7 +41,7 @@ class Configurations:
     def advance(self, what: str) -> Next:
         """`what` is a data set."""
         try:
-            dataset_config.read(self._config, what)
+            modules.pinned(dataset_config.read(self._config, what), self._config)
         except InvalidDatasetConfig as exc:
             # Stands in `make runs`, before anything depends on it. People break a file every day: no alert, each hour.
             log.warning("%s: %s", what, exc)

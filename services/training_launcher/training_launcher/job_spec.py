@@ -9,6 +9,7 @@ from dualdeploy.ledger import Placement, Run, Shard
 from dualdeploy.training import (
     FeatureNames,
     LiveModel,
+    ModuleReference,
     OutputLocations,
     Recipe,
     ShardReference,
@@ -55,6 +56,7 @@ def training_job(run: Run, target: Target, *, models_bucket: str, live: LiveMode
             result=f"gs://{models_bucket}/{training.result_name(run.run_id, target)}",
         ),
         live=live,
+        module=ModuleReference.model_validate(run.modules[target]) if target in run.modules else None,
     )
 
 

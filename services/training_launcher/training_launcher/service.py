@@ -14,6 +14,7 @@ from dualdeploy.object_store import ObjectStore
 from dualdeploy.pubsub import Publisher
 from dualdeploy.ticks import Ticks, Work, parse_advance
 from dualdeploy.vertex import Vertex
+from training_launcher import modules
 from training_launcher.arrivals import ARRIVALS, Arrivals
 from training_launcher.claiming import LAUNCH, Claiming
 from training_launcher.configurations import CONFIG, SWEEP, SWEEP_ALL, Configurations, Sweep
@@ -68,7 +69,9 @@ def compose(
         # Made last: it knows every kind of work, and two of them claim runs.
         ticks.nudge(key)
 
-    claiming = Claiming(ledger=ledger, due=due, data_sets=data_sets, nudge=nudge)
+    claiming = Claiming(
+        ledger=ledger, due=due, data_sets=data_sets, nudge=nudge, pin=functools.partial(modules.pinned, store=config)
+    )
     arrivals = Arrivals(
         ledger=ledger,
         config=config,

@@ -1,4 +1,4 @@
-"""The networks that a data set may ask for: those of keras.applications, with what each needs to be itself.
+"""The networks that a data set may ask for: those of keras.applications, with what each needs, and people's own.
 
 Keras' networks expect their pixels in one of four ways, and a wrong one raises no error: the published weights are then
 worth little. A test holds this table against the `preprocess_input` of each (tests/slow/trainer/test_networks.py).
@@ -84,7 +84,7 @@ SHORT: Mapping[str, str] = {
     "mobilenet_v3_large": "MobileNetV3Large",
 }
 
-_PREFIX = "keras:"
+_PREFIX, _MODULE = "keras:", "module:"
 
 
 def published(architecture: str) -> Published | None:
@@ -93,22 +93,35 @@ def published(architecture: str) -> Published | None:
     return KERAS.get(name)
 
 
+def module_of(architecture: str) -> str:
+    """Where the file lies that builds this network: a network of somebody's own; empty for one of Keras."""
+    return architecture.removeprefix(_MODULE) if architecture.startswith(_MODULE) else ""
+
+
 def unknown(architecture: str) -> str:
     """Why `architecture` names no network that can be trained, with what to write instead; empty when it does."""
     if published(architecture):
         return ""
+    if architecture.startswith(_MODULE):
+        if architecture.endswith(".py"):
+            return ""
+        return f"must name a file of Python, not {architecture!r}: write {_MODULE}gs://CONFIG/modules/my_network.py"
     wanted = re.sub(r"[^a-z0-9]", "", architecture.removeprefix(_PREFIX).lower())
     known = {name.lower(): name for name in KERAS}
     near = difflib.get_close_matches(wanted, known, n=1, cutoff=0.6)
     example = f"{_PREFIX}{known[near[0]]}" if near else f"{_PREFIX}EfficientNetV2B0"
     return (
-        f"must be one of {', '.join(SHORT)}, or a network of keras.applications as {_PREFIX}<Name>, "
-        f"not {architecture!r}: write {example}, for instance"
+        f"must be one of {', '.join(SHORT)}, a network of keras.applications as {_PREFIX}<Name>, or a network of your "
+        f"own as {_MODULE}gs://…, not {architecture!r}: write {example}, for instance"
     )
 
 
 def misused(architecture: str, *, weights: str, image_size: int) -> str:
     """Why this network cannot be trained from these weights or at this size, with what to write instead."""
+    if module_of(architecture) and weights == "imagenet":
+        return (
+            "nobody has published weights of a network of your own: write weights: none, or gs://… of a file of yours"
+        )
     network = published(architecture)
     if network is None:
         return ""

@@ -229,13 +229,24 @@ class Capacity(_Section):
         return machines.table().flex_start_fault(self.accelerator.type if self.accelerator else "")
 
 
+#: Names that are paths like others: none of them goes up, or is empty.
+_MODULE = re.compile(
+    r"gs://[a-z0-9][a-z0-9._-]+/modules/(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*\.py"
+)
+
+
 def _known(architecture: str) -> str:
     if fault := architectures.unknown(architecture):
         raise ValueError(fault)
+    module = architectures.module_of(architecture)
+    if module and not _MODULE.fullmatch(module):
+        raise ValueError(
+            f"must name a file below modules/ of the configuration bucket, not {module!r}: upload it there"
+        )
     return architecture
 
 
-#: `keras:<Name>`, or the short name of one of those; see `dualdeploy.architectures`.
+#: `keras:<Name>`, the short name of one of those, or `module:gs://…`; see `dualdeploy.architectures`.
 Architecture = Annotated[str, pydantic.AfterValidator(_known)]
 
 

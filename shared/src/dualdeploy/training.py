@@ -96,6 +96,14 @@ class TrainingParameters(_Document):
         return self.recipe.augmentation
 
 
+class ModuleReference(_Document):
+    """Exactly one version of a file that builds a network; `sha256` of its bytes, in hex."""
+
+    uri: str
+    generation: Annotated[str, pydantic.BeforeValidator(str)] = ""
+    sha256: str
+
+
 class LiveModel(_Document):
     """The model that serves when a job is launched: measured again on the new job's held-out pictures."""
 
@@ -123,14 +131,16 @@ class TrainingJob(_Document):
     training: TrainingParameters
     output: OutputLocations
     live: LiveModel | None = None
+    #: What `training.architecture` means where it is a module.
+    module: ModuleReference | None = None
 
 
 class Artifacts(_Document):
-    """Where everything is; what a result of an older trainer does not have is None."""
+    """Where everything is; what a result of an older trainer, or a network of somebody's own, does not have is None."""
 
     saved_model: str
     pixels_model: str
-    keras: str
+    keras: str | None = None
     metrics: str
     golden: str
     labels: str

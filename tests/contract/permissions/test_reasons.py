@@ -360,6 +360,10 @@ STORIES: Mapping[str, tuple[Story, str]] = {
         reads("trainer", "data", "flowers/train-00000-of-00001.tfrecord"),
         of_objects("objects.get"),
     ),
+    "trainer: roles/storage.objectViewer on bucket config: modules/": (
+        reads("trainer", "config", "modules/my_network.py"),
+        of_objects("objects.get"),
+    ),
     "trainer: roles/storage.objectViewer on bucket models": (
         lists("trainer", "models", "runs/r/cloud/checkpoints/1"),
         of_objects("objects.list", "bucket"),

@@ -68,7 +68,7 @@ def test_networks_inside_a_network_are_layers_like_others() -> None:
     inner = keras.Sequential([keras.layers.Dense(4), keras.layers.BatchNormalization()], name="inner")
     source = keras.Input((4,))
     base = keras.Model(source, keras.layers.Dense(4, name="last")(inner(source)))
-    network = architectures.Network(base, base, base.layers[-1], pretrained=True)
+    network = architectures.Network(base, base, pretrained=True)
     assert [type(layer).__name__ for layer in network.layers] == [
         "InputLayer",
         "Dense",

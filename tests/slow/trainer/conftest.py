@@ -59,7 +59,13 @@ class Cloud:
         return [blob.name for blob in sorted(self.client.list_blobs(bucket), key=lambda blob: blob.generation)]
 
     def put_job(
-        self, run: str, shards: Mapping[str, Any], *, live: Mapping[str, str] | None = None, **training: Any
+        self,
+        run: str,
+        shards: Mapping[str, Any],
+        *,
+        live: Mapping[str, str] | None = None,
+        module: Mapping[str, str] | None = None,
+        **training: Any,
     ) -> str:
         """Upload a job description for `run`; returns where it is."""
         job = {
@@ -75,6 +81,7 @@ class Cloud:
                 "result": f"gs://models/results/{run}/mobile.json",
             },
             "live": live,
+            "module": module,
         }
         return self.put(f"runs/{run}/mobile/job.json", json.dumps(job).encode(), bucket="models")["uri"]
 
@@ -86,7 +93,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     options = {"api_endpoint": f"http://{server.address}"}
     client = google_storage.Client(project="demo", credentials=AnonymousCredentials(), client_options=options)
     with client:
-        for bucket in ("data", "models"):
+        for bucket in ("data", "models", "config"):
             client.create_bucket(bucket)
         yield Cloud(client, server.address, faults)
     server.close()

@@ -309,3 +309,36 @@ def test_sigterm_ends_the_job_within_seconds_with_75_and_without_a_result(
             process.kill()
     assert f"results/{run}/mobile.json" not in cloud.names()
     assert not list(tmp_path.glob("trainer-*"))
+
+
+def test_a_network_of_somebodys_own_is_that_of_the_run_whatever_lies_there_now(
+    cloud: Cloud, trainer: Trainer, references: dict[str, Any]
+) -> None:
+    source = (
+        b"import keras\nL = keras.layers\nPIXELS = 'unit'\ndef build(classes, image_size):\n"
+        b"    return keras.Sequential([L.Conv2D(4, 3, strides=2), L.GlobalAveragePooling2D(),"
+        b" L.Dense(classes, activation='softmax')])\n"
+    )
+    pinned = cloud.put("modules/net.py", source, bucket="config")
+    digest = hashlib.sha256(source).hexdigest()
+    module = {"uri": pinned["uri"], "generation": pinned["generation"], "sha256": digest}
+    run, names = "flowers-0123456789cd", {"architecture": f"module:{pinned['uri']}", "epochs": 1}
+    job = cloud.put_job(run, references, module=module, **names)
+    done = trainer("--target", "mobile", "--job", job)
+    assert done.returncode == 0, done.stdout[-3000:]
+    result = json.loads(cloud.get(f"results/{run}/mobile.json"))
+    assert result["architecture"] == f"module:{pinned['uri']}"
+    assert result["artifacts"]["keras"] is None
+    assert cloud.get(f"runs/{run}/mobile/module.py") == source
+    assert cloud.get(f"runs/{run}/mobile/network.weights.h5")
+
+    # The same generation with other bytes than the run names, and a generation that is gone.
+    job = cloud.put_job("flowers-0123456789ce", references, module={**module, "sha256": "0" * 64}, **names)
+    done = trainer("--target", "mobile", "--job", job)
+    assert done.returncode == 64
+    assert f"has SHA-256 {digest[:12]}…, and the run was made with 000000000000…: ask for a new run" in done.stdout
+    cloud.put("modules/net.py", b"import os\nos._exit(0)\ndef build(classes, image_size): ...\n", bucket="config")
+    job = cloud.put_job("flowers-0123456789cf", references, module=module, **names)
+    done = trainer("--target", "mobile", "--job", job)
+    assert done.returncode == 64
+    assert "modules/net.py is gone at generation" in done.stdout

@@ -174,7 +174,8 @@ def test_a_loss_that_is_no_number_ends_the_training_with_advice(pictures: Any) -
     from trainer import architectures
 
     network = architectures.build("mobilenet_v3_small", classes=2, image_size=SIZE, weights="none")
-    network.head.kernel.assign(np.full(network.head.kernel.shape, np.nan, dtype=np.float32))
+    kernel = network.head[0]
+    kernel.assign(np.full(kernel.shape, np.nan, dtype=np.float32))
     with pytest.raises(DivergedTraining, match=r"epoch 1: use a learning_rate below 0.003"):
         fit(network, pictures)
 

@@ -70,7 +70,7 @@ def test_nothing_is_visible_before_it_is_published_and_then_all_of_it(tmp_path: 
         folder.mkdir(parents=True)
         (folder / "saved_model.pb").write_bytes(folder.name.encode())
     staging.write("metrics.json", artifacts.as_json({"accuracy": 0.5}))
-    staging.keras.write_bytes(b"keras")
+    staging.write("model.keras", b"keras")
     (staging.logs / "train").mkdir(parents=True)
     (staging.logs / "train" / "events").write_bytes(b"events")
     assert not output.exists()

@@ -18,6 +18,18 @@ resource "google_storage_bucket_iam_member" "reads_shards" {
   member = google_service_account.trainer.member
 }
 
+# Networks that people wrote themselves; the configurations beside them are not the trainer's to read.
+resource "google_storage_bucket_iam_member" "reads_modules" {
+  bucket = var.buckets["config"]
+  role   = "roles/storage.objectViewer"
+  member = google_service_account.trainer.member
+
+  condition {
+    title      = "only-modules"
+    expression = "resource.name.startsWith(\"projects/_/buckets/${var.buckets["config"]}/objects/modules/\")"
+  }
+}
+
 # Lists what an earlier attempt of the same job left, reads its job document and ImageNet weights that were put there.
 resource "google_storage_bucket_iam_member" "reads_models" {
   bucket = var.buckets["models"]

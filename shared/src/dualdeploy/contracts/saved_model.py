@@ -89,6 +89,13 @@ def check(data: bytes) -> None:
         )
 
 
+def check_graph(graph_def: bytes) -> None:
+    """Hold the bytes of a GraphDef against the list, as if it had been saved already. Raises UnusableGraph."""
+    message = _messages()[0]()
+    message.meta_graphs.add().graph_def.MergeFromString(graph_def)
+    check(message.SerializeToString())
+
+
 def parse(data: bytes) -> Any:
     """The message of the file, with at least one graph. Raises UnusableGraph."""
     saved_model, decode_error = _messages()

@@ -85,7 +85,8 @@ class DataSet(Document):
 
 class Run(Document):
     """One snapshot, trained twice. `claim` tells which writer created the object; `config` is the data set's
-    configuration as it was then. `extends` is a run of a part of the same batch, which a marker began too early."""
+    configuration as it was then. `extends` is a run of a part of the same batch, which a marker began too early.
+    `modules` are, by target, the versions of people's own networks (`training.ModuleReference`)."""
 
     v: int = 1
     run_id: str
@@ -96,6 +97,7 @@ class Run(Document):
     config: Mapping[str, Any]
     claim: str
     extends: str = ""
+    modules: Mapping[str, Mapping[str, Any]] = {}
 
 
 class Moment(Document):

@@ -1,0 +1,115 @@
+"""Networks that people wrote: pinned and parsed by the launcher, and never run there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from typing import Any
+
+import pytest
+
+from dualdeploy import dataset_config
+from dualdeploy.dataset_config import DatasetConfig
+from dualdeploy.errors import InvalidDatasetConfig
+from dualdeploy.ledger import Run
+from dualdeploy.object_store import ABSENT
+from dualdeploy.testing import MemoryObjectStore
+from training_launcher import job_spec, modules
+
+SOURCE = b"import sys\nsys.modules['it_was_run'] = sys\ndef build(classes, image_size):\n    return None\n"
+LOCATION = "gs://config/modules/tulips/net.py"
+
+
+def config(location: str = LOCATION, **more: Any) -> DatasetConfig:
+    cloud = {"architecture": f"module:{location}", "weights": "none", **more}
+    document = {"dataset": "flowers", "labels": ["a", "b"], "training": {"cloud": cloud}}
+    return dataset_config.parse(json.dumps(document), source="flowers.yaml")
+
+
+@pytest.fixture
+def store() -> MemoryObjectStore:
+    store = MemoryObjectStore("config")
+    store.put("modules/tulips/net.py", SOURCE, expect=ABSENT)
+    return store
+
+
+def test_the_version_that_is_there_is_pinned_and_not_run(store: MemoryObjectStore) -> None:
+    pinned = modules.pinned(config(), store)
+    assert list(pinned) == ["cloud"]
+    assert pinned["cloud"].uri == LOCATION
+    assert pinned["cloud"].generation == str(store.read("modules/tulips/net.py").generation)
+    assert pinned["cloud"].sha256 == hashlib.sha256(SOURCE).hexdigest()
+    assert "it_was_run" not in sys.modules
+
+
+def test_the_job_is_told_the_version_that_stands_in_the_run(store: MemoryObjectStore) -> None:
+    pinned = modules.pinned(config(), store)
+    run = Run.model_validate(
+        {
+            "run_id": "flowers-0123456789ab",
+            "dataset": "flowers",
+            "created_at": "2026-11-28T00:00:00.000Z",
+            "reason": "",
+            "snapshot": {"bucket": "data", "prefix": "flowers/", "shards": []},
+            "config": config().model_dump(mode="json"),
+            "claim": "",
+            "modules": {target: module.model_dump() for target, module in pinned.items()},
+        }
+    )
+    assert job_spec.training_job(run, "cloud", models_bucket="models").module == pinned["cloud"]
+    assert job_spec.training_job(run, "mobile", models_bucket="models").module is None
+
+
+def test_a_network_of_keras_pins_nothing(store: MemoryObjectStore) -> None:
+    plain = dataset_config.parse('{"dataset": "flowers", "labels": ["a", "b"]}', source="flowers.yaml")
+    assert modules.pinned(plain, store) == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        (b"def build(classes, image_size)\n    pass\n", "it is not Python: line 1: expected ':'"),
+        (b"x = 1\n", "it defines no function `build"),
+        (b"class build: pass\n", "it defines no function"),
+        (b"def other():\n    def build(): pass\n", "it defines no function"),
+        (b"\x00", "it is not Python"),
+        (b"# coding: nonsense\ndef build(a, b): pass\n", "it is not Python"),
+        (b"\xff\xfe", "it is not Python"),
+        (b"def build(a, b): return " + b"(" * 5000 + b")" * 5000, "it is (not Python|nested too deeply)"),
+        (b"#" * (modules.MOST_BYTES + 1), f"a module has at most {modules.MOST_BYTES}"),
+        (None, "there is no such object: upload the file"),
+    ],
+)
+def test_a_file_that_builds_nothing_costs_nothing(store: MemoryObjectStore, source: bytes | None, says: str) -> None:
+    store.delete("modules/tulips/net.py", expect=store.read("modules/tulips/net.py").generation)
+    if source is not None:
+        store.put("modules/tulips/net.py", source, expect=ABSENT)
+    with pytest.raises(InvalidDatasetConfig, match=says) as refused:
+        modules.pinned(config(), store)
+    assert f"training.cloud.architecture: module:{LOCATION}" in str(refused.value)
+
+
+def test_a_module_of_another_bucket_is_refused_with_where_to_put_it(store: MemoryObjectStore) -> None:
+    with pytest.raises(InvalidDatasetConfig, match="put the file below gs://config/modules/"):
+        modules.pinned(config("gs://elsewhere/modules/net.py"), store)
+
+
+@pytest.mark.parametrize(
+    ("location", "says"),
+    [
+        ("gs://config/datasets/net.py", "must name a file below modules/"),
+        ("gs://config/modules/../datasets/net.py", "must name a file below modules/"),
+        ("gs://config/modules//net.py", "must name a file below modules/"),
+        ("/etc/net.py", "must name a file below modules/"),
+        ("gs://config/modules/net", "must name a file of Python"),
+    ],
+)
+def test_a_location_that_is_none_is_refused_when_the_configuration_is_read(location: str, says: str) -> None:
+    with pytest.raises(InvalidDatasetConfig, match=says):
+        config(location)
+
+
+def test_published_weights_of_ones_own_network_are_refused() -> None:
+    with pytest.raises(InvalidDatasetConfig, match="write weights: none, or gs://"):
+        config(weights="imagenet")
