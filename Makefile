@@ -24,8 +24,9 @@ SERVICES_ASKED = $(call option,--url,$(URL)) $(call option,--reason,$(REASON)) $
 ##@ Try it
 
 .PHONY: demo
-demo: $(STAMP) ## The whole loop on the local cloud: data in, two live models out (DATA=folder [YAML=file] for your own TFRecords)
-	@$(CLI) demo $(call option,--data,$(DATA)) $(call option,--yaml,$(YAML)) $(call option,--labels,$(LABELS)) $(AS_JSON)
+demo: $(STAMP) ## The whole loop on the local cloud: data in, two live models out (DATA=folder [YAML=file] for your own TFRecords; CLOUD=keras:<Name>, MOBILE=network.py for other networks)
+	@$(CLI) demo $(call option,--data,$(DATA)) $(call option,--yaml,$(YAML)) $(call option,--labels,$(LABELS)) \
+	  $(call option,--cloud,$(CLOUD)) $(call option,--mobile,$(MOBILE)) $(AS_JSON)
 
 .PHONY: up
 up: $(STAMP) ## The same stack, left running; writes build/local_cloud.env (REALISTIC=1: at Google's rates and pauses)
@@ -38,6 +39,10 @@ down: $(STAMP) ## Stop what `make up` started
 .PHONY: validate
 validate: $(STAMP) ## Check a folder of TFRecords before anything is spent: DATA=folder [YAML=file] [LABELS=a,b,c]
 	@$(CLI) validate $(call argument,$(DATA)) $(call option,--config,$(YAML)) $(call option,--labels,$(LABELS)) $(AS_JSON)
+
+.PHONY: check-module
+check-module: $(STAMP) ## A network of your own the whole way on this machine: FILE=network.py [CLASSES=5] [SIZE=224] [TARGET=cloud]
+	@$(CLI) check-module $(call argument,$(FILE)) $(call option,--classes,$(CLASSES)) $(call option,--image-size,$(SIZE)) $(call option,--target,$(TARGET)) $(AS_JSON)
 
 .PHONY: shards
 shards: $(STAMP) ## Turn pictures into checked shards: IMAGES=folder of class folders, .csv or .jsonl ([OUT=folder | TO=gs://…] [DATASET=…] [LABELS=a,b,c] [SHARDS=n])

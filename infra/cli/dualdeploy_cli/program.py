@@ -11,14 +11,14 @@ from typing import Any
 import click
 
 from dualdeploy_cli import exits
-from dualdeploy_cli.commands import completion, data, firebase, letters, local, predict, releases, runs, ship
+from dualdeploy_cli.commands import completion, data, firebase, letters, local, networks, predict, releases, runs, ship
 from dualdeploy_cli.commands import doctor as doctoring
 from dualdeploy_cli.session import CHECKOUT, Session
 
 #: Title → commands, as `dualdeploy --help` shows them.
 SECTIONS: Mapping[str, Sequence[click.Command]] = {
     "Try it": (local.demo, local.up, local.down),
-    "Data": (data.shards, data.validate),
+    "Data": (data.shards, data.validate, networks.check_module),
     "Watch": (runs.runs, runs.run, releases.status, doctoring.doctor, predict.predict),
     "Act": (
         releases.retrain,

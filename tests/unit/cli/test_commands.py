@@ -24,6 +24,7 @@ WRONG = {
     "up": ["--bindings", "/nowhere"],
     "shards": [],
     "validate": ["/nowhere"],
+    "check-module": ["--classes", "1", "net.py"],
     "runs": ["--most", "0"],
     "run": [],
     "status": ["Flowers"],
@@ -167,7 +168,8 @@ VARIABLES = {
     "TO": "gs://data/flowers", "DATASET": "flowers", "SHARDS": "3", "MAX_BAD": "0.2", "CONFIG": "config",
     "TO_RUN": "flowers-0123456789ab", "REASON": "it's a cat", "URL": "http://localhost:1", "PROJECT": "my-project",
     "REGION": "europe-west4", "ID": "flowers-0123456789ab", "ALL": "1", "JSON": "1", "BUCKET": "phones",
-    "SERVICE": "cloud_deployer",
+    "SERVICE": "cloud_deployer", "FILE": "net.py", "CLASSES": "3", "SIZE": "96", "TARGET": "cloud",
+    "CLOUD": "keras:ResNet50V2", "MOBILE": "net.py",
 }  # fmt: skip
 TARGETS = sorted(set(COMMANDS) & set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)))
 

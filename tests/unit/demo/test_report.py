@@ -44,9 +44,11 @@ def stands(target: str, facts: dict[str, Any], state: State = State.LIVE) -> Sta
     )
 
 
-def summary(cloud: Standing | None = None, mobile: Standing | None = None) -> dict[str, Any]:
+def summary(cloud: Standing | None = None, mobile: Standing | None = None, other: str = "") -> dict[str, Any]:
     pictures = [Picture(b"", label) for label in LABELS]
-    found = DataSource([], {"dataset": "flowers", "labels": LABELS}, pictures, "five pictures")
+    training = {"cloud": {"architecture": other or "densenet121"}, "mobile": {"architecture": "mobilenet_v3_small"}}
+    config = {"dataset": "flowers", "labels": LABELS, "training": training}
+    found = DataSource({}, config, pictures, ("five pictures",))
     right = Answers([Answer(label, 0.9) for label in LABELS], 30.0)
     one_wrong = Answers([Answer("tulips", 0.5), *right.answers[1:]], 0.2)
     standings = {"cloud": cloud or stands("cloud", CLOUD_FACTS), "mobile": mobile or stands("mobile", MOBILE_FACTS)}
@@ -79,6 +81,14 @@ def test_a_model_that_guesses_is_not_ok(accuracy: float) -> None:
         )["ok"]
         is False
     )
+
+
+def test_how_good_another_network_is_is_told_and_not_judged() -> None:
+    guesses = stands("cloud", {**CLOUD_FACTS, "accuracy": 0.2})
+    found = summary(cloud=guesses, other="keras:ResNet50V2")
+    assert found["ok"]
+    assert (found["cloud"]["accuracy"], found["cloud"]["architecture"]) == (0.2, "keras:ResNet50V2")
+    assert not summary(cloud=guesses)["ok"]
 
 
 def test_a_model_that_is_not_live_is_not_ok() -> None:

@@ -114,7 +114,7 @@ def test_every_fault_of_a_job_description_is_reported_at_once() -> None:
         "v: Input should be 1",
         "output: Field required",
         "labels: at least two",
-        "training.architecture: must be one of densenet121, mobilenet_v3_small, mobilenet_v3_large, or a network of",
+        "training.architecture: must be one of densenet121, mobilenet_v3_small, mobilenet_v3_large, a network of",
         "training.image_size: must be 32 to 1024 pixels, not 8",
         "training.weights: must be none, imagenet, or a file",
         "--data belongs to --data, not to --job",

@@ -20,6 +20,8 @@ _bindings = click.option("--bindings", type=_FILE, help="who may do what; defaul
 @click.option("--data", type=_FILE, help="folder of TFRecord shards of your own; default: painted flowers")
 @click.option("--yaml", "yaml_file", type=_FILE, help="the data set's configuration: its labels and data are used")
 @options.labels
+@click.option("--cloud", default="", metavar="NETWORK", help="for the cloud: keras:<Name>, or a file that builds one")
+@click.option("--mobile", default="", metavar="NETWORK", help="for phones: keras:<Name>, or a file that builds one")
 @_bindings
 @options.as_json
 @pass_session
@@ -29,6 +31,8 @@ def demo(
     data: Path | None,
     yaml_file: Path | None,
     labels: tuple[str, ...],
+    cloud: str,
+    mobile: str,
     bindings: Path | None,
     as_json: bool,
 ) -> None:
@@ -36,18 +40,19 @@ def demo(
 
     It takes two to four minutes, most of them training, and leaves build/demo behind: what both models said,
     and all figures. The local cloud ends with it. Exits with 0 only if both models are live and both are
-    clearly better than guessing.
+    clearly better than guessing; how good other networks than the demo's own are is told, and not judged.
 
     \b
     Examples:
       dualdeploy demo
       dualdeploy demo --data my/shards --labels cats,dogs
+      dualdeploy demo --cloud keras:EfficientNetV2B0 --mobile my_network.py
     """
     from local_cloud.demo import run
     from local_cloud.demo.request import DataRequest
 
     build = session.checkout / "build" / "demo"
-    asked = DataRequest(data, yaml_file, labels)
+    asked = DataRequest(data, yaml_file, labels, {"cloud": cloud, "mobile": mobile})
     code = run.main(session.checkout, build=build, asked=asked, bindings=bindings, to_stderr=as_json)
     if as_json and (build / "report.json").exists():
         emit(json.loads((build / "report.json").read_text(encoding="utf-8")))

@@ -28,7 +28,13 @@ def install_config(found: DataSource, environment: Mapping[str, str]) -> str:
     """Put the data set's configuration where the services look for it; returns its URI."""
     bucket = _client().bucket(environment["CONFIG_BUCKET"])
     name = f"datasets/{found.dataset}.yaml"
-    bucket.blob(name).upload_from_string(yaml.safe_dump(found.config, sort_keys=False), content_type="application/yaml")
+    config = found.config
+    for target, file in found.modules.items():
+        module = f"modules/{target}/{file.name}"
+        bucket.blob(module).upload_from_filename(str(file), content_type="text/x-python")
+        section = {**config["training"][target], "architecture": f"module:gs://{bucket.name}/{module}"}
+        config = {**config, "training": {**config["training"], target: section}}
+    bucket.blob(name).upload_from_string(yaml.safe_dump(config, sort_keys=False), content_type="application/yaml")
     return f"gs://{bucket.name}/{name}"
 
 

@@ -15,6 +15,9 @@ from dualdeploy.ledger.standing import Standing
 from local_cloud.demo.answers import Answers
 from local_cloud.demo.source import DataSource
 
+#: The demo's own networks, which must learn something, and what people call them.
+DEMONSTRATED = {"densenet121": "DenseNet121", "mobilenet_v3_small": "MobileNetV3"}
+
 
 def summarise(
     found: DataSource,
@@ -33,9 +36,10 @@ def summarise(
     }
     pairs = list(zip(found.unseen, of_cloud.answers, of_mobile.answers, strict=True))
     chance = 1 / len(found.config["labels"])
-    ok = all(
-        each.state is State.LIVE and beats_chance(*measured[target], chance=chance)
-        for target, each in standings.items()
+    # How good another network is from scratch, in some minutes and on some hundred pictures, is nobody's fault.
+    judged = [target for target in standings if architecture_of(found, target) in DEMONSTRATED]
+    ok = all(each.state is State.LIVE for each in standings.values()) and all(
+        beats_chance(*measured[target], chance=chance) for target in judged
     )
     return {
         "ok": ok,
@@ -44,6 +48,7 @@ def summarise(
         "run_id": cloud.run_id,
         "chance": chance,
         "cloud": {
+            "architecture": architecture_of(found, "cloud"),
             "state": str(cloud.state),
             "model": f"{cloud.facts['model']}@{cloud.facts['model_version']}",
             "endpoint": cloud.facts["endpoint"],
@@ -55,6 +60,7 @@ def summarise(
             "predict_ms_p50": round(of_cloud.median_ms, 2),
         },
         "mobile": {
+            "architecture": architecture_of(found, "mobile"),
             "state": str(mobile.state),
             "firebase_model": mobile.facts["firebase_model"],
             "firebase_name": mobile.facts["published_as"],
@@ -71,6 +77,13 @@ def summarise(
     }
 
 
+def architecture_of(found: DataSource, target: str) -> str:
+    """As the configuration has it; a file by its name."""
+    return (
+        found.modules[target].name if target in found.modules else str(found.config["training"][target]["architecture"])
+    )
+
+
 def beats_chance(accuracy: float, examples: int, *, chance: float) -> bool:
     """Whether guessing would reach `accuracy` on `examples` pictures less often than once in a thousand tries.
 
@@ -83,8 +96,8 @@ def show(console: Console, report: Mapping[str, Any], files: Mapping[Path, str],
     cloud, mobile = report["cloud"], report["mobile"]
     table = Table(title=f"\nTwo live models from one run ({report['run_id']})", title_justify="left", show_lines=False)
     table.add_column("")
-    table.add_column("cloud: DenseNet121", overflow="fold")
-    table.add_column("phone: MobileNetV3", overflow="fold")
+    table.add_column(f"cloud: {DEMONSTRATED.get(cloud['architecture'], cloud['architecture'])}", overflow="fold")
+    table.add_column(f"phone: {DEMONSTRATED.get(mobile['architecture'], mobile['architecture'])}", overflow="fold")
     rows = [
         ("state", cloud["state"], mobile["state"]),
         ("serves at", _tail(cloud["endpoint"]), f"Firebase ML model {mobile['firebase_name']}"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class DataRequest:
-    """`data` None: painted flowers."""
+    """`data` None: painted flowers. `networks`: by target, others than the demo's own; empty for those."""
 
     data: Path | None = None
     config_file: Path | None = None
     labels: Sequence[str] = ()
+    networks: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> DataRequest:
@@ -35,8 +36,10 @@ class DataRequest:
 
     def source(self, scratch: Path) -> DataSource:
         """Find the data, or paint it into `scratch`. Raises UnusableFolder."""
-        from local_cloud.demo import source  # noqa: PLC0415  # painting, which no other command needs
+        from local_cloud.demo import networks, source  # noqa: PLC0415  # painting, which no other command needs
 
         if self.data is None:
-            return source.painted(scratch)
-        return source.folder(self.data, labels=self.labels, config_file=self.config_file)
+            found = source.painted(scratch)
+        else:
+            found = source.folder(self.data, labels=self.labels, config_file=self.config_file)
+        return networks.chosen(found, self.networks)

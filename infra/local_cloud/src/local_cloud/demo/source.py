@@ -50,6 +50,8 @@ class DataSource:
     config: dict[str, Any]
     unseen: Sequence[Picture]
     described: tuple[str, ...]
+    #: By target, a network of somebody's own.
+    modules: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
     @property
     def dataset(self) -> str:
