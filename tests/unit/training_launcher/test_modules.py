@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import pytest
+from chain import WHOLE, Chain
 
 from dualdeploy import dataset_config
 from dualdeploy.dataset_config import DatasetConfig
@@ -113,3 +114,33 @@ def test_a_location_that_is_none_is_refused_when_the_configuration_is_read(locat
 def test_published_weights_of_ones_own_network_are_refused() -> None:
     with pytest.raises(InvalidDatasetConfig, match="write weights: none, or gs://"):
         config(weights="imagenet")
+
+
+def test_a_run_keeps_the_version_that_was_there_when_it_was_claimed() -> None:
+    chain = Chain()
+    chain.config.put("modules/net.py", SOURCE, expect=ABSENT)
+    first = chain.config.read("modules/net.py").generation
+    architecture = "module:gs://config/modules/net.py"
+    chain.configure(data={"quiet_period": 60}, training={"cloud": {"architecture": architecture, "weights": "none"}})
+    chain.upload(*WHOLE)
+    chain.settle()
+    chain.config.put("modules/net.py", SOURCE + b"# newer\n", expect=first)
+    (run_id,) = chain.run_ids()
+    job = json.loads(chain.models.read(f"runs/{run_id}/cloud/job.json").data)
+    assert job["module"] == {
+        "uri": "gs://config/modules/net.py",
+        "generation": str(first),
+        "sha256": hashlib.sha256(SOURCE).hexdigest(),
+    }
+    assert "it_was_run" not in sys.modules
+
+
+def test_a_module_that_is_not_there_begins_no_run_and_says_why() -> None:
+    chain = Chain()
+    architecture = "module:gs://config/modules/net.py"
+    chain.configure(data={"quiet_period": 60}, training={"cloud": {"architecture": architecture, "weights": "none"}})
+    chain.upload(*WHOLE)
+    chain.settle()
+    assert chain.run_ids() == []
+    refused = [chain.ledger.store.read(found.name).data for found in chain.ledger.store.list("rejected/")]
+    assert any(b"there is no such object: upload the file" in document for document in refused)
