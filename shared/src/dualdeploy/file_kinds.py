@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import zlib
 
 from dualdeploy.tfrecord import is_gzip, starts_like_records
@@ -20,6 +21,8 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"PAR1", "a Parquet file", "write its rows as TFRecords"),
     (b"\x89HDF", "an HDF5 file", "write its pictures as TFRecords"),
     (b"\x93NUMPY", "a NumPy array", "write its pictures, as JPEG or PNG, as TFRecords"),
+    (b"ARROW1", "an Arrow file", "write its rows as TFRecords"),
+    (b"SQLite format 3\0", "an SQLite database", "write its rows as TFRecords"),
     (b"Obj\x01", "an Avro file", "write its rows as TFRecords"),
     (b"\xff\xd8\xff", "a JPEG picture", "make shards turns pictures into shards"),
     (b"\x89PNG", "a PNG picture", "make shards turns pictures into shards"),
@@ -29,6 +32,9 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"{", "JSON text", _TEXT),
     (b"[", "JSON text", _TEXT),
 )  # fmt: skip
+
+#: Where the header of the first file in a tar archive says what it is (POSIX ustar).
+_TAR_PLACE = 257
 
 
 def what_it_is(head: bytes) -> tuple[str, str]:
@@ -42,12 +48,29 @@ def what_it_is(head: bytes) -> tuple[str, str]:
     for wbits, name in ((zlib.MAX_WBITS, "ZLIB-compressed"), (-zlib.MAX_WBITS, "compressed with raw deflate")):
         if starts_like_records(_inflated(head, wbits=wbits)):
             return f"TFRecords, {name}", _WRITE_GZIP
+    return _uncompressed(head)
+
+
+def _uncompressed(head: bytes) -> tuple[str, str]:
     for signature, kind, remedy in _SIGNATURES:
         if head.startswith(signature) or head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(signature):
             return kind, remedy
-    if head and all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in head):
+    if head[_TAR_PLACE:].startswith(b"ustar"):
+        return "a tar archive, perhaps of WebDataset", "write its pictures as TFRecords"
+    if _is_text(head):
         return "a text file, such as CSV", _TEXT
     return "", ""
+
+
+def _is_text(head: bytes) -> bool:
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):  # what Excel's "Unicode text" begins with
+        return True
+    try:
+        # The head may end within a character.
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return bool(text) and all(each in "\t\r\n" or each.isprintable() for each in text)
 
 
 def _inflated(head: bytes, *, wbits: int) -> bytes:

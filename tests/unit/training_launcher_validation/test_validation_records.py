@@ -134,6 +134,9 @@ OTHER_FILES = {
     "JSON text": lambda _: b'\xef\xbb\xbf  {"image": "1.jpg"}\n',
     "what macOS keeps beside a file (AppleDouble)": lambda _: b"\0\x05\x16\x07\0\x02\0\0Mac OS X" + bytes(60),
     "a JPEG picture": lambda _: b"\xff\xd8\xff\xe0" + bytes(40),
+    "a tar archive, perhaps of WebDataset": lambda _: b"0001.jpg".ljust(257, b"\0") + b"ustar\x0000" + bytes(300),
+    "an SQLite database": lambda _: b"SQLite format 3\0" + bytes(60),
+    "an Arrow file": lambda _: b"ARROW1\0\0" + bytes(60),
     "a Parquet file": lambda _: b"PAR1" + bytes(60),
 }
 
@@ -147,6 +150,13 @@ def test_another_file_is_called_what_it_is(check, record, shard, good_eval, kind
     assert finding.shard == "train-1"
     assert f"this looks like {kind}" in finding.message
     assert not finding.remedy.startswith("keep only TFRecord files")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_text_is_text_in_any_language(check, good_eval, encoding: str) -> None:
+    verdict = check({"train-0": ("bild;klasse\n1.jpg;gänseblümchen\n" * 200).encode(encoding), "eval-0": good_eval})
+    (finding,) = [each for each in verdict.findings if each.code == "not_tfrecord"]
+    assert "this looks like a text file, such as CSV" in finding.message
 
 
 def test_a_file_of_no_known_kind_is_not_guessed_at(check, good_eval) -> None:
