@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -14,11 +15,13 @@ import google.api_core.exceptions as google_errors
 import pytest
 import requests
 from accounts import IMAGES, PROJECT, REGION, TINY_MODEL, Actor, World, new_name, wait_for
+from google.auth.credentials import Signing
 from google.cloud import pubsub_v1
 
 from dualdeploy.errors import PermissionSpreads
 from dualdeploy.object_store import ObjectMissing
-from local_cloud.iam import OWNER, PROJECT_NUMBER, Condition, Grant
+from local_cloud.cloud import LocalCloud
+from local_cloud.iam import OWNER, PROJECT_NUMBER, Condition, Grant, agent
 from local_cloud.iam.bindings import OPERATOR
 
 LOCATION = f"projects/{PROJECT}/locations/{REGION}"
@@ -431,3 +434,50 @@ def test_an_api_that_is_off_answers_nobody_and_says_so_in_googles_words(world: W
         world.cloud.iam.apis_off = set()
     assert f"apis/api/{api}/overview?project={PROJECT_NUMBER}" in str(refused.value)
     assert "enable the API" in str(refused.value)
+
+
+class SignsThroughIam(Signing):
+    """Credentials whose signatures come from IAM."""
+
+    def __init__(self, cloud: LocalCloud) -> None:
+        self._cloud = cloud
+
+    def sign_bytes(self, message: bytes) -> bytes:
+        return self._cloud.mint.sign(message)[1]
+
+    @property
+    def signer_email(self) -> str:
+        return f"mobile-publisher@{PROJECT}.iam.gserviceaccount.com"
+
+    @property
+    def signer(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize(("hours", "status"), [(11, 200), (13, 403)])
+def test_what_was_signed_through_iam_counts_for_twelve_hours(world: World, hours: int, status: int) -> None:
+    """However long the URL says that it is good for: Google replaces the key."""
+    name = f"runs/{new_name()}"
+    world.upload("models", name)
+    blob = world.actor("owner").client.bucket(world.cloud.topology.buckets["models"].name).blob(name)
+    week = datetime.timedelta(days=7)
+    url = blob.generate_signed_url(version="v4", expiration=week, credentials=SignsThroughIam(world.cloud))
+    then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=hours)
+    answer = requests.get(re.sub(r"X-Goog-Date=\w+", f"X-Goog-Date={then:%Y%m%dT%H%M%SZ}", url), timeout=5)
+    assert answer.status_code == status
+    assert ("<Code>SignatureDoesNotMatch</Code>" in answer.text) == (status == 403)
+
+
+def test_a_job_does_not_start_as_an_account_that_vertex_ai_may_not_act_as(world: World) -> None:
+    launcher = world.actor("training-launcher")
+    iam = world.cloud.iam
+    [taken] = iam.revoke(f"projects/{PROJECT}", "roles/aiplatform.serviceAgent", agent("gcp-sa-aiplatform"))
+    try:
+        name = launcher.create_job()
+        job = wait_for(lambda: (found := launcher.vertex.get_custom_job(name)).ended and found)
+    finally:
+        iam.grant(taken)
+    assert (job.state, job.started) == ("JOB_STATE_FAILED", None)
+    assert "iam.serviceAccounts.actAs" in job.error
+    # Not a matter of capacity: the training ends with what it says.
+    assert not job.was_never_placed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import gzip
+import re
 
 import google.auth.credentials
 import pytest
@@ -167,6 +168,17 @@ def test_a_signed_url_expires(digits: Bucket) -> None:
     answer = requests.get(expired, timeout=5)
     assert answer.status_code == 400
     assert "<Code>ExpiredToken</Code><Message>The provided token has expired.</Message>" in answer.text
+
+
+def test_a_signed_url_that_is_dated_far_ahead_is_refused(digits: Bucket) -> None:
+    url = digits.blob("digits").generate_signed_url(version="v4", expiration=60, credentials=Signer())
+    dated = re.search(r"X-Goog-Date=(\d{8}T\d{6}Z)", url)
+    assert dated
+    for minutes, status in ((14, 200), (16, 403)):
+        ahead = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=minutes)
+        answer = requests.get(url.replace(dated[1], f"{ahead:%Y%m%dT%H%M%SZ}"), timeout=5)
+        assert answer.status_code == status
+    assert "<Code>AccessDenied</Code>" in answer.text
 
 
 def test_a_call_nobody_serves_says_so_instead_of_blaming_a_bucket(base_url: str) -> None:

@@ -149,6 +149,7 @@ class LocalCloud:
             publish=functools.partial(self.pubsub.publish, by=agent("Cloud Storage")),
             on_finalize=self._tell_eventarc,
             has_topic=self.pubsub.has_topic,
+            signed_by_iam=self.mint.has_signed,
             burst=self._pace.object_burst,
             iam=self.iam,
             port=self._ports.storage,

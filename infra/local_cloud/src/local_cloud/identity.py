@@ -6,6 +6,7 @@ The key is this cloud's own and never leaves its state folder; tokens and certif
 from __future__ import annotations
 
 import base64
+import collections
 import datetime
 import os
 import threading
@@ -32,6 +33,9 @@ _REUSED_SECONDS = 600
 _CERTIFICATE_DAYS = 3650
 
 
+_REMEMBERED_SIGNATURES = 1000
+
+
 class TokenMint:
     """Signs identity tokens with a key of its own, made at the first token and kept in `folder`."""
 
@@ -41,6 +45,7 @@ class TokenMint:
         self._key: rsa.RSAPrivateKey | None = None
         self._signer: crypt.RSASigner | None = None
         self._tokens: dict[tuple[str, str], tuple[float, str]] = {}
+        self._signatures: collections.deque[bytes] = collections.deque(maxlen=_REMEMBERED_SIGNATURES)
 
     def token(self, email: str, audience: str) -> str:
         """An identity token of the account `email`, made out to `audience`."""
@@ -74,7 +79,14 @@ class TokenMint:
         """The key's id and its signature of `payload`, as IAM's signBlob makes one (RSA, SHA-256)."""
         with self._lock:
             key = self._own_key()
-        return _key_id(key), key.sign(payload, padding.PKCS1v15(), hashes.SHA256())
+            signature = key.sign(payload, padding.PKCS1v15(), hashes.SHA256())
+            self._signatures.append(signature)
+        return _key_id(key), signature
+
+    def has_signed(self, signature: bytes) -> bool:
+        """Whether a signature is one of the last that `sign` made."""
+        with self._lock:
+            return signature in self._signatures
 
     def jwks(self) -> dict[str, Any]:
         """The public key as a JSON Web Key Set, as App Check and Firebase Auth have theirs."""

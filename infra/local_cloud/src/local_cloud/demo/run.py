@@ -9,10 +9,11 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import requests
 from rich.console import Console
 
 from dualdeploy.errors import DualDeployError
@@ -160,13 +161,15 @@ def _run(
             drop.upload(found, environment, lambda line: teller("upload", line))
         ledger = Ledger(GcsObjectStore(environment["LEDGER_BUCKET"]))
         with teller.phase("train_and_deploy"):
-            run_id = watch.wait_for_run(ledger, found.dataset, limit_seconds=CLAIM_LIMIT_SECONDS)
+            look = _refusals(environment)
+            run_id = watch.wait_for_run(ledger, found.dataset, look=look, limit_seconds=CLAIM_LIMIT_SECONDS)
             teller("run", f"{run_id} claimed: the name is a digest of the data, the same bytes are never trained twice")
             standings = watch.wait_for_end(
                 ledger,
                 run_id,
                 jobs_folder=paths.state / "cloud" / "vertex" / "jobs",
                 tell=teller,
+                look=look,
                 limit_seconds=RUN_LIMIT_SECONDS,
             )
         _refuse_dead_ends(standings)
@@ -181,6 +184,19 @@ def _run(
     }
     report.show(teller.console, summary, files, repository)
     return 0 if summary["ok"] else 1
+
+
+def _refusals(environment: Mapping[str, str]) -> Callable[[], None]:
+    """Ends the demo when anyone was refused something: on Google Cloud a grant may spread, here it counts at once."""
+    session = requests.Session()
+
+    def look() -> None:
+        answer = session.get(f"http://{environment['LOCAL_CLOUD_ADDRESS']}/permissions", timeout=10).json()
+        if refused := answer["refused"]:
+            said = "; ".join(f"{each['member']} lacks {each['permission']} on {each['resource']}" for each in refused)
+            raise DemoFailed(f"{said} (who may do what: infra/bindings.json, and docs/permissions.md)")
+
+    return look
 
 
 def _refuse_dead_ends(standings: Mapping[str, Standing]) -> None:

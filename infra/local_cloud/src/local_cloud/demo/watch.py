@@ -22,10 +22,14 @@ class RunDidNotFinish(RuntimeError):
     """The run did not reach its end in the time that it was given."""
 
 
-def wait_for_run(ledger: Ledger, dataset: str, *, limit_seconds: float) -> str:
-    """The id of the data set's first run, once it is claimed. Raises RunDidNotFinish, with the reason of a refusal."""
+def wait_for_run(ledger: Ledger, dataset: str, *, look: Callable[[], None], limit_seconds: float) -> str:
+    """The id of the data set's first run, once it is claimed. Raises RunDidNotFinish, with the reason of a refusal.
+
+    `look` is asked each time, and raises when there is nothing to wait for any more.
+    """
     deadline = time.monotonic() + limit_seconds
     while time.monotonic() < deadline:
+        look()
         if run_ids := ledger.run_ids(dataset):
             return run_ids[0]
         if rejections := ledger.rejections():
@@ -35,12 +39,13 @@ def wait_for_run(ledger: Ledger, dataset: str, *, limit_seconds: float) -> str:
 
 
 def wait_for_end(
-    ledger: Ledger, run_id: str, *, jobs_folder: Path, tell: Tell, limit_seconds: float
+    ledger: Ledger, run_id: str, *, jobs_folder: Path, tell: Tell, look: Callable[[], None], limit_seconds: float
 ) -> dict[str, Standing]:
-    """Follow both targets until they have ended, telling every step. Raises RunDidNotFinish."""
+    """Follow both targets until they have ended, telling every step, and looking each time. Raises RunDidNotFinish."""
     deadline = time.monotonic() + limit_seconds
     followers = {target: _Follower(ledger, run_id, target, jobs_folder, tell) for target in TARGETS}
     while time.monotonic() < deadline:
+        look()
         ended = [follower.look() for follower in followers.values()]
         if all(ended):
             return {target: follower.standing for target, follower in followers.items() if follower.standing}

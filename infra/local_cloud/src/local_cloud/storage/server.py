@@ -46,7 +46,8 @@ class Storage:
     `on_finalize`, is called from a background thread of its own, in order, again and again until it returns. A
     notification that Pub/Sub refuses for ever (Refused, ApiError NOT_FOUND, INVALID_ARGUMENT) is logged and dropped.
     `iam` judges callers (default: there is the owner alone). `has_topic(projects/P/topics/T)` says whether a topic is
-    there. An object can be changed `burst` times at once, and else once a second.
+    there, `signed_by_iam` whether a signature came from IAM and not from a key of one's own. An object can be changed
+    `burst` times at once, and else once a second.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Storage:
         on_finalize: OnFinalize | None = None,
         iam: Iam | None = None,
         has_topic: Callable[[str], bool] = lambda _topic: True,
+        signed_by_iam: Callable[[bytes], bool] = lambda _signature: False,
         burst: int = BURST,
         port: int = 0,
     ) -> None:
@@ -82,7 +84,7 @@ class Storage:
         self.api.app.after_request(_as_its_api_writes)
         Buckets(self.api, self.state, iam, has_topic)
         Objects(self.api, self.state)
-        Downloads(self.api, self.state)
+        Downloads(self.api, self.state, signed_by_iam)
         Uploads(self.api, self.state)
         Batch(self.api)
         self._outbox = Outbox(self.state, publish, on_finalize)

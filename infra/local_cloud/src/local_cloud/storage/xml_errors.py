@@ -14,6 +14,10 @@ import flask
 #: (code, message) by the JSON API's reason, else by status; what the JSON API says becomes the details.
 _BY_REASON: Mapping[str, tuple[str, str]] = {
     "expiredToken": ("ExpiredToken", "The provided token has expired."),
+    "signatureDoesNotMatch": (
+        "SignatureDoesNotMatch",
+        "Access denied.",
+    ),
     "rateLimitExceeded": ("SlowDown", "Please reduce your request rate."),
 }
 _BY_STATUS: Mapping[int, tuple[str, str]] = {

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from local_cloud.faults import JOB, JOB_MACHINE, JOB_PLACEMENT, Faults
+from local_cloud.iam import Iam, Refused, agent
 from local_cloud.vertex import job_spec, machines, pages
 from local_cloud.vertex.errors import CODES, failed_precondition, invalid_field, not_found
 from local_cloud.vertex.filters import enum_field, labels_field, text_field, time_field
@@ -79,6 +80,7 @@ class CustomJobs:
         faults: Faults,
         machine: Machine,
         quotas: Callable[[], Mapping[str, int]],
+        iam: Iam,
         log: JobLog,
         folder: Path,
         provisioning_seconds: float,
@@ -93,6 +95,7 @@ class CustomJobs:
         self._faults = faults
         self._machine = machine
         self._quotas = quotas
+        self._iam = iam
         self._log = log
         self._folder = folder
         self._provisioning_seconds = provisioning_seconds
@@ -240,7 +243,9 @@ class CustomJobs:
             if self._wait_for_turn(name):
                 # Provisioning: without it PENDING would never be seen, and with it every race that hides there.
                 self._closing.wait(self._provisioning_seconds)
-                outcome = self._no_capacity() if self._faults.take(PLACE) else self._run(name)
+                outcome = (
+                    self._no_capacity() if self._faults.take(PLACE) else self._not_allowed(name) or self._run(name)
+                )
             else:
                 outcome = None if self._closing.is_set() else _cancelled()
             if outcome is not None:
@@ -254,6 +259,20 @@ class CustomJobs:
                 self._running.pop(name, None)
                 self._threads.pop(name, None)
                 self._turn.notify_all()
+
+    def _not_allowed(self, name: str) -> Outcome | None:
+        """How a job ends whose account Vertex AI's own agent may not act as, or that is gone. The words are ours."""
+        job = self._records.get(_COLLECTION, name) or {}
+        account = job.get("jobSpec", {}).get("serviceAccount")
+        if not account:
+            return None
+        resource = f"projects/{self._iam.project}/serviceAccounts/{account}"
+        try:
+            self._iam.require(agent("gcp-sa-aiplatform"), "iam.serviceAccounts.actAs", resource)
+        except Refused as refused:
+            message = f"Permission '{refused.permission}' denied on service account {account} for {refused.email}."
+            return Outcome("JOB_STATE_FAILED", {"code": CODES["PERMISSION_DENIED"], "message": message})
+        return None
 
     def _no_capacity(self) -> Outcome:
         """How a job ends that no machine was found for: it never starts.

@@ -123,6 +123,7 @@ class Vertex:
             faults=faults,
             machine=Machine(images, python, environment, storage_address, project, grace_seconds),
             quotas=quotas,
+            iam=iam,
             log=JobLog(project=project, region=region, publish=publish_log, stream_output=stream_output),
             folder=state_dir / "jobs",
             provisioning_seconds=operation_seconds,
