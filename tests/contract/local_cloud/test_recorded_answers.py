@@ -68,6 +68,12 @@ class Client:
         }
         return {"displayName": "toy", "jobSpec": {"workerPoolSpecs": [pool]}, **fields}
 
+    def job_with(self, spec: Mapping[str, Any], pool: Mapping[str, Any]) -> dict[str, Any]:
+        job = self.job()
+        job["jobSpec"] |= spec
+        job["jobSpec"]["workerPoolSpecs"][0] |= pool
+        return job
+
     def created_job(self, **query: str) -> Any:
         code, job = self.vertex("POST", "customJobs", self.job(), **query)
         self.vertex("POST", f"customJobs/{job['name'].rpartition('/')[2]}:cancel", {})
@@ -372,9 +378,28 @@ ROWS: list[tuple[str, Ask, int, dict[str, Any]]] = [
         for what, fields in (
             ("an artifact that is in no bucket", {"artifactUri": "https://example.com/model"}),
             ("a variable of Vertex AI's", {"containerSpec": {"imageUri": TRAINER, "env": [{"name": "AIP_MODE"}]}}),
+            ("a container without its image", {"containerSpec": {"args": ["x"]}}),
             ("port 0", {"containerSpec": {"imageUri": TRAINER, "ports": [{"containerPort": 0}]}}),
             ("port 70000", {"containerSpec": {"imageUri": TRAINER, "ports": [{"containerPort": 70000}]}}),
             ("a route without a slash", {"containerSpec": {"imageUri": TRAINER, "predictRoute": "predict"}}),
+        )
+    ),
+    *(
+        (
+            f"vertex: a job with {what}",
+            lambda client, spec=spec, pool=pool: client.vertex("POST", "customJobs", client.job_with(spec, pool)),
+            400,
+            {"error.status": "INVALID_ARGUMENT"},
+        )
+        for what, spec, pool in (
+            ("a disk that is too small", {}, {"diskSpec": {"bootDiskSizeGb": 99}}),
+            ("a disk that is too large", {}, {"diskSpec": {"bootDiskSizeGb": 64001}}),
+            ("a disk of no kind", {}, {"diskSpec": {"bootDiskType": "ssd"}}),
+            ("a network by its last name", {"network": "default"}, {}),
+            ("a TensorBoard by its last name", {"tensorboard": "123"}, {}),
+            ("an output in no bucket", {"baseOutputDirectory": {"outputUriPrefix": "gs://"}}, {}),
+            ("an account of another project", {"serviceAccount": "a@another.iam.gserviceaccount.com"}, {}),
+            ("FLEX_START for a machine without accelerator", {"scheduling": {"strategy": "FLEX_START"}}, {}),
         )
     ),
     ("vertex: no data sets", lambda client: client.vertex("GET", "datasets"), 200, {"datasets": ABSENT}),
@@ -511,6 +536,37 @@ ROWS: list[tuple[str, Ask, int, dict[str, Any]]] = [
         ),
         400,
         {"error.errors.0.reason": "invalid"},
+    ),
+    (
+        "storage: a bucket in another project",
+        lambda client: client.storage("POST", "b", {"name": client.new_name()}, project="another-project"),
+        403,
+        {
+            "error.message": re.compile(
+                r".* does not have storage\.buckets\.create access to the Google Cloud project.*"
+            )
+        },
+    ),
+    (
+        "storage: a bucket in the project by its number",
+        lambda client: client.storage("POST", "b", {"name": client.new_name()}, project=PROJECT_NUMBER),
+        200,
+        {},
+    ),
+    *(
+        (
+            f"storage: a bucket with {what}",
+            lambda client, fields=fields: client.storage("PATCH", f"b/{client.bucket()}", fields),
+            400,
+            {"error.message": "Invalid argument."},
+        )
+        for what, fields in (
+            ("a label in capitals", {"labels": {"Team": "a"}}),
+            ("a label that begins with a digit", {"labels": {"1team": "a"}}),
+            ("deleted objects kept for a day", {"softDeletePolicy": {"retentionDurationSeconds": "86400"}}),
+            ("deleted objects kept for a year", {"softDeletePolicy": {"retentionDurationSeconds": "31536000"}}),
+            ("a rule that does nothing known", {"lifecycle": {"rule": [{"action": {"type": "Remove"}}]}}),
+        )
     ),
     ("storage: a stale policy", overwritten_policy, 412, {"error.errors.0.reason": "conditionNotMet"}),
     (

@@ -77,6 +77,8 @@ class Iam:
 
     def __init__(self, *, project: str, custom_roles: Mapping[str, Any] | None = None) -> None:
         self.project = project
+        #: An emulator that runs alone serves whatever project its caller names.
+        self._is_any_project = False
         self._roles = Roles(project, custom_roles or {})
         self._lock = threading.Lock()
         self._grants: dict[str, set[Grant]] = collections.defaultdict(set)
@@ -98,6 +100,7 @@ class Iam:
     def of_one_owner(cls) -> Iam:
         """A project in which nobody calls but its owner, for an emulator that runs alone."""
         iam = cls(project="local")
+        iam._is_any_project = True
         for role, product in (
             ("roles/pubsub.publisher", "Cloud Storage"),
             ("roles/pubsub.publisher", "Pub/Sub"),
@@ -196,6 +199,8 @@ class Iam:
         """The grants on a resource and on what it inherits from."""
         project = f"projects/{self.project}"
         holder = _policy_holder(resource)
+        if not self._is_any_project and not _is_of(resource, self.project):
+            return  # of another project, about which nobody here has a say
         if holder.startswith("buckets/"):
             yield from self._convenience(holder)
         if holder != project and holder in self._grants:
@@ -310,6 +315,11 @@ def agent(product: str) -> str:
     """`serviceAccount:…` of one of Google's own accounts: `Pub/Sub`, `Cloud Storage`, `gcp-sa-aiplatform`, …"""
     email = AGENTS.get(product) or f"service-{PROJECT_NUMBER}@{product}.iam.gserviceaccount.com"
     return f"serviceAccount:{email}"
+
+
+def _is_of(resource: str, project: str) -> bool:
+    """Whether a resource is of this project; of a bucket its name does not tell, and all that are there are."""
+    return not resource.startswith("projects/") or resource.split("/")[1] in {"_", project}
 
 
 def _policy_holder(resource: str) -> str:

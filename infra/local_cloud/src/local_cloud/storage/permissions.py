@@ -41,7 +41,7 @@ class Permissions:
         """The resources that a request names. Raises ApiError 404 for a bucket that does not exist: anyone may know."""
         names = request.view_args or {}
         if kind == "project":
-            yield f"projects/{self._iam.project}"
+            yield f"projects/{request.args.get('project', self._iam.project)}"
             return
         if names["bucket"] in JSON_API_SEGMENTS:
             return  # no bucket at all: a path that the JSON API does not have, as the view will say

@@ -54,6 +54,13 @@ _RESERVED = re.compile(r"goog.*|.*g[o0]{2}g[l1]e.*")
 _UNIFORM_LOCK_MICROSECONDS = 90 * 24 * 3600 * 1_000_000
 #: For how long what was deleted can be brought back, unless the bucket says otherwise.
 _SOFT_DELETE_SECONDS = "604800"
+#: Seconds: from seven days to ninety, or none. Source: https://docs.cloud.google.com/storage/docs/soft-delete
+_SOFT_DELETE_LIMITS = (604_800, 7_776_000)
+#: Source: https://docs.cloud.google.com/storage/docs/lifecycle
+_LIFECYCLE_ACTIONS = frozenset({"Delete", "SetStorageClass", "AbortIncompleteMultipartUpload"})
+#: Source: https://docs.cloud.google.com/storage/docs/tags-and-labels
+_LABEL_KEY = re.compile(r"[^\W\d_][\w-]{0,62}")
+_LABEL_VALUE = re.compile(r"[\w-]{0,63}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,7 +243,19 @@ def require_bucket_properties(properties: Mapping[str, Any]) -> dict[str, Any]:
     """Refuse what Cloud Storage refuses to keep of a bucket. Raises ApiError 400."""
     location_type(str(properties.get("location", "US")))
     require_storage_class(properties.get("storageClass", "STANDARD"))
+    kept = int((properties.get("softDeletePolicy") or {}).get("retentionDurationSeconds", _SOFT_DELETE_SECONDS))
+    rules = (properties.get("lifecycle") or {}).get("rule") or []
+    are_kept = kept == 0 or _SOFT_DELETE_LIMITS[0] <= kept <= _SOFT_DELETE_LIMITS[1]
+    are_known = all((rule.get("action") or {}).get("type") in _LIFECYCLE_ACTIONS for rule in rules)
+    if not are_kept or not are_known or not all(map(_is_label, (properties.get("labels") or {}).items())):
+        raise invalid("Invalid argument.")
     return dict(properties)
+
+
+def _is_label(label: tuple[str, Any]) -> bool:
+    key, value = label[0], str(label[1] or "")
+    is_lower = (key + value).lower() == key + value
+    return is_lower and bool(_LABEL_KEY.fullmatch(key) and _LABEL_VALUE.fullmatch(value))
 
 
 def require_object_name(name: object) -> str:
@@ -247,7 +266,8 @@ def require_object_name(name: object) -> str:
         size = len(name.encode())
     except UnicodeEncodeError:
         raise invalid(f"Invalid object name: {name!r} is not valid UTF-8") from None
-    if size > 1024 or name in {".", ".."} or "\r" in name or "\n" in name:
+    is_reserved = name in {".", ".."} or name.startswith(".well-known/acme-challenge/")
+    if size > 1024 or is_reserved or "\r" in name or "\n" in name:
         raise invalid(f"Invalid object name: {name[:80]!r}; at most 1024 bytes, no line breaks, not '.' or '..'")
     return name
 

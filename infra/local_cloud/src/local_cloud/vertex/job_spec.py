@@ -25,6 +25,14 @@ _TASK_TYPES = ("chief", "worker", "ps", "evaluator")
 #: Variables that describe the whole job to each of its replicas.
 CLUSTER_VARIABLES = ("CLUSTER_SPEC", "TF_CONFIG")
 SERVICE_ACCOUNT = re.compile(r"[a-z0-9-]+@[a-z0-9.-]+\.gserviceaccount\.com")
+#: How CustomJobSpec says that a network and a TensorBoard are named.
+_FORMS = {
+    "network": re.compile(r"projects/[^/]+/global/networks/[^/]+"),
+    "tensorboard": re.compile(r"projects/[^/]+/locations/[^/]+/tensorboards/[^/]+"),
+}
+#: Source: DiskSpec, and https://docs.cloud.google.com/vertex-ai/docs/training/configure-compute
+_DISKS = frozenset({"pd-ssd", "pd-standard", "hyperdisk-balanced"})
+_DISK_GB = (100, 64000)
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 Document = dict[str, Any]
@@ -62,8 +70,11 @@ def check(job: Mapping[str, Any]) -> None:
             _check_pool(pool, f"job_spec.worker_pool_specs[{position}]", is_primary=position == 0)
     timeout(spec)
     machines.check_strategy(spec)
+    for name, form in _FORMS.items():
+        if spec.get(name) and not form.fullmatch(spec[name]):
+            raise invalid_field(f"job_spec.{name}", f"Invalid resource name: {spec[name]}")
     prefix = (spec.get("baseOutputDirectory") or {}).get("outputUriPrefix")
-    if prefix is not None and not str(prefix).startswith("gs://"):
+    if prefix is not None and not re.match("gs://[^/]", str(prefix)):
         raise invalid_argument(f"job_spec.base_output_directory must be a gs:// URI, got {prefix!r}.")
     account = spec.get("serviceAccount", "")
     if account and not SERVICE_ACCOUNT.fullmatch(account):
@@ -82,9 +93,19 @@ def _check_pool(pool: Mapping[str, Any], field: str, *, is_primary: bool) -> Non
     if replicas < 1 or (is_primary and replicas != 1):
         expected = "1 for the primary replica" if is_primary else "at least 1"
         raise invalid_argument(f"{field}.replica_count must be {expected}, got {replicas}.")
+    _check_disk(pool.get("diskSpec") or {}, f"{field}.disk_spec")
     for variable in container.get("env") or ():
         if not _ENVIRONMENT_NAME.fullmatch(str(variable.get("name", ""))):
             raise invalid_argument(f"{field}.container_spec.env: {variable.get('name')!r} is no variable name.")
+
+
+def _check_disk(disk: Mapping[str, Any], field: str) -> None:
+    kind, (least, most) = disk.get("bootDiskType") or "pd-ssd", _DISK_GB
+    if kind not in _DISKS:
+        raise invalid_field(f"{field}.boot_disk_type", f'"{kind}" is not supported.')
+    size = whole_number(disk.get("bootDiskSizeGb"), f"{field}.boot_disk_size_gb") or least
+    if not least <= size <= most:
+        raise invalid_field(f"{field}.boot_disk_size_gb", f"{size} must be from {least} to {most}.")
 
 
 def fill(spec: Document) -> None:

@@ -485,6 +485,8 @@ def _check_container(container: Mapping[str, Any]) -> None:
     Source: ModelContainerSpec, and "Custom container requirements": variables that begin with AIP_ are Vertex AI's own.
     """
     field = "model.container_spec"
+    if container and not container.get("imageUri"):
+        raise invalid_field(f"{field}.image_uri", "image_uri is required.")
     for variable in container.get("env") or ():
         if str(variable.get("name", "")).startswith("AIP_"):
             raise invalid_field(f"{field}.env", f"{variable['name']}: names that begin with AIP_ are reserved.")

@@ -16,9 +16,16 @@ def resources_of(kind: str, request: flask.Request, *, project: str) -> Iterator
     if kind in _ACCOUNTS:
         holder = _field(request.get_json(force=True, silent=True), *_ACCOUNTS[kind])
         if account := _field(holder, "serviceAccount", "service_account"):
-            yield f"projects/{project}/serviceAccounts/{account}"
+            yield f"projects/{_project_of(account) or project}/serviceAccounts/{account}"
     else:
         yield f"projects/{project}"
+
+
+def _project_of(account: object) -> str:
+    """The project that an account was made in, if its address tells."""
+    domain = str(account).partition("@")[2]
+    project = domain.removesuffix(".iam.gserviceaccount.com")
+    return "" if project == domain or project.startswith("gcp-sa-") else project
 
 
 def _field(document: object, *spellings: str) -> Any:
