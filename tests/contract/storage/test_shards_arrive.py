@@ -18,7 +18,7 @@ from local_cloud.faults import Faults
 from local_cloud.storage import Storage
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-PARTS = ("shared/src", "infra/shards", "services/training_launcher")
+PARTS = ("shared/src", "infra/cli", "infra/shards", "services/training_launcher")
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def make_shards(storage: Storage, images: Path, *arguments: str) -> subprocess.C
         "STORAGE_EMULATOR_HOST": f"http://{storage.address}",
         "GOOGLE_CLOUD_PROJECT": "garden",
     }
-    command = [sys.executable, "-m", "shard_writer", str(images), "--workers", "1", *arguments]
+    command = [sys.executable, "-m", "dualdeploy_cli", "shards", str(images), "--workers", "1", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
 
