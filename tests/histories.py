@@ -216,6 +216,9 @@ class History:
                     act(name)
 
         self.chain.interfere = interfere
+        if self.chance.random() < 0.3:
+            # Whoever answers people is an instance like any other.
+            self._command()
         self._pass()
 
     def _serve(self, deployed: Any, instance: Any) -> Any:
