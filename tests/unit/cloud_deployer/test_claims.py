@@ -222,6 +222,17 @@ def test_a_data_set_that_was_retired_frees_its_endpoint_at_once(deployer: Deploy
     assert (deployer.clock() - began).total_seconds() < 600
 
 
+def test_a_claim_that_passes_on_while_its_holder_gives_it_up_stays_with_the_new_holder(deployer: Deployer) -> None:
+    def pass_on(name: str) -> None:
+        if name == "delete":
+            deployer.ledger_store.faults.before = lambda _name: None
+            deployer.edit(CLAIM, lambda claim: claim.update(dataset="birds"))
+
+    deployer.ledger_store.faults.before = pass_on
+    assert not claims.free(deployer.ledger, "flowers", "flowers")
+    assert holder(deployer).dataset == "birds"
+
+
 # Claims that cannot be read ------------------------------------------------------------------------------------
 
 

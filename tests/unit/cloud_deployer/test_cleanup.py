@@ -9,9 +9,10 @@ import pytest
 from deployer import SETTINGS, Deployer, Freeze, Kill, kill_points, overwrite
 
 from cloud_deployer.cleanup.report import Report, read_report
+from cloud_deployer.cleanup.work import Cleanup
 from cloud_deployer.naming import model_id_of
-from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
-from dualdeploy.ledger import State, names
+from dualdeploy.errors import LeaseHeld, RejectedByGoogle, ServiceUnavailable
+from dualdeploy.ledger import State, lease, names
 from dualdeploy.object_store import ABSENT
 from dualdeploy.testing import Failing
 from dualdeploy.testing.failing import ProcessDied
@@ -456,6 +457,56 @@ def test_killed_at_any_of_its_operations_the_cleanup_ends_with_the_same_project(
         except AssertionError as exc:
             failures.append(f"killed {when} {number} ({killed.operations[number]}): {exc}")
     assert failures == []
+
+
+def ended_elsewhere(kill: Kill | None = None) -> Deployer:
+    """A data set that serves on another endpoint since just now; the cleanup takes the first one away.
+
+    `kill` counts from the first operation of the cleanup.
+    """
+    deployer = _moved().continued()
+    deployer.operations.clear()
+    if kill:
+        deployer.interfere = kill
+    look(deployer)
+    for seconds in [60.0] * 10 + [HOUR / 2] * 8:
+        deployer.vertex.finish_operations()
+        deployer.tick(seconds)
+    return deployer
+
+
+@functools.cache
+def _moved() -> Deployer:
+    deployer = Deployer(REPORT_ONLY)
+    release(deployer, 1)
+    deployer.configure(serving={"endpoint": "elsewhere"})
+    release(deployer, 2)
+    # What has traffic stays until people take it down.
+    there = deployer.vertex.endpoints["flowers"]
+    deployer.vertex.endpoints["flowers"] = dataclasses.replace(there, deployed=(), traffic={})
+    return deployer
+
+
+def test_killed_at_any_of_its_operations_the_cleanup_takes_an_endpoint_away_with_its_claim() -> None:
+    undisturbed = ended_elsewhere()
+    begins = undisturbed.operations.index("vertex.start_delete_endpoint")
+    failures = []
+    for number, when in kill_points(undisturbed.operations[: begins + 25]):
+        deployer = ended_elsewhere(Kill(number, when))
+        what = [removal.kind for removal in report(deployer).removed]
+        stands = (list(deployer.vertex.endpoints), list(deployer.ledger.names("claims/endpoints/")))
+        if stands != (["elsewhere"], ["claims/endpoints/elsewhere.json"]) or report(deployer).under_way:
+            failures.append(f"killed {when} {number} ({undisturbed.operations[number]}): {what}, {stands}")
+        if deployer.serving().removing:
+            failures.append(f"killed {when} {number} ({undisturbed.operations[number]}): claimed for ever")
+    assert failures == []
+
+
+def test_of_two_looks_at_one_data_set_at_the_same_time_the_second_waits(cooling: tuple[Deployer, str, str]) -> None:
+    deployer, _, _ = cooling
+    work = Cleanup(deployer.service.world)
+    with lease(deployer.ledger, "cleanup/flowers", seconds=90), pytest.raises(LeaseHeld):
+        work.advance("flowers")
 
 
 @pytest.mark.parametrize(

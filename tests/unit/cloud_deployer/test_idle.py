@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 
 import pytest
-from deployer import Deployer
+from deployer import Deployer, Kill, kill_points
 
 from cloud_deployer.cleanup.report import Report, read_report
 from cloud_deployer.naming import model_id_of
@@ -96,6 +97,37 @@ def test_a_model_that_no_one_asks_is_taken_down_and_the_record_says_so() -> None
     assert len(deployer.vertex.operations) == operations
     assert "flowers" in deployer.vertex.endpoints
     assert report(deployer).idle is None
+
+
+@functools.cache
+def _about_to_be_taken_down() -> Deployer:
+    """A model that no one asks; the next look takes it down."""
+    deployer = configured(idle="undeploy")
+    released(deployer)
+    while not deployer.vertex.faults.calls["start_undeploy"]:
+        before = deployer.continued()
+        pass_time(deployer, minutes=5)
+    return before
+
+
+def taken_down(kill: Kill | None = None) -> Deployer:
+    deployer = _about_to_be_taken_down().continued()
+    if kill:
+        deployer.interfere = kill
+    pass_time(deployer, minutes=3 * 60)
+    return deployer
+
+
+def test_killed_at_any_of_its_operations_the_cleanup_records_what_it_took_down() -> None:
+    undisturbed = taken_down()
+    begins = undisturbed.operations.index("vertex.start_undeploy")
+    failures = []
+    for number, when in kill_points(undisturbed.operations[: begins + 25]):
+        deployer = taken_down(Kill(number, when))
+        live = deployer.serving()
+        if deployed(deployer) or not live.undeployed_at or live.removing or report(deployer).under_way:
+            failures.append(f"killed {when} {number} ({undisturbed.operations[number]}): {live.undeployed_at!r}")
+    assert failures == []
 
 
 @pytest.mark.parametrize("how", ["redeploy", "rollback", "release"])
