@@ -86,6 +86,9 @@ class AdamW:
         """Go on from what `state` returned for the same variables. Raises ValueError when it does not fit."""
         for variable, value in zip(self._state_variables(), state, strict=True):
             variable.assign(np.asarray(value))
+        if self._scaled and float(self._scale) <= 1.0:
+            # The accelerator before learned in another number format, and its gradients needed no scale.
+            self._scale.assign(FIRST_SCALE)
 
     def _state_variables(self) -> list[Any]:
         return [self._scale, self._steady, *self._first, *self._second]

@@ -327,6 +327,12 @@ def test_a_scaled_step_is_the_unscaled_one_and_one_with_infinite_gradients_is_le
     resumed = AdamW([scaled], decay=0.02, scaled=True)
     resumed.restore(optimizers[1].state())
     assert float(resumed.scale(tf.constant(1.0))) == FIRST_SCALE / 2
+    # On an accelerator with another number format there was none, and there is none.
+    elsewhere, back = AdamW([plain], decay=0.02), AdamW([scaled], decay=0.02, scaled=True)
+    elsewhere.restore(resumed.state())
+    assert float(elsewhere.scale(tf.constant(1.0))) == 1.0
+    back.restore(optimizers[0].state())
+    assert float(back.scale(tf.constant(1.0))) == FIRST_SCALE
 
 
 def test_layers_compute_in_bfloat16_and_weights_and_probabilities_stay_float32(pictures: Any) -> None:
