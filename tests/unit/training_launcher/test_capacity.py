@@ -7,6 +7,7 @@ import datetime
 
 import pytest
 from chain import LAUNCHER_SETTINGS, WHOLE, Chain
+from stories import Once, kill, spread
 
 from dualdeploy import spending
 from dualdeploy.errors import NoCapacity, PermissionSpreads
@@ -407,3 +408,48 @@ def test_each_job_costs_what_its_own_machine_costs(chain: Chain) -> None:
     assert entry.actual_usd == pytest.approx(cheap * 0.5 + most, abs=1e-4)
     assert entry.seconds == 5400
     assert entry.actual_usd <= entry.reserved_usd
+
+
+# Killed ----------------------------------------------------------------------------------------------------------
+
+
+def told_without_machines(death: Once | None = None) -> Chain:
+    """The first two jobs for the cloud stay queued, or cannot be placed; the third learns. Checked on the way."""
+    chain = Chain()
+    chain.configure(training={"cloud": {"capacity": [{**entry, "wait": "2m"} for entry in LIST]}})
+    if death:
+        chain.interfere = death
+    chain.upload(*WHOLE)
+    for _ in range(40):
+        chain.drain()
+        for run_id in chain.run_ids():
+            jobs = chain.jobs_of(run_id, "cloud")
+            unfinished = [job for job in jobs if job in chain.unfinished_jobs()]
+            assert len(unfinished) <= 1, unfinished
+            for job in unfinished:
+                if way(chain, job) == WAYS[0]:
+                    queue(chain, job)
+                elif way(chain, job) == WAYS[1]:
+                    chain.vertex.end_job(job, "JOB_STATE_FAILED", error=NO_MACHINE, code=8)
+                else:
+                    chain.train(job)
+            for job in chain.jobs_of(run_id, "mobile"):
+                if job in chain.unfinished_jobs():
+                    chain.train(job)
+        chain.vertex.finish_operations()
+        chain.tick()
+    (run_id,) = chain.run_ids()
+    assert [chain.standing(run_id, target).state for target in ("cloud", "mobile")] == [State.LIVE, State.LIVE]
+    asked = [way(chain, job) for job in chain.jobs_of(run_id, "cloud")]
+    assert list(dict.fromkeys(asked)) == WAYS
+    (told,) = {message["outcome"] for message in chain.messages("training-completed", target="cloud")}
+    assert told == "succeeded"
+    return chain
+
+
+def test_whoever_dies_on_the_way_along_the_list_asks_for_no_second_job_and_gets_the_machine() -> None:
+    count = len(told_without_machines().operations)
+    for number in spread(range(count), most=30):
+        death = Once(number, kill)
+        told_without_machines(death)
+        assert death.operation
