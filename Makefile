@@ -159,6 +159,10 @@ bench: $(STAMP) ## Measure; rows go to build/bench/report.json
 routes-table: $(STAMP) ## Write docs/routes.md from the steps of cloud_deployer and mobile_publisher
 	@PYTHONPATH=$(TEST_PATH) $(BIN)/python tests/routes_table.py > docs/routes.md
 
+.PHONY: architecture-pictures
+architecture-pictures: $(STAMP) ## Draw the pictures of docs/architecture.md from topology.json, the states and the routes
+	@PYTHONPATH=$(TEST_PATH) $(BIN)/python tests/architecture_pictures.py
+
 .PHONY: coverage-table
 coverage-table: $(STAMP) ## Write infra/local_cloud/COVERAGE.md from the route tables
 	$(BIN)/python -m local_cloud coverage

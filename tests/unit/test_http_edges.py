@@ -239,7 +239,7 @@ def test_a_key_that_cannot_be_used_is_not_quoted(said: Callable[[], str], key: s
     except RejectedByGoogle:
         log.exception("as the services log it")
 
-    assert "is no service account key" in said()
+    assert "is not a service account key" in said()
     assert SIGNATURE not in said()
 
 

@@ -89,7 +89,7 @@ class DeadLetter:
         """What to do with a letter that cannot be published again."""
         dataset = self.attributes.get("ce-subject", "").removeprefix("objects/").split("/")[0]
         if not dataset:
-            return "no subscription is named in it, so nobody knows where it came from"
+            return "it does not name a subscription, so its topic is not known"
         request = json.dumps({"dataset": dataset}, ensure_ascii=False)
         return (
             "Eventarc gave it up and names no subscription whose topic could repeat it; ask for the data set instead: "

@@ -48,7 +48,7 @@ class Check:
         except CouldNotLook as exc:
             return [self.unseen(str(exc), exc.remedy)]
         except NotSignedIn as exc:
-            return [self.unseen("nobody is signed in to Google Cloud", str(exc))]
+            return [self.unseen("this machine is not signed in to Google Cloud", str(exc))]
         except Exception as exc:  # noqa: BLE001  # a fault of the doctor's own must not hide what else there is
             return [self.unseen(f"the doctor itself failed here: {exc!r}", "report it, with this line")]
 

@@ -83,7 +83,7 @@ def _of(hint: Hint, hurt: Finding | None, unseen: Finding | None, others_work: b
         says = f"does not reach job_notifier ({hurt.place} {hurt.about}); {last}"
         return Finding(Place.HINT, hint, state, says, hurt.remedy)
     if unseen:
-        says = f"nobody could look whether it reaches job_notifier ({unseen.place} {unseen.about})"
+        says = f"it could not be seen whether it reaches job_notifier ({unseen.place} {unseen.about})"
         return Finding(Place.HINT, hint, State.UNSEEN, says, unseen.remedy)
     return Finding(Place.HINT, hint, State.OK, "reaches job_notifier")
 

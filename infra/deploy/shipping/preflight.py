@@ -205,7 +205,7 @@ def _tools(tools: Tools) -> Iterator[Problem]:
 def _region_name(place: Place) -> Iterator[Problem]:
     if not _REGION.fullmatch(place.region):
         # us-central1-a is a zone, and US a multi-region: Vertex AI and Cloud Run have neither.
-        yield Problem(f"{place.region!r} is no region.", "Name one such as us-central1: REGION=us-central1")
+        yield Problem(f"{place.region!r} is not a region.", "Name one such as us-central1: REGION=us-central1")
 
 
 def _project(place: Place, tools: Tools, who: str, permissions: Mapping[str, str]) -> list[Problem]:
@@ -216,7 +216,7 @@ def _project(place: Place, tools: Tools, who: str, permissions: Mapping[str, str
             return [Problem(f"The login of {who} has expired.", "gcloud auth login")]
         return [
             Problem(
-                f"{who} sees no project {place.project}: it does not exist, or the right to see it is missing.",
+                f"{who} sees no project {place.project}: it does not exist, or the permission to see it is missing.",
                 f"gcloud projects create {place.project}   (or, if it exists: gcloud config set account <another one>)",
             )
         ]

@@ -178,7 +178,7 @@ class Terraform:
             # With -json it is a line of JSON, whose ends of lines are two characters.
             lock = re.search(r"ID:\s+([\w-]+)", failed.output)
             raise CannotShip(
-                "Somebody else is deploying, or a deployment was killed. If nobody is:\n"
+                "Someone else is deploying, or a deployment was killed. If no one is:\n"
                 f"  terraform -chdir={self._folder} force-unlock {lock[1] if lock else '<ID>'}"
             ) from failed
 

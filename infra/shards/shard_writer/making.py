@@ -158,7 +158,7 @@ def _report(plan: Plan, source: Source, console: Console) -> None:
     _list(console, "unusable pictures", [f"{name}: {why}" for name, why in plan.unusable.items()])
     _list(console, "copies of other pictures, left out", plan.copies)
     _list(console, "of these with another label than the one that is kept", plan.disagreeing)
-    _list(console, "files that are not pictures in a class folder, passed over", source.passed_over)
+    _list(console, "files that are not pictures in a class folder, ignored", source.passed_over)
 
 
 def _list(console: Console, what: str, entries: Sequence[str]) -> None:

@@ -89,7 +89,7 @@ def _text(file: Path) -> str:
 def _labels(pictures: Sequence[Picture], given: Sequence[str]) -> list[str]:
     found = _in_order({picture.label for picture in pictures})
     if len(set(given)) != len(given):
-        raise UnusableSource(f"a label stands twice: {', '.join(given)}")
+        raise UnusableSource(f"duplicate label: {', '.join(given)}")
     if unknown := sorted(set(found) - set(given)) if given else []:
         raise UnusableSource(f"pictures have labels that the list of labels lacks: {_some(unknown)}")
     if wrong := [label for label in found if not is_class_name(label)]:
@@ -186,7 +186,7 @@ def _csv_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), dialect=_dialect(text)))
     except csv.Error as exc:
-        raise UnusableSource(f"{file} is no list of comma-separated values: {exc}") from exc
+        raise UnusableSource(f"{file} is not a list of comma-separated values: {exc}") from exc
     filled = [(number, row) for number, row in enumerate(rows, start=1) if any(cell.strip() for cell in row)]
     if not filled:
         raise UnusableSource(f"{file} is empty")

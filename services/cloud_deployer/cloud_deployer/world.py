@@ -73,7 +73,7 @@ class World:
         try:
             return training.parse_result(self.models.read(name).data, source=self.models.uri(name))
         except ObjectMissing as exc:
-            raise UnusableResult(f"{self.models.uri(name)} is gone; train again to bring this run out") from exc
+            raise UnusableResult(f"{self.models.uri(name)} is gone; train again to release this run") from exc
 
     def golden(self, release: CloudRelease) -> list[Golden]:
         """The golden pictures of the release's model. Raises UnusableResult."""
@@ -85,7 +85,7 @@ class World:
         try:
             data = self.models.read(release.golden.removeprefix(prefix)).data
         except ObjectMissing as exc:
-            raise UnusableResult(f"{release.golden} is gone; train again to bring this run out") from exc
+            raise UnusableResult(f"{release.golden} is gone; train again to release this run") from exc
         return parse_golden(data, labels=release.labels, source=release.golden)
 
     def check_graph(self, folder: str) -> None:
@@ -99,7 +99,7 @@ class World:
         root = f"{folder.removeprefix(prefix).rstrip('/')}/"
         found = {summary.name.removeprefix(root): summary for summary in self.models.list(root)}
         if saved_model.FILE not in found:
-            raise UnusableResult(f"{folder}/{saved_model.FILE} is gone; train again to bring this run out")
+            raise UnusableResult(f"{folder}/{saved_model.FILE} is gone; train again to release this run")
         saved_model.check_names(found)
         saved_model.check_size(found[saved_model.FILE].size)
         saved_model.check(self.models.read(root + saved_model.FILE).data)

@@ -59,7 +59,7 @@ class GatewaySettings:
             return
         faults = []
         if self.auth_emulator_host:
-            faults.append("FIREBASE_AUTH_EMULATOR_HOST is set: tokens of an emulator are signed by nobody; remove it")
+            faults.append("FIREBASE_AUTH_EMULATOR_HOST is set: tokens of an emulator are not signed; remove it")
         keys = {"APP_CHECK_KEYS_URL": self.app_check_keys_url, "FIREBASE_AUTH_KEYS_URL": self.auth_keys_url}
         faults += [
             f"{name}={url!r} is not an address of Google's: remove it, the default is"

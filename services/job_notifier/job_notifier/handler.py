@@ -72,7 +72,7 @@ class JobNotifier:
         """The trainer wrote its result, which is its last act: the job ends about now."""
         place = training.parse_result_name(event.name)
         if event.bucket != self._settings.models_bucket or place is None:
-            return ignored(f"{event.name} is no result")
+            return ignored(f"{event.name} is not a result")
         return self._look(*place, ticks)
 
     def on_training_job_log(self, event: TrainingJobLogged, ticks: Ticks) -> Outcome:
@@ -81,7 +81,7 @@ class JobNotifier:
             job = self._vertex.get_custom_job(event.job_id)
         except ResourceMissing:
             # `ml_job` also logs for hyperparameter trials and pipeline tasks, which are no custom jobs.
-            return ignored(f"{event.job_id} is no custom job")
+            return ignored(f"{event.job_id} is not a custom job")
         run_id, target = job.labels.get(RUN_LABEL), job.labels.get(TARGET_LABEL)
         if not run_id or target not in TARGETS:
             return ignored(f"{job.name} is not ours")

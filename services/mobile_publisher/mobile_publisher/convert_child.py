@@ -76,7 +76,7 @@ def _input_size(tf: Any, model: Path) -> int:
         saved = saved_model_pb2.SavedModel.FromString((model / "saved_model.pb").read_bytes())
         signature = saved.meta_graphs[0].signature_def[SIGNATURE]
     except (OSError, DecodeError, IndexError) as exc:
-        raise UnconvertibleModelError(f"it is no SavedModel: {exc}") from exc
+        raise UnconvertibleModelError(f"it is not a SavedModel: {exc}") from exc
     inputs = [
         (name, tf.as_dtype(info.dtype), [dimension.size for dimension in info.tensor_shape.dim])
         for name, info in signature.inputs.items()

@@ -218,7 +218,7 @@ def read_result(run: Run, models: ObjectStore) -> TrainingResult:
     try:
         return training.parse_result(models.read(name).data, source=models.uri(name))
     except ObjectMissing as exc:
-        raise UnusableResult(f"{models.uri(name)} is gone; train again to bring this run out") from exc
+        raise UnusableResult(f"{models.uri(name)} is gone; train again to release this run") from exc
 
 
 def download_tree(store: ObjectStore, prefix: str, folder: Path) -> None:

@@ -248,7 +248,7 @@ def peak_memory(tflite: bytes) -> int | None:
 def _load(data: bytes, threads: int) -> Any:
     if data[4:8] != b"TFL3":
         # The interpreter may read past the end of bytes that are no model at all.
-        raise UnusableModel(f"these {len(data)} bytes are no TFLite model: the file identifier is {data[4:8]!r}")
+        raise UnusableModel(f"these {len(data)} bytes are not a TFLite model: the file identifier is {data[4:8]!r}")
     try:
         tflite_operators.check(data)
     except RefusedOperator as exc:

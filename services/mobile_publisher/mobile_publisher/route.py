@@ -25,7 +25,7 @@ _BAKE = Step("bake", State.CANARY, rollout.bake, "holds the share for its time",
 _REGISTER = Step("register", State.DEPLOYING, firebase_ml.register, "gives the file to Firebase ML")
 _PUBLISH = Step("publish", State.DEPLOYING, firebase_ml.publish, "publishes the Firebase model")
 _POINT = Step("point", State.DEPLOYING, pointer.point, "moves latest.json to the version")
-_SETTLE = Step("settle", State.DEPLOYING, rollout.settle, "lets Remote Config give the version to everybody")
+_SETTLE = Step("settle", State.DEPLOYING, rollout.settle, "lets Remote Config give the version to everyone")
 _RECORD = Step("record", State.DEPLOYING, record.record, "records what phones have")
 
 FORWARD = Route(

@@ -95,7 +95,7 @@ class VersionParameter:
                 self._check_staged(document, old=old, new=new, seed=seed, share=held)
             self._settle(document, new)
 
-        self._change(edit, f"{self.key}: {new} for everybody")
+        self._change(edit, f"{self.key}: {new} for everyone")
 
     def settle(self, version: str, *, before: str) -> None:
         """Give `version` to everybody at once; empty lets phones follow the pointer. Repeating it changes nothing.
@@ -108,7 +108,7 @@ class VersionParameter:
                 self._check_default(document, before)
             self._settle(document, version)
 
-        self._change(edit, f"{self.key}: {version or 'as latest.json says'} for everybody")
+        self._change(edit, f"{self.key}: {version or 'as latest.json says'} for everyone")
 
     def take_back(self, *, new: str, old: str, before: str) -> str:
         """End a rollout of `new`, or its release to everybody: the default is `before` again.

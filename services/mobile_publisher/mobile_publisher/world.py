@@ -53,14 +53,14 @@ class World:
         return self.serving(dataset).current
 
     def check_current(self, release: MobileRelease) -> None:
-        """Raise LedgerContention if another instance has gone on with the release meanwhile.
+        """Raise LedgerContention if another instance has continued the release meanwhile.
 
         Asked between a look and the write that rests on it: an instance may have been frozen there for longer than its
         lease, and what it was about to give phones may have been taken back.
         """
         found = self.ledger.find_release(MobileRelease, release.run_id, TARGET, release.n)
         if found is None or found.document.model_dump_json() != release.model_dump_json():
-            raise LedgerContention(f"another instance has gone on with {release.name}")
+            raise LedgerContention(f"another instance has continued {release.name}")
 
     def bucket(self) -> StorageChannel:
         """The bucket that phones read. Raises NoOpenChannel."""

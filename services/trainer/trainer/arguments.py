@@ -250,7 +250,7 @@ def _label_faults(labels: Sequence[str]) -> list[str]:
     if len(labels) < 2:
         faults.append("labels: at least two are needed to tell anything apart")
     if len(set(labels)) != len(labels):
-        faults.append("labels: the same one stands twice")
+        faults.append("labels: duplicate label")
     if any(not label.strip() or "\n" in label for label in labels):
         faults.append("labels: one is empty or has a line break")
     return faults

@@ -263,7 +263,7 @@ def _replace_object(store: GcsObjectStore, name: str, data: bytes) -> None:
         except ObjectMissing as exc:
             raise UnwritableOutput(f"{store.uri(name)} cannot be written: {exc}") from exc
         return
-    raise UnwritableOutput(f"{store.uri(name)} is being written by somebody else: two jobs share one output")
+    raise UnwritableOutput(f"{store.uri(name)} is being written by another job: two jobs share one output")
 
 
 def _current(store: ObjectStore, name: str) -> Generation:

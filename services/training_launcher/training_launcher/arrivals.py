@@ -144,7 +144,7 @@ class Arrivals:
             run = self._ledger.read_run(newest) if newest else None
         except CannotEverSucceed as exc:
             # A document that cannot be read must not stand in the way of every later batch.
-            log.warning("%s is passed over: %s", newest, exc)
+            log.warning("%s is ignored: %s", newest, exc)
             return ""
         if run is None or not goes_on(listing, run, within=config.data.quiet_period):
             return ""

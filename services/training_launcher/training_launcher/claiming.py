@@ -107,7 +107,7 @@ class Claiming:
     def launch(self, run: Run, *, is_new: bool) -> Outcome:
         """Have a run looked at now; the answer to whoever asked for it."""
         if not is_new:
-            return already_done(f"nothing new: {run.run_id} is this very data")
+            return already_done(f"nothing new: {run.run_id} has exactly this data")
         key = f"{LAUNCH}/{run.run_id}"
         self._due.put(key)
         with contextlib.suppress(DualDeployError):
@@ -138,7 +138,7 @@ class Claiming:
         self._ledger.update(name, Intent, changed)
 
     def _wanted(self, wish: Wish) -> tuple[Run, bool]:
-        """The run to claim, True; or the one that is this very data already, False."""
+        """The run to claim, True; or the one that has exactly this data already, False."""
         for run in self._repetitions(wish):
             known = self._ledger.find(names.run(run.run_id), Run)
             if known is None or known.document.claim == run.claim:

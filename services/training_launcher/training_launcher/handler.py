@@ -72,7 +72,7 @@ class Launcher:
         if not folder or not DATASET_NAME.fullmatch(dataset):
             return self._unknown_dataset(event.name, dataset, self._no_data_set(event.name))
         if run_id := self._intake.run_with(dataset, event.name, event.generation):
-            return already_done(f"nothing new: {run_id} is this very data")
+            return already_done(f"nothing new: {run_id} has exactly this data")
         # Before anything that can fail, and before any listing: what arrived is looked at whatever comes of this event.
         self._intake.note_arrival(dataset)
         try:
@@ -210,7 +210,7 @@ class Launcher:
         message = f"{self._data.uri(folder)}/ is not under data.prefix, {self._data.uri(config.data.prefix)}"
         if config.data.shard_names.kind(name) is Kind.SHARD:
             self._record(config.dataset, NoShards(f"shards arrive outside of the data set: {message}"))
-        return ignored(f"{name} is passed over: {message}")
+        return ignored(f"{name} is ignored: {message}")
 
     def _record(self, dataset: str, exc: CannotEverSucceed) -> None:
         self._arrivals.record(dataset, exc, kind="upload")

@@ -309,7 +309,7 @@ class Launching:
             return "is called off", None
         if launch.passed_over:
             self._jobs.cancel(launch.job)
-            return "is passed over", None
+            return "is given up for another machine", None
         self._superseding.call_off_older(each.run, launch.target)
         if launch.unanswered:
             at = clocks.from_text(launch.since) + datetime.timedelta(seconds=UNANSWERED_SECONDS)
@@ -335,7 +335,7 @@ class Launching:
         reason = f"Vertex AI had no {each.placement.describe()} for {launch.job} since {launch.since}"
         self._write(each.launch, launch.changed(passed_over=reason))
         self._jobs.cancel(launch.job)
-        return f"is passed over: {reason}", None
+        return f"is given up for another machine: {reason}", None
 
     # Ends ------------------------------------------------------------------------------------------------------
 

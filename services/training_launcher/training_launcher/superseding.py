@@ -78,7 +78,7 @@ class Superseding:
                 found = self._ledger.find(names.run(run_id), Run)
             except CannotEverSucceed as exc:
                 # A document that nobody can read must not stand in the way of every later run.
-                log.warning("%s is passed over: %s", run_id, exc)
+                log.warning("%s is ignored: %s", run_id, exc)
                 continue
             if found:
                 yield found.document

@@ -120,7 +120,7 @@ def misused(architecture: str, *, weights: str, image_size: int) -> str:
     """Why this network cannot be trained from these weights or at this size, with what to write instead."""
     if module_of(architecture) and weights == "imagenet":
         return (
-            "nobody has published weights of a network of your own: write weights: none, or gs://… of a file of yours"
+            "there are no published weights of a network of your own: write weights: none, or gs://… of a file of yours"
         )
     network = published(architecture)
     if network is None:

@@ -30,16 +30,16 @@ def slots_around(
     try:
         zone = zoneinfo.ZoneInfo(time_zone)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as exc:
-        raise ValueError(f"{time_zone!r} is no time zone; name one such as Europe/Berlin, or UTC") from exc
+        raise ValueError(f"{time_zone!r} is not a time zone; name one such as Europe/Berlin, or UTC") from exc
     if len(expression.split()) != 5:  # cronsim would take a sixth for seconds, which our clock does not have
-        raise ValueError(f"{expression!r} is no cron expression of five fields; Mondays at six are '0 6 * * 1'")
+        raise ValueError(f"{expression!r} is not a cron expression of five fields; Mondays at six are '0 6 * * 1'")
     # To the whole minute that has begun: what is due at six is due at six and not a minute later.
     minute = now.astimezone(datetime.UTC).replace(second=0, microsecond=0)
     try:
         last = next(CronSim(expression, (minute + _MINUTE).astimezone(zone), reverse=True))
         following = next(CronSim(expression, minute.astimezone(zone)))
     except CronSimError as exc:
-        raise ValueError(f"{expression!r} is no cron expression ({exc}); Mondays at six are '0 6 * * 1'") from exc
+        raise ValueError(f"{expression!r} is not a cron expression ({exc}); Mondays at six are '0 6 * * 1'") from exc
     except StopIteration:
         raise ValueError(f"{expression!r} is never due") from None
     return last.astimezone(datetime.UTC), following.astimezone(datetime.UTC)

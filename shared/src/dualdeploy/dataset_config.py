@@ -521,7 +521,7 @@ class Serving(_Section):
             # A run keeps its configuration with every default written out, so 1 says nothing.
             yield f"min_replicas: {self.min_replicas}: the least is 0 machines. Leave min_replicas out"
         if self.idle == "undeploy":
-            yield "idle: undeploy: both say what happens while nobody asks. Leave one of them out"
+            yield "idle: undeploy: both say what happens without requests. Leave one of them out"
 
     @pydantic.model_validator(mode="after")
     def _vertex_ai_has_the_machine(self) -> Serving:
@@ -569,7 +569,7 @@ class Publishing(_Section):
     @classmethod
     def _channels_are_distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(value)) != len(value):
-            raise ValueError("the same channel stands twice")
+            raise ValueError("duplicate channel")
         return value
 
     @pydantic.model_validator(mode="after")
@@ -603,7 +603,7 @@ class DatasetConfig(_Section):
     @classmethod
     def _labels_are_distinct_words(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(value)) != len(value):
-            raise ValueError("the same label stands twice")
+            raise ValueError("duplicate label")
         if not all(map(is_class_name, value)):
             raise ValueError("a label is empty or has a line break")
         return value

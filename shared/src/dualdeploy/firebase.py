@@ -235,7 +235,7 @@ def credential_of_key(key: bytes) -> Any:
     except (ValueError, TypeError, AttributeError) as exc:
         # Not `from exc`: a parser's error quotes what it parsed.
         raise RejectedByGoogle(
-            f"the key for Firebase is no service account key in JSON ({type(exc).__name__})"
+            f"the key for Firebase is not a service account key in JSON ({type(exc).__name__})"
         ) from None
 
 

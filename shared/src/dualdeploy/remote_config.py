@@ -104,5 +104,5 @@ def _template(text: str, etag: str, what: str) -> Template:
     except ValueError as exc:
         raise ServiceUnavailable(f"{what}: the answer is not JSON") from exc
     if not isinstance(document, dict) or not etag:
-        raise ServiceUnavailable(f"{what}: the answer is no template with an ETag")
+        raise ServiceUnavailable(f"{what}: the answer is not a template with an ETag")
     return Template(document, etag)

@@ -116,7 +116,7 @@ class PassedOver:
         if self.hidden:
             return (
                 f"only hidden or unfinished objects are there: {_some(self.hidden)}; what begins with _ or . or"
-                " beam-temp- is passed over: writers rename it when they are done"
+                " beam-temp- is ignored: writers rename it when they are done"
             )
         if self.companions:
             return f"only {_some(self.companions)} is there; {_advice((), self.patterns)}"

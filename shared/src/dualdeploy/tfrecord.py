@@ -106,7 +106,7 @@ class CompressionBomb(CorruptRecords):
 
 
 class MalformedExample(CorruptRecords):
-    """The record is intact but is no tf.train.Example."""
+    """The record is intact but is not a tf.train.Example."""
 
     code = "malformed_example"
 
@@ -277,7 +277,7 @@ class _LengthHeaders(dict[bytes, int]):
             problem = f"the record announces {length} bytes, the limit is {limit}"
         elif index == 0:
             kind = NotTFRecord
-            problem = "the first bytes are no TFRecord header (the checksum of the length is wrong)"
+            problem = "the first bytes are not a TFRecord header (the checksum of the length is wrong)"
         return kind(problem, shard=self.shard, record=index, offset=offset)
 
 
@@ -479,7 +479,7 @@ def parse_example(data: bytes, *, name: str = "", index: int = 0, offset: int = 
     try:
         return Example(message_class.FromString(data))
     except decode_error as exc:
-        problem = "the record is intact but is no tf.train.Example (protobuf cannot parse it)"
+        problem = "the record is intact but is not a tf.train.Example (protobuf cannot parse it)"
         raise MalformedExample(problem, shard=name, record=index, offset=offset) from exc
 
 

@@ -145,9 +145,9 @@ class _Loader(yaml.BaseLoader):
             key = str(key_node.value)
             if key == "<<":
                 _refuse("merge keys (<<) are not read: write the keys out", key_node.start_mark)
-            # PyYAML takes the last of two: a limit that stands twice must not be a guess.
+            # PyYAML takes the last of two: which limit counts must not be a guess.
             if key in found:
-                _refuse(f"the key {key!r} stands twice", key_node.start_mark)
+                _refuse(f"duplicate key {key!r}", key_node.start_mark)
             found[key] = self.construct_object(value_node, deep=True)
         return found
 

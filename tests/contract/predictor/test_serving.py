@@ -178,7 +178,7 @@ def test_more_kept_connections_than_threads_are_answered_alike(start: Callable[.
         ("absent", "no saved_model.pb"),
         ("no_labels", "no signature ['labels']"),
         ("nan", "NaN or infinity"),
-        ("garbage", "is no SavedModel"),
+        ("garbage", "is not a SavedModel"),
         ("writes", "the model uses the operator WriteFile (in __inference_"),
         ("empty", "holds no graph"),
     ],

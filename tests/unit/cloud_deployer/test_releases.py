@@ -121,7 +121,7 @@ def test_a_model_below_the_gate_is_rejected_and_nothing_is_uploaded(deployer: De
     ("data", "says"),
     [
         (graph(Node("PartitionedCall", calls="serve"), functions={"serve": [Node("ReadFile")]}), "operator ReadFile"),
-        (b"no protobuf", "is no SavedModel"),
+        (b"no protobuf", "is not a SavedModel"),
         (None, "is gone; train again"),
     ],
     ids=["reads files", "is none", "is gone"],

@@ -68,7 +68,7 @@ def raising(error: Exception) -> Check:
     [
         (NotThere("x"), State.BROKEN, "nothing ticks", "make deploy"),
         (CouldNotLook("you lack x", "ask for x"), State.UNSEEN, "you lack x", "ask for x"),
-        (NotSignedIn("gcloud auth"), State.UNSEEN, "nobody is signed in to Google Cloud", "gcloud auth"),
+        (NotSignedIn("gcloud auth"), State.UNSEEN, "this machine is not signed in to Google Cloud", "gcloud auth"),
         (ZeroDivisionError("oh"), State.UNSEEN, "the doctor itself failed here: ZeroDivisionError('oh')", "report it"),
     ],
 )

@@ -154,7 +154,10 @@ def test_a_hint_that_overtakes_the_record_of_the_job_is_left_to_the_launcher() -
 )
 def test_an_object_that_is_no_result_is_ignored(chain: Chain, name: str) -> None:
     resource = {"bucket": "models", "name": name, "generation": "1", "size": "1"}
-    assert hear(chain, chain.event("job_notifier", "training-result", resource)) == ("ignored", f"{name} is no result")
+    assert hear(chain, chain.event("job_notifier", "training-result", resource)) == (
+        "ignored",
+        f"{name} is not a result",
+    )
 
 
 def test_a_result_in_another_bucket_is_ignored(chain: Chain, run_id: str) -> None:
@@ -169,7 +172,7 @@ def test_a_result_of_a_run_that_the_ledger_does_not_have_is_rejected(chain: Chai
 
 
 def test_a_log_line_of_something_that_is_no_custom_job_is_ignored(chain: Chain) -> None:
-    assert hear(chain, chain.log_hint("999")) == ("ignored", "999 is no custom job")
+    assert hear(chain, chain.log_hint("999")) == ("ignored", "999 is not a custom job")
 
 
 def test_a_log_line_of_a_job_that_is_not_ours_is_ignored(chain: Chain, job: str) -> None:

@@ -53,7 +53,7 @@ def test_a_damaged_saved_model_is_refused_with_the_reason(saved_model: Path, tmp
     damaged = tmp_path / "model"
     damaged.mkdir()
     (damaged / "saved_model.pb").write_bytes((saved_model / "saved_model.pb").read_bytes()[:100])
-    with pytest.raises(ConversionFailed, match=r"refused: cannot convert .*no SavedModel"):
+    with pytest.raises(ConversionFailed, match=r"refused: cannot convert .*not a SavedModel"):
         conversion.convert(damaged, tmp_path / "a", variant="float32")
 
 

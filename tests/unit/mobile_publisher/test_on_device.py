@@ -109,7 +109,7 @@ def test_labels_that_do_not_fit_the_output_are_refused(tiny_float32: bytes) -> N
 
 @pytest.mark.parametrize("data", [b"", b"TFL3", b"<html>not found</html>"])
 def test_bytes_that_are_no_model_are_refused(data: bytes) -> None:
-    with pytest.raises(UnusableModel, match="no TFLite model"):
+    with pytest.raises(UnusableModel, match="not a TFLite model"):
         on_device.Classifier(data, labels=LABELS)
 
 

@@ -112,7 +112,7 @@ def test_a_key_signs_without_asking_google(key: bytes, private_key: rsa.RSAPriva
 )
 def test_what_is_no_key_is_refused_without_a_word_of_it(key: bytes, change: Any) -> None:
     document = {**json.loads(key), **change} if isinstance(change, dict) else change
-    with pytest.raises(RejectedByGoogle, match="no service account key") as caught:
+    with pytest.raises(RejectedByGoogle, match="not a service account key") as caught:
         credential_of_key(json.dumps(document).encode())
     assert "secret-that" not in str(caught.value)
     assert caught.value.__suppress_context__

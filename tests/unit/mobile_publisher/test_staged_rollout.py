@@ -152,7 +152,7 @@ def test_a_pointer_that_names_no_version_where_none_is_known_is_said_to_be_repla
     overwrite(project.phones, "models/flowers/latest.json", b"{")
     run_id = live_run(project)
     assert project.pointer() == project.version(run_id)
-    assert "latest.json named no version, and none is known: everybody's at once" in project.release(run_id).reason
+    assert "latest.json named no version, and none is known: to everyone at once" in project.release(run_id).reason
 
 
 def test_a_redeploy_without_canary_is_everybodys_at_once(project: Publishing, second: str) -> None:

@@ -161,7 +161,7 @@ def test_the_order_of_classes_is_the_alphabet_or_a_list(tmp_path: Path) -> None:
         (["a.jpg"], "path,label\n", "list.csv lists no pictures"),
         (["a.jpg"], "path,label\na.jpg,rösen\n".encode("latin-1"), "list.csv is not text in UTF-8"),
         (["a.jpg"], "path,label\na.jpg,x\n".encode("utf-16"), "list.csv is not text in UTF-8"),
-        (["a.jpg"], "path,label\na.jpg," + "x" * 200_000 + "\n", "list.csv is no list of comma-separated values"),
+        (["a.jpg"], "path,label\na.jpg," + "x" * 200_000 + "\n", "list.csv is not a list of comma-separated values"),
         (["a.jpg", "b.jpg"], 'path,label\na.jpg,"x\ny"\nb.jpg,z\n', "a label is empty or has a line break: 'x\\ny'"),
         (["flowers/roses/1.jpg", "flowers/tulips/2.jpg"], None, "name the folder that holds the class folders"),
     ],

@@ -115,7 +115,7 @@ def test_a_word_where_a_number_belongs_is_refused_as_it_is_written(lines: str, f
         ("training: {cloud: &job {epochs: 3}, mobile: *job}", r"(?s)aliases \(\*job\) are not read.*line 3"),
         ("data: &a [*a]", r"aliases \(\*a\) are not read"),
         ("training: {cloud: {<<: {epochs: 3}}}", r"(?s)merge keys \(<<\) are not read: write the keys out.*line 3"),
-        ("gates: {cloud: {min_accuracy: 0.9, min_accuracy: 0.1}}", r"(?s)the key 'min_accuracy' stands twice.*line 3"),
+        ("gates: {cloud: {min_accuracy: 0.9, min_accuracy: 0.1}}", r"(?s)duplicate key 'min_accuracy'.*line 3"),
         ("? [a]\n: 1", "a key is a list or a mapping, not a word"),
         ("data: !!binary aGk=", "the tag !!binary is not read"),
         ("data: !mine {}", "the tag !mine is not read"),

@@ -134,11 +134,11 @@ def test_what_saves_and_restores_variables_is_the_savers_alone(data: bytes) -> N
 WHOLE = saver(nodes=NETWORK)
 BROKEN = {
     "empty": (b"", "holds no graph"),
-    "no protocol buffer": (b"no protobuf", "no SavedModel"),
-    "a web page": (b"<html>404</html>", "no SavedModel"),
-    "cut off": (WHOLE[:-3], "no SavedModel"),
+    "no protocol buffer": (b"no protobuf", "not a SavedModel"),
+    "a web page": (b"<html>404</html>", "not a SavedModel"),
+    "cut off": (WHOLE[:-3], "not a SavedModel"),
     "another kind of message": (b"\x0a\x03abc", "holds no graph"),
-    "names that are not text": (graph(Node("Relu")).replace(b"Relu", b"\xff\xfe\xfd\xfc"), "no SavedModel"),
+    "names that are not text": (graph(Node("Relu")).replace(b"Relu", b"\xff\xfe\xfd\xfc"), "not a SavedModel"),
     "huge": (bytes(saved_model.MOST_BYTES + 1), "has 34 MB"),
 }
 

@@ -200,7 +200,7 @@ def test_records_behind_one_that_is_too_long_are_read(at_a_time: int, compress: 
 def test_another_kind_of_file_is_no_tfrecord(data: bytes) -> None:
     error = failure(data)
     assert isinstance(error, NotTFRecord)
-    assert "no TFRecord header" in str(error)
+    assert "not a TFRecord header" in str(error)
 
 
 def test_a_cut_gzip_stream_is_truncated_and_a_changed_one_damaged() -> None:

@@ -37,7 +37,7 @@ def test_a_fault_is_named_with_its_remedy_and_nothing_is_changed(
 def test_what_is_no_region_is_refused(project: Any, region: str) -> None:
     ran = project.run("deploy", f"--region={region}")
     assert ran.code == 1
-    assert f"{region!r} is no region" in ran.said
+    assert f"{region!r} is not a region" in ran.said
     assert project.facts["acted"] == 0
 
 
@@ -94,7 +94,7 @@ def test_all_faults_are_told_at_once(project: Any, permissions: Any) -> None:
     permissions.lacking = {"run.services.create"}
     project.set(billing=False, terraform_version="1.5.7")
     said = project.run("deploy", "--region=us").said
-    for part in ("too old", "is no region", "no billing account", "lacks run.services.create"):
+    for part in ("too old", "is not a region", "no billing account", "lacks run.services.create"):
         assert part in said
 
 

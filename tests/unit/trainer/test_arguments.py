@@ -98,7 +98,7 @@ def test_every_fault_of_the_call_is_reported_at_once(tmp_path: Path) -> None:
         "--output missing",
         "nowhere is not a folder",
         "training.epochs: must be at least 1, not 0",
-        "labels: the same one stands twice",
+        "labels: duplicate label",
         "labels: one is empty",
     ):
         assert expected in said

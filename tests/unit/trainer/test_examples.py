@@ -154,7 +154,7 @@ BAD = {
     "no label": (encode_example({"image": jpeg(1)}), "there is no feature 'class'; the record's features: 'image'"),
     "label as unknown text": (encode_example({"image": jpeg(1), "class": "tulip"}), "label 'tulip' is not one of"),
     "two labels": (encode_example({"image": jpeg(1), "class": [0, 1, 1]}), "has 3 values (0, 1), not one class"),
-    "no example at all": (b"\xff\xff\xff", "is no tf.train.Example"),
+    "no example at all": (b"\xff\xff\xff", "is not a tf.train.Example"),
 }
 
 
@@ -208,7 +208,7 @@ def test_a_truncated_shard_is_refused_by_name_however_many_bad_records_are_allow
 
 def test_a_file_that_is_no_shard_is_refused_by_name(shard: Any, load: Any, tmp_path: Path) -> None:
     (tmp_path / "train.tfrecord").write_bytes(b"image,label\na.jpg,daisy\n")
-    with pytest.raises(UnusableData, match=r"gs://data/train.tfrecord, .*no TFRecord header"):
+    with pytest.raises(UnusableData, match=r"gs://data/train.tfrecord, .*not a TFRecord header"):
         load([Shard("gs://data/train.tfrecord", tmp_path / "train.tfrecord")], [])
 
 

@@ -150,7 +150,7 @@ def test_an_event_that_comes_again_is_already_done_and_validates_nothing(chain: 
     deliveries = chain.upload(*WHOLE)
     launched(chain, deliveries[-1])
     chain.operations.clear()
-    assert message_of(chain, deliveries[-1]) == f"nothing new: {only_run(chain)} is this very data"
+    assert message_of(chain, deliveries[-1]) == f"nothing new: {only_run(chain)} has exactly this data"
     assert chain.outcomes[-1][1] == "already_done"
     assert "data.open" not in chain.operations
     assert not [name for name in chain.operations if name.startswith("vertex.")]
@@ -304,7 +304,7 @@ def test_a_request_trains_what_is_there(chain: Chain) -> None:
 def test_a_request_without_force_finds_nothing_new_in_known_data(chain: Chain) -> None:
     chain.upload(*WHOLE)
     launched(chain, chain.retrain())
-    assert message_of(chain, chain.retrain()) == f"nothing new: {only_run(chain)} is this very data"
+    assert message_of(chain, chain.retrain()) == f"nothing new: {only_run(chain)} has exactly this data"
     assert len(chain.vertex.jobs) == 2
 
 

@@ -73,7 +73,7 @@ def test_with_force_unchanged_data_is_trained_again_once_in_each_period() -> Non
 def test_without_force_unchanged_data_is_not_trained_again_and_not_asked_for_every_minute() -> None:
     chain = a_chain()
     (run_id,) = chain.run_ids()
-    assert f"nothing new: {run_id} is this very data" in launcher_tick(chain, 7 * DAY)
+    assert f"nothing new: {run_id} has exactly this data" in launcher_tick(chain, 7 * DAY)
     assert launcher_tick(chain, 60) == ""
     assert len(chain.vertex.jobs) == 2
 
@@ -184,7 +184,7 @@ def test_times_that_were_missed_are_made_up_for_once() -> None:
 def test_without_force_unchanged_data_launches_nothing_at_its_time() -> None:
     chain = a_scheduled_chain(force=False)
     (run_id,) = chain.run_ids()
-    assert f"nothing new: {run_id} is this very data" in tick_at(chain, "2026-11-30T06:00:00Z")
+    assert f"nothing new: {run_id} has exactly this data" in tick_at(chain, "2026-11-30T06:00:00Z")
     assert tick_at(chain, "2026-11-30T06:01:00Z") == ""
     assert len(chain.vertex.jobs) == 2
 

@@ -18,7 +18,7 @@ _FOLDER, _ENDING = "datasets/", ".yaml"
 def checks(look: Look) -> Iterator[Check]:
     for key, bucket in look.chain.buckets.items():
         name = bucket["name"]
-        missing = f"gs://{name} does not exist; it holds {bucket['holds']}, and whoever reads or writes that fails"
+        missing = f"gs://{name} does not exist; it holds {bucket['holds']}, and reading or writing that fails"
         yield _bucket(look, key, name, missing)
     folder = f"gs://{look.chain.bucket('config')}/{_FOLDER}"
     configured = Check(Place.BUCKET, folder, lambda: _configured(look, configured))

@@ -139,7 +139,7 @@ def _worn(wanted: Mapping[str, Any], found: Any) -> Iterator[str]:
     elif not found.dead_letter_policy.dead_letter_topic:
         yield "it has no dead-letter topic: what cannot be handled is tried for a week and then lost"
     elif not found.dead_letter_policy.dead_letter_topic.endswith(f"/{wanted['dead_letter_policy']['topic']}"):
-        yield f"it gives up to {found.dead_letter_policy.dead_letter_topic}, where nobody looks"
+        yield f"it gives up to {found.dead_letter_policy.dead_letter_topic}, which no one reads"
     if not found.retry_policy:
         yield "it has no retry policy: what is refused comes back at once, over and over"
 

@@ -123,7 +123,7 @@ def _service(look: Look, service: str) -> Check:
         elif newest == serving and is_ready:
             yield check.ok(f"ready, as {serving or newest}")
 
-    missing = f"the Cloud Run service {host} is missing: nobody takes the events of {service}, which wait for a week"
+    missing = f"the Cloud Run service {host} is missing: the events of {service} wait for a week, and are then lost"
     check = Check(Place.SERVICE, service, ask, missing=missing, remedy=chain.deploy)
     return check
 

@@ -236,7 +236,7 @@ class Cleanup:
     def _seen(self, report: Report, holdings: Holdings, found: Surplus) -> Report:
         for removal in found.removals:
             if removal.what not in {known.what for known in report.surplus}:
-                log.info("%s is surplus: %s", removal.what, removal.reason)
+                log.info("%s is not needed any more: %s", removal.what, removal.reason)
         since = holdings.unconfigured_since
         return report.changed(
             looked_at=clocks.to_text(self._world.clock()),

@@ -56,6 +56,6 @@ def _verdict(release: CloudRelease, world: World, result: TrainingResult, limits
         why = f"{measured.live}, which serves, was not measured on the same pictures: {measured.problem}"
         not_judged.append(f"regression: {why}")
         if world.settings.trainer_image and not release.forced:
-            # Someone asked for a comparison, it was tried, and it failed: that is no approval.
+            # Someone asked for a comparison, it was tried, and it failed: that is not an approval.
             rules.append(gate.Rule("live_measured", 0, 1, ">="))
     return gate.Verdict(rules, not_judged)

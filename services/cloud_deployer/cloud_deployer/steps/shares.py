@@ -150,7 +150,7 @@ def _monitored(release: CloudRelease, world: World, limits: Watched) -> Turn[Clo
         if age < rollout.limits.bake + limits.wait:
             return Wait(release, f"Cloud Monitoring to show the new model's traffic ({missing})")
         why = f"at {rollout.share} % of the traffic Cloud Monitoring had no data for {age:.0f} s"
-        return Back(release, f"{why} ({missing}): that is no approval")
+        return Back(release, f"{why} ({missing}): that is not an approval")
     if age < rollout.limits.bake:
         return _baking(release, world)
     last = {**rollout.passed[-1], "monitoring": {"requests": seen.requests, **verdict.as_facts()}}

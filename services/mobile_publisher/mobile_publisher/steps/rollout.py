@@ -154,12 +154,12 @@ def _pointed(release: MobileRelease, world: World, live: str) -> tuple[str, str]
         return named(latest), ""
     broken = f"{storage.uri(name)} named no version"
     if not live:
-        return "", f"; {broken}, and none is known: everybody's at once"
+        return "", f"; {broken}, and none is known: to everyone at once"
     try:
         storage.point(name, live, guard=functools.partial(world.check_current, release))
     except CannotEverSucceed as exc:
         log.error("%s, and none that phones have is known: %s", broken, exc)  # noqa: TRY400  # said in full
-        return "", f"; {broken}, and none is known: everybody's at once"
+        return "", f"; {broken}, and none is known: to everyone at once"
     log.error("%s, and was pointed at %s again, which is live", broken, live)
     return live, f"; {broken}, and was pointed at {live} again, which is live"
 

@@ -103,7 +103,7 @@ def parse(data: bytes) -> Any:
         message = saved_model.FromString(data)
     except decode_error as exc:
         raise UnusableGraph(
-            f"{FILE} is no SavedModel, or not a whole one: write it again with tf.saved_model.save"
+            f"{FILE} is not a SavedModel, or not a whole one: write it again with tf.saved_model.save"
         ) from exc
     if not message.meta_graphs:
         raise UnusableGraph(f"{FILE} holds no graph: write it again with tf.saved_model.save")

@@ -320,7 +320,7 @@ def _without_phrases(words: list[str]) -> list[str]:
 def _all_held_out(held_out: Sequence[str], said: Mapping[str, _Said]) -> Problem:
     reason = said[held_out[0]].reason
     message = f"all {len(held_out)} shards are held out, so there is nothing to train on ({held_out[0]}: {reason})"
-    return Problem(message, f"upload the training shards; or, if that is no split, {_SAY_WHICH}")
+    return Problem(message, f"upload the training shards; or, if that is not a split, {_SAY_WHICH}")
 
 
 def _doubts(below: Mapping[str, str], said: Mapping[str, _Said]) -> tuple[Problem, ...]:

@@ -126,7 +126,7 @@ RULES: Final = (
         "403",
         "organization'?s policy|organization policy|vpcservicecontrols|security_policy_violated",
         RejectedByGoogle,
-        "a policy of the organization forbids it: whoever administers the organization has to allow it",
+        "a policy of the organization forbids it: an administrator of the organization has to allow it",
     ),
     _rule("403", "retention policy|object hold|retentionpolicynotmet", RejectedByGoogle, "the bucket keeps it"),
     _rule(

@@ -65,7 +65,7 @@ class Redeploy(_Body):
     run_id: RunId | None = None
     force: bool = pydantic.Field(default=False, description="replace a newer run, pass a gate that refuses")
     canary: bool = pydantic.Field(
-        default=True, description="false: everybody in one step (the cloud model is probed all the same)"
+        default=True, description="false: everyone in one step (the cloud model is probed all the same)"
     )
     reason: Reason = ""
 

@@ -249,7 +249,7 @@ class Commands(Generic[AnyRelease, AnyServing]):
         if wanted.to_run == current.run_id:
             raise Refusal(
                 409,
-                f"{wanted.to_run} is live already; to bring it out again, send it to /redeploy",
+                f"{wanted.to_run} is live already; to release it again, send it to /redeploy",
                 send={"path": "/redeploy", "body": {"run_id": wanted.to_run}},
             )
         previous = serving.previous
@@ -326,7 +326,7 @@ class Commands(Generic[AnyRelease, AnyServing]):
             return
         says = "is under way and not live yet: /abort stops it, and what serves goes on serving"
         if turn.kind == "retire":
-            says = "takes the data set down: /abort stops it where it is, and /redeploy then brings a run out"
+            says = "takes the data set down: /abort stops it where it is, and /redeploy then releases a run"
         send = {"path": "/abort", "body": {"dataset": serving.dataset}}
         raise Refusal(409, f"{turn.name} {says}", send=send)
 

@@ -56,7 +56,7 @@ _KEY = {
 
 #: Of each command: what it does, whether a key makes it repeatable, the status and schema of its answer.
 _COMMANDS: Mapping[str, tuple[str, bool, str, Mapping[str, Any]]] = {
-    "redeploy": ("bring a trained run out again, without training", True, "202", _ACCEPTED),
+    "redeploy": ("release a trained run again, without training", True, "202", _ACCEPTED),
     "rollback": ("back to what served before; newer runs are held", True, "202", _ACCEPTED),
     "abort": ("stop what is under way and leave everything as it was", False, "202", _ACCEPTED),
     "hold": ("keep releases of trainings away until /resume, or until newer data arrive", False, "200", _OBJECT),

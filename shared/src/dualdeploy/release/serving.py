@@ -290,7 +290,7 @@ def record_live(ledger: Ledger, kind: type[AnyServing], release: Release, served
 
 def _replaced_by(release: Release, run_id: str) -> str:
     if run_id == release.run_id:
-        return f"brought out again as release {release.n}"
+        return f"released again as release {release.n}"
     if release.request.kind == "rollback":
         return f"{release.request.describe()}; {release.run_id} serves again"
     return f"replaced by {release.run_id}"

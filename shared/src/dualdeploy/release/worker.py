@@ -143,7 +143,7 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
         if event.target != self._of.target:
             return already_done(f"{event.target} is not ours")
         if event.outcome != "succeeded":
-            return already_done(f"training of {event.run_id} {event.outcome}: there is nothing to bring out")
+            return already_done(f"training of {event.run_id} {event.outcome}: nothing to release")
         run = self._ledger.read_run(event.run_id)
         key = key_of(run.run_id, 1)
         self._due.put(key, self._in(180))
