@@ -151,10 +151,12 @@ def test_killed_at_any_operation_it_ends_with_nothing_left() -> None:
     def retired(kill: Kill | None = None) -> Deployer:
         deployer = a_project()
         deployer.operations.clear()
+        live = deployer.live_run()
         assert deployer.post("retire", dataset="flowers", confirm=True).status_code == 202
         if kill:
             deployer.interfere = kill
         deployer.settle(ticks=25)
+        assert deployer.release(live, 1).state is State.ROLLED_BACK
         return deployer
 
     failures = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import itertools
@@ -223,6 +224,46 @@ def test_what_fails_or_kills_its_process_each_time_is_given_up(world: World, exc
     (given_up,) = world.work.given_up
     assert ("a bug" in given_up) == isinstance(exc, RuntimeError)
     assert world.due.all_keys() == []
+
+
+@pytest.mark.parametrize("exc", [CannotEverSucceed("no labels"), RuntimeError("a bug")], ids=["for good", "a bug"])
+def test_a_process_killed_at_any_operation_at_the_end_of_hopeless_work_tells_it_all_the_same(
+    exc: Exception, clock: ManualClock
+) -> None:
+    for number in itertools.count(1):
+        store = MemoryObjectStore("ledger", clock=clock)
+        world = World(Ledger(store, clock=clock), clock)
+        world.work.act = fail(exc)
+        world.due.put("toy/a", clock() + datetime.timedelta(seconds=60))
+        if isinstance(exc, RuntimeError):
+            for _ in range(200):
+                world.tick()
+                if len(world.work.seen) == MOST_BEGUN:
+                    break
+        happened = kill_once(store, number)
+        for _ in range(90):
+            with contextlib.suppress(ProcessDied):
+                world.tick()
+        assert world.ledger.rejections() or world.work.given_up, f"killed at operation {number}"
+        assert world.due.all_keys() == []
+        if not happened:
+            break
+    assert number > 3
+
+
+def kill_once(store: MemoryObjectStore, number: int) -> list[str]:
+    """Have the process die at the n-th write of the store from now on; what comes back names it when it has."""
+    happened: list[str] = []
+    left = [number]
+
+    def die(name: str) -> None:
+        left[0] -= name in ("put", "delete")
+        if left[0] == 0 and not happened:
+            happened.append(name)
+            raise ProcessDied
+
+    store.faults.before = die
+    return happened
 
 
 def test_a_failure_once_in_a_while_is_never_given_up(world: World) -> None:

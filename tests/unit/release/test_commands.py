@@ -368,3 +368,42 @@ def test_an_unreadable_release_is_said_and_not_failed_on() -> None:
     assert status["under_way"][0]["state"] == "unreadable"
     toy.store.put("rejected/2026-11-23/x.json", b"{", expect=ABSENT)
     assert toy.http().get(f"/status/{DATASET}").status_code == 200
+
+
+# A look at once ------------------------------------------------------------------------------------------------
+
+
+def standing_of(toy: Toy, run_id: str) -> tuple[bool, bool]:
+    """Whether an abort of the run is noted, and whether it stands among those that are under way or wait."""
+    serving = toy.serving()
+    turns = [turn for turn in (serving.under_way, *serving.waiting) if turn and turn.run_id == run_id]
+    return any(turn.abort for turn in turns), bool(turns)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "command", "body", "expected"),
+    [
+        (with_two_live, "redeploy", {"run_id": FIRST, "force": True}, (False, True)),
+        (with_two_live, "rollback", {"dataset": DATASET}, (False, True)),
+        (third_at("rest"), "abort", {"dataset": DATASET}, (True, True)),
+        (unreadable, "abort", {"dataset": DATASET}, (True, True)),
+    ],
+)
+def test_whoever_looks_at_once_finds_what_was_asked_for_and_a_reminder_of_it(
+    prepare: Callable[[], Toy], command: str, body: dict[str, Any], expected: tuple[bool, bool]
+) -> None:
+    toy = prepare()
+    seen = []
+
+    def look(key: str) -> None:
+        run_id = key.split("/")[1]
+        now = toy.due.time_of(toy.clock())
+        is_due = any((entry.time, entry.key) == (now, key) for entry in toy.due.entries())
+        name = names.release(run_id, "cloud", toy.ledger.newest_release_number(run_id, "cloud"))
+        written = toy.store.read(name).data
+        is_written = command != "abort" or written == b"{" or b'"abort": {' in written
+        seen.append((standing_of(toy, run_id), is_due, is_written))
+
+    toy.commands._nudge = look
+    assert ask(toy, command, **body)[0] == 202
+    assert seen == [(expected, True, True)]

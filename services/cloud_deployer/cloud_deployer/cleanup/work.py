@@ -375,7 +375,7 @@ class Cleanup:
         """Have the records say what is gone."""
         if removal.kind == DEPLOYED_MODEL:
             self._tell_undeployed(dataset, removal.id, removal.reason)
-        if removal.kind == ENDPOINT:
+        elif removal.kind == ENDPOINT:
             claims.free(self._ledger, removal.id, dataset)
 
     def _tell_undeployed(self, dataset: str, deployed_id: str, reason: str) -> None:
