@@ -5,8 +5,8 @@
 
 The list is made from the sources of services/ and shared/: every `expect=` of a call becomes "whatever is there", every
 lease holds no one up, every two consecutive writes or messages change places. A change is run against the tests that
-cover its line (as `coverage` saw them), those of its module and the quickest first, and then against some stories of the chain. What survives
-must stand in tests/mutants_excused.txt, with its reason.
+cover its line (as `coverage` saw them), those of its own module and the quickest first, and then against some stories
+of the chain. What survives must stand in tests/mutants_excused.txt, with its reason.
 """
 
 from __future__ import annotations
