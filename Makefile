@@ -12,7 +12,7 @@ UV      := uv==0.13.9
 shell_word = '$(subst ','\'',$(1))'
 option = $(if $(2),$(1) $(call shell_word,$(2)))
 argument = $(if $(1),$(call shell_word,$(1)))
-SERVICES := training_launcher job_notifier cloud_deployer mobile_publisher trainer predictor gateway
+SERVICES := training_launcher job_notifier cloud_deployer mobile_publisher trainer predictor console gateway
 
 # The program for people; each variable below is the option of the same name.
 CLI := $(BIN)/dualdeploy

@@ -64,7 +64,8 @@ CASES: Mapping[str, Case] = {
             ("/events/tick", "pubsub_push_tick.json", ""),
         ),
     ),
-    # Nothing reaches it but people's apps.
+    # No event reaches these.
+    "console": Case("ConsoleSettings", ()),
     "gateway": Case("GatewaySettings", ()),
 }
 

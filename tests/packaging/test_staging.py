@@ -15,7 +15,7 @@ from local_cloud.stack import procfile_command
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EVENT_SERVICES = ["training_launcher", "job_notifier", "cloud_deployer", "mobile_publisher"]
-WEB_SERVICES = ["gateway"]
+WEB_SERVICES = ["console", "gateway"]
 HTTP_SERVICES = [*EVENT_SERVICES, *WEB_SERVICES]
 SERVICES = [*HTTP_SERVICES, "trainer", "predictor"]
 

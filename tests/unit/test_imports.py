@@ -17,7 +17,7 @@ from dualdeploy.testing.callers import CALLER_ENVIRONMENT
 
 REPOSITORY = Path(__file__).parents[2]
 EVENT_SERVICES = ("training_launcher", "job_notifier", "cloud_deployer", "mobile_publisher")
-SERVICES = (*EVENT_SERVICES, "gateway", "trainer", "predictor")
+SERVICES = (*EVENT_SERVICES, "console", "gateway", "trainer", "predictor")
 
 #: What an event that leads to nothing must not pay for (seconds and tens of megabytes each).
 HEAVY = (

@@ -36,7 +36,7 @@ OPTIONAL_APIS = {
 
 #: The accounts that nobody needs while events flow: who builds and who deploys says so itself, and so does a service
 #: that people or apps call.
-NOT_IN_THE_CHAIN = frozenset({"dualdeploy-builder", "dualdeploy-releaser", "gateway"})
+NOT_IN_THE_CHAIN = frozenset({"dualdeploy-builder", "dualdeploy-releaser", "console", "gateway"})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ _OWNERS: Mapping[str, frozenset[str]] = {
 OPTIONAL: Mapping[str, tuple[str, str]] = {
     "budget": ("the budget", 'billing_account = ""'),
     "delivery": ("the deployment of commits by Cloud Build", 'repository = ""'),
+    "console": ("the console for operators", "console = null"),
     "gateway": ("the gateway for apps", "gateway = null"),
     "firebase_ml": ("Firebase ML", "firebase_ml = false"),
     "monitoring": ("alerts and the dashboard", "monitoring = false"),

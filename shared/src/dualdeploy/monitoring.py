@@ -80,6 +80,23 @@ class MonitoringGateway:
             p95_seconds=max(latencies) / 1000 if latencies else None,
         )
 
+    def waiting(self, subscription: str, *, at: datetime.datetime) -> int:
+        """How many messages of a subscription nobody has taken, as Pub/Sub last said it in the ten minutes before `at`.
+
+        Source: https://cloud.google.com/monitoring/api/metrics_gcp_p_z#gcp-pubsub
+        """
+        types = lazily.load("google.cloud.monitoring_v3.types")
+        metric = "pubsub.googleapis.com/subscription/num_undelivered_messages"
+        wanted = f'metric.type = "{metric}" AND resource.labels.subscription_id = "{subscription}"'
+        request = types.ListTimeSeriesRequest(
+            name=f"projects/{self._project}",
+            filter=wanted,
+            interval=types.TimeInterval(start_time=at - datetime.timedelta(minutes=10), end_time=at),
+            view=types.ListTimeSeriesRequest.TimeSeriesView.FULL,
+        )
+        found = self._call(f"list {metric} of {subscription}", request)
+        return round(sum(_number(each.points[0].value) for each in found if each.points))
+
     def _list(
         self,
         metric: str,

@@ -115,6 +115,10 @@ def reads_error_rates(world: Any) -> None:
     world.actor("cloud-deployer").monitoring.served("flowers", "1", since=since, until=until)
 
 
+def counts_dead_letters(world: Any) -> None:
+    world.actor("console").monitoring.waiting("dead-letters-replay", at=datetime.datetime.now(datetime.UTC))
+
+
 def reads_the_template(world: Any) -> None:
     world.actor("mobile-publisher").remote_config.read()
 
@@ -312,6 +316,14 @@ STORIES: Mapping[str, tuple[Story, str]] = {
     "cloud-deployer: roles/pubsub.publisher on topic deployment-completed": (
         publishes("cloud-deployer", "deployment-completed"),
         _NOT_AUTHORIZED,
+    ),
+    "console: roles/storage.objectViewer on bucket ledger": (
+        lists("console", "ledger", "serving/cloud/flowers.json"),
+        of_objects("objects.list", "bucket"),
+    ),
+    "console: roles/monitoring.viewer on project": (
+        counts_dead_letters,
+        "Permission monitoring.timeSeries.list denied (or the resource may not exist).",
     ),
     "gateway: roles/storage.objectViewer on bucket ledger: serving/": (
         reads("gateway", "ledger", "serving/cloud/flowers.json"),

@@ -58,7 +58,7 @@ class Project:
             program = bin_ / tool
             program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "{fake}" {tool} "$@"\n')
             program.chmod(0o755)
-        for service in (*SERVICES, "gateway"):
+        for service in (*SERVICES, "console", "gateway"):
             self.change_code(service, "first")
         self.facts = {
             "account": "ann@example.com",

@@ -32,6 +32,7 @@ SETTINGS: dict[str, Any] = {
     "firebase_key_secret": "firebase-key",
     "firebase_bucket_linked": True,
     "staged_rollouts": False,
+    "console": {"iap_audience": "/projects/1/locations/us-central1/services/console"},
     "gateway": {
         "apps": ["1:1:web:1"],
         "origins": ["https://app.example.com"],
@@ -49,6 +50,7 @@ GIVEN = {"project", "region", "images", "sources", "revision"}
 #: A thing of each product that the chain can do without, and the settings with which it is made.
 OPTIONAL: dict[str, tuple[str, dict[str, Any]]] = {
     "budget": ("google_billing_budget", {"billing_account": "012345-6789AB-CDEF01"}),
+    "console": ("google_project_iam_member", {"console": {}}),
     "delivery": ("google_cloudbuild_trigger", {"repository": SETTINGS["repository"]}),
     "firebase_ml": ("google_project_service", {"firebase_ml": True}),
     "gateway": ("google_project_service", {"gateway": {}}),
@@ -198,8 +200,12 @@ def test_what_google_refuses_of_optional_products_stops_nothing_else(real: Any) 
     settings = {name: value for _, wanted in OPTIONAL.values() for name, value in wanted.items()}
     real.environment = real.terraform.checkout(settings)
     says = google_says.FINAL["a permission that a person lacks"].says
+
+    def is_of_one(thing: Any) -> bool:
+        return thing.get("service", "") in {"", *APIS.values()} and "console" in thing.get("member", "console")
+
     for kind in {kind for kind, _ in OPTIONAL.values()}:
-        real.cloud.refuse(kind, says, times=99, when=lambda thing: thing.get("service", "") in {"", *APIS.values()})
+        real.cloud.refuse(kind, says, times=99, when=is_of_one)
     ran = real.run("deploy", "--region=us-central1")
     assert ran.code == 1
     assert "Deployed, and ready. Google refused these" in ran.said

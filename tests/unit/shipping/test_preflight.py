@@ -107,6 +107,6 @@ def test_an_api_that_is_off_is_named_where_nothing_would_enable_it(project: Any)
 
 
 def test_the_project_of_gcloud_is_taken_where_none_is_named(project: Any) -> None:
-    assert "PROJECT=my-project" in project.run("deploy", project="").said
+    assert "--project my-project" in project.run("deploy", project="").said
     project.set(default_project="demo-dualdeploy")
     assert project.run("deploy", project="").code == 0

@@ -24,7 +24,7 @@ VARIABLES: Mapping[str, Any] = {
     "region": "us-central1",
     "images": {
         name: f"us-central1-docker.pkg.dev/{PROJECT}/dualdeploy/{name}{DIGEST}"
-        for name in ("trainer", "predictor", "cloud_deployer", "mobile_publisher", "gateway")
+        for name in ("trainer", "predictor", "cloud_deployer", "mobile_publisher", "console", "gateway")
     },
     "sources": {name: f"{name}/{'0123456789abcdef' * 4}.zip" for name in ("training_launcher", "job_notifier")},
     "repository": f"projects/{PROJECT}/locations/us-central1/connections/github/repositories/dual-deploy",
@@ -32,6 +32,7 @@ VARIABLES: Mapping[str, Any] = {
     "alert_emails": ["alerts@example.com"],
     "billing_account": "012345-6789AB-CDEF01",
     "firebase_ml": True,
+    "console": {},
     "gateway": {"origins": ["https://app.example.com"]},
 }
 

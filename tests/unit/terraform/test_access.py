@@ -179,7 +179,7 @@ def test_a_service_is_called_by_its_own_caller_and_by_the_named_people_only(serv
     callers = {
         who for who, role, where in grants(plan) if where == f"service {host(service)}" and role == "roles/run.invoker"
     }
-    people = {"group:ml@example.com"} if service in ("cloud_deployer", "mobile_publisher") else set()
+    people = {"group:ml@example.com", "console"} if service in ("cloud_deployer", "mobile_publisher") else set()
     assert callers == {f"{host(service)}-caller"} | people
 
 
@@ -209,6 +209,7 @@ def test_nobody_has_a_wide_role(plan: Any) -> None:
         ("job-notifier", "dualdeploy_job_notifier"),
         ("cloud-deployer", "dualdeploy_cloud_deployer"),
         ("cloud-deployer", "roles/monitoring.viewer"),
+        ("console", "roles/monitoring.viewer"),
         ("gateway", "dualdeploy_gateway"),
         ("mobile-publisher", "roles/firebaseml.admin"),
         ("mobile-publisher", "roles/cloudconfig.admin"),

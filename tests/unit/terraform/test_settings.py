@@ -21,7 +21,7 @@ SETTINGS = {
     "cloud_deployer": "DeployerSettings",
     "mobile_publisher": "PublisherSettings",
 }
-WEB_SETTINGS = {"gateway": "GatewaySettings"}
+WEB_SETTINGS = {"console": "ConsoleSettings", "gateway": "GatewaySettings"}
 ALL_SETTINGS = {**SETTINGS, **WEB_SETTINGS}
 
 #: Read by Google's libraries.

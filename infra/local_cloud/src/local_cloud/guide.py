@@ -21,6 +21,7 @@ def describe(environment: Mapping[str, str], environment_file: Path) -> str:
     lines = [f"  {name:<{width}}  {address}" for name, address in addresses]
     return "\n".join(
         [
+            *([f"The console, in a browser: {environment['CONSOLE_URL']}"] if "CONSOLE_URL" in environment else []),
             "The local cloud and every service are running:",
             *lines,
             "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import getpass
 import http.client
 import logging
 import os
@@ -273,8 +274,10 @@ class Stack:
 
     def environment(self) -> dict[str, str]:
         """The cloud's variables, and `<SERVICE>_URL` for each service."""
-        urls = {f"{name.upper()}_URL": f"http://{service.address}" for name, service in self.services.items()}
-        return {**self.cloud.environment(), **urls}
+        return {**self.cloud.environment(), **self._urls()}
+
+    def _urls(self) -> dict[str, str]:
+        return {f"{name.upper()}_URL": f"http://{service.address}" for name, service in self.services.items()}
 
     def _service_environment(self, name: str) -> dict[str, str]:
         """What Terraform sets on a service, for this project."""
@@ -286,6 +289,11 @@ class Stack:
             # One refused request for each bucket and each missing object, which nothing comes of.
             "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA": "true",
             "GIT_REVISION": revision_of(self._repository),
+            # The console names the person to the services, whose addresses it has; its pages may ask the gateway.
+            "CONSOLE_SERVICE_ACCOUNT": self.cloud.iam.member("console").removeprefix("serviceAccount:"),
+            "CONSOLE_PERSON": f"{getpass.getuser()}@localhost",
+            **self._urls(),
+            **({"ALLOWED_ORIGINS": self._urls()["CONSOLE_URL"]} if "console" in self.services else {}),
             "TICK_SECONDS": f"{max(1.0, self.cloud.tick_seconds):g}",
             "PUSH_SERVICE_ACCOUNTS": topology.caller_of(name),
             **{f"{image.upper()}_IMAGE": f"{repository}/{image}:local" for image in topology.images},

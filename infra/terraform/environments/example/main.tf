@@ -4,6 +4,10 @@
 locals {
   labels    = { app = "dualdeploy" }
   releasers = module.delivery[*].releaser
+
+  # The console's account by its name, which two services have to know before there is a console.
+  console   = var.console == null ? "" : "console@${var.project}.iam.gserviceaccount.com"
+  operators = concat(var.operators, var.console == null ? [] : ["serviceAccount:${local.console}"])
 }
 
 module "project" {
@@ -84,7 +88,8 @@ module "cloud_deployer" {
   trainer_image    = var.images.trainer
   training_account = module.training.service_account
   revision         = var.revision
-  operators        = var.operators
+  operators        = local.operators
+  console_account  = local.console
 }
 
 module "mobile_publisher" {
@@ -96,12 +101,28 @@ module "mobile_publisher" {
   topics    = module.messaging.topics
   buckets   = module.storage.buckets
   image     = var.images.mobile_publisher
-  operators = var.operators
+  operators = local.operators
+
+  console_account = local.console
 
   firebase_ml            = var.firebase_ml
   firebase_key_secret    = var.firebase_key_secret
   firebase_bucket_linked = var.firebase_bucket_linked
   staged_rollouts        = var.staged_rollouts
+}
+
+# Only where operators want pages beside the commands.
+module "console" {
+  source    = "../../modules/console"
+  count     = var.console == null ? 0 : 1
+  project   = module.project.id
+  region    = var.region
+  labels    = local.labels
+  releasers = local.releasers
+  buckets   = module.storage.buckets
+  image     = var.images.console
+  operators = var.operators
+  settings  = var.console
 }
 
 # Only where apps without credentials of Google Cloud ask the cloud model.

@@ -33,5 +33,6 @@ output "configuration" {
     firebase_bucket_linked = var.firebase_bucket_linked
     staged_rollouts        = var.staged_rollouts
     gateway                = var.gateway
+    console                = var.console
   }
 }

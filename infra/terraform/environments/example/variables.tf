@@ -16,7 +16,7 @@ variable "region" {
 
 variable "images" {
   description = <<-EOT
-    Images by digest: trainer, predictor, cloud_deployer, mobile_publisher, and gateway where it is on; `make deploy`
+    Images by digest: trainer, predictor, cloud_deployer, mobile_publisher, and console and gateway where they are on; `make deploy`
     fills them in. Only the very first step, which makes the repository that they are pushed to, does without.
   EOT
   type = object({
@@ -24,6 +24,7 @@ variable "images" {
     predictor        = optional(string, "")
     cloud_deployer   = optional(string, "")
     mobile_publisher = optional(string, "")
+    console          = optional(string, "")
     gateway          = optional(string, "")
   })
   default = {}
@@ -135,6 +136,17 @@ variable "gateway" {
     user_per_day    = optional(number, 1000)
     app_per_second  = optional(number, 50)
     max_instances   = optional(number, 3)
+  })
+  default = null
+}
+
+variable "console" {
+  description = <<-EOT
+    Whether operators have pages in the browser; null: no. `{}` is reached by `gcloud run services proxy console`. With
+    Identity-Aware Proxy before it, iap_audience is /projects/<number>/locations/<region>/services/console.
+  EOT
+  type = object({
+    iap_audience = optional(string, "")
   })
   default = null
 }

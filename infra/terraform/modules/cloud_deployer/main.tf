@@ -15,6 +15,7 @@ module "service" {
   max_instances = var.max_instances
 
   environment = {
+    CONSOLE_SERVICE_ACCOUNT  = var.console_account
     GIT_REVISION             = var.revision
     PREDICTOR_IMAGE          = var.predictor_image
     TRAINER_IMAGE            = var.trainer_image

@@ -90,3 +90,9 @@ variable "labels" {
   type        = map(string)
   default     = {}
 }
+
+variable "console_account" {
+  description = "E-mail of the account that the console calls as: it is believed whom it acts for. Empty without one."
+  type        = string
+  default     = ""
+}

@@ -16,6 +16,7 @@ module "service" {
   max_instances = var.max_instances
 
   environment = {
+    CONSOLE_SERVICE_ACCOUNT = var.console_account
     DATA_BUCKET             = var.buckets["data"]
     FIREBASE_STORAGE_BUCKET = var.buckets["firebase_storage"]
     # Out of 4 GiB: the files of the model lie in memory too, because /tmp on Cloud Run is memory.

@@ -1,0 +1,1 @@
+"""Pages for operators: what serves, what is under way, what waits, and the buttons that change it."""
