@@ -10,12 +10,15 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import heapq
 import io
+import itertools
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -26,9 +29,12 @@ from dualdeploy.contracts import image_file
 from dualdeploy.contracts.example import ExampleSchema
 from dualdeploy.contracts.unusable import UnusableRecord
 from dualdeploy.images import UnreadableImage, decode_rgb, resize_bilinear
-from dualdeploy.tfrecord import CorruptRecords, read_records
+from dualdeploy.tfrecord import CorruptRecords, is_gzip, read_records
 from dualdeploy.training import Augmentation, FeatureNames
 from trainer.failures import UnusableData
+from trainer.pictures import EncodedPictures, Index, PicturesOnDemand
+
+log = logging.getLogger("trainer")
 
 #: Training pictures are kept this much larger than the network's input, so that a crop can be taken at random.
 CROP_MARGIN = 8
@@ -122,33 +128,15 @@ class Examples:
 
 
 @dataclasses.dataclass(frozen=True)
-class EncodedPictures:
-    """JPEG and PNG files one after the other in `path`; `ends` are the positions where each stops."""
-
-    path: Path
-    ends: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __iter__(self) -> Iterator[bytes]:
-        start = 0
-        with self.path.open("rb") as stream:
-            for end in self.ends:
-                yield stream.read(end - start)
-                start = end
-
-
-@dataclasses.dataclass(frozen=True)
 class DataSet:
     """What was loaded. `train` is uint8 with a margin to crop, `held_out` float32 exactly as it will be served.
 
-    `encoded`: the held-out pictures as they came, in the same order, if they were asked for.
+    `encoded`: the held-out pictures as they came, in the same order.
     """
 
     train: Examples
     held_out: Examples
-    encoded: EncodedPictures | None
+    encoded: EncodedPictures
     golden: Sequence[GoldenPicture]
     bad_records: Sequence[BadRecord]
     skipped: int
@@ -166,21 +154,25 @@ def load(
     max_bad_records: float,
     folder: Path,
     augmentation: Augmentation = "standard",
-    keep_encoded: bool = False,
     elsewhere: Sequence[Shard] = (),
     evaluates: bool = True,
     by_hash: bool | None = None,
     decoders: Callable[[int], Decode] | None = None,
     memory: int = 0,
+    disk: int | None = None,
 ) -> DataSet:
-    """Read all shards; decoded pictures go to files in `folder`, mapped into memory.
+    """Read all shards, and decode every picture once: then it is known to be one.
 
-    Training pictures are kept as large as `augmentation` wants them; `keep_encoded` keeps the held-out ones as they
-    came, too. Among several workers, `train` is the share of this one and `elsewhere` that of the others; only the
-    one that `evaluates` looks at what is held out, from everybody's shards. `by_hash`: no shard is held out by name;
-    the others, who are given none, must be told. `decoders` makes what decodes many training pictures at once for a
-    side in pixels; without it Pillow decodes each alone. Training pictures that need no more than `memory` bytes are
-    kept there instead of in a file.
+    Training pictures are kept as large as `augmentation` wants them. Among several workers, `train` is the share of
+    this one and `elsewhere` that of the others; only the one that `evaluates` looks at what is held out, from
+    everybody's shards. `by_hash`: no shard is held out by name; the others, who are given none, must be told.
+    `decoders` makes what decodes many training pictures at once for a side in pixels; without it Pillow decodes each
+    alone.
+
+    Decoded training pictures that need no more than `memory` bytes are kept there; else in a file in `folder` that is
+    mapped into memory, if they need no more than `disk` bytes (None: as many as there are); else nowhere: each is
+    decoded from its shard whenever it is asked for (`trainer.pictures`). The held-out ones are kept in a quarter of
+    `memory`, or decoded whenever they are asked for. Pixels and order are the same in all cases.
 
     Raises UnusableData that names the shard when one cannot be read to its end, the records when more than the
     share `max_bad_records` cannot be used, and the classes that have no picture to learn from.
@@ -194,15 +186,48 @@ def load(
     parts = [(train, _Wanted(learned=True, held_out=evaluates)), (held_out, _Wanted(learned=False, held_out=evaluates))]
     if by_hash and evaluates:
         parts.append((elsewhere, _Wanted(learned=False, held_out=True)))
-    with _Kept(image_size, side, len(labels), folder, keep_encoded=keep_encoded, memory=memory) as kept:
-        for shards, wanted in parts:
-            if wanted.learned or wanted.held_out:
-                for prepared in _ahead(reader, shards, wanted, evaluation=shards is held_out):
-                    kept.add(prepared)
-        _refuse_too_many(kept.bad, kept.skipped, kept.seen, max_bad_records)
-        data = kept.finish("hash" if by_hash else "named")
+    files = [shard for shards, _ in parts for shard in shards]
+    way = _way(train, side, memory=memory, disk=disk)
+    for attempt in dict.fromkeys((way, _EACH_TIME)):
+        try:
+            with _Kept(reader, files, len(labels), folder, memory=memory, way=attempt) as kept:
+                for number, (shards, wanted) in zip(_first_numbers(parts), parts, strict=True):
+                    if wanted.learned or wanted.held_out:
+                        for prepared in _ahead(reader, shards, wanted, evaluation=shards is held_out, number=number):
+                            kept.add(prepared)
+                _refuse_too_many(kept.bad, kept.skipped, kept.seen, max_bad_records)
+                data = kept.finish("hash" if by_hash else "named")
+            break
+        except _NoRoom as exc:
+            if attempt == _EACH_TIME:
+                raise
+            log.warning("%s: the pictures are decoded anew in each epoch instead", exc)
     _refuse_unlearnable(data, labels, alone=evaluates and not elsewhere, evaluates=evaluates)
     return data
+
+
+def _first_numbers(parts: Sequence[tuple[Sequence[Shard], Any]]) -> list[int]:
+    """The number of each part's first shard among all."""
+    return [sum(len(shards) for shards, _ in parts[:place]) for place in range(len(parts))]
+
+
+#: Ways to keep training pictures: in memory, then in a file; in a file at once; or to decode them each time.
+_MEMORY, _FILE, _EACH_TIME = "memory", "file", "each time"
+
+
+def _way(train: Sequence[Shard], side: int, *, memory: int, disk: int | None) -> str:
+    """How decoded training pictures are kept, by what the shards' first records tell of all."""
+    sizes = [shard.path.stat().st_size for shard in train if shard.path.exists()]
+    first: list[int] = []
+    for shard in train:
+        with contextlib.suppress(CorruptRecords, OSError), shard.path.open("rb") as stream:
+            first += [len(each.data) for each in itertools.islice(read_records(stream, name=shard.name), TOGETHER)]
+        if first:
+            break
+    decoded = sum(sizes) / max(1.0, sum(first) / max(1, len(first))) * side * side * 3
+    if decoded <= memory:
+        return _MEMORY
+    return _FILE if disk is None or decoded <= disk else _EACH_TIME
 
 
 def training_side(image_size: int, augmentation: Augmentation) -> int:
@@ -214,11 +239,13 @@ def training_side(image_size: int, augmentation: Augmentation) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Record:
-    """A record as it was read."""
+    """A record as it was read: from byte `offset` of the shard with this number, None of a compressed one."""
 
     shard: Shard
     index: int
     data: bytes
+    number: int = 0
+    offset: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,12 +260,14 @@ class _Picture:
 
 @dataclasses.dataclass(frozen=True)
 class _Prepared:
-    """One usable record, decoded and resized for its side of the split."""
+    """One usable record, decoded and resized for its side of the split; `alone`: by the slower decoder."""
 
     pixels: npt.NDArray[Any]
     label: int
     held_out: bool
     data: bytes
+    source: _Record
+    alone: bool = True
 
 
 #: What came of a record; None if nobody here wants its side of the split.
@@ -279,7 +308,7 @@ class _Reader:
             elif each.held_out or decoded is None:
                 outcomes.append(self._decoded_alone(each))
             else:
-                outcomes.append(_Prepared(next(pixels), each.label, held_out=False, data=each.data))
+                outcomes.append(_Prepared(next(pixels), each.label, False, each.data, each.source, alone=False))
         return outcomes
 
     def _picture(self, record: _Record, evaluation: bool, wanted: _Wanted) -> _Picture | BadRecord | None:
@@ -297,12 +326,13 @@ class _Reader:
 
     def _decoded_alone(self, picture: _Picture) -> _Prepared | BadRecord:
         try:
-            pixels = self._pixels(picture.data, picture.held_out)
+            pixels = self.pixels(picture.data, held_out=picture.held_out)
         except UnreadableImage as exc:
             return BadRecord(picture.source.shard.name, picture.source.index, str(exc))
-        return _Prepared(pixels, picture.label, picture.held_out, picture.data)
+        return _Prepared(pixels, picture.label, picture.held_out, picture.data, picture.source)
 
-    def _pixels(self, data: bytes, held_out: bool) -> npt.NDArray[Any]:
+    def pixels(self, data: bytes, *, held_out: bool) -> npt.NDArray[Any]:
+        """One picture as its side of the split has it. Raises UnreadableImage."""
         image = decode_rgb(data)
         if not held_out:
             return _resize_for_training(image, self.training_side)
@@ -327,12 +357,14 @@ def _resize_for_training(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray
     return np.asarray(picture.transform((side, side), Image.Transform.AFFINE, scale, Image.Resampling.BILINEAR))
 
 
-def _ahead(reader: _Reader, shards: Sequence[Shard], wanted: _Wanted, *, evaluation: bool) -> Iterator[_Outcome]:
-    """Decode on all cores, in groups, in order, with few records in memory at once."""
+def _ahead(
+    reader: _Reader, shards: Sequence[Shard], wanted: _Wanted, *, evaluation: bool, number: int
+) -> Iterator[_Outcome]:
+    """Decode on all cores, in groups, in order, with few records in memory at once; `number` is the first shard's."""
     workers = os.cpu_count() or 1
     upcoming: collections.deque[concurrent.futures.Future[list[_Outcome]]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        for group in _groups(shards):
+        for group in _groups(shards, number):
             if isinstance(group, BadRecord):
                 yield group
                 continue
@@ -343,15 +375,16 @@ def _ahead(reader: _Reader, shards: Sequence[Shard], wanted: _Wanted, *, evaluat
             yield from upcoming.popleft().result()
 
 
-def _groups(shards: Sequence[Shard]) -> Iterator[list[_Record] | BadRecord]:
+def _groups(shards: Sequence[Shard], first: int) -> Iterator[list[_Record] | BadRecord]:
     """Records of all shards in their order, so many at a time; bad ones come as they are met."""
     group: list[_Record] = []
-    for shard in shards:
-        for index, record in _records(shard):
+    for number, shard in enumerate(shards, first):
+        for record in _records(shard):
             if isinstance(record, BadRecord):
                 yield record
                 continue
-            group.append(_Record(shard, index, record))
+            offset, data = record.offset, record.data
+            group.append(_Record(shard, record.index, data, number, None if offset is None else offset + _HEADER))
             if len(group) == TOGETHER:
                 yield group
                 group = []
@@ -359,13 +392,27 @@ def _groups(shards: Sequence[Shard]) -> Iterator[list[_Record] | BadRecord]:
         yield group
 
 
-def _records(shard: Shard) -> Iterator[tuple[int, bytes | BadRecord]]:
+#: Bytes of a record's frame before its data. Source: https://www.tensorflow.org/tutorials/load_data/tfrecord
+_HEADER = 12
+
+
+class _Read(NamedTuple):
+    """A record's number, its data, and where its frame begins: None in a compressed shard, which has no such place."""
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a record
+    data: bytes
+    offset: int | None
+
+
+def _records(shard: Shard) -> Iterator[_Read | BadRecord]:
     damaged: list[CorruptRecords] = []
     try:
         with shard.path.open("rb") as stream:
+            compressed = is_gzip(stream.read(2))
+            stream.seek(0)
             for record in read_records(stream, name=shard.name, damaged=damaged.append):
                 yield from _named(damaged)
-                yield record.index, record.data
+                yield _Read(record.index, record.data, None if compressed else record.offset)
             yield from _named(damaged)
     except CorruptRecords as exc:
         raise UnusableData(f"{exc}. Write this shard again; the job needs all of it") from exc
@@ -373,23 +420,27 @@ def _records(shard: Shard) -> Iterator[tuple[int, bytes | BadRecord]]:
         raise UnusableData(f"{shard.name} cannot be read: {exc}") from exc
 
 
-def _named(damaged: list[CorruptRecords]) -> Iterator[tuple[int, BadRecord]]:
+def _named(damaged: list[CorruptRecords]) -> Iterator[BadRecord]:
     while damaged:
         error = damaged.pop(0)
-        yield error.record, BadRecord(error.shard, error.record, error.problem)
+        yield BadRecord(error.shard, error.record, error.problem)
 
 
 class _Kept:
-    """What has been read so far: pixels in files, everything else in memory. Leaving the block closes the files."""
+    """What has been read so far: where each picture lies, and pixels as far as they are kept. Leaving closes files."""
 
     def __init__(
-        self, image_size: int, side: int, classes: int, folder: Path, *, keep_encoded: bool, memory: int
+        self, reader: _Reader, shards: Sequence[Shard], classes: int, folder: Path, *, memory: int, way: str
     ) -> None:
-        self._files = {
-            False: _PixelFile(folder / "train.pixels", side, np.dtype(np.uint8), memory=memory),
-            True: _PixelFile(folder / "held-out.pixels", image_size, np.dtype(np.float32)),
-        }
-        self._encoded = _ByteFile(folder / "held-out.pictures") if keep_encoded else None
+        self._reader = reader
+        self._each_time = way == _EACH_TIME
+        self._copies = _Copies(folder / "copied.pictures", number=len(shards))
+        self._files = [*(shard.path for shard in shards), self._copies.path]
+        self._index = {False: Index(), True: Index()}
+        self._train = _PixelFile(folder / "train.pixels", reader.training_side, memory=memory)
+        #: The held-out ones, while there is memory for them.
+        self._held_out: list[npt.NDArray[Any]] | None = []
+        self._room_for_held_out = memory // 4
         self._golden = _GoldenSet(classes)
         self.bad: list[BadRecord] = []
         self.skipped = 0
@@ -399,8 +450,8 @@ class _Kept:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in (*self._files.values(), *([self._encoded] if self._encoded else [])):
-            file.close()
+        self._train.close()
+        self._copies.close()
 
     def add(self, prepared: _Outcome) -> None:
         self.seen += 1
@@ -411,17 +462,59 @@ class _Kept:
             if len(self.bad) < NAMED_BAD_RECORDS:
                 self.bad.append(prepared)
             return
-        self._files[prepared.held_out].append(prepared.pixels, prepared.label)
+        self._note(prepared)
         if prepared.held_out:
             self._golden.consider(prepared)
-            if self._encoded:
-                self._encoded.append(prepared.data)
+            self._keep_held_out(prepared.pixels)
+        elif not self._each_time:
+            self._train.append(prepared.pixels)
+
+    def _note(self, prepared: _Prepared) -> None:
+        """Where the picture lies: in its shard, or, of a compressed one, in a copy if it is needed again."""
+        source, inside = prepared.source, prepared.source.data.find(prepared.data)
+        if source.offset is not None and inside >= 0:
+            file, offset = source.number, source.offset + inside
+        elif prepared.held_out or self._each_time:
+            file, offset = self._copies.number, self._copies.append(prepared.data)
+        else:
+            file, offset = self._copies.number, 0
+        self._index[prepared.held_out].append(
+            file=file, offset=offset, data=prepared.data, label=prepared.label, alone=prepared.alone
+        )
+
+    def _keep_held_out(self, pixels: npt.NDArray[Any]) -> None:
+        self._room_for_held_out -= pixels.nbytes
+        if self._room_for_held_out < 0:
+            self._held_out = None
+        elif self._held_out is not None:
+            self._held_out.append(pixels)
 
     def finish(self, how: Literal["named", "hash"]) -> DataSet:
-        train, held_out = self._files[False].finish(), self._files[True].finish()
-        encoded = self._encoded.finish() if self._encoded else None
-        golden = self._golden.pictures()
-        return DataSet(train, held_out, encoded, golden, tuple(self.bad), self.skipped, how, self._golden.classes)
+        self._copies.complete()
+        train, held_out = (self._index[side].finish(self._files) for side in (False, True))
+        pixels = self._on_demand(train, held_out=False) if self._each_time else self._train.finish(len(train))
+        kept = self._held_out
+        seen = np.stack(kept) if kept else self._on_demand(held_out, held_out=True)
+        return DataSet(
+            train=Examples(pixels, train.labels),
+            held_out=Examples(seen, held_out.labels),
+            encoded=held_out,
+            golden=self._golden.pictures(),
+            bad_records=tuple(self.bad),
+            skipped=self.skipped,
+            split=how,
+            classes=self._golden.classes,
+        )
+
+    def _on_demand(self, pictures: EncodedPictures, *, held_out: bool) -> PicturesOnDemand:
+        reader = self._reader
+        return PicturesOnDemand(
+            pictures,
+            reader.image_size if held_out else reader.training_side,
+            np.float32 if held_out else np.uint8,
+            alone=functools.partial(reader.pixels, held_out=held_out),
+            together=None if held_out else reader.decode,
+        )
 
 
 class _GoldenSet:
@@ -454,11 +547,15 @@ class _GoldenSet:
         return sorted((picture for _, _, picture in kept), key=lambda picture: picture.label)
 
 
+class _NoRoom(UnusableData):
+    """The disk is full."""
+
+
 class _ScratchFile:
     """A file that is written to its end and then read; a full disk is told as such."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._written = 0
         self._stream = path.open("wb")
 
@@ -472,8 +569,8 @@ class _ScratchFile:
         try:
             yield
         except OSError as exc:
-            raise UnusableData(
-                f"{self._path.parent} has no room for the decoded pictures ({self._written} written): {exc}. "
+            raise _NoRoom(
+                f"{self.path.parent} has no room for the pictures ({self._written} written): {exc}. "
                 "Give the machine a larger boot disk, set TMPDIR, or train with a smaller image_size"
             ) from exc
 
@@ -482,7 +579,7 @@ class _ScratchFile:
         with contextlib.suppress(OSError):
             self._stream.close()
 
-    def _complete(self) -> None:
+    def complete(self) -> None:
         with self._room():
             self._stream.close()
 
@@ -493,16 +590,13 @@ class _PixelFile(_ScratchFile):
     Memory takes them as they were decoded. Of the file, the system keeps in memory what there is room for.
     """
 
-    def __init__(self, path: Path, side: int, dtype: np.dtype[Any], *, memory: int = 0) -> None:
+    def __init__(self, path: Path, side: int, *, memory: int) -> None:
         super().__init__(path)
         self._shape = (side, side, 3)
-        self._dtype = dtype
-        self._labels: list[int] = []
         self._kept: list[npt.NDArray[Any]] | None = []
         self._room_left = memory
 
-    def append(self, pixels: npt.NDArray[Any], label: int) -> None:
-        self._labels.append(label)
+    def append(self, pixels: npt.NDArray[Any]) -> None:
         self._room_left -= pixels.nbytes
         if self._kept is not None:
             self._kept.append(pixels)
@@ -513,31 +607,31 @@ class _PixelFile(_ScratchFile):
             return
         self._append(pixels.data)
 
-    def finish(self) -> Examples:
-        self._complete()
-        labels = np.array(self._labels, dtype=np.int32)
-        shape = (len(labels), *self._shape)
-        if not len(labels):  # an empty file cannot be mapped
-            return Examples(np.zeros(shape, self._dtype), labels)
+    def finish(self, pictures: int) -> Any:
+        """Pixels uint8 [pictures, side, side, 3]."""
+        self.complete()
+        shape = (pictures, *self._shape)
+        if not pictures:  # an empty file cannot be mapped
+            return np.zeros(shape, np.uint8)
         if self._kept is not None:
-            return Examples(KeptPictures(self._kept), labels)
-        return Examples(np.memmap(self._path, self._dtype, mode="r", shape=shape), labels)
+            return KeptPictures(self._kept)
+        return np.memmap(self.path, np.uint8, mode="r", shape=shape)
 
 
-class _ByteFile(_ScratchFile):
-    """Pictures as they came."""
+class _Copies(_ScratchFile):
+    """Pictures of compressed shards as they came, one after the other; `number` is that of this file in the index."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, number: int) -> None:
         super().__init__(path)
-        self._ends: list[int] = []
+        self.number = number
+        self._end = 0
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes) -> int:
+        """Where the picture begins."""
+        start = self._end
         self._append(data)
-        self._ends.append(len(data) + (self._ends[-1] if self._ends else 0))
-
-    def finish(self) -> EncodedPictures:
-        self._complete()
-        return EncodedPictures(self._path, tuple(self._ends))
+        self._end += len(data)
+        return start
 
 
 def _refuse_too_many(bad: Sequence[BadRecord], skipped: int, seen: int, allowed: float) -> None:

@@ -17,7 +17,7 @@ from dualdeploy.contracts import saved_model
 from dualdeploy.contracts.saved_model import UnusableGraph
 from dualdeploy.training import Metrics
 from trainer import evaluation
-from trainer.examples import EncodedPictures
+from trainer.pictures import EncodedPictures
 
 log = logging.getLogger("trainer")
 

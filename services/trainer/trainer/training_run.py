@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import hashlib
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -174,7 +175,8 @@ def _load(job: TrainingJob, where: Place, shards: _Shards, work: Path) -> DataSe
         max_bad_records=job.training.max_bad_records,
         folder=work,
         augmentation=job.training.augmentation,
-        keep_encoded=job.live is not None,
+        # The rest is for what is written at the end.
+        disk=int(0.6 * shutil.disk_usage(work).free),
     )
     for record in data.bad_records:
         log.warning("skipped %s", record)
@@ -269,7 +271,7 @@ def _live(job: TrainingJob, data: DataSet, work: Path, patience: Patience) -> Li
     """How the live model does on the same pictures. That it cannot be asked must not cost the new one."""
     from trainer import live  # noqa: PLC0415
 
-    if job.live is None or data.encoded is None:
+    if job.live is None:
         return None
     answer = LiveMetrics(run_id=job.live.run_id, saved_model=job.live.saved_model)
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.examples import EncodedPictures
+from trainer.pictures import EncodedPictures, Index
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +20,10 @@ def pictures(tmp_path: Path) -> EncodedPictures:
     contents = [b"0", b"1", b"2"] * 30
     path = tmp_path / "held-out.pictures"
     path.write_bytes(b"".join(contents))
-    return EncodedPictures(path, tuple(range(1, len(contents) + 1)))
+    index = Index()
+    for place, content in enumerate(contents):
+        index.append(file=0, offset=place, data=content, label=0, alone=True)
+    return index.finish([path])
 
 
 TRUTH = np.array([0, 1, 2] * 30, dtype=np.int32)

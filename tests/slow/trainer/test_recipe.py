@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 from collections.abc import Iterator
@@ -13,7 +14,10 @@ import pytest
 from PIL import Image
 
 from dualdeploy.images import decode_rgb, resize_bilinear
-from dualdeploy.training import Metrics, Recipe
+from dualdeploy.tfrecord import encode_example, write_records
+from dualdeploy.training import FeatureNames, Metrics, Recipe
+from trainer import examples
+from trainer.examples import Shard
 from trainer.failures import DivergedTraining, UnusableWeights
 
 pytestmark = [
@@ -79,6 +83,14 @@ def lesson(network: Any, pictures: tuple[np.ndarray, np.ndarray], **changes: Any
     )
 
 
+def noisy(number: int) -> bytes:
+    """A JPEG of noise, brighter where the number is odd."""
+    noise = np.random.default_rng(number).integers(0, 120 + 100 * (number % 2), (40, 50, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "JPEG")
+    return stream.getvalue()
+
+
 def metrics(loss: float) -> Metrics:
     return Metrics(accuracy=0.5, loss=loss, examples=1)
 
@@ -89,10 +101,13 @@ def fit(network: Any, pictures: tuple[np.ndarray, np.ndarray], resume: Any = Non
 
     reports: list[Any] = []
     falling = iter(range(1000, 0, -1))
-    defaults = {
-        "watch": lambda: metrics(next(falling)),
-        "after_epoch": lambda report, reached: reports.append((report, reached)),
-    }
+
+    def after_epoch(report: Any, reached: Any) -> None:
+        reports.append((report, reached))
+        if report.epoch == changes.get("until"):
+            raise InterruptedError
+
+    defaults = {"watch": lambda: metrics(next(falling)), "after_epoch": after_epoch}
     taught = lesson(network, pictures, **(defaults | changes))
     plan = recipe.phases(
         network,
@@ -100,7 +115,8 @@ def fit(network: Any, pictures: tuple[np.ndarray, np.ndarray], resume: Any = Non
         learning_rate=changes.get("learning_rate", 0.003),
         recipe=changes.get("recipe", Recipe()),
     )
-    recipe.train(taught, plan, resume)
+    with contextlib.suppress(InterruptedError):
+        recipe.train(taught, plan, resume)
     return reports
 
 
@@ -234,6 +250,48 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(p
     ]
     assert np.mean(distances) < 2e-4
     assert [entry["epoch"] for entry in rest[-1][1].history] == [1, 2, 3, 4]
+
+
+def test_pictures_that_fit_nowhere_teach_what_those_in_memory_do_also_after_a_kill(tmp_path: Path) -> None:
+    import keras
+
+    from trainer import architectures
+    from trainer.decoding import ImageDecoder
+
+    shard = Shard("train.tfrecord", tmp_path / "train.tfrecord")
+    write_records(
+        shard.path, [encode_example({"image": [noisy(number)], "class": [number % 2]}) for number in range(80)]
+    )
+
+    def losses(name: str, *, killed: bool, **limits: int) -> list[float]:
+        (tmp_path / name).mkdir()
+        data = examples.load(
+            [shard],
+            [],
+            labels=("a", "b"),
+            features=FeatureNames(),
+            image_size=SIZE,
+            max_bad_records=0,
+            folder=tmp_path / name,
+            augmentation="light",
+            decoders=ImageDecoder,
+            **limits,
+        )
+        told: list[float] = []
+        reached = None
+        for epochs in (2, 4) if killed else (4,):
+            keras.utils.set_random_seed(3)
+            network = architectures.build("mobilenet_v3_small", classes=2, image_size=SIZE, weights="none")
+            taught = (data.train.pixels, data.train.labels)
+            # All phases are planned for the whole of it; the attempt that is killed ends in the middle.
+            reports = fit(network, taught, reached, epochs=4, until=epochs)
+            told += [report.loss for report, _ in reports]
+            reached = reports[-1][1]
+        return told
+
+    kept = losses("memory", killed=False, memory=1 << 30)
+    assert losses("each time", killed=True, disk=0) == pytest.approx(kept, abs=1e-5)
+    assert len(kept) == 4
 
 
 def test_the_weights_of_the_best_epoch_are_kept_and_training_stops_when_it_gets_no_better(pictures: Any) -> None:

@@ -18,6 +18,7 @@ from dualdeploy.training import FeatureNames
 from trainer import examples
 from trainer.examples import DataSet, Shard
 from trainer.failures import UnusableData
+from trainer.pictures import Index, PicturesOnDemand
 
 from .conftest import jpeg, record
 
@@ -82,14 +83,16 @@ def test_without_evaluation_shards_the_bytes_of_a_picture_decide(shard: Any, loa
     data = load([shard("all.tfrecord", [record(shade, shade // 2 % 2) for shade in shades])], [])
     assert data.split == "hash"
     assert len(data.held_out) == len(expected)
-    assert np.abs(data.held_out.pixels[:, 0, 0, 0] - expected).max() <= 1
+    assert np.abs(np.asarray(data.held_out.pixels)[:, 0, 0, 0] - expected).max() <= 1
 
 
 def test_the_hash_split_does_not_depend_on_how_the_data_are_sharded(shard: Any, load: Any) -> None:
     records = both_classes(60)
     whole = load([shard("whole.tfrecord", records)], [])
     parts = load([shard("b.tfrecord", records[30:]), shard("a.tfrecord", records[:30])], [])
-    assert sorted(whole.held_out.pixels[:, 0, 0, 0]) == sorted(parts.held_out.pixels[:, 0, 0, 0])
+    assert sorted(np.asarray(whole.held_out.pixels)[:, 0, 0, 0]) == sorted(
+        np.asarray(parts.held_out.pixels)[:, 0, 0, 0]
+    )
     assert {picture.data for picture in whole.golden} == {picture.data for picture in parts.golden}
 
 
@@ -228,22 +231,92 @@ def test_data_that_cannot_be_learned_from_are_refused(
         load([shard("train.tfrecord", train)], [shard("eval.tfrecord", held_out)])
 
 
-def test_a_full_disk_is_reported_with_what_to_do(shard: Any, load: Any, tmp_path: Path) -> None:
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("this system has no /dev/full")
-    (tmp_path / "train.pixels").symlink_to(full)
-    with pytest.raises(UnusableData, match=r"no room for the decoded pictures .*larger boot disk"):
-        load([shard("train.tfrecord", both_classes(30))], [shard("eval.tfrecord", both_classes(2))], image_size=64)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_costs_the_decoded_file_and_not_the_training(shard: Any, load: Any, folder: Any) -> None:
+    shards = [shard("train.tfrecord", both_classes(30))], [shard("eval.tfrecord", both_classes(2))]
+    whole, full = load(*shards, image_size=64), folder("full")
+    (full / "train.pixels").symlink_to("/dev/full")
+    data = load(*shards, image_size=64, folder=full)
+    assert isinstance(data.train.pixels, PicturesOnDemand)
+    assert (np.asarray(data.train.pixels) == np.asarray(whole.train.pixels)).all()
 
 
-def test_held_out_pictures_are_kept_as_they_came_and_in_order_when_asked_for(shard: Any, load: Any) -> None:
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_disk_without_room_even_for_the_copies_is_reported_with_what_to_do(
+    shard: Any, load: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "copied.pictures").symlink_to("/dev/full")
+    shards = [shard("train.tfrecord", both_classes(300), gzip=True)], [shard("eval.tfrecord", both_classes(2))]
+    with pytest.raises(UnusableData, match=r"no room for the pictures .*larger boot disk"):
+        load(*shards, image_size=64, disk=0)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_pictures_that_fit_nowhere_are_the_same_ones_in_the_same_order(
+    shard: Any, load: Any, folder: Any, compressed: bool
+) -> None:
+    """Some are held out by their bytes, some only Pillow decodes, and some records are bad."""
+    records = [*both_classes(150), b"no example", record(7, 1)]
+    shards = [shard("train.tfrecord", records, gzip=compressed), shard("more.tfrecord", both_classes(40))], []
+
+    def decoders(side: int) -> Any:
+        def one(data: bytes) -> np.ndarray:
+            return np.full((side, side, 3), decode_rgb(data)[0, 0, 0] // 2, np.uint8)
+
+        # As the real decoder: a group with a picture that it does not take is refused whole.
+        return lambda data: None if jpeg(7) in data else np.stack([one(each) for each in data])
+
+    def loaded(name: str, **limits: int) -> Any:
+        return load(*shards, max_bad_records=0.5, decoders=decoders, folder=folder(name), **limits)
+
+    memory = loaded("memory", memory=1 << 30)
+    assert isinstance(memory.train.pixels, examples.KeptPictures)
+    assert isinstance(memory.held_out.pixels, np.ndarray)
+    file, each_time = loaded("file"), loaded("each time", disk=0)
+    assert isinstance(file.train.pixels, np.memmap)
+    assert isinstance(each_time.train.pixels, PicturesOnDemand)
+    assert isinstance(each_time.held_out.pixels, PicturesOnDemand)
+    order = np.random.default_rng(0).permutation(len(memory.train))
+    for data in (file, each_time):
+        assert (data.train.labels == memory.train.labels).all()
+        for start in range(0, len(order), 32):
+            places = order[start : start + 32]
+            assert (data.train.pixels[places] == memory.train.pixels[places]).all()
+        assert (np.asarray(data.held_out.pixels) == memory.held_out.pixels).all()
+        assert (np.asarray(data.held_out.pixels[3:20:2]) == memory.held_out.pixels[3:20:2]).all()
+        assert [picture.data for picture in data.golden] == [picture.data for picture in memory.golden]
+        assert (data.skipped, data.split) == (1, "hash")
+
+
+def test_a_shard_that_changes_while_it_is_trained_on_ends_the_job(shard: Any, load: Any) -> None:
+    train = shard("train.tfrecord", both_classes(30))
+    data = load([train], [shard("eval.tfrecord", both_classes(2))], disk=0)
+    content = bytearray(train.path.read_bytes())
+    content[content.find(jpeg(20)) + 30] ^= 1
+    train.path.write_bytes(bytes(content))
+    with pytest.raises(UnusableData, match=r"train\.tfrecord changed at byte \d+ while it was trained on"):
+        np.asarray(data.train.pixels)
+    train.path.unlink()
+    with pytest.raises(UnusableData, match="cannot be read any more"):
+        data.train.pixels[[0]]
+
+
+def test_a_picture_costs_24_bytes_where_it_lies() -> None:
+    index = Index()
+    for place in range(1000):
+        index.append(file=place, offset=place << 33, data=b"x" * place, label=place, alone=bool(place % 2))
+    found = index.finish([])
+    assert found._entries.nbytes == 24 * 1000
+    assert found.labels.tolist() == list(range(1000))
+    assert found.taken_alone().tolist() == [False, True] * 500
+
+
+def test_held_out_pictures_can_be_had_as_they_came_and_in_order(shard: Any, load: Any) -> None:
     held_out = [record(10, 0), b"no example", record(20, 1), record(30, 0)]
     shards = [shard("train.tfrecord", both_classes(2))], [shard("eval.tfrecord", held_out)]
-    data = load(*shards, max_bad_records=0.5, keep_encoded=True)
+    data = load(*shards, max_bad_records=0.5)
     assert list(data.encoded) == [jpeg(shade) for shade in (10, 20, 30)]
     assert len(data.encoded) == len(data.held_out) == 3
-    assert load(*shards, max_bad_records=0.5).encoded is None
 
 
 @pytest.mark.parametrize(
@@ -323,5 +396,5 @@ def test_two_workers_learn_from_all_pictures_and_the_chief_holds_out_the_same_as
     chief = load([first], held_out, elsewhere=[] if named else [second], by_hash=not named, folder=folder("chief"))
     worker = load([second], [], by_hash=not named, evaluates=False, folder=folder("worker"))
     assert len(worker.held_out) == 0
-    assert (chief.held_out.pixels == alone.held_out.pixels).all()
+    assert (np.asarray(chief.held_out.pixels) == np.asarray(alone.held_out.pixels)).all()
     assert np.concatenate([chief.train.pixels, worker.train.pixels]).tolist() == alone.train.pixels.tolist()
