@@ -58,6 +58,14 @@ class Client:
     def deployed(self, method: str, path: str, **query: str) -> Any:
         return self.ask(self.cloud.deployed.address, method, path, **query)
 
+    def remote_config(self, method: str, body: Any = None) -> Any:
+        url = f"http://{self.cloud.remote_config.address}/v1/projects/{PROJECT}/remoteConfig"
+        answer = self._session.request(method, url, json=body, headers={"If-Match": "*"}, timeout=30)
+        return answer.status_code, answer.json()
+
+    def firebase_ml(self, method: str, path: str, body: Any = None) -> Any:
+        return self.ask(self.cloud.firebase_ml.address, method, f"/v1beta2/projects/{PROJECT}/{path}", body)
+
     # What many rows begin with
 
     def job(self, machine: Mapping[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
@@ -401,6 +409,38 @@ ROWS: list[tuple[str, Ask, int, dict[str, Any]]] = [
             ("an account of another project", {"serviceAccount": "a@another.iam.gserviceaccount.com"}, {}),
             ("FLEX_START for a machine without accelerator", {"scheduling": {"strategy": "FLEX_START"}}, {}),
         )
+    ),
+    *(
+        (
+            f"vertex: {what} with a parameter that is not there",
+            lambda client, method=method, path=path, body=body: client.vertex(method, path, body, colour="red"),
+            400,
+            {"error.message": re.compile(r'.*Unknown name "colour": Cannot bind query parameter\. Field .*')},
+        )
+        for what, method, path, body in (
+            ("a list", "GET", "customJobs", None),
+            ("a resource", "GET", "endpoints/1", None),
+            ("an endpoint", "POST", "endpoints", {"displayName": "toy"}),
+            ("a deletion", "DELETE", "models/1", None),
+        )
+    ),
+    (
+        "remote config: a template with a number",
+        lambda client: client.remote_config("PUT", {"parameters": {"a": {"defaultValue": {"value": 5}}}}),
+        400,
+        {"error.message": re.compile(r"Invalid value at .*TYPE_STRING.*")},
+    ),
+    (
+        "firebase ml: a model with a field that is not there",
+        lambda client: client.firebase_ml("POST", "models", {"displayName": "toy", "colour": "red"}),
+        400,
+        {"error.message": re.compile(r".*Unknown name \"colour\" at 'model': Cannot find field\.")},
+    ),
+    (
+        "firebase ml: a model with a file of another name",
+        lambda client: client.firebase_ml("POST", "models", {"displayName": "toy", "tfliteModel": {"uri": "gs://a/b"}}),
+        400,
+        {"error.message": re.compile(r".*Unknown name \"uri\" at 'model\.tflite_model': Cannot find field\.")},
     ),
     ("vertex: no data sets", lambda client: client.vertex("GET", "datasets"), 200, {"datasets": ABSENT}),
     (

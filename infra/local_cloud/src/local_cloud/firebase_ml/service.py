@@ -18,13 +18,29 @@ from local_cloud.http import HttpServer
 from local_cloud.iam import Iam, refusals
 from local_cloud.iam.gate import of_project
 from local_cloud.vertex import pages
-from local_cloud.vertex.bodies import camel_case, json_body
+from local_cloud.vertex.bodies import camel_case, json_body, refuse_unknown
 from local_cloud.vertex.errors import invalid_argument, not_found
 from local_cloud.vertex.filters import tags_field, text_field
 from local_cloud.vertex.records import Records
 
 _PROJECT = "/v1beta2/projects/<project>"
 _PUBLISHED = "state.published"
+_MODEL = frozenset(
+    {
+        "activeOperations",
+        "createTime",
+        "displayName",
+        "etag",
+        "modelHash",
+        "name",
+        "state",
+        "tags",
+        "tfliteModel",
+        "updateTime",
+    }
+)
+_TFLITE_MODEL = frozenset({"automlModel", "gcsTfliteUri", "sizeBytes"})
+_STATE = frozenset({"published", "validationError"})
 _MASKABLE = frozenset({"displayName", "tags", "tfliteModel", _PUBLISHED})
 _DOWNLOAD_LIFETIME = datetime.timedelta(hours=1)
 _LISTING = pages.Listing(
@@ -113,6 +129,7 @@ class FirebaseMl:
 
     def _create(self, project: str) -> Document:
         body = json_body()
+        _refuse_unknown(body)
         try:
             return self._worked_on(self._models.create(project, body))
         except ApiError as error:
@@ -120,6 +137,7 @@ class FirebaseMl:
 
     def _patch(self, project: str, model: str) -> Document:
         name, body = f"projects/{project}/models/{model}", json_body()
+        _refuse_unknown(body)
         mask = flask.request.args.get("updateMask") or flask.request.args.get("update_mask") or ""
         paths = tuple(camel_case(path.strip()) for path in mask.split(",") if path.strip())
         if not _MASKABLE.issuperset(paths):
@@ -193,3 +211,10 @@ def _as_operation(error: ApiError) -> Document:
     if error.status == "INVALID_ARGUMENT":
         raise error
     return finished(error)
+
+
+def _refuse_unknown(model: Document) -> None:
+    """Source: firebase_admin.ml, which is written against google.firebase.ml.v1beta2.Model."""
+    refuse_unknown(model, _MODEL, "model")
+    refuse_unknown(model.get("tfliteModel"), _TFLITE_MODEL, "model.tflite_model")
+    refuse_unknown(model.get("state"), _STATE, "model.state")

@@ -96,6 +96,7 @@ def etag(project: str, template: Mapping[str, Any], *, validated: bool = False) 
 
 def check(body: Mapping[str, Any]) -> None:
     """Raises ApiError 400 for a template that the service would not take."""
+    _check_values(body)
     listed = body.get("conditions", [])
     names = [condition.get("name") for condition in listed]
     if not all(names) or len(set(names)) != len(names):
@@ -109,6 +110,15 @@ def check(body: Mapping[str, Any]) -> None:
     for name, parameter in _parameters(body).items():
         if unknown := set(parameter.get("conditionalValues", {})) - set(names):
             raise invalid_argument(f"[VALIDATION_ERROR]: Parameter {name}: unknown conditions {sorted(unknown)}.")
+
+
+def _check_values(body: Mapping[str, Any]) -> None:
+    """Fields that nobody here knows are taken: Google adds some each year, and whoever writes must keep them."""
+    for name, parameter in _parameters(body).items():
+        for each in [parameter.get("defaultValue", {}), *parameter.get("conditionalValues", {}).values()]:
+            if not isinstance(each.get("value", ""), str):
+                where = f"remote_config.parameters[{name}].value"
+                raise invalid_argument(f"Invalid value at '{where}' (TYPE_STRING), {each['value']}")
 
 
 def _check_limits(body: Mapping[str, Any]) -> None:

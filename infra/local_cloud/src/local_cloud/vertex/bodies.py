@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import flask
@@ -54,3 +54,11 @@ def whole_number(value: object, field: str, default: int = 0) -> int:
         return int(str(value))
     except ValueError:
         raise invalid_argument(f"{field} must be a whole number, got {value!r}.") from None
+
+
+def refuse_unknown(document: object, known: Collection[str], where: str) -> None:
+    """Refuse fields that a message has not, in the words of Google's APIs. Raises ApiError 400."""
+    if isinstance(document, Mapping) and (unknown := [key for key in document if key not in known]):
+        raise invalid_argument(
+            f"Invalid JSON payload received. Unknown name \"{unknown[0]}\" at '{where}': Cannot find field."
+        )

@@ -7,6 +7,7 @@ of Google's own client library, imported at the first request: that takes half a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 from collections.abc import Callable, Mapping
@@ -27,6 +28,29 @@ _BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
 _LONG_RUNNING = frozenset({"Operation", "ListOperationsResponse", "WaitOperationRequest", "CancelOperationRequest"})
 
 Document = dict[str, Any]
+#: What every method takes. Source: https://cloud.google.com/apis/docs/system-parameters
+_SYSTEM_PARAMETERS = frozenset(
+    {
+        "access_token",
+        "alt",
+        "callback",
+        "fields",
+        "key",
+        "oauth_token",
+        "prettyPrint",
+        "quotaUser",
+        "uploadType",
+        "upload_protocol",
+    }
+)
+#: How the request of a method is called, by the method's verb; `{}` is the resource.
+_REQUESTS = {
+    "create": "Create{}Request",
+    "delete": "Delete{}Request",
+    "get": "Get{}Request",
+    "list": "List{}sRequest",
+    "patch": "Update{}Request",
+}
 
 
 class Wire:
@@ -58,6 +82,7 @@ class Wire:
 
         def served(*, surface: str, **arguments: str) -> Any:
             flask.g.version = "v1beta1" if surface == "v1beta1" else "v1"
+            _refuse_unknown_parameters(name, flask.g.version)
             flask.g.body = _read(body, flask.g.version, field, verbatim=verbatim) if body else {}
             answered = view(**arguments)
             return _written(answered, answer, flask.g.version) if answer else answered
@@ -133,6 +158,33 @@ def _refuse_unknown(value: Any, descriptor: Any, where: str) -> None:
                 _refuse_unknown(each, field.message_type, f"{inside}[{position}]")
         else:
             _refuse_unknown(inner, field.message_type, inside)
+
+
+def _refuse_unknown_parameters(operation: str, api_version: str) -> None:
+    """Refuse parameters of the address that the method's request has not, in Google's words. Raises ApiError 400."""
+    request = _request_of(operation, api_version)
+    if request is None:
+        return
+    known = {name for each in request.DESCRIPTOR.fields for name in (each.name, each.json_name)} | _SYSTEM_PARAMETERS
+    for key in flask.request.args:
+        # A dot leads into a message, a dollar is of the system.
+        if key.partition(".")[0] not in known and not key.startswith("$"):
+            message = (
+                f"Invalid JSON payload received. Unknown name \"{key}\": Cannot bind query parameter. Field '{key}'"
+                " could not be found in request message."
+            )
+            raise _bad_request("", message)
+
+
+def _request_of(operation: str, api_version: str) -> Any:
+    """The class of a standard method's request; None for a method of another kind."""
+    *_, collection, verb = operation.split(".")
+    if verb not in _REQUESTS or collection == "operations":
+        return None
+    resource = f"{collection[0].upper()}{collection[1:].removesuffix('s')}"
+    with contextlib.suppress(AttributeError):
+        return _kind(_REQUESTS[verb].format(resource), api_version)
+    return None
 
 
 def _bad_request(field: str, message: str) -> ApiError:
