@@ -172,8 +172,11 @@ class History:
 
     def _command(self) -> None:
         target = self.chance.choice(TARGETS)
-        command = self.chance.choice(["redeploy", "redeploy", "rollback", "rollback", "abort", "hold", "resume"])
+        commands = [*["redeploy"] * 4, *["rollback"] * 4, *["abort", "hold", "resume"] * 2, "retire"]
+        command = self.chance.choice(commands)
         body: dict[str, Any] = {"dataset": "flowers"}
+        if command == "retire":
+            body["confirm"] = True
         if command == "redeploy" and self.chance.random() < 0.5 and (runs := self.chain.run_ids()):
             body = {"run_id": self.chance.choice(runs), "force": self.chance.random() < 0.7}
         asked = (target, command, f"key-{next(self.keys)}", body)

@@ -147,6 +147,21 @@ def test_what_google_refuses_ends_it_with_googles_words_and_it_can_be_sent_again
     check_nothing_is_left(deployer)
 
 
+def test_while_something_serves_the_record_does_not_say_that_nothing_does(deployer: Deployer) -> None:
+    newer = deployer.live_run()
+    # Its first call takes down what is kept, its second what serves.
+    refused = Failing(RejectedByGoogle("a policy forbids it"))
+    deployer.interfere = lambda _number, name, when: (
+        deployer.vertex.faults.plan("start_undeploy", refused)
+        if (name, when, len(deployer.shares())) == ("vertex.find_endpoint", "before", 1)
+        else None
+    )
+    retire(deployer)
+    assert deployer.release(newer).state is State.FAILED
+    assert list(deployer.shares().values()) == [100]
+    assert deployer.serving().undeployed_at == ""
+
+
 def test_killed_at_any_operation_it_ends_with_nothing_left() -> None:
     def retired(kill: Kill | None = None) -> Deployer:
         deployer = a_project()

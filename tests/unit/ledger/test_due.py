@@ -6,8 +6,9 @@ import datetime
 
 import pytest
 
-from dualdeploy.due import Due, Entry
+from dualdeploy.due import Due, Entry, Marker
 from dualdeploy.ledger import Ledger
+from dualdeploy.ledger.ledger import encode
 from dualdeploy.object_store import ABSENT
 from dualdeploy.testing import ManualClock, MemoryObjectStore
 from dualdeploy.testing.failing import ProcessDied
@@ -121,6 +122,28 @@ def test_a_reminder_that_is_there_already_keeps_what_it_counted(due: Due, clock:
     again = due.take(due.entries()[0], seconds=120)
     assert again is not None
     assert (again.marker.failures, again.marker.why) == (1, "a bug")
+
+
+def test_a_reminder_that_comes_while_another_instance_takes_over_keeps_what_that_one_counted(
+    due: Due, clock: ManualClock, store: MemoryObjectStore, ledger: Ledger
+) -> None:
+    due.put(KEY)
+    taken = due.take(due.entries()[0], seconds=60)
+    assert taken is not None
+    name = f"due/cloud_deployer/{taken.entry.time}/{KEY}"
+    puts: list[str] = []
+
+    def take_over(operation: str) -> None:
+        puts.extend([operation] if operation == "put" else [])
+        if len(puts) == 2:
+            store.faults.before = lambda _operation: None
+            store.put(name, encode(Marker(begun=7, taker="another")), expect=store.read(name).generation)
+
+    store.faults.before = take_over
+    due.put(KEY, in_minutes(clock, 2))
+    found = ledger.find(name, Marker)
+    assert found is not None
+    assert (found.document.begun, found.document.taker) == (7, "")
 
 
 @pytest.mark.parametrize("seconds", [60, 120, 180])
