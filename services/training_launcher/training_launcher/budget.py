@@ -20,6 +20,7 @@ from dualdeploy.ledger import Run
 from dualdeploy.prices import PriceTable
 from dualdeploy.spending import Estimate, TargetEstimate
 from dualdeploy.training import TARGETS, Target
+from training_launcher import disk
 
 
 def estimate(run: Run, *, region: str, prices: PriceTable, now: datetime.datetime) -> Estimate:
@@ -34,6 +35,8 @@ def estimate(run: Run, *, region: str, prices: PriceTable, now: datetime.datetim
         prices_as_of=prices.as_of,
         targets=targets,
     )
+    if too_large := disk.refusal(run):
+        return found.model_copy(update={"refusal": too_large})
     if config.budget.is_limited and not found.is_priced and config.budget.unknown_price == "refuse":
         unknown = "; ".join(each.price for each in targets.values() if each.most_usd is None)
         remedy = "state budget.<target>.usd_per_hour, or set budget.unknown_price to warn"

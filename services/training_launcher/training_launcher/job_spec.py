@@ -19,6 +19,7 @@ from dualdeploy.training import (
     TrainingParameters,
 )
 from dualdeploy.vertex import DATASET_LABEL, RUN_LABEL, TARGET_LABEL, CustomJobSpec
+from training_launcher import disk
 from training_launcher.run_split import split_of_run
 from training_launcher.settings import LauncherSettings
 
@@ -88,6 +89,7 @@ def custom_job(
         timeout=timeout,
         output_directory=f"gs://{settings.models_bucket}/{training.artifact_directory(run.run_id, target)}",
         service_account=settings.training_service_account,
+        disk_gb=disk.gigabytes(run),
     )
 
 

@@ -67,7 +67,8 @@ OUTCOME_BY_STATE: Mapping[str, JobOutcome] = {
 
 @dataclasses.dataclass(frozen=True)
 class CustomJobSpec:
-    """So many `replicas` of one training container, on machines of one kind. `timeout` and `wait` in seconds.
+    """So many `replicas` of one training container, on machines of one kind. `timeout` and `wait` in seconds,
+    `disk_gb` of each machine's boot disk in gigabytes.
 
     `strategy` is `standard`, `spot` or `flex_start`; with the last, Vertex AI waits so long for the machines itself.
     """
@@ -86,6 +87,7 @@ class CustomJobSpec:
     wait: float = 0.0
     service_account: str = ""
     replicas: int = 1
+    disk_gb: int = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -698,6 +700,7 @@ def _custom_job(spec: CustomJobSpec) -> Any:
         return types.WorkerPoolSpec(
             machine_spec=machine,
             replica_count=replicas,
+            disk_spec=types.DiskSpec(boot_disk_type="pd-ssd", boot_disk_size_gb=spec.disk_gb),
             container_spec=types.ContainerSpec(
                 image_uri=spec.image,
                 args=list(spec.arguments),
