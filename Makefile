@@ -93,6 +93,13 @@ endif
 # Where the tests' own modules and the services are imported from, outside pytest.
 TEST_PATH := tests:shared/src:services/training_launcher:services/job_notifier:services/cloud_deployer:services/mobile_publisher
 
+.PHONY: browser
+browser: build/browser/.installed ## Install what the tests in a real browser need besides Chromium; without it they are skipped
+
+build/browser/.installed: tests/browser/requirements.txt | $(STAMP)
+	@$(BIN)/uv pip install --quiet --require-hashes --python $(BIN)/python -r tests/browser/requirements.txt
+	@mkdir -p $(@D) && touch $@
+
 .PHONY: histories
 histories: $(STAMP) ## Seeded random histories of the whole chain (kills, freezes, two versions, …): [N=5000] [SEED=0]
 	@PYTHONPATH=$(TEST_PATH) $(BIN)/python tests/histories.py --count $(or $(N),5000) --seed $(or $(SEED),0)
@@ -214,6 +221,7 @@ lock: $(STAMP) ## Resolve every requirements.in again
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes services/$$service/requirements.in -o services/$$service/requirements.txt; \
 	done
 	$(BIN)/uv pip compile --quiet --no-deps --python-version 3.11 --no-header --generate-hashes infra/schema/requirements.in -o infra/schema/requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes tests/browser/requirements.in -o tests/browser/requirements.txt
 	for tool in policy audit; do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes infra/$$tool/requirements.in -o infra/$$tool/requirements.txt; \
 	done

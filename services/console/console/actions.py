@@ -26,14 +26,14 @@ ACTIONS: Mapping[str, Action] = {
         Action(
             "redeploy",
             "Redeploy",
-            "Brings a trained run out again, as a new release, without training anything.",
+            "Releases a trained run again, without training anything.",
             "They get that run's model step by step, as far as it proves itself; if not, they keep what they have.",
             "Cloud: minutes for the machine, and the canary. Phones: minutes, and the steps of the rollout.",
         ),
         Action(
             "rollback",
             "Roll back",
-            "Brings out again what served before, past the gate and in one step. Newer runs are held from then on.",
+            "Releases again what served before, past the gate and in one step. Newer runs are held from then on.",
             "They get the model of before within minutes; phones, the next time that they look.",
             "A minute or two where the model of before is still deployed, else as long as a deployment.",
         ),
@@ -41,7 +41,7 @@ ACTIONS: Mapping[str, Action] = {
             "abort",
             "Abort",
             "Stops the release that is under way and leaves everything as it was.",
-            "Whoever already has the new model gets the old one back; all others notice nothing.",
+            "Those who already have the new model get the old one back; all others notice nothing.",
             "Minutes: what Vertex AI is at is waited for.",
         ),
         Action(

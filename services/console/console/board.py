@@ -29,6 +29,8 @@ SHOWN_RUNS = 12
 
 Kept = TypeVar("Kept")
 
+_SIGNS: Mapping[str, str] = {">=": "≥", "<=": "≤"}
+
 TITLES: Mapping[str, str] = {"cloud": "Cloud", "mobile": "Phones"}
 
 
@@ -241,7 +243,7 @@ class Boards:
             elif run.refusal:
                 yield Waiting(f"{run.run_id}: {run.refusal}", f"{self._configure(dataset)}  # with another budget")
         for name, why in self._runs.waiting_data(dataset):
-            yield Waiting(f"Data of {name} that nobody could look at: {why}", self._configure(name))
+            yield Waiting(f"Data of {name} that could not be looked at: {why}", self._configure(name))
         for text in self._runs.stays(dataset):
             yield Waiting(text, f"make doctor{project}", is_urgent=False)
         for refused in self._runs.refused(dataset):
@@ -355,7 +357,7 @@ def _shares(rollout: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _of_gate(gate: Mapping[str, Any]) -> Iterator[Figure]:
     for rule in gate.get("rules", ()):
-        limit = f"{rule.get('comparison', '')} {_short(rule.get('limit'))}"
+        limit = f"{_SIGNS.get(rule.get('comparison', ''), '')} {_short(rule.get('limit'))}".strip()
         yield Figure(f"gate: {words(str(rule.get('name', '')))}", _short(rule.get("figure")), limit, rule.get("passed"))
 
 

@@ -39,7 +39,7 @@ class Persons:
 
     def _through_iap(self, assertion: str) -> str:
         if not assertion:
-            raise CallerRefused(401, "nobody came through Identity-Aware Proxy: use its address")
+            raise CallerRefused(401, "no one came through Identity-Aware Proxy: use its address")
         try:
             key = self._keys.get_signing_key_from_jwt(assertion).key
             claims = jwt.decode(

@@ -152,9 +152,7 @@ class Service:
         if not said["reason"]:
             return self._action_page(dataset, target, action, form, key=key, error="Say why: it is kept.", status=422)
         if not flask.g.person:
-            error = (
-                "Nobody says who you are, and the history names whoever acts: use gcloud run services proxy, or IAP."
-            )
+            error = "You are not signed in, and the history names people: use gcloud run services proxy, or IAP."
             return self._action_page(dataset, target, action, form, key=key, error=error, status=403)
         answer = self._deployers.ask(target, action, said, person=flask.g.person, key=key)
         self._boards.forget()

@@ -48,7 +48,7 @@ class ConsoleSettings:
     def __post_init__(self) -> None:
         """Raises WrongSettings on Cloud Run where a setting would say who everybody is."""
         if self.cloud_run_service and self.person:
-            raise WrongSettings("CONSOLE_PERSON is set on Cloud Run, where everybody would be that person: remove it")
+            raise WrongSettings("CONSOLE_PERSON is set on Cloud Run, where everyone would be that person: remove it")
         if self.cloud_run_service and self.iap_keys_url != IAP_KEYS_URL:
             raise WrongSettings(f"IAP_KEYS_URL={self.iap_keys_url!r} is not Google's: remove it, the default is")
 

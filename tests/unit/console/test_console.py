@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import html
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from operators import NEW, OLD, OWN, STATES, held, under_way
 
 import console.service
 from console.deployers import Answer
@@ -19,8 +19,6 @@ from dualdeploy.settings import WrongSettings, load
 from dualdeploy.testing.callers import from_sender
 from dualdeploy.testing.failing import Failing
 
-OLD, NEW = "flowers-0123456789ab", "flowers-ba9876543210"
-OWN = {"Sec-Fetch-Site": "same-origin"}
 PAGE = "/datasets/flowers"
 FORM = {"reason": "it sees cats", "key": "one-key"}
 
@@ -46,122 +44,6 @@ def test_one_data_set_is_the_first_page_and_shows_both_models_side_by_side(live:
         assert each in said
     assert said.count(NEW) >= 2
     assert "2 h" in said
-
-
-ROLLOUT = {
-    "limits": {"steps": [5, 25, 100], "answers": 10, "min_agreement": 0.9, "max_error_rate": 0.1},
-    "index": 1,
-    "shifted_at": "2026-11-28T09:00:00Z",
-    "tally": {
-        "requests": 20,
-        "failures": 1,
-        "agreed": 19,
-        "candidate_seconds": [0.02] * 19,
-        "other_seconds": [0.01] * 19,
-    },
-}
-GATE = {
-    "passed": True,
-    "rules": [{"name": "accuracy", "figure": 0.91, "limit": 0.85, "comparison": ">=", "passed": True}],
-    "not_judged": ["latency: nobody measured it"],
-}
-
-
-def under_way(world: Any) -> None:
-    turn = {"run_id": NEW, "release": 1, "run_created_at": "", "since": "2026-11-28T09:00:00Z"}
-    steps = [{"name": "gate", "says": "the figures are judged"}, {"name": "shares", "says": "the traffic moves"}]
-    world.release(
-        NEW, "cloud", "2026-11-28T09:00:00Z", state="canary", step="shares", steps=steps, rollout=ROLLOUT, gate=GATE
-    )
-    world.serve("cloud", OLD, under_way=turn)
-
-
-def held(world: Any) -> None:
-    world.serve("mobile", OLD, hold={"at": "2026-11-28T09:00:00Z", "by": "ann@example.com", "reason": "holidays"})
-
-
-def over_budget(world: Any) -> None:
-    estimate = {
-        "run_id": NEW,
-        "dataset": "flowers",
-        "month": "2026-11",
-        "region": "r",
-        "prices_as_of": "p",
-        "targets": {},
-    }
-    world.write(f"runs/{NEW}/estimate.json", {**estimate, "refusal": "the month's budget of $100 is used up"})
-
-
-def rejected(world: Any) -> None:
-    event = {"dataset": "flowers"}
-    document = {"at": "2026-11-28T09:00:00Z", "service": "training_launcher", "kind": "config-finalized"}
-    world.write("rejected/2026-11-28/a.json", {**document, "reason": "labels: twice roses", "event": event})
-
-
-def without_configuration(world: Any) -> None:
-    world.write("data/flowers.json", {"dataset": "flowers", "waits": "datasets/flowers.yaml is broken"})
-
-
-def unreadable_side(world: Any) -> None:
-    world.write("serving/cloud/flowers.json", b"{")
-
-
-def unreadable_run(world: Any) -> None:
-    world.write(f"runs/{NEW}/run.json", b"[]")
-
-
-def fitted(world: Any) -> None:
-    routing = {
-        "name": "flowers",
-        "dataset": "flowers",
-        "at": "2026-11-28T09:00:00Z",
-        "phone": {"run_id": NEW, "version": "v", "sha256": "s"},
-        "cloud": {"run_id": NEW, "input": {"px": 48}},
-        "threshold": 0.77,
-        "max_loss": 0.02,
-        "confidence": 0.95,
-        "outcome": "asks",
-        "note": "Asking below 0.77 loses at most 2 %.",
-        "examples": 600,
-        "loss_at_most": 0.018,
-        "share": 0.56,
-        "accuracy": 0.922,
-        "phone_accuracy": 0.76,
-        "cloud_accuracy": 0.932,
-        "curve": [[0.0, 0.0, 0.76], [0.5, 0.4, 0.894], [0.77, 0.56, 0.922], [1.01, 1.0, 0.932]],
-    }
-    world.write("routing/flowers.json", {"dataset": "flowers", "at": "", "files": [routing], "published": True})
-
-
-def retired(world: Any) -> None:
-    world.serve("cloud", NEW, retired_at="2026-11-28T09:00:00Z")
-
-
-#: By what has happened: the sentences that stand on the page then.
-STATES: dict[str, tuple[Callable[[Any], None], tuple[str, ...]]] = {
-    "under way": (
-        under_way,
-        (
-            *("Under way", "canary", "5 % done", "25 % now", "gate: accuracy 0.91 >= 0.85 passed"),
-            *("1 (5 %) ≤ 10 % passed", "agreement with the golden set 100 % ≥ 90 % passed"),
-            *("p95 20 ms ≤ 270 ms passed", "Not judged: latency"),
-        ),
-    ),
-    "held": (held, ("On hold since 2026-11-28 09:00 by ann@example.com: holidays",)),
-    "over budget": (over_budget, ("the month's budget of $100 is used up", "gs://demo-project-config/datasets/")),
-    "a rejected configuration": (rejected, ("labels: twice roses", "make validate DATA=folder YAML=file")),
-    "data that waits": (
-        without_configuration,
-        ("datasets/flowers.yaml is broken", "gcloud storage cp flowers.yaml"),
-    ),
-    "a document that cannot be read": (unreadable_side, ("cannot be read as a Serving", "make doctor PROJECT=demo")),
-    "a run that cannot be read": (unreadable_run, ("cannot be read as a Run", f"make run ID={NEW}")),
-    "fitted": (
-        fitted,
-        ("Asking below 0.77 loses at most 2 %.", "56 %", "at most 1.8 %, limit 2 %", "The curve as a table"),
-    ),
-    "retired": (retired, ("Retired at 2026-11-28 09:00", "nothing serves")),
-}
 
 
 @pytest.mark.parametrize("state", STATES)
