@@ -6,7 +6,7 @@
 The list is made from the sources of services/ and shared/: every `expect=` of a call becomes "whatever is there", every
 lease holds no one up, every two consecutive writes or messages change places. A change is run against the tests that
 cover its line (as `coverage` saw them), those of its own module and the quickest first, and then against some stories
-of the chain. What survives must stand in tests/mutants_excused.txt, with its reason.
+of the chain. What no test needs to notice stands in tests/mutants_excused.txt, with its reason, and is not run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import concurrent.futures
 import dataclasses
 import importlib.util
 import itertools
-import json
 import multiprocessing
 import os
 import shutil
@@ -73,9 +72,6 @@ EFFECTS = frozenset(
         *("point", "stage", "end_rollout", "take_back", "touch", "store", "put_new", "download_model"),
     }
 )
-
-#: The tests for one change take at most so large a share of the time of all, the quickest first.
-MOST_SHARE = 0.3
 
 #: Room for a busy machine, not for a change that never comes to an end.
 LIMIT_SECONDS = 600
@@ -313,7 +309,7 @@ def caught_by(mutant: Mutant, seen: Seen, copy: Path) -> str:
     original = path.read_bytes()
     path.write_bytes(mutant.applied(original))
     try:
-        tests = _within(seen.tests(mutant), seen.seconds)
+        tests = [_node_id(test) for test in seen.tests(mutant)]
         if tests and _pytest_fails(tests, copy):
             return "tests that run its line"
         if _pytest_fails(STORIES, copy):
@@ -323,13 +319,6 @@ def caught_by(mutant: Mutant, seen: Seen, copy: Path) -> str:
         # Two changes of one file may have one length, and one second.
         Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
     return ""
-
-
-def _within(tests: Sequence[str], seconds: Mapping[str, float]) -> list[str]:
-    """As many as there is time for, as pytest names them."""
-    most = MOST_SHARE * sum(seconds.values())
-    spent = itertools.accumulate(seconds.get(test, 1.0) for test in tests)
-    return [_node_id(test) for test, until in zip(tests, spent, strict=True) if until <= most]
 
 
 def _pytest_fails(names: Sequence[str], copy: Path) -> bool:
@@ -440,32 +429,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ) as pool:
             if not pool.submit(Process.check).result():
                 raise SystemExit("the tests fail in a copy of the tree without any change")
-            judged = [pool.submit(Process.judge, mutant) for mutant in mutants]
+            judged = [pool.submit(Process.judge, mutant) for mutant in mutants if mutant.key not in excused]
             for each in concurrent.futures.as_completed(judged):
                 mutant, caught, seconds = each.result()
                 results.append((mutant, caught))
-                verdict = f"caught by {caught}" if caught else "SURVIVES" if mutant.key not in excused else "excused"
+                verdict = f"caught by {caught}" if caught else "SURVIVES"
                 print(f"{mutant.path}:{mutant.line} {mutant.kind}: {verdict} ({seconds:.0f} s)", flush=True)
     print(f"took {_since(began)}")
-    return _report(results, excused)
+    return _report(mutants, results, excused if not options.only else {})
 
 
 def _since(moment: float) -> str:
     return f"{time.monotonic() - moment:.0f} s"
 
 
-def _report(results: Sequence[tuple[Mutant, str]], excused: Mapping[str, str]) -> int:
+def _report(mutants: Sequence[Mutant], results: Sequence[tuple[Mutant, str]], excused: Mapping[str, str]) -> int:
+    """0 when whatever was run was caught, and every excuse is one for a change that there is."""
     survivors = [mutant for mutant, caught in results if not caught]
-    unexcused = [mutant for mutant in survivors if mutant.key not in excused]
     for mutant in survivors:
-        reason = excused.get(mutant.key)
-        print(f"{'excused: ' + reason if reason else 'SURVIVES'}: {mutant.path}:{mutant.line} {mutant.key}")
-    used = {mutant.key for mutant in survivors}
-    for key in sorted(set(excused) - used):
-        print(f"an excuse that is not needed: {key}")
-    print(json.dumps({"unexcused": len(unexcused), "excused": len(survivors) - len(unexcused)}))
-    print(f"{len(results) - len(survivors)} of {len(results)} mutants caught")
-    return min(len(unexcused), 1)
+        print(f"SURVIVES: {mutant.path}:{mutant.line} {mutant.key}")
+    needless = sorted(set(excused) - {mutant.key for mutant in mutants})
+    for key in needless:
+        print(f"an excuse for a change that is not made any more: {key}")
+    place = EXCUSED.relative_to(REPOSITORY)
+    print(f"{len(mutants) - len(results)} excused in {place}, {len(survivors)} without an excuse")
+    print(f"{len(results) - len(survivors)} of {len(mutants)} mutants caught")
+    return min(len(survivors) + len(needless), 1)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 
 import pytest
 
@@ -57,6 +58,80 @@ def test_who_takes_a_marker_has_it_alone_and_finishing_removes_it(due: Due, stor
     assert due.entries() == []
     due.finish(taken)
     assert store.names() == []
+
+
+def meanwhile(store: MemoryObjectStore, operation: str, others: Callable[[], object]) -> None:
+    """Let others go on before the next operation of that name."""
+
+    def act(name: str) -> None:
+        if name == operation:
+            store.faults.before = lambda _name: None
+            others()
+
+    store.faults.before = act
+
+
+def test_of_two_that_take_a_marker_at_once_one_has_it(due: Due, store: MemoryObjectStore) -> None:
+    due.put(KEY)
+    (entry,) = due.entries()
+    others = []
+    meanwhile(store, "put", lambda: others.append(due.take(entry, seconds=60)))
+    assert due.take(entry, seconds=60) is None
+    assert others[0] is not None
+    due.finish(others[0])
+    assert store.names() == []
+
+
+@pytest.mark.parametrize("operation", ["put", "delete"])
+def test_a_death_while_a_marker_is_put_back_forgets_nothing(
+    operation: str, due: Due, clock: ManualClock, store: MemoryObjectStore
+) -> None:
+    due.put(KEY)
+    taken = due.take(due.entries()[0], seconds=60)
+    assert taken is not None
+
+    def die() -> None:
+        raise ProcessDied
+
+    meanwhile(store, operation, die)
+    with pytest.raises(ProcessDied):
+        due.put_back(taken, in_minutes(clock, 10))
+    assert due.all_keys() == [KEY]
+
+
+def test_what_was_put_back_onto_a_reminder_takes_nothing_from_whoever_works_on_that(
+    due: Due, clock: ManualClock, store: MemoryObjectStore
+) -> None:
+    due.put(KEY)
+    taken = due.take(due.entries()[0], seconds=60)
+    assert taken is not None
+    due.put(KEY, in_minutes(clock, 10))
+    name = next(each for each in store.names() if taken.entry.time not in each)
+    changed = encode(Marker(begun=1, taker="another"))
+
+    def work(operation: str) -> None:
+        if operation == "put" and store.faults.calls["put"] == puts + 2:
+            store.faults.before = lambda _operation: None
+            store.put(name, changed, expect=store.read(name).generation)
+
+    puts = store.faults.calls["put"]
+    store.faults.before = work
+    due.put_back(taken, in_minutes(clock, 10), failed="a bug")
+    assert store.read(name).data == changed
+
+
+def test_who_takes_a_marker_removes_no_reminder_that_came_since(due: Due, store: MemoryObjectStore) -> None:
+    due.put(KEY)
+    (entry,) = due.entries()
+    name = f"due/cloud_deployer/{entry.time}/{KEY}"
+
+    def others() -> None:
+        store.delete(name, expect=store.read(name).generation)
+        due.put(KEY)
+
+    meanwhile(store, "delete", others)
+    assert due.take(entry, seconds=60) is not None
+    assert entry in due.entries()
 
 
 def test_a_marker_whose_taker_died_is_due_again_and_counts_it(due: Due, clock: ManualClock) -> None:

@@ -49,6 +49,23 @@ def world() -> World:
     return World()
 
 
+def test_a_pointer_that_moves_while_it_is_left_as_it_is_stays_where_it_moved_to(world: World) -> None:
+    world.publish("v1")
+    world.channel.upload("flowers", world.exported("v2"))
+
+    def move(name: str) -> None:
+        if name == "put":
+            world.phones.faults.before = lambda _name: None
+            world.channel.point("flowers", "v2")
+
+    world.phones.faults.before = move
+    with pytest.raises(LedgerContention):
+        world.channel.touch("flowers")
+    latest = world.channel.latest("flowers")
+    assert latest is not None
+    assert latest["version"] == "v2"
+
+
 def test_nothing_points_at_a_version_before_its_files_are_there(world: World) -> None:
     world.channel.upload("flowers", world.exported("v1"))
     assert world.channel.latest("flowers") is None
