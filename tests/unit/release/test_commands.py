@@ -249,6 +249,28 @@ def test_two_commands_at_once_both_come_to_an_end(number: int) -> None:
     assert toy.world.shelf == {THIRD: 100}
 
 
+def test_two_requests_for_one_run_at_once_are_two_releases() -> None:
+    both = []
+    for number in range(1, 16):
+        toy = with_two_live()
+        answers: list[tuple[int, dict[str, Any]]] = []
+        Disturbance(
+            toy,
+            number,
+            lambda toy=toy, answers=answers: answers.append(  # type: ignore[misc]
+                ask(toy, "redeploy", run_id=FIRST, force=True, canary=False)
+            ),
+        )
+        answers.append(ask(toy, "redeploy", run_id=FIRST, force=True))
+        taken = [answer["release"] for status, answer in answers if status == 202]
+        assert len(set(taken)) == len(taken), f"frozen at operation {number}"
+        both.append(len(taken) == 2)
+        toy.tick(times=60)
+        assert toy.world.shelf == {FIRST: 100}
+        assert toy.due.all_keys() == []
+    assert any(both)
+
+
 def test_a_redeploy_is_refused_with_what_would_be_accepted() -> None:
     toy = with_two_live()
     status, answer = ask(toy, "redeploy", run_id=FIRST)
