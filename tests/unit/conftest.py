@@ -1,14 +1,24 @@
-"""A ledger in memory with a clock that moves only when told to."""
+"""A ledger in memory with a clock that moves only when told to; and no connection that leaves this machine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dualdeploy.ledger import Ledger, Run, Shard, Snapshot, run_id_of
 from dualdeploy.testing import ManualClock, MemoryObjectStore
+
+#: A few unit tests have a server of their own on loopback; pytest-socket refuses every other address.
+THIS_MACHINE = ["127.0.0.0/8", "::1", "localhost"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.allow_hosts(THIS_MACHINE))
 
 
 @pytest.fixture

@@ -15,12 +15,13 @@ import os
 import re
 import shutil
 import struct
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import google_crc32c
+from google.api_core.exceptions import RetryError
+from google.api_core.retry import Retry, if_exception_type
 
 from dualdeploy import local_paths
 from dualdeploy.errors import RetryLater
@@ -51,27 +52,29 @@ DECISIONS = 5
 
 
 class Patience:
-    """Repeats what failed temporarily, with growing pauses, for at most `seconds` each.
+    """Repeats what failed temporarily, with growing pauses of different length, for at most `seconds` each.
 
-    An hour of training must not be lost because Cloud Storage did not answer for a minute.
+    An hour of training must not be lost because Cloud Storage did not answer for a minute, and a hundred jobs that it
+    did not answer must not ask again at the same moment.
     """
 
-    def __init__(self, seconds: float = 300.0, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, seconds: float = 300.0) -> None:
         self._seconds = seconds
-        self._sleep = sleep
 
     def call(self, what: str, attempt: Callable[[], Result]) -> Result:
-        deadline = time.monotonic() + self._seconds
-        pause = 1.0
-        while True:
-            try:
-                return attempt()
-            except RetryLater as exc:
-                if time.monotonic() + pause > deadline:
-                    raise
-                log.warning("%s: %s; trying again in %.0f s", what, exc, pause)
-                self._sleep(pause)
-                pause = min(2 * pause, 20.0)
+        """What `attempt` returns. Raises its last error when the time is over, and at once one that does not pass."""
+        repeated = Retry(
+            predicate=if_exception_type(RetryLater),
+            initial=1.0,
+            maximum=20.0,
+            timeout=self._seconds,
+            on_error=lambda exc: log.warning("%s: %s; trying again", what, exc),
+        )
+        try:
+            result: Result = repeated(attempt)()
+        except RetryError as exc:
+            raise exc.cause or exc from exc
+        return result
 
 
 def is_gs(location: str) -> bool:
