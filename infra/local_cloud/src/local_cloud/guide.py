@@ -15,7 +15,7 @@ def describe(environment: Mapping[str, str], environment_file: Path) -> str:
         ("Vertex AI", f"http://{environment['VERTEX_EMULATOR_HOST']}"),
         ("Firebase ML", f"http://{environment['FIREBASE_ML_EMULATOR_HOST']}"),
         ("Remote Config", f"http://{environment['REMOTE_CONFIG_EMULATOR_HOST']}"),
-        *((name.removesuffix("_URL").lower(), url) for name, url in environment.items() if name.endswith("_URL")),
+        *((name.removesuffix("_URL").lower(), url) for name, url in environment.items() if _is_service(name)),
     ]
     width = max(len(name) for name, _ in addresses)
     lines = [f"  {name:<{width}}  {address}" for name, address in addresses]
@@ -37,3 +37,8 @@ def describe(environment: Mapping[str, str], environment_file: Path) -> str:
             f"Logs: {environment['LOCAL_CLOUD_STATE']}/logs   Stop it: dualdeploy down",
         ]
     )
+
+
+def _is_service(name: str) -> bool:
+    """Not where keys and certificates are: nobody opens those."""
+    return name.endswith("_URL") and not name.endswith(("_KEYS_URL", "_CERTS_URL"))
