@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dualdeploy import architectures
 from dualdeploy import clock as clocks
 from dualdeploy.ledger import Run
 from dualdeploy.training import TrainingResult
@@ -57,7 +58,7 @@ def document(
         "run_id": run.run_id,
         "dataset": run.dataset,
         "snapshot_sha256": run.snapshot.digest(),
-        "architecture": result.architecture,
+        "architecture": architectures.public(result.architecture),
     }
 
 

@@ -98,6 +98,12 @@ def module_of(architecture: str) -> str:
     return architecture.removeprefix(_MODULE) if architecture.startswith(_MODULE) else ""
 
 
+def public(architecture: str) -> str:
+    """The same for everybody to read: the name of a file of somebody's own, and not where it lies."""
+    location = module_of(architecture)
+    return f"{_MODULE}{location.rsplit('/', 1)[-1]}" if location else architecture
+
+
 def unknown(architecture: str) -> str:
     """Why `architecture` names no network that can be trained, with what to write instead; empty when it does."""
     if published(architecture):

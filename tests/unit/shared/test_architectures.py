@@ -27,6 +27,11 @@ def test_a_short_name_is_a_network_of_keras(short: str, name: str) -> None:
     assert architectures.published(short) is architectures.published(f"keras:{name}")
 
 
+def test_what_phones_are_told_does_not_say_where_the_file_lies() -> None:
+    assert architectures.public("module:gs://my-project-config/modules/tulips/net.py") == "module:net.py"
+    assert architectures.public("keras:MobileNetV2") == "keras:MobileNetV2"
+
+
 @pytest.mark.parametrize(
     ("asked", "where", "instead"),
     [
