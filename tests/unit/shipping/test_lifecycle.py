@@ -32,6 +32,7 @@ SETTINGS: dict[str, Any] = {
     "firebase_key_secret": "firebase-key",
     "firebase_bucket_linked": True,
     "staged_rollouts": False,
+    "browser_origins": ["https://app.example.com"],
     "console": {"iap_audience": "/projects/1/locations/us-central1/services/console"},
     "gateway": {
         "apps": ["1:1:web:1"],

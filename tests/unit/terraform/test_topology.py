@@ -46,6 +46,21 @@ def test_every_bucket_is_private_and_has_uniform_access(plan: Any, topology: Map
         assert bucket["public_access_prevention"] == "enforced"
 
 
+def test_pages_of_a_browser_read_what_phones_read_only_where_they_are_named(
+    plan: Any, workplace: Any, terraform: Any, variables: Mapping[str, Any]
+) -> None:
+    assert [each.values["name"] for each in plan.of("google_storage_bucket") if each.values["cors"]] == []
+    origins = ["https://app.example.com"]
+    changes = terraform(workplace()).plan({**variables, "browser_origins": origins})["resource_changes"]
+    rules = {
+        each["change"]["after"]["name"]: each["change"]["after"]["cors"]
+        for each in changes
+        if each["type"] == "google_storage_bucket" and each["change"]["after"]["cors"]
+    }
+    ((name, (rule,)),) = rules.items()
+    assert (name, rule["origin"], rule["method"]) == ("demo-dualdeploy-mobile", origins, ["GET"])
+
+
 def test_what_cannot_be_made_again_is_kept(plan: Any, topology: Mapping[str, Any]) -> None:
     for key, bucket in topology["buckets"].items():
         planned = plan.one("google_storage_bucket", bucket["name"])

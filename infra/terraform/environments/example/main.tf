@@ -41,6 +41,8 @@ module "storage" {
   labels      = local.labels
   topics      = module.messaging.topics
   delete_data = var.delete_data
+
+  browser_origins = var.browser_origins
 }
 
 module "training" {

@@ -34,5 +34,6 @@ output "configuration" {
     staged_rollouts        = var.staged_rollouts
     gateway                = var.gateway
     console                = var.console
+    browser_origins        = var.browser_origins
   }
 }

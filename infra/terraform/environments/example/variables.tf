@@ -150,3 +150,9 @@ variable "console" {
   })
   default = null
 }
+
+variable "browser_origins" {
+  description = "Origins (https://app.example.com) whose pages run the phone's model: they may read the bucket that phones read."
+  type        = list(string)
+  default     = []
+}

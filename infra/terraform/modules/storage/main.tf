@@ -52,6 +52,18 @@ resource "google_storage_bucket" "bucket" {
     enabled = !contains(local.unversioned, each.key)
   }
 
+  # A page in a browser reads what phones read only where the bucket says so; phones themselves need no such rule.
+  dynamic "cors" {
+    for_each = each.key == "firebase_storage" && length(var.browser_origins) > 0 ? [var.browser_origins] : []
+
+    content {
+      origin          = cors.value
+      method          = ["GET"]
+      response_header = ["Content-Type"]
+      max_age_seconds = 3600
+    }
+  }
+
   # Where versions are kept, soft deletion would keep, and bill, every one of them for another week.
   soft_delete_policy {
     retention_duration_seconds = each.key == "ledger" ? 0 : 604800

@@ -39,3 +39,9 @@ variable "labels" {
   type        = map(string)
   default     = {}
 }
+
+variable "browser_origins" {
+  description = "Origins (https://app.example.com) whose pages may read what phones read; none: no page of a browser."
+  type        = list(string)
+  default     = []
+}

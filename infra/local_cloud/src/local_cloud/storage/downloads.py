@@ -45,7 +45,7 @@ class Downloads:
             "firebasestorage.objects.get",
             "GET",
             "/v0/b/<bucket>/o/<name>",
-            differs="Cloud Storage for Firebase, as a phone fetches: security rules are not checked",
+            differs="Cloud Storage for Firebase, as a phone fetches: CORS as the bucket says, no security rules",
         )(self.get)
         api.operation(
             "storage.objects.get",

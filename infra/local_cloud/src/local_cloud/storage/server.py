@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import flask
 
-from local_cloud.api import Api
+from local_cloud.api import Api, ApiError
 from local_cloud.faults import Faults
 from local_cloud.http import HttpServer
 from local_cloud.iam import Gate, Iam, refusals
@@ -36,6 +37,10 @@ ABSENT = (
     "folders, managed folders, anywhere caches, channels (watchAll), the gRPC API",
     "server-side decompression of gzip-encoded objects",
 )
+
+
+#: Cloud Storage for Firebase.
+_DOWNLOAD = re.compile(r"/v0/b/(?P<bucket>[^/]+)/o/")
 
 
 class Storage:
@@ -82,6 +87,7 @@ class Storage:
         self.api.app.register_error_handler(NotModified, _answer_not_modified)
         self.api.app.register_error_handler(RangeNotSatisfiable, self._answer_range)
         self.api.app.after_request(_as_its_api_writes)
+        self.api.app.after_request(self._allow_origin)
         Buckets(self.api, self.state, iam, has_topic)
         Objects(self.api, self.state)
         Downloads(self.api, self.state, signed_by_iam)
@@ -144,6 +150,38 @@ class Storage:
 
     def _answer_missing(self, error: ObjectNotFound) -> flask.Response:
         return self.api.answer(self._permissions.missing(error))
+
+    def _allow_origin(self, response: flask.Response) -> flask.Response:
+        """CORS where phones and pages download, by the rules of the bucket.
+
+        Source: https://cloud.google.com/storage/docs/cross-origin
+        """
+        request = flask.request
+        origin, download = request.headers.get("Origin", ""), _DOWNLOAD.match(request.path)
+        if not origin or not download:
+            return response
+        method = request.headers.get("Access-Control-Request-Method", request.method)
+        for rule in self._cors(download["bucket"]):
+            if {"*", origin} & set(rule.get("origin", ())) and method in rule.get("method", ()):
+                response.headers["Access-Control-Allow-Origin"] = "*" if "*" in rule["origin"] else origin
+                response.headers["Vary"] = "Origin"
+                headers = ", ".join(rule.get("responseHeader", ()))
+                is_preflight = request.method == "OPTIONS"
+                if headers:
+                    name = "Access-Control-Allow-Headers" if is_preflight else "Access-Control-Expose-Headers"
+                    response.headers[name] = headers
+                if is_preflight:
+                    response.headers["Access-Control-Allow-Methods"] = ", ".join(rule["method"])
+                    response.headers["Access-Control-Max-Age"] = str(rule.get("maxAgeSeconds", 3600))
+                break
+        return response
+
+    def _cors(self, bucket: str) -> Sequence[Mapping[str, Any]]:
+        try:
+            rules: Sequence[Mapping[str, Any]] = self.state.bucket(bucket).properties.get("cors", ())
+        except ApiError:
+            return ()
+        return rules
 
     def _answer_range(self, error: RangeNotSatisfiable) -> flask.Response:
         document: dict[str, Any] = {
