@@ -76,7 +76,15 @@ CALLERS = {"PUSH_AUDIENCES": AUDIENCE, "PUSH_SERVICE_ACCOUNTS": SENDER}
 
 def deployed_environment(cloud: LocalCloud) -> dict[str, str]:
     """What Terraform sets, and where the emulators are."""
-    return {**cloud.environment(), "TRAINER_IMAGE": "local/trainer", "PREDICTOR_IMAGE": "local/predictor", **CALLERS}
+    # The console calls these two when a button is pressed.
+    deployers = {f"{name}_URL": "http://127.0.0.1:9" for name in ("CLOUD_DEPLOYER", "MOBILE_PUBLISHER")}
+    return {
+        **cloud.environment(),
+        **deployers,
+        "TRAINER_IMAGE": "local/trainer",
+        "PREDICTOR_IMAGE": "local/predictor",
+        **CALLERS,
+    }
 
 
 @pytest.fixture(params=CASES)
