@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dualdeploy import architectures
+from dualdeploy.contracts import answers
 from dualdeploy.training import Artifacts, TrainingJob, TrainingResult
 from trainer import locations
 from trainer.failures import JOB_ID
@@ -57,6 +58,7 @@ def places(job: TrainingJob, environ: Mapping[str, str] = os.environ) -> Artifac
         metrics=f"{directory}/metrics.json",
         golden=f"{directory}/golden.json",
         labels=f"{directory}/labels.txt",
+        answers=f"{directory}/{answers.FILE_NAME}",
         confusion_chart=f"{directory}/confusion.png",
         curves_chart=f"{directory}/curves.png",
         logs=environ.get("AIP_TENSORBOARD_LOG_DIR", "").rstrip("/") or f"{directory}/logs",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,15 @@ BATCH = 64
 CALIBRATION_BINS = 15
 
 
-def evaluate(predict: Callable[[Any], Any], examples: Examples, labels: Sequence[str]) -> Metrics:
+class Evaluation(NamedTuple):
+    """`predicted` class indices and `confidence`, the probability of each, are in the order of the examples."""
+
+    metrics: Metrics
+    predicted: npt.NDArray[np.int64]
+    confidence: npt.NDArray[np.float64]
+
+
+def evaluate(predict: Callable[[Any], Any], examples: Examples, labels: Sequence[str]) -> Evaluation:
     """Run `predict` (pixels [batch, side, side, 3] to probabilities [batch, classes]) over all examples."""
     tally, seconds = Tally(), 0.0
     for start in range(0, len(examples), BATCH):
@@ -32,7 +40,8 @@ def evaluate(predict: Callable[[Any], Any], examples: Examples, labels: Sequence
         seconds += time.perf_counter() - began
         tally.add(answers, examples.labels[start : start + BATCH])
     metrics = tally.metrics(labels)
-    return metrics.model_copy(update={"images_per_second": round(len(examples) / max(seconds, 1e-9), 1)})
+    metrics = metrics.model_copy(update={"images_per_second": round(len(examples) / max(seconds, 1e-9), 1)})
+    return Evaluation(metrics, tally.predicted, tally.confidence)
 
 
 def measure(probabilities: npt.NDArray[Any], truth: npt.NDArray[np.int32], labels: Sequence[str]) -> Metrics:
@@ -60,6 +69,16 @@ class Tally:
                 (best_two == truth[:, None]).any(axis=1),
             )
         )
+
+    @property
+    def predicted(self) -> npt.NDArray[np.int64]:
+        """Index of the most probable class of each answer."""
+        return np.concatenate([part[1] for part in self._parts])
+
+    @property
+    def confidence(self) -> npt.NDArray[np.float64]:
+        """Its probability."""
+        return np.concatenate([part[2] for part in self._parts])
 
     def metrics(self, labels: Sequence[str]) -> Metrics:
         """Metrics of all answers, of which there must be one.

@@ -194,7 +194,7 @@ def _watch(
         _hand_over(learner, served)
         loss, accuracy = 0.0, 0.0
         if predict is not None:
-            found = evaluation.evaluate(predict, some, job.labels)
+            found = evaluation.evaluate(predict, some, job.labels).metrics
             loss, accuracy = found.loss, found.accuracy
         loss, accuracy = team.total([loss, accuracy])
         return Metrics(loss=loss, accuracy=min(accuracy, 1.0), examples=max(1, len(some)))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dualdeploy import architectures, logs
+from dualdeploy.contracts import answers
 from dualdeploy.errors import DualDeployError
 from dualdeploy.object_store import GenerationChanged
 from dualdeploy.training import (
@@ -96,7 +97,7 @@ def _finish(under_way: _Job, fitted: Fitted, memory: Memory, clock: _Stopwatch) 
     staging, where = artifacts.Staging(under_way.work / "output"), artifacts.places(job)
     with clock.lap("evaluate"):
         live = _live(job, data, under_way.work, patience)
-        outcome = _Outcome(job, data, fitted, _evaluate(job, data, fitted), live)
+        outcome = _Outcome(job, data, fitted, _evaluate(job, data, fitted, staging), live)
     with clock.lap("export"):
         outcome = _export(outcome, staging)
         if under_way.module:  # `model.keras` cannot be loaded without it
@@ -261,10 +262,16 @@ def _fit(
     return fitting.fit(job, data, fitting.Start(weights, module), memory, reporter=reporter, team=team)
 
 
-def _evaluate(job: TrainingJob, data: DataSet, fitted: Fitted) -> Metrics:
+def _evaluate(job: TrainingJob, data: DataSet, fitted: Fitted, staging: artifacts.Staging) -> Metrics:
+    """Measure the model, and keep what it says to each picture: phones ask it where their own model is less sure."""
     from trainer import evaluation  # noqa: PLC0415
 
-    return evaluation.evaluate(fitted.predict, data.held_out, job.labels)
+    found = evaluation.evaluate(fitted.predict, data.held_out, job.labels)
+    columns = (data.held_out.labels.tolist(), found.predicted.tolist(), found.confidence.tolist())
+    rows = zip(map(answers.fingerprint, data.encoded), *columns, strict=True)
+    said = (answers.Answer(picture, job.labels[true], job.labels[best], sure) for picture, true, best, sure in rows)
+    staging.write(answers.FILE_NAME, answers.encode(said))
+    return found.metrics
 
 
 def _live(job: TrainingJob, data: DataSet, work: Path, patience: Patience) -> LiveMetrics | None:

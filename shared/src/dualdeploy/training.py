@@ -136,7 +136,10 @@ class TrainingJob(_Document):
 
 
 class Artifacts(_Document):
-    """Where everything is; what a result of an older trainer, or a network of somebody's own, does not have is None."""
+    """Where everything is; what a result of an older trainer, or a network of somebody's own, does not have is None.
+
+    `answers`: what the model says to each held-out picture (`contracts.answers`).
+    """
 
     saved_model: str
     pixels_model: str
@@ -146,6 +149,7 @@ class Artifacts(_Document):
     labels: str
     confusion_chart: str | None = None
     curves_chart: str | None = None
+    answers: str | None = None
     logs: str | None = None
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dualdeploy.contracts import answers
 from dualdeploy.images import decode_rgb, resize_bilinear
 from dualdeploy.tfrecord import read_records
 from dualdeploy.training import LiveMetrics, parse_result
@@ -172,6 +173,19 @@ def test_the_pixels_model_agrees_when_pixels_are_made_without_tensorflow(
         probabilities = answer(saved["pixels_model"], pixels=pixels)["probabilities"]
         assert probabilities.shape == (1, 5)
         assert probabilities[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_answer_to_each_held_out_picture_is_kept(cloud: Cloud, trained: object) -> None:
+    found = answers.decode(cloud.get(f"runs/{RUN}/mobile/answers.csv.gz"), source="answers")
+    metrics = json.loads(cloud.get(f"runs/{RUN}/mobile/metrics.json"))
+    assert len({each.picture for each in found}) == metrics["examples"]
+    assert sum(each.label == each.predicted for each in found) / len(found) == pytest.approx(metrics["accuracy"])
+    golden = json.loads(cloud.get(f"runs/{RUN}/mobile/golden.json"))["examples"]
+    said = {each.picture: each for each in found}
+    for example in golden:
+        answer = said[answers.fingerprint(base64.b64decode(example["image_bytes"]["b64"]))]
+        assert answer.label == example["label"]
+        assert answer.confidence == pytest.approx(max(example["probabilities"]), abs=1e-4)
 
 
 def test_the_golden_examples_are_reproduced_and_cover_every_class(

@@ -42,6 +42,7 @@ def test_artifacts_lie_below_the_output_directory() -> None:
     assert where.keras == "gs://models/runs/r/cloud/model.keras"
     assert where.golden == "gs://models/runs/r/cloud/golden.json"
     assert where.labels == "gs://models/runs/r/cloud/labels.txt"
+    assert where.answers == "gs://models/runs/r/cloud/answers.csv.gz"
 
 
 def test_the_saved_model_goes_where_vertex_ai_says() -> None:

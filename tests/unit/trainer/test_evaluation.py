@@ -62,8 +62,10 @@ def test_every_picture_is_asked_about_once_and_in_order_also_when_the_last_batch
         return np.eye(3, dtype=np.float32)[(batch[:, 0, 0, 0] % 3).astype(int)]
 
     examples = Examples(pixels, (np.arange(150) % 3).astype(np.int32))
-    metrics = evaluate(predict, examples, LABELS)
+    metrics, predicted, confidence = evaluate(predict, examples, LABELS)
     assert asked == list(range(150))
+    assert predicted.tolist() == [number % 3 for number in range(150)]
+    assert set(confidence.tolist()) == {1.0}
     assert metrics.accuracy == 1.0
     assert metrics.images_per_second is not None
     assert metrics.images_per_second > 0
