@@ -19,6 +19,7 @@ from pydantic import Field
 
 from dualdeploy import architectures, cron, machines, yaml_document
 from dualdeploy.contracts.example import PRESETS, is_class_name
+from dualdeploy.contracts.routing import Mode
 from dualdeploy.contracts.split import BY_NAMES, SplitRule
 from dualdeploy.errors import InvalidDatasetConfig, UnknownDataset
 from dualdeploy.ledger import names
@@ -579,6 +580,19 @@ class Publishing(_Section):
         return self
 
 
+class RoutingWish(_Section):
+    """What apps that have both models are told about asking the cloud (`contracts.routing`).
+
+    `max_loss` is against asking the cloud about every picture; it is to hold with `confidence`.
+    """
+
+    mode: Mode = "prefer_on_device"
+    max_loss: Annotated[float, Field(gt=0.0, le=0.5)] = 0.01
+    confidence: Annotated[float, Field(ge=0.5, lt=1.0)] = 0.95
+    ask_about: tuple[str, ...] = ()
+    max_share: Fraction | None = None
+
+
 class DatasetConfig(_Section):
     """One data set. The class index of a label is its position in `labels`."""
 
@@ -591,6 +605,7 @@ class DatasetConfig(_Section):
     gates: Gates = Gates()
     serving: Serving = Serving()
     publishing: Publishing = Publishing()
+    routing: RoutingWish = RoutingWish()
 
     @pydantic.field_validator("dataset")
     @classmethod
@@ -619,6 +634,14 @@ class DatasetConfig(_Section):
         # To Cloud Storage these are folders like any other; to whatever makes a path of them they are not.
         if not {"", ".", ".."}.isdisjoint(value.prefix.split("/")[:-1]):
             raise ValueError("prefix must have no empty folder, no . and no ..")
+        return value
+
+    @pydantic.field_validator("routing")
+    @classmethod
+    def _asks_about_labels(cls, value: RoutingWish, info: pydantic.ValidationInfo) -> RoutingWish:
+        labels = info.data.get("labels")
+        if labels is not None and (unknown := sorted(set(value.ask_about) - set(labels))):
+            raise ValueError(f"ask_about names {', '.join(unknown)}: labels are {', '.join(labels)}")
         return value
 
     @pydantic.model_validator(mode="before")

@@ -183,6 +183,13 @@ def test_two_long_names_never_become_one_model() -> None:
         ),
         ({"publishing": {"name": "flowers & more"}}, "publishing.name: "),
         ({"publishing": {"name": "f" * 33}}, "publishing.name: "),
+        ({"routing": {"mode": "prefer_cloud"}}, "routing.mode: "),
+        ({"routing": {"max_loss": 0}}, "routing.max_loss: "),
+        ({"routing": {"max_loss": 1}}, "routing.max_loss: "),
+        ({"routing": {"confidence": 95}}, "routing.confidence: "),
+        ({"routing": {"confidence": 1.0}}, "routing.confidence: "),
+        ({"routing": {"max_share": 30}}, "routing.max_share: "),
+        ({"routing": {"ask_about": ["poppies"]}}, "routing: ask_about names poppies: labels are "),
     ],
     ids=repr,
 )
