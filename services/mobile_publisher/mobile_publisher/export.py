@@ -18,7 +18,7 @@ from typing import Any
 from dualdeploy import clock as clocks
 from dualdeploy import local_paths, training
 from dualdeploy.clock import Clock
-from dualdeploy.contracts import saved_model
+from dualdeploy.contracts import answers, saved_model
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.errors import CannotEverSucceed, UnusableResult
 from dualdeploy.images import UnreadableImage
@@ -127,6 +127,7 @@ def _store(
         f"{stem}.json": (table, "application/json"),
         f"{stem}.md": (gate_table.to_markdown(run.run_id, rows).encode(), "text/markdown; charset=utf-8"),
         f"{stem}.png": (gate_table.to_png(rows), "image/png"),
+        answers.FILE_NAME: (answers.encode(chosen.evaluation.answers), "application/gzip"),
         "manifest.json": (manifest.encode(described), "application/json"),
         "model.tflite": (chosen.tflite, "application/octet-stream"),
     }
@@ -141,6 +142,7 @@ def _store(
         named=config.publishing.name,
         figures=chosen.figures,
         gate_table=models.uri(f"{folder}/{stem}.md"),
+        answers=models.uri(f"{folder}/{answers.FILE_NAME}"),
     )
 
 

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dualdeploy import lazily
+from dualdeploy.contracts.answers import Answer, fingerprint
 from dualdeploy.errors import CannotEverSucceed
 from dualdeploy.images import UnreadableImage, decode_rgb, resize_bilinear
 from dualdeploy.training import MOST_CLASSES_IN_A_MATRIX
@@ -57,6 +58,7 @@ class Evaluation:
     `confusion[i][j]` counts pictures of label i that were called j, and is empty with more labels than
     `MOST_CLASSES_IN_A_MATRIX`; `per_class` holds precision, recall, f1 and examples by label; `skipped` pictures
     could not be decoded and count nowhere else; times are of the interpreter alone, without decoding, on this machine.
+    `answers` are what the file said to each picture.
     """
 
     accuracy: float
@@ -67,6 +69,7 @@ class Evaluation:
     invoke_ms_p50: float
     invoke_ms_p95: float
     tflite_bytes: int
+    answers: tuple[Answer, ...] = dataclasses.field(default=(), repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +142,7 @@ def evaluate(
     classifier = Classifier(tflite, labels=labels, threads=threads)
     actually, called = array("l"), array("l")
     times: list[float] = []
+    said: list[Answer] = []
     skipped = 0
     for image, actual in examples:
         if not 0 <= actual < len(labels):
@@ -148,8 +152,10 @@ def evaluate(
         except UnreadableImage:
             skipped += 1
             continue
+        best = int(np.argmax(probabilities))
         actually.append(actual)
-        called.append(int(np.argmax(probabilities)))
+        called.append(best)
+        said.append(Answer(fingerprint(image), labels[actual], labels[best], float(probabilities[best])))
         times.append(milliseconds)
     if not times:
         raise UnusableExamples(f"there are no examples to evaluate on ({skipped} unreadable): no gate can be passed")
@@ -164,6 +170,7 @@ def evaluate(
         invoke_ms_p50=float(np.percentile(steady, 50)),
         invoke_ms_p95=float(np.percentile(steady, 95)),
         tflite_bytes=classifier.tflite_bytes,
+        answers=tuple(said),
     )
 
 

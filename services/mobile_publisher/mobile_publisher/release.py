@@ -14,8 +14,9 @@ FIREBASE_ML, FIREBASE_STORAGE = "firebase-ml", "firebase-storage"
 class File(Document):
     """One checked .tflite file of a run in the models bucket, with what was measured of it.
 
-    `uri`, `manifest` and `gate_table` are objects in that bucket. `version` is how phones know the file. `quantization`
-    and `named` are what was asked for when it was made: the name stands in the file and in its manifest.
+    `uri`, `manifest`, `gate_table` and `answers` (to the held-out pictures) are objects there. `version` is how phones
+    know the file. `quantization` and `named` are what was asked for when it was made: the name stands in the
+    file and in its manifest.
     """
 
     uri: str
@@ -27,6 +28,7 @@ class File(Document):
     named: str
     figures: Figures
     gate_table: str = ""
+    answers: str = ""
 
 
 class Rollout(Document):

@@ -19,6 +19,7 @@ from PIL import Image
 from publishing import SETTINGS
 
 from dualdeploy import dataset_config, tfrecord
+from dualdeploy.contracts import answers
 from dualdeploy.contracts.saved_model import UnusableGraph
 from dualdeploy.dataset_config import DatasetConfig, MobileGate
 from dualdeploy.errors import UnusableResult
@@ -190,6 +191,19 @@ def test_exporting_again_leaves_the_same_object_alone(world: World) -> None:
 def test_what_counts_is_how_the_file_does_on_the_held_out_pictures(world: World) -> None:
     world.put_shard({"red": 0, "lime": 1, "blue": 1})
     assert world.export().figures.accuracy == pytest.approx(2 / 3)
+
+
+def test_what_the_file_says_to_each_held_out_picture_lies_beside_it(world: World) -> None:
+    world.put_shard({"red": 0, "lime": 1, "blue": 1})
+    export = world.export()
+    assert export.answers == export.uri.replace("model.tflite", answers.FILE_NAME)
+    found = answers.decode(world.models.read(export.answers.removeprefix("gs://models/")).data, source="answers")
+    assert {(each.picture, each.label, each.predicted) for each in found} == {
+        (answers.fingerprint(world.picture("red")), "red", "red"),
+        (answers.fingerprint(world.picture("lime")), "green", "green"),
+        (answers.fingerprint(world.picture("blue")), "green", "blue"),
+    }
+    assert all(1 / 3 < each.confidence <= 1 for each in found)
 
 
 def test_a_file_that_does_not_answer_what_its_source_answers_is_refused(world: World) -> None:
