@@ -144,6 +144,17 @@ build/schema/.installed: infra/schema/requirements.txt | $(STAMP)
 	@$(BIN)/uv pip install --quiet --require-hashes --no-deps --target build/schema -r infra/schema/requirements.txt
 	@touch $@
 
+KOTLIN := build/kotlin/run_kotlin_kernel/jars
+.PHONY: kotlin
+kotlin: build/kotlin/.installed ## Compile the router in Kotlin and run it on the table of routing cases (takes Java; 80 MB once)
+	@java -cp '$(KOTLIN)/*' org.jetbrains.kotlin.cli.jvm.K2JVMCompiler -Werror -no-stdlib -no-reflect \
+	  -cp "$$(ls $(KOTLIN)/kotlin-stdlib-*.jar)" -d build/kotlin/client.jar shared/kotlin
+	@java -cp "build/kotlin/client.jar:$$(ls $(KOTLIN)/kotlin-stdlib-*.jar)" dualdeploy.RoutingCasesKt shared/fixtures/routing_cases.tsv
+
+build/kotlin/.installed: infra/kotlin/requirements.txt | $(STAMP)
+	@$(BIN)/uv pip install --quiet --require-hashes --no-deps --target build/kotlin -r infra/kotlin/requirements.txt
+	@touch $@
+
 .PHONY: audit
 audit: build/audit/.installed ## Ask a vulnerability database about every pinned package (DATABASE=osv; STRICT=1: all must be known)
 	@$(BIN)/python infra/audit/dependency_audit.py --tool build/audit/bin/pip-audit $(if $(STRICT),--strict) $(if $(DATABASE),--database '$(DATABASE)')
@@ -222,6 +233,7 @@ lock: $(STAMP) ## Resolve every requirements.in again
 	done
 	$(BIN)/uv pip compile --quiet --no-deps --python-version 3.11 --no-header --generate-hashes infra/schema/requirements.in -o infra/schema/requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes tests/browser/requirements.in -o tests/browser/requirements.txt
+	$(BIN)/uv pip compile --quiet --no-deps --python-version 3.11 --no-header --generate-hashes infra/kotlin/requirements.in -o infra/kotlin/requirements.txt
 	for tool in policy audit; do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes infra/$$tool/requirements.in -o infra/$$tool/requirements.txt; \
 	done

@@ -1,0 +1,51 @@
+"""@dualdeploy/client: its own tests, by Node's test runner; and its declarations name what it exports."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[3] / "shared" / "js"
+
+#: The oldest that has what is used: fetch, crypto and a test runner.
+OLDEST = 18
+
+
+@functools.cache
+def node() -> str:
+    """The path of Node; skips where it is missing or too old, which in CI is a failure."""
+    found = shutil.which("node") or ""
+    version = subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout if found else ""
+    if version and int(re.findall(r"\d+", version)[0]) >= OLDEST:
+        return found
+    problem = f"Node {OLDEST} or newer is not installed here" + (f", but {version.strip()}" if version else "")
+    if os.environ.get("CI"):
+        pytest.fail(f"{problem}; .ci/run installs it")
+    pytest.skip(problem)
+
+
+@pytest.mark.parametrize("name", ["router", "pixels"])
+def test_the_tests_in_javascript_pass(name: str) -> None:
+    command = [node(), "--test", f"test/{name}.test.js"]
+    ended = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-1000:]
+    passed = re.search(r"pass (\d+)", ended.stdout)
+    assert passed, ended.stdout[-1000:]
+    assert int(passed[1]) > 30
+
+
+@pytest.mark.parametrize("module", ["router", "browser"])
+def test_what_is_exported_is_declared_and_the_other_way_round(module: str) -> None:
+    script = f"import('./src/{module}.js').then((found) => console.log(Object.keys(found).join('\\n')))"
+    shown = subprocess.run(
+        [node(), "--eval", script], cwd=PACKAGE, capture_output=True, text=True, timeout=60, check=True
+    )
+    declared = (PACKAGE / "src" / f"{module}.d.ts").read_text(encoding="utf-8")
+    values = re.findall(r"^export (?:const|class|function) (\w+)", declared, re.MULTILINE)
+    assert sorted(shown.stdout.split()) == sorted(values)
