@@ -166,8 +166,11 @@ class Chain:
         if service == "cloud_deployer":
             given = {**common, "config": self.config, "vertex": self.vertex, "monitoring": self.monitoring}
             return cloud_deployer.service.compose(**{**given, "settings": settings, **instead})
+        ledger = instead.get("ledger", self.ledger)
         world = PublisherWorld(
-            ledger=self.ledger,
+            ledger=ledger,
+            due=Due("mobile_publisher", ledger),
+            models=self.models,
             config=self.config,
             firebase=self.firebase,
             remote_config=self.remote_config,

@@ -17,6 +17,7 @@ from PIL import Image
 from dualdeploy import tfrecord, training
 from dualdeploy.clock import Clock, to_text
 from dualdeploy.contracts import saved_model
+from dualdeploy.contracts.answers import FILE_NAME, Answer, encode
 from dualdeploy.dataset_config import DatasetConfig
 from dualdeploy.ledger import Run
 from dualdeploy.object_store import ABSENT, Generation
@@ -89,6 +90,7 @@ def write_result(
         "metrics": "metrics.json",
         "golden": "golden.json",
         "labels": "labels.txt",
+        "answers": FILE_NAME,
     }
     result = {
         "v": 1,
@@ -108,6 +110,8 @@ def write_result(
     images = [(label.encode(), [float(label == other) for other in LABELS]) for label in LABELS]
     overwrite(models, f"{training.artifact_directory(run_id, target)}/golden.json", golden_set(images))
     overwrite(models, f"{training.artifact_directory(run_id, target)}/model/{saved_model.FILE}", EMPTY_GRAPH)
+    if target == "cloud":
+        overwrite(models, f"{training.artifact_directory(run_id, target)}/{FILE_NAME}", said(0.9))
     overwrite(models, name or training.result_name(run_id, target), json.dumps(result).encode())
 
 
@@ -131,6 +135,8 @@ def stub_file(models: MemoryObjectStore, run: Run, config: DatasetConfig, *, acc
     manifest = {"version": version, "sha256": digest, "size": len(tflite)}
     described = name.replace("model.tflite", "manifest.json")
     models.put(described, json.dumps(manifest).encode(), expect=ABSENT)
+    answers = name.replace("model.tflite", FILE_NAME)
+    models.put(answers, said(0.8), expect=ABSENT)
     return File(
         uri=models.uri(name),
         sha256=digest,
@@ -140,6 +146,17 @@ def stub_file(models: MemoryObjectStore, run: Run, config: DatasetConfig, *, acc
         quantization=asked,
         named=config.publishing.name,
         figures=Figures(accuracy=accuracy, size_bytes=2_000_000),
+        answers=models.uri(answers),
+    )
+
+
+def said(accuracy: float) -> bytes:
+    """Answers to 400 pictures: a model is right where it is surest, and where a less accurate one is."""
+    labels = ("blue", "red")
+    rows = ((f"{number:016x}", labels[number % 2], number >= 400 * (1 - accuracy)) for number in range(400))
+    return encode(
+        Answer(picture, label, label if right else labels[label == "blue"], 0.5 + int(picture, 16) / 800)
+        for picture, label, right in rows
     )
 
 

@@ -73,12 +73,14 @@ class Publishing:
         self.world = self.new_world(bucket=bucket)
         self.service = compose(self.world, publisher=self.publisher, settings=SETTINGS)
         self.worker, self.ticks = self.service.worker, self.service.ticks
-        self.due = Due(SERVICE, self.ledger)
+        self.due = self.world.due
 
     def new_world(self, *, bucket: bool) -> World:
         """What the service is given."""
         return World(
             ledger=self.ledger,
+            due=Due(SERVICE, self.ledger),
+            models=self.models,
             config=self.config,
             firebase=self.firebase,
             remote_config=self.remote_config,

@@ -9,6 +9,7 @@ import flask
 
 from dualdeploy import logs, settings
 from dualdeploy.callers import Callers
+from dualdeploy.due import Due
 from dualdeploy.entrypoint import Receiver
 from dualdeploy.firebase import FirebaseMlGateway
 from dualdeploy.ledger import Ledger
@@ -54,6 +55,8 @@ def _world(read: PublisherSettings, ledger: Ledger) -> World:
     bucket = read.firebase_storage_bucket
     return World(
         ledger=ledger,
+        due=Due(SERVICE, ledger, every=read.tick_seconds),
+        models=models,
         config=GcsObjectStore(read.config_bucket),
         firebase=FirebaseMlGateway(
             project=read.project,

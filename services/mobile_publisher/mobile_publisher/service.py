@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import flask
 
+from dualdeploy import events
 from dualdeploy.callers import Callers
-from dualdeploy.due import Due
 from dualdeploy.entrypoint import Handler
 from dualdeploy.pubsub import Publisher
 from dualdeploy.release.api import blueprint
@@ -17,6 +17,7 @@ from dualdeploy.release.commands import Commands
 from dualdeploy.release.handlers import event_handlers
 from dualdeploy.release.worker import KIND, ReleaseWorker
 from dualdeploy.ticks import Ticks
+from mobile_publisher import routings
 from mobile_publisher.release import MobileRelease, MobileServing
 from mobile_publisher.settings import PublisherSettings
 from mobile_publisher.steps import retire
@@ -38,24 +39,33 @@ class Service:
     @property
     def handlers(self) -> Mapping[str, Handler]:
         """By the name of the event."""
-        return event_handlers(self.worker, self.ticks)
+        return {
+            **event_handlers(self.worker, self.ticks),
+            "deployment-completed": lambda e: routings.on_deployment(events.parse_deployment_completed(e), self.ticks),
+        }
 
     def routes(self, callers: Callers) -> flask.Blueprint:
         """The HTTP interface."""
         return blueprint(
-            SERVICE, TARGET, self.commands, ledger=self.world.ledger, serving_kind=MobileServing, callers=callers
+            SERVICE,
+            TARGET,
+            self.commands,
+            ledger=self.world.ledger,
+            serving_kind=MobileServing,
+            callers=callers,
+            about=functools.partial(routings.status, self.world.ledger),
         )
 
 
 def compose(world: World, *, publisher: Publisher, settings: PublisherSettings) -> Service:
     """Wire the service together; touches nothing yet."""
     ledger = world.ledger
-    target, due = PhoneTarget(world), Due(SERVICE, ledger, every=settings.tick_seconds)
+    target, due = PhoneTarget(world), world.due
     worker = ReleaseWorker(
         target, ledger=ledger, config=world.config, due=due, publisher=publisher, lease_seconds=settings.lease_seconds
     )
     ticks = Ticks(
-        {KIND: worker},
+        {KIND: worker, routings.KIND: routings.Routings(world)},
         due=due,
         ledger=ledger,
         publisher=publisher,

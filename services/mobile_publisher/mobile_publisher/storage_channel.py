@@ -3,6 +3,7 @@
     models/<name>/<version>/model.tflite      always the same bytes, cached for a year
     models/<name>/<version>/manifest.json     what they are
     models/<name>/latest.json                 which version to use now, never cached
+    models/<name>/routing/<version>.json      when to ask the cloud model, cached for minutes (`routings`)
 
 The pointer is moved by compare-and-swap after both files of its version are there: a phone sees the old version or the
 new one, whole.
@@ -14,6 +15,7 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+from dualdeploy.contracts.routing import MAX_AGE_SECONDS
 from dualdeploy.errors import CannotEverSucceed, LedgerContention
 from dualdeploy.object_store import ABSENT, Generation, GenerationChanged, ObjectMissing, ObjectStore
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 IMMUTABLE = "public, max-age=31536000, immutable"
 #: Cloud Storage caches public objects for an hour unless told otherwise. Source: cloud.google.com/storage/docs/caching
 ALWAYS_FRESH = "no-cache, max-age=0"
+
+_FOR_MINUTES = f"public, max-age={MAX_AGE_SECONDS}"
 
 #: What a pointer takes from a manifest.
 _NEEDED = frozenset({"version", "sha256", "size"})
@@ -156,6 +160,35 @@ class StorageChannel:
             return
         except GenerationChanged as exc:
             raise LedgerContention(f"{self._bucket.uri(_pointer(name))} was moved by another instance") from exc
+
+    def tell(self, path: str, document: Mapping[str, Any], *, guard: Callable[[], None]) -> None:
+        """Write an object that changes, whatever it says now. Repeating it changes nothing.
+
+        `guard` is called between look and write, as for `point`. Raises LedgerContention.
+        """
+        generation = self._generation(path)
+        guard()
+        try:
+            self._bucket.put(path, _encode(document), expect=generation, cache_control=_FOR_MINUTES)
+        except GenerationChanged as exc:
+            raise LedgerContention(f"{self._bucket.uri(path)} was written by another instance") from exc
+
+    def withdraw(self, path: str, *, guard: Callable[[], None]) -> None:
+        """Take such an object away; raises as `tell` does."""
+        generation = self._generation(path)
+        if generation == ABSENT:
+            return
+        guard()
+        try:
+            self._bucket.delete(path, expect=generation)
+        except GenerationChanged as exc:
+            raise LedgerContention(f"{self._bucket.uri(path)} was written by another instance") from exc
+
+    def _generation(self, path: str) -> Generation:
+        try:
+            return self._bucket.read(path).generation
+        except ObjectMissing:
+            return ABSENT
 
     def uri(self, name: str) -> str:
         """Where the pointer lies."""

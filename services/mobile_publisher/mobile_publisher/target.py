@@ -15,6 +15,7 @@ from dualdeploy.ledger import Run, State
 from dualdeploy.release.route import Back, End, Forward, Route, Stay, Step, Turn
 from mobile_publisher.release import FIREBASE_ML, FIREBASE_STORAGE, MobileRelease, MobileServing
 from mobile_publisher.route import BACK, FORWARD, PARTS, RETIRE, ROLLBACK, ROUTES
+from mobile_publisher.routings import key_of
 from mobile_publisher.steps.firebase_ml import SIGNING
 from mobile_publisher.steps.rollout import REMOTE_CONFIG
 from mobile_publisher.world import TARGET, NoOpenChannel, World
@@ -103,7 +104,8 @@ class PhoneTarget:
             return release
 
     def tidy(self, release: MobileRelease) -> None:
-        """A release for phones leaves nothing behind that costs."""
+        """Nothing is left behind that costs; but other files than before may be with phones."""
+        self.world.due.put(key_of(release.dataset))
 
     def described(self, release: MobileRelease) -> tuple[Mapping[str, str], Mapping[str, Any]]:
         links = {"name": release.published_as, "version": release.version, "firebase_model": release.firebase_model}

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from dualdeploy.clock import Clock
 from dualdeploy.dataset_config import DatasetConfig
+from dualdeploy.due import Due
 from dualdeploy.errors import CannotEverSucceed, LedgerContention
 from dualdeploy.firebase import FirebaseMl
 from dualdeploy.ledger import Ledger, Run
@@ -29,11 +30,14 @@ class NoOpenChannel(CannotEverSucceed):
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """`storage` is None where FIREBASE_STORAGE_BUCKET is not set; `firebase_ml_ends` is the day (YYYY-MM-DD) from which
-    on Firebase ML takes no models."""
+    """`models` is the bucket of what was trained, `due` are this service's markers. `storage` is None where
+    FIREBASE_STORAGE_BUCKET is not set; `firebase_ml_ends` is the day (YYYY-MM-DD) from which on Firebase ML takes no
+    models."""
 
     ledger: Ledger
+    due: Due
     config: ObjectStore
+    models: ObjectStore
     firebase: FirebaseMl
     remote_config: RemoteConfig
     export: Exporter

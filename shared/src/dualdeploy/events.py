@@ -181,18 +181,25 @@ def parse_training_job_logged(envelope: Envelope) -> TrainingJobLogged:
 
 
 def parse_training_completed(envelope: Envelope) -> TrainingCompleted:
-    document = envelope.json()
-    _check_version(document)
-    event = TrainingCompleted(
-        run_id=_text(document, "run_id"),
-        dataset=_text(document, "dataset"),
-        target=_text(document, "target"),
-        outcome=_text(document, "outcome"),
-        reason=str(document.get("reason") or ""),
-    )
+    event = TrainingCompleted(**_branch_ended(envelope))
     if event.target not in TARGETS or event.outcome not in OUTCOMES:
         raise MalformedEvent(f"target must be one of {TARGETS} and outcome one of {OUTCOMES}")
     return event
+
+
+def parse_deployment_completed(envelope: Envelope) -> DeploymentCompleted:
+    """Whatever the outcome: states that a newer version added are texts like any other."""
+    event = DeploymentCompleted(**_branch_ended(envelope))
+    if event.target not in TARGETS:
+        raise MalformedEvent(f"target must be one of {TARGETS}")
+    return event
+
+
+def _branch_ended(envelope: Envelope) -> dict[str, Any]:
+    document = envelope.json()
+    _check_version(document)
+    told = {name: _text(document, name) for name in ("run_id", "dataset", "target", "outcome")}
+    return {**told, "reason": str(document.get("reason") or "")}
 
 
 def unwrap(body: bytes, *, headers: Mapping[str, str]) -> Envelope:

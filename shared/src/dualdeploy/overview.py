@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dualdeploy import clock as clocks
 from dualdeploy.clock import Clock
 from dualdeploy.errors import CannotEverSucceed, UnknownRun
-from dualdeploy.ledger import DataSet, Document, Ledger, Rejected, Serving, dataset_of, names
+from dualdeploy.ledger import DataSet, Document, Ledger, Rejected, Routings, Serving, dataset_of, names
 from dualdeploy.ledger.standing import standing
 from dualdeploy.object_store import ObjectStore
 from dualdeploy.spending import Entry, Estimate, read_account, read_estimate
@@ -163,8 +163,20 @@ class Runs:
                 views.append(ServingView(file.removesuffix(".json"), target, "?", "", (str(exc),)))
                 continue
             if found:
-                views.append(_serving(found.document))
+                told = self._routing(found.document.dataset) if target == "mobile" else []
+                views.append(_serving(found.document, told))
         return views
+
+    def _routing(self, dataset: str) -> list[str]:
+        """When the phones that have the live file ask the cloud, and why."""
+        try:
+            found = self._ledger.find(names.routing(dataset), Routings)
+        except CannotEverSucceed as exc:
+            return [str(exc)]
+        if found is None:
+            return []
+        told = [f"routing, given up: {found.document.problem}"] if found.document.problem else []
+        return told + [f"routing ({each.mode}): {each.note}" for each in found.document.files[:1]]
 
     def stays(self, dataset: str = "") -> list[str]:
         """What costs and stays, also of data sets that have no configuration any more."""
@@ -223,7 +235,7 @@ class Runs:
         return views
 
 
-def _serving(found: Serving) -> ServingView:
+def _serving(found: Serving, told: Sequence[str]) -> ServingView:
     notes = []
     if found.undeployed_at:
         notes.append(f"undeployed at {_moment(found.undeployed_at)}: {found.undeployed_because}")
@@ -244,7 +256,7 @@ def _serving(found: Serving) -> ServingView:
         target=found.target,
         serves=current.run_id if current else "nothing",
         since=current.since if current else "",
-        notes=tuple(notes),
+        notes=(*notes, *told),
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 from command_line import invoke, session
 
 from dualdeploy.clock import to_text
+from dualdeploy.contracts.routing import Phone, Routing
 from dualdeploy.ledger import (
     Asked,
     DataSet,
@@ -18,6 +19,7 @@ from dualdeploy.ledger import (
     Launch,
     Ledger,
     Release,
+    Routings,
     Run,
     Served,
     Serving,
@@ -142,6 +144,33 @@ def test_an_end_that_the_launcher_has_not_seen_yet_is_told(
     ledger.write(names.ended(run.run_id, "cloud", 1), ended, expect=ABSENT)
     view, _ = Runs(store, clock=clock).one(run.run_id).targets
     assert (view.state, view.last_note) == ("failed", "out of memory")
+
+
+def test_it_says_when_phones_ask_the_cloud(ledger: Ledger, store: MemoryObjectStore) -> None:
+    at = "2026-11-23T12:00:00.000Z"
+    current = Served(run_id="flowers-000000000001", run_created_at=at, since=at)
+    serving = Serving(dataset="flowers", target="mobile", current=current)
+    ledger.write(names.serving("mobile", "flowers"), serving, expect=ABSENT)
+    assert Runs(store).serving("flowers")[0].notes == ()
+    routing = Routing(
+        name="flowers",
+        dataset="flowers",
+        at=at,
+        phone=Phone(run_id=current.run_id, version="1", sha256=""),
+        threshold=0.6,
+        max_loss=0.01,
+        confidence=0.95,
+        outcome="asks",
+        note="asking about 41 % of the pictures loses at most 1 %",
+    )
+    told = Routings(dataset="flowers", at=at, files=(routing,), problem="LedgerContention: ten times")
+    written = ledger.write(names.routing("flowers"), told, expect=ABSENT)
+    assert Runs(store).serving("flowers")[0].notes == (
+        "routing, given up: LedgerContention: ten times",
+        "routing (prefer_on_device): asking about 41 % of the pictures loses at most 1 %",
+    )
+    store.put(names.routing("flowers"), b"{", expect=written.generation)
+    assert "routing/flowers.json cannot be read" in Runs(store).serving("flowers")[0].notes[0]
 
 
 def test_it_says_what_serves_who_holds_it_and_who_waits(ledger: Ledger, store: MemoryObjectStore) -> None:

@@ -6,6 +6,7 @@ import functools
 
 from dualdeploy.release.route import Forward, Turn
 from mobile_publisher.release import Before, MobileRelease
+from mobile_publisher.routings import key_of
 from mobile_publisher.steps import names
 from mobile_publisher.world import World
 
@@ -15,6 +16,8 @@ def upload(release: MobileRelease, world: World) -> Turn[MobileRelease]:
     if release.file is None:
         raise RuntimeError(f"{release.name} has no file to upload")
     world.bucket().upload(release.published_as, release.file)
+    # The file is this release's from now on, so that phones are told when to ask the cloud before they have it.
+    world.due.put(key_of(release.dataset))
     return Forward(release.changed(version=release.file.version))
 
 

@@ -399,14 +399,15 @@ class Serving(Document):
 class Routings(Document):
     """When phones ask the cloud model: one `Routing` for each published file that they may have, the live one first.
 
-    Written before the objects that phones read; `published` says that these hold the same. `problem` is why there is
-    nothing to publish.
+    Written before the objects that phones read; `published` says that these hold the same, and that those of `dropped`
+    files are gone. `problem` is why the last attempt was given up.
     """
 
     v: int = 1
     dataset: str
     at: str
     files: tuple[Routing, ...] = ()
+    dropped: tuple[str, ...] = ()
     published: bool = False
     problem: str = ""
 
