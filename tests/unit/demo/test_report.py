@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
+from dualdeploy.contracts.routing import Phone, Routing
 from dualdeploy.ledger import State
 from dualdeploy.ledger.standing import Standing
-from local_cloud.demo import report
+from local_cloud.demo import picture, report
 from local_cloud.demo.answers import Answer, Answers
 from local_cloud.demo.source import DataSource, Picture
 
@@ -33,6 +35,26 @@ MOBILE_FACTS = {
 }
 
 
+ROUTING = Routing(
+    name="flowers",
+    dataset="flowers",
+    at="2026-11-23T12:00:00.000Z",
+    phone=Phone(run_id="flowers-0123456789ab", version="1", sha256=""),
+    threshold=0.6,
+    max_loss=0.01,
+    confidence=0.95,
+    outcome="asks",
+    note="asking the cloud about 41 % of the pictures loses at most 1 % of them",
+    examples=600,
+    loss_at_most=0.009,
+    share=0.41,
+    accuracy=0.815,
+    phone_accuracy=0.76,
+    cloud_accuracy=0.813,
+    curve=((0.0, 0.0, 0.76), (0.6, 0.41, 0.815), (1.01, 1.0, 0.813)),
+)
+
+
 def stands(target: str, facts: dict[str, Any], state: State = State.LIVE) -> Standing:
     return Standing(
         run_id="flowers-0123456789ab",
@@ -44,7 +66,9 @@ def stands(target: str, facts: dict[str, Any], state: State = State.LIVE) -> Sta
     )
 
 
-def summary(cloud: Standing | None = None, mobile: Standing | None = None, other: str = "") -> dict[str, Any]:
+def summary(
+    cloud: Standing | None = None, mobile: Standing | None = None, other: str = "", routing: Routing = ROUTING
+) -> dict[str, Any]:
     pictures = [Picture(b"", label) for label in LABELS]
     training = {"cloud": {"architecture": other or "densenet121"}, "mobile": {"architecture": "mobilenet_v3_small"}}
     config = {"dataset": "flowers", "labels": LABELS, "training": training}
@@ -52,7 +76,8 @@ def summary(cloud: Standing | None = None, mobile: Standing | None = None, other
     right = Answers([Answer(label, 0.9) for label in LABELS], 30.0)
     one_wrong = Answers([Answer("tulips", 0.5), *right.answers[1:]], 0.2)
     standings = {"cloud": cloud or stands("cloud", CLOUD_FACTS), "mobile": mobile or stands("mobile", MOBILE_FACTS)}
-    return report.summarise(found, standings, right, one_wrong, sizes={"cloud": 30_000_000, "mobile": 1_100_000})
+    sizes = {"cloud": 30_000_000, "mobile": 1_100_000}
+    return report.summarise(found, standings, right, one_wrong, routing=routing, sizes=sizes)
 
 
 def test_the_report_has_every_figure_that_is_promised() -> None:
@@ -65,6 +90,16 @@ def test_the_report_has_every_figure_that_is_promised() -> None:
 
 def test_agreement_counts_equal_answers_and_not_right_ones() -> None:
     assert summary()["agreement"] == 0.8
+
+
+def test_together_is_what_an_app_gets_that_follows_the_routing() -> None:
+    # The phone is wrong about the first picture, and half sure of that.
+    asks = summary()["together"]
+    assert (asks["unseen_right"], asks["unseen_asked"], asks["accuracy"]) == (1.0, 1, 0.815)
+    never = summary(routing=ROUTING.model_copy(update={"threshold": 0.0}))["together"]
+    assert (never["unseen_right"], never["unseen_asked"]) == (0.8, 0)
+    about = summary(routing=ROUTING.model_copy(update={"threshold": 0.0, "ask_about": ("tulips",)}))["together"]
+    assert (about["unseen_right"], about["unseen_asked"]) == (1.0, 2)
 
 
 def test_two_live_models_that_beat_chance_are_ok() -> None:
@@ -109,3 +144,18 @@ def test_the_table_says_where_both_live_and_how_good_they_are() -> None:
     shown = text.getvalue()
     for expected in ("endpoints/flowers", "Firebase ML model flowers", "80.0% of 160", "1.10 MB", "build/x.png", "ok"):
         assert expected in shown
+    for expected in ("asks below 0.60, 41.0%", "81.5% of 600", "100.0%, 1 of 5 asked", "loses at most 1 %"):
+        assert expected in shown
+
+
+@pytest.mark.parametrize("curve", [ROUTING.curve, ()])
+def test_the_curve_is_drawn_whatever_it_holds(tmp_path: Path, curve: tuple[tuple[float, float, float], ...]) -> None:
+    nothing = {"share": None, "accuracy": None, "phone_accuracy": None, "cloud_accuracy": None, "examples": 0}
+    routing = ROUTING.model_copy(update={"curve": curve, **({} if curve else nothing)})
+    picture.draw_curve(tmp_path / "together.png", routing)
+    with Image.open(tmp_path / "together.png") as drawn:
+        assert drawn.size == (720, 440)
+    text = io.StringIO()
+    found = {**summary(routing=routing), "seconds": {"total": 130.0}}
+    report.show(Console(file=text, width=120), found, {}, Path("/r"))
+    assert "together" in text.getvalue()

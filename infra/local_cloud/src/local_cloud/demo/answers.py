@@ -20,6 +20,7 @@ from google.api_core.exceptions import GoogleAPICallError
 from google.auth.credentials import AnonymousCredentials
 
 from dualdeploy import images
+from dualdeploy.contracts.routing import Routing
 from local_cloud.demo.source import Picture
 
 
@@ -27,6 +28,11 @@ from local_cloud.demo.source import Picture
 class Answer:
     label: str
     confidence: float
+
+
+def share_right(answers: Sequence[Answer], pictures: Sequence[Picture]) -> float:
+    """Of the pictures, those whose answer is their label."""
+    return sum(a.label == p.label for a, p in zip(answers, pictures, strict=True)) / len(pictures)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +43,14 @@ class Answers:
     median_ms: float
 
     def share_right(self, pictures: Sequence[Picture]) -> float:
-        right = sum(a.label == p.label for a, p in zip(self.answers, pictures, strict=True))
-        return right / len(pictures)
+        return share_right(self.answers, pictures)
+
+
+def together(phone: Answers, cloud: Answers, routing: Routing) -> tuple[Sequence[Answer], int]:
+    """The answers of an app that follows the routing, and how many pictures it asks the cloud about."""
+    asks = [each.confidence < routing.threshold or each.label in routing.ask_about for each in phone.answers]
+    both = zip(asks, phone.answers, cloud.answers, strict=True)
+    return [theirs if asked else own for asked, own, theirs in both], sum(asks)
 
 
 class NoAnswer(RuntimeError):

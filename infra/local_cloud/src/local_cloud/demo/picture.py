@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from dualdeploy.contracts.routing import Routing
 from local_cloud.demo.answers import Answer
 from local_cloud.demo.source import Picture
 
@@ -45,6 +47,35 @@ def draw(
             text = f"{name}: {answer.label} {answer.confidence:.0%}"
             pen.text((left, top + PHOTO + 23 + 18 * line), text, fill=colour, font=_font(13))
     path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+
+
+def draw_curve(path: Path, routing: Routing) -> None:
+    """Write a PNG: how right phone and cloud are together, by the share of pictures that the cloud is asked about."""
+    wide, high, left, top = 720, 440, 80, 96
+    sheet = Image.new("RGB", (wide, high), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((MARGIN, 14), f"{routing.name}: phone and cloud together", fill=_INK, font=_font(22))
+    pen.multiline_text((MARGIN, 46), textwrap.fill(routing.note, 105), fill=_PALE, font=_font(13))
+    alone = (routing.phone_accuracy or 0.0, routing.cloud_accuracy or 0.0)
+    seen = [accuracy for _, _, accuracy in routing.curve] + list(alone)
+    low, span = min(seen, default=0.0), max(max(seen, default=1.0) - min(seen, default=0.0), 0.01)
+
+    def at(share: float, accuracy: float) -> tuple[float, float]:
+        return left + share * (wide - left - 40), high - 60 - (accuracy - low) / span * (high - top - 90)
+
+    for name, accuracy in zip(("phone alone", "cloud alone"), alone, strict=True):
+        pen.line([at(0, accuracy), at(1, accuracy)], fill=_PALE)
+        pen.text((at(0.84, 0)[0], at(0, accuracy)[1] - 18), f"{name} {accuracy:.1%}", fill=_PALE, font=_font(13))
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        pen.text((at(share, low)[0] - 12, high - 46), f"{share:.0%}", fill=_PALE, font=_font(13))
+    pen.text((left, high - 26), "of the pictures the cloud is asked about", fill=_PALE, font=_font(13))
+    pen.line([at(share, accuracy) for _, share, accuracy in routing.curve], fill=_RIGHT, width=3)
+    if routing.share is not None and routing.accuracy is not None:
+        x, y = at(routing.share, routing.accuracy)
+        pen.ellipse([x - 7, y - 7, x + 7, y + 7], fill=_RIGHT, outline=_INK, width=2)
+        said = f"asks about {routing.share:.1%}: {routing.accuracy:.1%} right"
+        pen.text((min(x + 12, wide - 230), y + 12), said, fill=_INK, font=_font(14))
     sheet.save(path)
 
 

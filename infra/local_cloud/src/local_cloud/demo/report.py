@@ -10,9 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dualdeploy.contracts.routing import Routing
 from dualdeploy.ledger import State
 from dualdeploy.ledger.standing import Standing
-from local_cloud.demo.answers import Answers
+from local_cloud.demo.answers import Answers, share_right, together
 from local_cloud.demo.source import DataSource
 
 #: The demo's own networks, which must learn something, and what people call them.
@@ -25,6 +26,7 @@ def summarise(
     of_cloud: Answers,
     of_mobile: Answers,
     *,
+    routing: Routing,
     sizes: Mapping[str, int],
 ) -> dict[str, Any]:
     cloud, mobile = standings["cloud"], standings["mobile"]
@@ -72,6 +74,7 @@ def summarise(
             "unseen_right": of_mobile.share_right(found.unseen),
             "invoke_ms_p50": round(of_mobile.median_ms, 3),
         },
+        "together": _together(found, of_cloud, of_mobile, routing),
         "agreement": sum(a.label == b.label for _, a, b in pairs) / len(pairs),
         "predictions": [{"label": p.label, "cloud": a.label, "mobile": b.label} for p, a, b in pairs],
     }
@@ -84,6 +87,17 @@ def architecture_of(found: DataSource, target: str) -> str:
     )
 
 
+def _together(found: DataSource, of_cloud: Answers, of_mobile: Answers, routing: Routing) -> dict[str, Any]:
+    """What an app with both models gets: on the held-out pictures, and of those that were asked about just now."""
+    answers, asked = together(of_mobile, of_cloud, routing)
+    told = routing.model_dump(mode="json", include=_TOLD)
+    return {**told, "unseen_right": share_right(answers, found.unseen), "unseen_asked": asked}
+
+
+#: Of what phones are told.
+_TOLD = {"outcome", "note", "threshold", "share", "accuracy", "examples", "loss_at_most", "curve"}
+
+
 def beats_chance(accuracy: float, examples: int, *, chance: float) -> bool:
     """Whether guessing would reach `accuracy` on `examples` pictures less often than once in a thousand tries.
 
@@ -93,40 +107,52 @@ def beats_chance(accuracy: float, examples: int, *, chance: float) -> bool:
 
 
 def show(console: Console, report: Mapping[str, Any], files: Mapping[Path, str], repository: Path) -> None:
-    cloud, mobile = report["cloud"], report["mobile"]
+    cloud, mobile, both = report["cloud"], report["mobile"], report["together"]
+    asked = len(report["predictions"])
     table = Table(title=f"\nTwo live models from one run ({report['run_id']})", title_justify="left", show_lines=False)
     table.add_column("")
     table.add_column(f"cloud: {DEMONSTRATED.get(cloud['architecture'], cloud['architecture'])}", overflow="fold")
     table.add_column(f"phone: {DEMONSTRATED.get(mobile['architecture'], mobile['architecture'])}", overflow="fold")
+    table.add_column("together: phone first", overflow="fold")
     rows = [
-        ("state", cloud["state"], mobile["state"]),
-        ("serves at", _tail(cloud["endpoint"]), f"Firebase ML model {mobile['firebase_name']}"),
+        ("state", cloud["state"], mobile["state"], str(both["outcome"]).replace("_", " ")),
+        (
+            "serves at",
+            _tail(cloud["endpoint"]),
+            f"Firebase ML model {mobile['firebase_name']}",
+            _asks(both),
+        ),
         (
             f"held-out accuracy (chance {report['chance']:.0%})",
             f"{cloud['accuracy']:.1%} of {cloud['eval_examples']}",
             f"{mobile['accuracy']:.1%} of {mobile['eval_examples']}",
+            f"{both['accuracy']:.1%} of {both['examples']}" if both["examples"] else "",
         ),
         (
-            f"right on {len(report['predictions'])} pictures asked just now",
+            f"right on {asked} pictures asked just now",
             f"{cloud['unseen_right']:.1%}",
             f"{mobile['unseen_right']:.1%}",
+            f"{both['unseen_right']:.1%}, {both['unseen_asked']} of {asked} asked",
         ),
         (
             "size",
             f"{cloud['saved_model_bytes'] / 1e6:.1f} MB SavedModel",
             f"{mobile['tflite_bytes'] / 1e6:.2f} MB .tflite ({mobile['variant']})",
+            "",
         ),
         (
             "time for one picture (median)",
             f"{cloud['predict_ms_p50']:.0f} ms, over HTTP",
             f"{mobile['invoke_ms_p50']:.1f} ms, in LiteRT",
+            "",
         ),
-        ("training took", f"{cloud['training_seconds']:.0f} s", f"{mobile['training_seconds']:.0f} s"),
+        ("training took", f"{cloud['training_seconds']:.0f} s", f"{mobile['training_seconds']:.0f} s", ""),
     ]
     for row in rows:
         table.add_row(*row)
     console.print(table)
     console.print(f"Both give the same answer for {report['agreement']:.0%} of the pictures.", highlight=False)
+    console.print(f"Together: {both['note']}.", highlight=False)
     verdict = "[bold green]ok[/]: both are live and clearly better than guessing"
     if not report["ok"]:
         verdict = "[bold red]not ok[/]: a model is no better than guessing; train longer or on more data"
@@ -140,6 +166,12 @@ def show(console: Console, report: Mapping[str, Any], files: Mapping[Path, str],
         ("make test", "every test"),
     ):
         console.print(f"  {command:<28} {what}", highlight=False)
+
+
+def _asks(both: Mapping[str, Any]) -> str:
+    """Below which confidence the phone asks."""
+    share = f", {both['share']:.1%} of the pictures" if both["share"] is not None else ""
+    return f"asks below {both['threshold']:.2f}{share}" if both["threshold"] else "asks no one"
 
 
 def _tail(resource: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import requests
 from rich.console import Console
 
+from dualdeploy.contracts.routing import Routing
 from dualdeploy.errors import DualDeployError
 from dualdeploy.ledger import Ledger, State
 from dualdeploy.ledger.standing import Standing
@@ -28,6 +29,7 @@ from local_cloud.environment_file import is_running
 
 CLAIM_LIMIT_SECONDS = 120.0
 RUN_LIMIT_SECONDS = 1500.0
+ROUTING_LIMIT_SECONDS = 120.0
 
 
 class DemoFailed(RuntimeError):
@@ -70,6 +72,10 @@ class Paths:
     @property
     def variants(self) -> Path:
         return self.build / "phone_variants.md"
+
+    @property
+    def together(self) -> Path:
+        return self.build / "together.png"
 
     @property
     def environment_file(self) -> Path:
@@ -174,11 +180,15 @@ def _run(
             )
         _refuse_dead_ends(standings)
         with teller.phase("predict"):
-            summary = _ask(found, standings, environment, paths, teller)
+            routing = watch.wait_for_routing(ledger, found.dataset, run_id, limit_seconds=ROUTING_LIMIT_SECONDS)
+            teller("routing", routing.note)
+            picture.draw_curve(paths.together, routing)
+            summary = _ask(found, standings, environment, paths, teller, routing=routing)
     summary["seconds"] = {**teller.seconds, "total": teller.total()}
     paths.report.write_text(json.dumps(summary, indent=1) + "\n")
     files = {
         paths.predictions: "photos with both answers",
+        paths.together: "how right both are together, by the share of pictures that the cloud is asked about",
         paths.variants: "the file for phones in four variants: size, accuracy, latency, memory",
         paths.report: "all figures",
     }
@@ -206,7 +216,13 @@ def _refuse_dead_ends(standings: Mapping[str, Standing]) -> None:
 
 
 def _ask(
-    found: DataSource, standings: Mapping[str, Standing], environment: Mapping[str, str], paths: Paths, teller: Teller
+    found: DataSource,
+    standings: Mapping[str, Standing],
+    environment: Mapping[str, str],
+    paths: Paths,
+    teller: Teller,
+    *,
+    routing: Routing,
 ) -> dict[str, Any]:
     cloud, mobile = standings["cloud"].facts, standings["mobile"].facts
     of_cloud = answers.ask_cloud(cloud["endpoint"], found.unseen, environment=environment)
@@ -218,7 +234,7 @@ def _ask(
     picture.draw(paths.predictions, found.unseen, of_cloud.answers, of_mobile.answers, title)
     _fetch(str(mobile["file"]["gate_table"]), paths.variants)
     sizes = {"cloud": _size_of(str(cloud["saved_model"])), "mobile": len(tflite)}
-    return report.summarise(found, standings, of_cloud, of_mobile, sizes=sizes)
+    return report.summarise(found, standings, of_cloud, of_mobile, routing=routing, sizes=sizes)
 
 
 def _fetch(table: str, path: Path) -> None:

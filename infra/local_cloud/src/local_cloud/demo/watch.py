@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from dualdeploy.contracts.routing import Routing
 from dualdeploy.errors import DualDeployError
-from dualdeploy.ledger import Ledger
+from dualdeploy.ledger import Ledger, Routings, names
 from dualdeploy.ledger.standing import Standing, standing
 from dualdeploy.training import TARGETS
 
@@ -52,6 +53,21 @@ def wait_for_end(
         time.sleep(POLL_SECONDS)
     states = ", ".join(f"{t} is {f.standing.state if f.standing else 'unknown'}" for t, f in followers.items())
     raise RunDidNotFinish(f"after {limit_seconds:.0f} s: {states}")
+
+
+def wait_for_routing(ledger: Ledger, dataset: str, run_id: str, *, limit_seconds: float) -> Routing:
+    """What phones with the live file are told about asking the cloud run `run_id`. Raises RunDidNotFinish."""
+    deadline = time.monotonic() + limit_seconds
+    found = None
+    while time.monotonic() < deadline:
+        found = ledger.find(names.routing(dataset), Routings)
+        told = found.document.files[:1] if found and found.document.published else ()
+        for routing in told:
+            if routing.cloud and (routing.cloud.run_id, routing.phone.run_id) == (run_id, run_id):
+                return routing
+        time.sleep(POLL_SECONDS)
+    why = found.document.problem if found else "the log of mobile_publisher says why"
+    raise RunDidNotFinish(f"phones were not told when to ask the cloud within {limit_seconds:.0f} s: {why}")
 
 
 class _Follower:
