@@ -143,9 +143,11 @@ elif service == "cloud_deployer":
     monitoring = MonitoringGateway(project="demo-project")
     service_ = compose(**given, config=config, models=models, vertex=vertex, monitoring=monitoring)
 else:
+    from dualdeploy.due import Due
     from mobile_publisher.world import World
     world = World(
-        ledger=ledger, config=config, firebase=FirebaseMlGateway(project="demo-project"),
+        ledger=ledger, due=Due("mobile_publisher", ledger), models=models, config=config,
+        firebase=FirebaseMlGateway(project="demo-project"),
         remote_config=RemoteConfigGateway(project="demo-project"), export=None, firebase_ml_ends=read.firebase_ml_ends,
         storage=None,
     )
@@ -170,7 +172,8 @@ duplicates = {
         ("training-completed", {"run_id": run_id, "dataset": "flowers", "target": "cloud", "outcome": "succeeded"})
     ],
     "mobile_publisher": [
-        ("training-completed", {"run_id": run_id, "dataset": "flowers", "target": "mobile", "outcome": "succeeded"})
+        ("training-completed", {"run_id": run_id, "dataset": "flowers", "target": "mobile", "outcome": "succeeded"}),
+        ("deployment-completed", {"run_id": run_id, "dataset": "flowers", "target": "cloud", "outcome": "live"}),
     ],
 }
 for name, document in duplicates[service]:

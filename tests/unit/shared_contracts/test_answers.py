@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import math
 import random
+import struct
 
 import pytest
 
@@ -24,24 +24,26 @@ def test_what_is_read_is_what_was_written_to_the_last_bit_of_a_float32() -> None
     said = [Answer("0" * 16, "Löwenzahn", "a\nb", 0.3333333432674408), Answer("1" * 16, "", "", 0.3333333134651184)]
     read = answers.decode(answers.encode(said), source="test")
     assert [each[:3] for each in read] == [each[:3] for each in said]
-    assert all(math.isclose(a.confidence, b.confidence, rel_tol=1e-9) for a, b in zip(read, said, strict=True))
+    assert [struct.pack("<f", each.confidence) for each in read] == [
+        struct.pack("<f", each.confidence) for each in said
+    ]
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"no gzip",
-        answers.encode([Answer("0", "a", "b", 1.0)])[:-6],
-        gzip.compress(b"picture,label\n1,2\n"),
-        gzip.compress(b"picture,label,predicted,confidence\n1,2,3\n"),
-        gzip.compress(b"picture,label,predicted,confidence\n1,2,3,sure\n"),
-        gzip.compress(b"\xff\xfe"),
-    ],
-)
-def test_what_holds_no_answers_is_refused_by_name(data: bytes) -> None:
+DAMAGED = {
+    "empty": b"",
+    "no gzip": b"no gzip",
+    "cut off": answers.encode([Answer("0", "a", "b", 1.0)])[:-6],
+    "other columns": gzip.compress(b"picture,label\n1,2\n"),
+    "a column too few": gzip.compress(b"picture,label,predicted,confidence\n1,2,3\n"),
+    "no number": gzip.compress(b"picture,label,predicted,confidence\n1,2,3,sure\n"),
+    "no text": gzip.compress(b"\xff\xfe"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_what_holds_no_answers_is_refused_by_name(what: str) -> None:
     with pytest.raises(UnusableResult, match="gs://b/answers"):
-        answers.decode(data, source="gs://b/answers")
+        answers.decode(DAMAGED[what], source="gs://b/answers")
 
 
 def test_pictures_that_both_held_out_are_paired_once_and_those_of_another_label_are_not() -> None:
