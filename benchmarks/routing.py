@@ -30,8 +30,7 @@ for source in ("shared/src", "services/mobile_publisher"):
 
 from dualdeploy.contracts import answers  # noqa: E402
 from dualdeploy.contracts.answers import Answer, Pair  # noqa: E402
-from dualdeploy.contracts.routing import ASK_ALWAYS, NEVER_ASK  # noqa: E402
-from dualdeploy.dataset_config import RoutingWish  # noqa: E402
+from dualdeploy.contracts.routing import ASK_ALWAYS, NEVER_ASK, Wish  # noqa: E402
 from mobile_publisher import threshold  # noqa: E402
 
 CONFIDENCE = 0.95
@@ -162,7 +161,7 @@ def measured(
 
 def proven(drawn: Sequence[Pair], loss: float) -> tuple[float, bool]:
     """What mobile_publisher does: the threshold, and whether anything is promised of it."""
-    found = threshold.fit(drawn, RoutingWish(max_loss=loss, confidence=CONFIDENCE))
+    found = threshold.fit(drawn, Wish(max_loss=loss, confidence=CONFIDENCE))
     return found.point.threshold, found.outcome != "not_proven"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dualdeploy.contracts.routing import Wish
 from dualdeploy.ledger import Claim, Document, Release, Served, Serving
 from mobile_publisher.on_device_gate import Figures
 
@@ -96,6 +97,8 @@ class MobileRelease(Release):
     rollout: Rollout | None = None
     remark: str = ""
     firebase_model: str = ""
+    #: When its phones are to ask the cloud.
+    wish: Wish = Wish()
     not_brought_back: Mapping[str, str] = {}
     stays: tuple[str, ...] = ()
 
@@ -115,6 +118,8 @@ class MobileServed(Served):
     firebase_model: str = ""
     firebase_tags: tuple[str, ...] = ()
     remote_config: str = ""
+    #: When these phones are to ask the cloud.
+    wish: Wish = Wish()
     closed_channels: tuple[str, ...] = ()
 
 

@@ -18,13 +18,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dualdeploy import clock as clocks
-from dualdeploy import dataset_config, training
+from dualdeploy import training
 from dualdeploy.contracts import answers
 from dualdeploy.contracts import routing as contract
 from dualdeploy.contracts.answers import Answer, Pair
-from dualdeploy.contracts.routing import ASK_ALWAYS, NEVER_ASK, Cloud, Input, Phone, Routing
-from dualdeploy.dataset_config import DATASET_NAME, RoutingWish
-from dualdeploy.errors import LedgerContention, MalformedEvent, UnknownDataset, UnusableResult
+from dualdeploy.contracts.routing import ASK_ALWAYS, NEVER_ASK, Cloud, Input, Phone, Routing, Wish
+from dualdeploy.dataset_config import DATASET_NAME
+from dualdeploy.errors import LedgerContention, MalformedEvent, UnusableResult
 from dualdeploy.events import DeploymentCompleted
 from dualdeploy.ledger import Document, Ledger, Serving, UnreadableDocument, Versioned, names
 from dualdeploy.ledger import Routings as Recorded
@@ -67,11 +67,12 @@ def status(ledger: Ledger, dataset: str) -> Mapping[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class _File:
-    """A file that phones may have."""
+    """A file that phones may have, and the wish of the release that brought it out."""
 
     run_id: str
     published_as: str
     file: File
+    wish: Wish
 
     @property
     def version(self) -> str:
@@ -96,16 +97,15 @@ class Routings:
     def advance(self, what: str) -> Next:
         """Fit every pair of a file that phones may have and the live cloud run, and publish what came of it.
 
-        Raises LedgerContention when another instance does the same, InvalidDatasetConfig and UnreadableDocument.
+        Raises LedgerContention when another instance does the same, and UnreadableDocument.
         """
         name = names.routing(what)
         before = self._world.ledger.find(name, Recorded)
         files = {each.version: each for each in self._files(what) if self._is_ours(each.published_as, what)}
         if self._world.storage is None or not (files or before):
             return Next(f"{what} has no file in a bucket that phones read")
-        wish = self._wish(what)
         cloud = self._cloud_side(what)
-        fitted = tuple(self._fit(what, each, wish, cloud) for each in files.values())
+        fitted = tuple(self._fit(what, each, cloud) for each in files.values())
         dropped = self._no_longer(before.document, fitted) if before else ()
         recorded = Recorded(dataset=what, at=self._now(), files=fitted, dropped=dropped)
         written = self._world.ledger.write(name, recorded, expect=before.generation if before else ABSENT)
@@ -129,13 +129,13 @@ class Routings:
         serving = self._world.serving(dataset)
         for served in (serving.current, serving.previous):
             if served and served.version:
-                yield _File(served.run_id, served.published_as, served.file)
+                yield _File(served.run_id, served.published_as, served.file, served.wish)
         if turn := serving.under_way:
             with contextlib.suppress(UnreadableDocument):
                 found = self._world.ledger.find_release(MobileRelease, turn.run_id, TARGET, turn.release)
                 release = found.document if found else None
                 if release and release.file and FIREBASE_STORAGE in release.channels:
-                    yield _File(release.run_id, release.published_as, release.file)
+                    yield _File(release.run_id, release.published_as, release.file, release.wish)
 
     def _is_ours(self, name: str, dataset: str) -> bool:
         """Whether no other data set publishes under the name: then what lies there is left to that one."""
@@ -151,13 +151,6 @@ class Routings:
         ours = {path for path, name in had.items() if self._is_ours(name, before.dataset)}
         still = {contract.object_name(each.name, each.phone.version) for each in now}
         return tuple(sorted((ours | set(before.dropped)) - still))
-
-    def _wish(self, dataset: str) -> RoutingWish:
-        try:
-            return dataset_config.read(self._world.config, dataset).routing
-        except UnknownDataset:
-            # Its phones are still out there.
-            return RoutingWish()
 
     def _cloud_side(self, dataset: str) -> _CloudSide:
         found = self._world.ledger.find_serving(Serving, "cloud", dataset)
@@ -179,14 +172,14 @@ class Routings:
 
     # One pair --------------------------------------------------------------------------------------------------
 
-    def _fit(self, dataset: str, mine: _File, wish: RoutingWish, other: _CloudSide) -> Routing:
+    def _fit(self, dataset: str, mine: _File, other: _CloudSide) -> Routing:
         about: dict[str, Any] = {
             "name": mine.published_as,
             "dataset": dataset,
             "at": self._now(),
             "phone": Phone(run_id=mine.run_id, version=mine.version, sha256=mine.file.sha256),
             "cloud": other.cloud,
-            **wish.model_dump(),
+            **mine.wish.model_dump(),
         }
         if other.cloud is None:
             note = f"{other.problem}: the phone never asks"
@@ -202,7 +195,7 @@ class Routings:
         if not pairs:
             note = f"{problem}: the phone always asks; a training of both models on the same data mends it"
             return Routing(threshold=ASK_ALWAYS, outcome="not_proven", note=note, share=1.0, **about)
-        return _described(threshold.fit(pairs, wish), pairs, wish, about)
+        return _described(threshold.fit(pairs, mine.wish), pairs, mine.wish, about)
 
     # Publishing ------------------------------------------------------------------------------------------------
 
@@ -233,7 +226,7 @@ def _said(uri: str, models: ObjectStore, *, of: str) -> list[Answer]:
         raise UnusableResult(f"{uri} is gone") from exc
 
 
-def _described(fit: threshold.Fit, pairs: Sequence[Pair], wish: RoutingWish, about: Mapping[str, Any]) -> Routing:
+def _described(fit: threshold.Fit, pairs: Sequence[Pair], wish: Wish, about: Mapping[str, Any]) -> Routing:
     return Routing(
         threshold=fit.point.threshold,
         outcome=fit.outcome,

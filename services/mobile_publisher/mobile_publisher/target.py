@@ -60,6 +60,7 @@ class PhoneTarget:
             quantization=release.request.quantization or publishing.quantization,
             shares=rollout.steps if rollout else (),
             bake=rollout.bake if rollout else 0.0,
+            wish=config.routing.model_dump(),
         )
 
     def skipped(self, release: MobileRelease) -> frozenset[str]:

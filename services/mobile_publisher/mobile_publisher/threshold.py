@@ -24,8 +24,7 @@ import statistics
 from collections.abc import Collection, Iterator, Sequence
 
 from dualdeploy.contracts.answers import Pair
-from dualdeploy.contracts.routing import ASK_ALWAYS, MOST_POINTS, NEVER_ASK
-from dualdeploy.dataset_config import RoutingWish
+from dualdeploy.contracts.routing import ASK_ALWAYS, MOST_POINTS, NEVER_ASK, Wish
 
 #: The part of the permitted error (1 - confidence) that is spent on the question whether the phone alone is enough.
 _OF_PHONE_ALONE = 0.1
@@ -74,7 +73,7 @@ class Fit:
     note: str
 
 
-def fit(pairs: Sequence[Pair], wish: RoutingWish) -> Fit:
+def fit(pairs: Sequence[Pair], wish: Wish) -> Fit:
     """Choose the threshold from at least one picture that both models have answered."""
     points = steps(pairs, wish.ask_about)
     alone = points[-1]
@@ -134,14 +133,14 @@ def curve(points: Sequence[Point]) -> tuple[tuple[float, float, float], ...]:
 # Sentences -----------------------------------------------------------------------------------------------------
 
 
-def _asks(chosen: Point, bound: float, wish: RoutingWish) -> str:
+def _asks(chosen: Point, bound: float, wish: Wish) -> str:
     return (
         f"asking the cloud about {_percent(chosen.share)} of the pictures loses at most {_percent(bound)} of them"
         f" against asking always (with {_percent(wish.confidence)} confidence, {chosen.n} held-out pictures)"
     )
 
 
-def _alone(what: str, chosen: Point, phone_right: int, wish: RoutingWish) -> str:
+def _alone(what: str, chosen: Point, phone_right: int, wish: Wish) -> str:
     asked = f", but for {', '.join(sorted(wish.ask_about))}" if wish.ask_about else ""
     return (
         f"the phone's model {what}: right on {_percent(phone_right / chosen.n)} of {chosen.n} held-out pictures, the"
@@ -149,7 +148,7 @@ def _alone(what: str, chosen: Point, phone_right: int, wish: RoutingWish) -> str
     )
 
 
-def _not_proven(always: Point, phone_right: int, wish: RoutingWish) -> str:
+def _not_proven(always: Point, phone_right: int, wish: Wish) -> str:
     return (
         f"{always.n} held-out pictures cannot prove that any phone's answer may stand with a loss of at most"
         f" {_percent(wish.max_loss)}, so it always asks (phone right on {_percent(phone_right / always.n)}, cloud on"
@@ -158,7 +157,7 @@ def _not_proven(always: Point, phone_right: int, wish: RoutingWish) -> str:
     )
 
 
-def _limited(points: Sequence[Point], wish: RoutingWish) -> Fit:
+def _limited(points: Sequence[Point], wish: Wish) -> Fit:
     """The most that `max_share` allows to ask about; how many that is depends on confidences alone."""
     most = wish.max_share or 0.0
     chosen = next((point for point in points if point.share <= most), points[-1])
@@ -172,7 +171,7 @@ def _limited(points: Sequence[Point], wish: RoutingWish) -> Fit:
     return Fit("limited", chosen, bound, note)
 
 
-def fewest_pictures(wish: RoutingWish) -> int:
+def fewest_pictures(wish: Wish) -> int:
     """With fewer, no answer may stand even if the two models never differ: about 2.9 / max_loss at 95 %."""
     z = _z(1 - (1 - wish.confidence) * (1 - _OF_PHONE_ALONE))
     return math.ceil(z * z * (1 - wish.max_loss) / wish.max_loss)

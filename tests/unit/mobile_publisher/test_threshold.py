@@ -10,8 +10,7 @@ import pytest
 
 from dualdeploy.contracts import answers
 from dualdeploy.contracts.answers import Answer, Pair
-from dualdeploy.contracts.routing import ASK_ALWAYS
-from dualdeploy.dataset_config import RoutingWish
+from dualdeploy.contracts.routing import ASK_ALWAYS, Wish
 from mobile_publisher import threshold
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -34,7 +33,7 @@ def pairs(*, both: int = 0, phone: int = 0, cloud: int = 0, neither: int = 0, su
 
 def test_asking_pays_where_the_cloud_is_the_better_one() -> None:
     paired = answers.pair(stored("mobile"), stored("cloud"))
-    fit = threshold.fit(paired, RoutingWish())
+    fit = threshold.fit(paired, Wish())
     assert fit.outcome == "asks"
     assert 0.2 < fit.point.share < 0.8
     cloud_alone = sum(pair.cloud_right for pair in paired) / len(paired)
@@ -46,14 +45,14 @@ def test_asking_pays_where_the_cloud_is_the_better_one() -> None:
 
 def test_a_phone_that_is_better_asks_nothing() -> None:
     # The same two models in exchanged places.
-    fit = threshold.fit(answers.pair(stored("cloud"), stored("mobile")), RoutingWish())
+    fit = threshold.fit(answers.pair(stored("cloud"), stored("mobile")), Wish())
     assert (fit.outcome, fit.point.threshold, fit.point.share) == ("phone_is_better", 0.0, 0.0)
     assert "is the better one" in fit.note
 
 
 def test_pictures_that_are_too_few_prove_nothing_and_it_says_how_many_would() -> None:
     paired = random.Random(5).sample(answers.pair(stored("mobile"), stored("cloud")), 100)
-    fit = threshold.fit(paired, RoutingWish())
+    fit = threshold.fit(paired, Wish())
     assert (fit.outcome, fit.point.threshold, fit.loss_at_most) == ("not_proven", ASK_ALWAYS, None)
     assert "100 held-out pictures cannot prove" in fit.note
     assert "285 and more pictures can" in fit.note
@@ -64,18 +63,18 @@ def test_labels_that_are_always_asked_about_are_not_kept_at_any_threshold() -> N
     asked = sum(pair.predicted == "roses" for pair in paired) / len(paired)
     points = threshold.steps(paired, ["roses"])
     assert points[-1].share == pytest.approx(asked)
-    assert threshold.fit(paired, RoutingWish(ask_about=("roses",), max_loss=0.5)).point.share == pytest.approx(asked)
+    assert threshold.fit(paired, Wish(ask_about=("roses",), max_loss=0.5)).point.share == pytest.approx(asked)
 
 
 def test_the_largest_share_goes_before_the_loss_and_says_what_it_costs() -> None:
     paired = answers.pair(stored("mobile"), stored("cloud"))
-    fit = threshold.fit(paired, RoutingWish(max_share=0.1))
+    fit = threshold.fit(paired, Wish(max_share=0.1))
     assert fit.outcome == "limited"
     assert 0.08 < fit.point.share <= 0.1
     assert fit.loss_at_most is not None
     assert fit.loss_at_most > 0.01
     assert "routing.max_share" in fit.note
-    more = threshold.fit(paired, RoutingWish(max_share=0.05, ask_about=("roses",)))
+    more = threshold.fit(paired, Wish(max_share=0.05, ask_about=("roses",)))
     assert more.point.threshold == 0.0
     assert "routing.ask_about alone takes" in more.note
 
@@ -134,25 +133,25 @@ def test_the_walk_stops_at_the_first_failure_although_later_ones_would_pass_agai
         *pairs(phone=30, both=500, sure=0.7),
         *pairs(cloud=150, sure=0.6),
     ]
-    fit = threshold.fit(walk, RoutingWish(max_loss=0.01))
+    fit = threshold.fit(walk, Wish(max_loss=0.01))
     assert fit.outcome == "asks"
     assert fit.point.threshold == pytest.approx(0.85)
 
 
 def test_models_that_never_differ_need_no_cloud() -> None:
-    fit = threshold.fit(pairs(both=500, neither=100), RoutingWish())
+    fit = threshold.fit(pairs(both=500, neither=100), Wish())
     assert fit.outcome == "phone_is_better"
 
 
 def test_a_phone_that_loses_little_enough_is_enough() -> None:
-    fit = threshold.fit(pairs(both=5000, cloud=10), RoutingWish())
+    fit = threshold.fit(pairs(both=5000, cloud=10), Wish())
     assert fit.outcome == "phone_is_enough"
     assert "loses at most" in fit.note
 
 
 def test_a_phone_that_looks_better_by_chance_is_not_believed() -> None:
     # 41 against 40 of 160: the estimate says that the phone is better, and proves nothing.
-    fit = threshold.fit(pairs(both=79, phone=41, cloud=40), RoutingWish())
+    fit = threshold.fit(pairs(both=79, phone=41, cloud=40), Wish())
     assert fit.outcome == "not_proven"
 
 

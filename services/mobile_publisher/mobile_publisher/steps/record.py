@@ -28,6 +28,7 @@ def record(release: MobileRelease, world: World) -> Turn[MobileRelease]:
         published_as=release.published_as,
         # Without the channel the version is told by what an earlier release left there.
         remote_config=key_of(release.published_as) if release.parameter else "",
+        wish=release.wish,
         closed_channels=release.closed_channels,
     )
     if FIREBASE_ML in release.channels:

@@ -65,11 +65,24 @@ class Cloud(_Part):
     input: Input
 
 
-class Routing(_Part):
+class Wish(_Part):
+    """`routing` of the data set's YAML.
+
+    A loss of at most `max_loss`, against asking the cloud about every picture, with `confidence`; `ask_about` are labels
+    to ask about always, and at most `max_share` of the pictures is asked about.
+    """
+
+    mode: Mode = "prefer_on_device"
+    max_loss: float = 0.01
+    confidence: float = 0.95
+    ask_about: tuple[str, ...] = ()
+    max_share: float | None = None
+
+
+class Routing(Wish):
     """An app asks the cloud where the phone's confidence is below `threshold`, or its label is one of `ask_about`.
 
-    `max_loss` (against asking the cloud about every picture), `confidence`, `ask_about` and `max_share` are the wish of
-    the data set's YAML. `examples` pictures, which both models have never trained on, were answered by both. On these,
+    `examples` pictures, which both models have never trained on, were answered by both. On these,
     `share` of the pictures is asked about, `accuracy` is that of the two together, `phone_accuracy` and
     `cloud_accuracy` those of each alone; None where there is no common picture. `loss_at_most` holds with `confidence`;
     None where nothing is proven. `curve` has rows of threshold, share and accuracy, from never asking to always;
@@ -82,12 +95,7 @@ class Routing(_Part):
     at: str
     phone: Phone
     cloud: Cloud | None = None
-    mode: Mode = "prefer_on_device"
     threshold: float = Field(ge=0)
-    ask_about: tuple[str, ...] = ()
-    max_loss: float
-    confidence: float
-    max_share: float | None = None
     outcome: Outcome | str = Field(union_mode="left_to_right")
     note: str
     examples: int = 0
