@@ -68,8 +68,8 @@ class Cloud(_Part):
 class Wish(_Part):
     """`routing` of the data set's YAML.
 
-    A loss of at most `max_loss`, against asking the cloud about every picture, with `confidence`; `ask_about` are labels
-    to ask about always, and at most `max_share` of the pictures is asked about.
+    A loss of at most `max_loss`, against asking the cloud about every picture, with `confidence`. The cloud is always
+    asked about labels of `ask_about`, and about at most `max_share` of the pictures.
     """
 
     mode: Mode = "prefer_on_device"
