@@ -83,7 +83,8 @@ class Accepted:
 def lock_files(repository: Path) -> list[Path]:
     """Every lock of the repository: of each service, of a laptop, and of the tools that look at both."""
     found = [repository / "requirements-dev.txt", *repository.glob("services/*/requirements.txt")]
-    return sorted([*found, *repository.glob("infra/*/requirements.txt")])
+    tools = (*repository.glob("infra/*/requirements.txt"), *repository.glob("tests/*/requirements.txt"))
+    return sorted([*found, *tools])
 
 
 def pinned(files: Iterable[Path], *, repository: Path) -> dict[Package, list[str]]:
