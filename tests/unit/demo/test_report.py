@@ -124,6 +124,15 @@ def test_how_good_another_network_is_is_told_and_not_judged() -> None:
     assert found["ok"]
     assert (found["cloud"]["accuracy"], found["cloud"]["architecture"]) == (0.2, "keras:ResNet50V2")
     assert not summary(cloud=guesses)["ok"]
+    assert "better than guessing" not in shown(found)
+    assert "ok: both are live and clearly better than guessing" in shown(summary())
+
+
+def shown(found: dict[str, Any]) -> str:
+    out = io.StringIO()
+    found["seconds"] = {"total": 1.0}
+    report.show(Console(file=out, width=120), found, {}, Path("/"))
+    return out.getvalue()
 
 
 def test_a_model_that_is_not_live_is_not_ok() -> None:

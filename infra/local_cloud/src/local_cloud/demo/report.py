@@ -153,7 +153,8 @@ def show(console: Console, report: Mapping[str, Any], files: Mapping[Path, str],
     console.print(table)
     console.print(f"Both give the same answer for {report['agreement']:.0%} of the pictures.", highlight=False)
     console.print(f"Together: {both['note']}.", highlight=False)
-    verdict = "[bold green]ok[/]: both are live and clearly better than guessing"
+    judged = all(each["architecture"] in DEMONSTRATED for each in (cloud, mobile))
+    verdict = "[bold green]ok[/]: both are live" + (" and clearly better than guessing" if judged else "")
     if not report["ok"]:
         verdict = "[bold red]not ok[/]: a model is no better than guessing; train longer or on more data"
     console.print(f"\n{verdict}  ({report['seconds']['total']:.0f} s in all)\n", highlight=False)
