@@ -84,10 +84,12 @@ ifdef T
 test: $(STAMP)
 	@$(BIN)/python -m pytest $(T)
 else
-# Two passes: what trains or serves with TensorFlow wants both cores for itself.
+# Three passes: the fast tests, those that start TensorFlow, Terraform or servers, and the whole loop, which judges latency
+# and has the machine for itself.
 test: $(STAMP) ## Every test, the one end-to-end run with real training included (T=path for some)
 	@$(BIN)/python -m pytest tests -m 'not slow and not e2e' --numprocesses 2 --dist loadfile --quiet
-	@$(BIN)/python -m pytest tests -m 'slow or e2e'
+	@$(BIN)/python -m pytest tests -m 'slow and not e2e' --numprocesses 2 --dist loadgroup
+	@$(BIN)/python -m pytest tests -m e2e
 endif
 
 # Where the tests' own modules and the services are imported from, outside pytest.
