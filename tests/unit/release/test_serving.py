@@ -222,6 +222,25 @@ def test_a_death_before_the_mark_is_made_up_for_by_the_repetition(ledger: Ledger
     assert state_of(ledger, first) == State.SUPERSEDED
 
 
+def test_a_mark_writes_over_nothing_that_was_recorded_meanwhile(ledger: Ledger) -> None:
+    first, store = recorded(ledger, a_release(OLD)), ledger.store
+    assert isinstance(store, MemoryObjectStore)
+
+    def meanwhile(operation: str) -> None:
+        if operation == "put":
+            store.faults.before = lambda _operation: None
+            found = ledger.find_release(ToyRelease, first.run_id, "cloud", 1)
+            assert found is not None
+            name = names.release(first.run_id, "cloud", 1)
+            ledger.write(name, found.document.changed(announced=True), expect=found.generation)
+
+    store.faults.before = meanwhile
+    serve.mark_replaced(ledger, first.run_id, 1, a_release(NEW), note="replaced")
+    found = ledger.find_release(ToyRelease, first.run_id, "cloud", 1)
+    assert found is not None
+    assert found.document.announced
+
+
 def test_what_people_gave_users_by_hand_is_what_a_rollback_goes_to(ledger: Ledger) -> None:
     good, bad, newest = recorded(ledger, a_release(OLD)), recorded(ledger, a_release(NEW)), a_release(NEWEST)
     assert ask(ledger, newest).is_admitted

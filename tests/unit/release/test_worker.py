@@ -125,6 +125,21 @@ def test_a_process_killed_at_any_operation_strands_nothing(story: str) -> None:
             raise AssertionError(f"killed before operation {number} ({disturbance.operation})") from exc
 
 
+def test_a_release_whose_message_never_comes_again_has_a_reminder_wherever_its_process_died() -> None:
+    number = made = 0
+    while True:
+        number += 1
+        toy = with_a_trained_one()
+        disturbance = Disturbance(toy, number, die)
+        if toy.handle(lambda toy=toy: toy.announce(SECOND)):  # type: ignore[misc]
+            break
+        if toy.ledger.find_release(toys.ToyRelease, SECOND, "cloud", 1):
+            made += 1
+            toy.tick(times=ENOUGH)
+            assert toy.standing(SECOND).state == State.LIVE, f"killed before {disturbance.operation}"
+    assert made
+
+
 @pytest.mark.parametrize("story", STORIES)
 @pytest.mark.parametrize("minutes", [4, 12])
 def test_an_instance_that_goes_on_long_after_its_lease_does_no_harm(story: str, minutes: int) -> None:
