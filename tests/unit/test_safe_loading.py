@@ -39,7 +39,11 @@ ATTRIBUTES = {
 LOADERS = {"yaml.Loader", "yaml.CLoader", "yaml.FullLoader", "yaml.UnsafeLoader"}
 
 #: What is allowed all the same, by file and finding, each with its reason.
-ALLOWED: set[tuple[str, str]] = set()
+ALLOWED: set[tuple[str, str]] = {
+    # A network of one's own is a program, and runs inside the training job only: SECURITY.md says what that may do.
+    ("services/trainer/trainer/modules.py", "compile"),
+    ("services/trainer/trainer/modules.py", "exec"),
+}
 
 
 def findings(source: str) -> Iterator[str]:

@@ -47,6 +47,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "datasets").mkdir()
     for dataset in ("flowers", "animals"):
         (folder / "datasets" / f"{dataset}.yaml").write_text(f"dataset: {dataset}\nlabels: [a, b]\n")
+    (folder / "my_network.py").write_text("def build(classes, image_size): ...\n")
     for number in range(3):
         (folder / f"{number}.tfrecord").write_bytes(os.urandom(1000 + number))
     return folder

@@ -166,7 +166,7 @@ def test_a_configuration_that_was_written_out_in_full_means_the_same() -> None:
         ({"keep_previous": 1}, "none can be kept beside it", "Leave keep_previous out"),
         ({"cool_down": "1h"}, "what was replaced cannot stay", "Leave cool_down out"),
         ({"min_replicas": 2, "max_replicas": 3}, "the least is 0 machines", "Leave min_replicas out"),
-        ({"idle": "undeploy"}, "both say what happens while nobody asks", "Leave one of them out"),
+        ({"idle": "undeploy"}, "both say what happens without requests", "Leave one of them out"),
     ],
     ids=str,
 )

@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 NOT_OURS = {".venv", "build", ".terraform", ".git", "node_modules"}
 MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
 TARGETS = set(re.findall(r"^([a-z][a-z-]*):(?!=)", MAKEFILE, flags=re.MULTILINE))
-MODULES = sorted(set(re.findall(r"-m ([a-z_][a-z_.]*)", MAKEFILE)))
+MODULES = sorted(set(re.findall(r"python -m ([a-z_][a-z_.]*)", MAKEFILE)))
 
 _FENCE = re.compile(r"^ *(```|~~~).*?^ *\1 *$", flags=re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`[^`\n]+`")
