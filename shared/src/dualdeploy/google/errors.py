@@ -91,7 +91,7 @@ RULES: Final = (
     # At creation as 429, of a job or an operation that was accepted as its error, with whatever code.
     _rule(
         "",
-        "resources are insufficient in region|enough resources available to fulfill|stockout"
+        "resources are insufficient in region|not have enough resources|stockout"
         "|resource_pool_exhausted|out of capacity|machine type temporarily unavailable"
         "|is currently unavailable in the \\S+ zone",
         NoCapacity,
