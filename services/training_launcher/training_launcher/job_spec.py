@@ -18,7 +18,7 @@ from dualdeploy.training import (
     TrainingJob,
     TrainingParameters,
 )
-from dualdeploy.vertex import DATASET_LABEL, RUN_LABEL, TARGET_LABEL, CustomJobSpec
+from dualdeploy.vertex import ATTEMPT_LABEL, DATASET_LABEL, RUN_LABEL, TARGET_LABEL, CustomJobSpec
 from training_launcher import disk
 from training_launcher.run_split import split_of_run
 from training_launcher.settings import LauncherSettings
@@ -62,7 +62,7 @@ def training_job(run: Run, target: Target, *, models_bucket: str, live: LiveMode
 
 
 def custom_job(
-    run: Run, target: Target, settings: LauncherSettings, *, placement: Placement, timeout: float
+    run: Run, target: Target, settings: LauncherSettings, *, placement: Placement, timeout: float, attempt: int
 ) -> CustomJobSpec:
     """The Vertex AI job of one target, ended after `timeout` seconds: a budget may shorten the configured one.
 
@@ -79,7 +79,7 @@ def custom_job(
             f"gs://{settings.models_bucket}/{training.job_name(run.run_id, target)}",
         ],
         environment={"GOOGLE_CLOUD_PROJECT": settings.project},
-        labels=job_labels(run, target),
+        labels={**job_labels(run, target), ATTEMPT_LABEL: str(attempt)},
         machine=placement.machine,
         accelerator_type=placement.accelerator,
         accelerator_count=placement.count,
@@ -94,6 +94,7 @@ def custom_job(
 
 
 def job_labels(run: Run, target: str) -> dict[str, str]:
+    """What the jobs of all attempts have in common."""
     return {RUN_LABEL: run.run_id, TARGET_LABEL: target, DATASET_LABEL: run.dataset}
 
 

@@ -10,7 +10,7 @@ from dualdeploy.errors import ResourceMissing
 from dualdeploy.ledger import Launch, Ledger, Placement, Run
 from dualdeploy.object_store import ABSENT, GenerationChanged, ObjectStore
 from dualdeploy.training import Target
-from dualdeploy.vertex import Job, JobOutcome, Vertex
+from dualdeploy.vertex import ATTEMPT_LABEL, Job, JobOutcome, Vertex
 from training_launcher import job_spec
 from training_launcher.live_model import live_model
 from training_launcher.settings import LauncherSettings
@@ -19,7 +19,11 @@ log = logging.getLogger(__name__)
 
 
 class Jobs:
-    """Vertex AI takes no id of ours for a job: its labels tell whether it is there."""
+    """Vertex AI takes no id of ours for a job: its labels tell whether it is there, and of which attempt.
+
+    A job of a later attempt than `launch` knows is passed over: whoever read `launch` was frozen since, and must not
+    cancel what others created meanwhile.
+    """
 
     def __init__(self, *, ledger: Ledger, models: ObjectStore, vertex: Vertex, settings: LauncherSettings) -> None:
         self._ledger = ledger
@@ -28,27 +32,32 @@ class Jobs:
         self._settings = settings
 
     def present(self, run: Run, launch: Launch) -> list[Job]:
-        """The jobs of this target, oldest first, without those of earlier attempts."""
-        found = self._vertex.find_custom_jobs(job_spec.job_labels(run, launch.target))
-        return [job for job in found if job.name not in launch.jobs]
+        """The jobs of the attempt that comes next, oldest first."""
+        return _of(launch.attempt + 1, self._until(launch.attempt + 1, run, launch))
 
     def find_or_create(self, run: Run, launch: Launch, *, placement: Placement, timeout: float) -> Job:
-        """The one job of the present attempt. `timeout` in seconds."""
-        jobs = self.present(run, launch)
-        if jobs:
-            log.info("adopted %s", jobs[0].name, extra={"target": launch.target})
+        """The one job of the attempt that comes next. `timeout` in seconds."""
+        attempt = launch.attempt + 1
+        jobs = self._until(attempt, run, launch)
+        present = _of(attempt, jobs)
+        if present:
+            log.info("adopted %s", present[0].name, extra={"target": launch.target})
         else:
+            # What an earlier attempt left behind would train beside this one.
+            self._call_off_but("", jobs)
             created = self._create(run, launch, placement, timeout)
             log.info("started %s", created.name, extra={"target": launch.target})
             # Not `created`: an instance that was frozen after it had looked, for longer than its lease, may have
             # started another one. Whoever creates looks again, so that the later of the two sees both.
-            jobs = self.present(run, launch) or [created]
-        self._call_off_but(jobs[0].name, jobs)
-        return jobs[0]
+            jobs = self._until(attempt, run, launch)
+            present = _of(attempt, jobs) or [created]
+        self._call_off_but(present[0].name, jobs)
+        return present[0]
 
     def call_off_others(self, run: Run, launch: Launch) -> None:
-        """Cancel every job of this target but the recorded one: one whose creation was answered by nothing, say."""
-        self._call_off_but(launch.job, self._vertex.find_custom_jobs(job_spec.job_labels(run, launch.target)))
+        """Cancel every job but the recorded one: one whose creation was answered by nothing, say."""
+        last = launch.attempt + 1 if launch.is_over else launch.attempt
+        self._call_off_but(launch.job, self._until(last, run, launch))
 
     def cancel(self, name: str) -> None:
         with contextlib.suppress(ResourceMissing):
@@ -59,6 +68,11 @@ class Jobs:
         with contextlib.suppress(ResourceMissing):
             return self._vertex.get_custom_job(name).is_queued
         return False
+
+    def _until(self, attempt: int, run: Run, launch: Launch) -> list[Job]:
+        """The jobs of this target up to an attempt, oldest first."""
+        found = self._vertex.find_custom_jobs(job_spec.job_labels(run, launch.target))
+        return [job for job in found if _attempt(job) <= attempt]
 
     def _call_off_but(self, name: str, jobs: list[Job]) -> None:
         for job in jobs:
@@ -73,5 +87,15 @@ class Jobs:
         with contextlib.suppress(GenerationChanged):
             # An earlier copy stays: a run is frozen, and what was live at the first attempt is as good to compare with.
             self._models.put(training.job_name(run.run_id, target), document.to_json(), expect=ABSENT)
-        spec = job_spec.custom_job(run, target, self._settings, placement=placement, timeout=timeout)
+        spec = job_spec.custom_job(
+            run, target, self._settings, placement=placement, timeout=timeout, attempt=launch.attempt + 1
+        )
         return self._vertex.create_custom_job(spec)
+
+
+def _of(attempt: int, jobs: list[Job]) -> list[Job]:
+    return [job for job in jobs if _attempt(job) == attempt]
+
+
+def _attempt(job: Job) -> int:
+    return int(job.labels.get(ATTEMPT_LABEL, "1"))

@@ -52,7 +52,8 @@ NOTIFIER, JOB = "job_notifier", "job"
 FIRST_WAIT_SECONDS = 60.0
 LONGEST_WAIT_SECONDS = 1800.0
 
-#: With less time left, a job whose machines were taken away is not asked for again.
+#: With less time left, a job whose machines were taken away is not asked for again; and one that had them for less
+#: had none.
 LEAST_SECONDS = 60.0
 
 #: When a creation that was answered by nothing is looked for once more.
@@ -118,6 +119,10 @@ class Launching:
         run = self._ledger.read_run(what)
         for target in TARGETS:
             launch = self._opened(run, target)
+            if launch.document.state == State.LAUNCHING:
+                # Its process may have died each time between creating a job and recording its name.
+                for job in self._jobs.present(run, launch.document):
+                    self._jobs.cancel(job.name)
             if launch.document.state in (State.PENDING, State.LAUNCHING):
                 self._end(launch, State.FAILED, why)
         if self._is_over(run):
@@ -285,7 +290,13 @@ class Launching:
 
     def _accepted(self, each: _Target, job: str) -> tuple[str, datetime.datetime | None]:
         attempt = each.document.attempt + 1
-        limit = self._settings.launch_limit_seconds
+        until = placing.queued_until(
+            each.run,
+            each.document,
+            each.estimate,
+            now=self._ledger.clock(),
+            limit=self._settings.launch_limit_seconds,
+        )
         training = self._move(
             each.launch,
             State.TRAINING,
@@ -293,7 +304,7 @@ class Launching:
             job=job,
             attempt=attempt,
             placement=each.placement,
-            queued_until=clocks.to_text(placing.queued_until(each.run, each.document, each.estimate, limit=limit)),
+            queued_until=clocks.to_text(until),
         )
         return self._training(dataclasses.replace(each, launch=training))
 
@@ -345,17 +356,17 @@ class Launching:
         if ended.outcome == "succeeded":
             # What is trained already is left alone: it waits for its release, and is then replaced.
             return self._end(each.launch, State.TRAINED, ended.reason), None
-        if launch.called_off:
-            return self._end(each.launch, State.SUPERSEDED, launch.called_off), None
         if ended.outcome == "no_capacity":
             return self._ask_again(each, ended)
+        if launch.called_off:
+            return self._end(each.launch, State.SUPERSEDED, launch.called_off), None
         return self._end(each.launch, State.FAILED, ended.reason), None
 
     def _ask_again(self, each: _Target, ended: Ended) -> tuple[str, datetime.datetime | None]:
         """Vertex AI took the job and could not place it, or took its machines away: another one is asked for."""
         launch, now = each.document, self._ledger.clock()
         since = launch.no_capacity_since or launch.since
-        if ended.seconds:
+        if ended.seconds >= LEAST_SECONDS:
             # It had its machines: the wait for others begins now, and what was learned is in its checkpoint.
             since = clocks.to_text(now)
             launch = launch.changed(asked=0, placement=each.placement.changed(since=since))
@@ -364,23 +375,24 @@ class Launching:
         known = None not in (launch.spent_usd, ended.cost_usd)
         after = launch.changed(
             job="",
-            jobs=(*launch.jobs, launch.job),
+            asked=launch.asked + 1,
             passed_over="",
             spent_seconds=launch.spent_seconds + ended.seconds,
             spent_usd=(launch.spent_usd or 0.0) + (ended.cost_usd or 0.0) if known else None,
         )
         each = dataclasses.replace(each, launch=dataclasses.replace(each.launch, document=after))
+        if launch.called_off:
+            return self._end(each.launch, State.SUPERSEDED, launch.called_off), None
         if now >= until:
-            return self._end(each.launch, State.FAILED, self._given_up(launch, holdup)), None
+            return self._end(each.launch, State.FAILED, self._given_up(after, holdup)), None
         if each.seconds_left < LEAST_SECONDS:
             used = f"after {after.spent_seconds:.0f} s nothing is left of its timeout to go on with"
             return self._end(each.launch, State.FAILED, f"{used}: {ended.reason}"), None
-        placement, retry_at = self._next_attempt(each, asked=launch.asked + 1)
+        placement, retry_at = self._next_attempt(each, asked=after.asked)
         self._move(
             each.launch,
             State.LAUNCHING,
             note=ended.reason,
-            asked=launch.asked + 1,
             holdup=holdup,
             placement=placement,
             retry_at=clocks.to_text(retry_at),
@@ -413,13 +425,14 @@ class Launching:
     def _after_the_end(self, run: Run, launch: Versioned[Launch]) -> None:
         """Settle what it cost, leave no job behind, and have its end announced; repeating it changes nothing."""
         document = launch.document
-        if document.job:
-            self._jobs.call_off_others(run, document)
         last = document.attempt if document.job else document.attempt + 1
         ended = self._ledger.find_ended(document.run_id, document.target, last)
         self._settle_cost(document, ended.document if ended and document.job else None)
         if ended is None or not ended.document.announced:
             self._due.put(self._job_key(document, last), service=NOTIFIER)
+        # Last: whether Vertex AI answers or not, the end is told.
+        if document.job or document.unanswered:
+            self._jobs.call_off_others(run, document)
 
     def _settle_cost(self, launch: Launch, ended: Ended | None) -> None:
         """What the jobs of all attempts cost takes the place of what was reserved."""
@@ -439,6 +452,9 @@ class Launching:
         document, kind, now = each.document, type(exc).__name__, clocks.to_text(self._ledger.clock())
         asked = document.asked + 1
         held = document.holdup if document.holdup and document.holdup.kind == kind else None
+        if held and held.until and now >= held.until:
+            # Vertex AI does not even say whether there is a job.
+            return self._end(each.launch, State.FAILED, self._given_up(document, held)), None
         since = held.since if held else now
         changes: dict[str, object] = {}
         retry_at = self._retry_at(asked)
@@ -468,7 +484,8 @@ class Launching:
         return self._in(min(wait, LONGEST_WAIT_SECONDS))
 
     def _given_up(self, launch: Launch, holdup: Holdup) -> str:
-        return f"given up after {launch.asked} attempts since {holdup.since}: {holdup.what}"
+        attempts = "1 attempt" if launch.asked == 1 else f"{launch.asked} attempts"
+        return f"given up after {attempts} since {holdup.since}: {holdup.what}"
 
     # Writing ---------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,9 @@ from dualdeploy.spending import Estimate
 #: What Vertex AI needs to say that it waited for long enough (`flex_start`), before it is told so.
 ITS_OWN_WAIT_SECONDS = 600.0
 
+#: What Vertex AI has to get the machines ready that it has: for so long a job is queued in any case.
+PREPARING_SECONDS = 600.0
+
 
 def placement(run: Run, launch: Launch, estimate: Estimate) -> Placement:
     """How the job is asked for now: as recorded, or as the first entry says."""
@@ -31,15 +34,18 @@ def turn_ends(present: Placement) -> datetime.datetime:
     return clocks.from_text(present.since) + datetime.timedelta(seconds=present.wait)
 
 
-def queued_until(run: Run, launch: Launch, estimate: Estimate, *, limit: float) -> datetime.datetime:
-    """Until when a job may wait at Vertex AI: until another way of asking has its turn, and not for more than `limit`
-    seconds without a machine in any case."""
+def queued_until(
+    run: Run, launch: Launch, estimate: Estimate, *, now: datetime.datetime, limit: float
+) -> datetime.datetime:
+    """Until when a job that Vertex AI takes `now` may wait there: until another way of asking has its turn, and not
+    for more than `limit` seconds without a machine in any case; but for as long as it takes to prepare one."""
     present = placement(run, launch, estimate)
     since = clocks.from_text(launch.no_capacity_since or present.since)
     end = since + datetime.timedelta(seconds=limit)
     if _ways(run, launch.target) > 1:
         end = min(end, turn_ends(present))
-    return end + datetime.timedelta(seconds=ITS_OWN_WAIT_SECONDS if present.strategy == "flex_start" else 0.0)
+    end += datetime.timedelta(seconds=ITS_OWN_WAIT_SECONDS if present.strategy == "flex_start" else 0.0)
+    return max(end, now + datetime.timedelta(seconds=PREPARING_SECONDS))
 
 
 def _ways(run: Run, target: str) -> int:

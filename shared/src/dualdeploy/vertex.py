@@ -39,6 +39,8 @@ MOST_PREDICTION_CLIENTS = 32
 RUN_LABEL = "dualdeploy_run"
 TARGET_LABEL = "dualdeploy_target"
 DATASET_LABEL = "dualdeploy_dataset"
+#: Which attempt a training job belongs to: from 1, one more after each job that Vertex AI could not place.
+ATTEMPT_LABEL = "dualdeploy_attempt"
 #: Digest of the data, and commit of the code that brought it out: for people who look into the registry.
 SNAPSHOT_LABEL = "dualdeploy_snapshot"
 REVISION_LABEL = "dualdeploy_revision"
@@ -109,8 +111,10 @@ class Job:
 
     @property
     def is_queued(self) -> bool:
-        """Whether Vertex AI has it, and no machine for it yet."""
-        return self.state in {"JOB_STATE_QUEUED", "JOB_STATE_PENDING"}
+        """Whether Vertex AI has it, and no machine for it yet. One whose machines were taken away is queued again while
+        Vertex AI looks for others, up to six times: https://cloud.google.com/vertex-ai/docs/training/use-spot-vms
+        """
+        return self.state in {"JOB_STATE_QUEUED", "JOB_STATE_PENDING"} and self.started is None
 
     @property
     def was_never_placed(self) -> bool:
@@ -121,7 +125,7 @@ class Job:
         if isinstance(failure, NoCapacity):
             return True
         passes = isinstance(failure, ServiceUnavailable) and not isinstance(failure, PermissionSpreads)
-        return passes and self.started is None
+        return (passes or self.state == "JOB_STATE_EXPIRED") and self.started is None
 
     def failure(self) -> DualDeployError:
         """What the failure of a job that was accepted means: no capacity, for example, is told only then."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections.abc import Callable
 
 import pytest
-from chain import LAUNCHER_SETTINGS, WHOLE, Chain
+from chain import LAUNCHER_SETTINGS, LEASE_SECONDS, WHOLE, Chain
 from stories import Once, kill, spread
 
 from dualdeploy import spending
-from dualdeploy.errors import NoCapacity, PermissionSpreads
-from dualdeploy.ledger import Holdup, State
+from dualdeploy.errors import NoCapacity, PermissionSpreads, ServiceUnavailable
+from dualdeploy.ledger import Holdup, State, names
 from dualdeploy.testing import Failing
+from dualdeploy.testing.failing import ProcessDied
+from dualdeploy.ticks import MOST_BEGUN
+from dualdeploy.vertex import CustomJobSpec, Job
 
 QUOTA = "429 RESOURCE_EXHAUSTED: quota custom_model_training_nvidia_t4_gpus is exceeded"
 
@@ -318,7 +322,123 @@ def test_the_only_way_of_asking_keeps_its_place_in_the_queue_until_the_limit(cha
         chain.tick(600)
         chain.drain()
     assert cloud(chain).state is State.FAILED
-    assert "given up after 0 attempts since" in cloud(chain).reason
+    assert "given up after 1 attempt since" in cloud(chain).reason
+
+
+def prepare(chain: Chain, *, minutes: int) -> None:
+    """Vertex AI takes so long to get the machines of each job ready."""
+    created = chain.vertex.create_custom_job
+    ready_at: dict[str, datetime.datetime] = {}
+
+    def create(spec: CustomJobSpec) -> Job:
+        job = created(spec)
+        ready_at[job.name] = chain.clock() + datetime.timedelta(minutes=minutes)
+        chain.vertex.jobs[job.name] = dataclasses.replace(job, state="JOB_STATE_PENDING")
+        return chain.vertex.jobs[job.name]
+
+    def look(_number: int, name: str, when: str) -> None:
+        for job, at in ready_at.items():
+            if chain.vertex.jobs[job].state == "JOB_STATE_PENDING" and chain.clock() >= at:
+                chain.vertex.jobs[job] = dataclasses.replace(
+                    chain.vertex.jobs[job], state="JOB_STATE_RUNNING", started=chain.vertex.jobs[job].created
+                )
+
+    chain.vertex.create_custom_job = create  # type: ignore[method-assign]
+    chain.interfere = look
+
+
+@pytest.mark.parametrize("refused", [0, 1, 2, 3, 4, 5])
+def test_a_job_that_vertex_takes_has_time_to_get_its_machine_ready_whenever_it_was_taken(
+    chain: Chain, refused: int
+) -> None:
+    """At the end of its entry's turn too, or when a turn is shorter than what a machine takes to start."""
+    chain.configure(training={"cloud": {"capacity": [{**LIST[0], "wait": "4m"}, {**LIST[1], "wait": "1m"}]}})
+    prepare(chain, minutes=8)
+    chain.upload(*WHOLE)
+    # All are of the cloud model's job: the other one is taken at once.
+    refuse(chain, 1)
+    chain.vertex.faults.plan("create_custom_job", None)
+    refuse(chain, refused)
+    launch(chain)
+    for _ in range(30):
+        chain.tick()
+        chain.drain()
+    (job,) = chain.jobs_of(cloud(chain).run_id, "cloud")
+    assert chain.vertex.jobs[job].state == "JOB_STATE_RUNNING"
+
+
+def test_a_job_whose_machines_are_replaced_by_vertex_keeps_its_place(chain: Chain) -> None:
+    """Google restarts spot jobs itself, which are queued meanwhile."""
+    chain.configure(training={"cloud": {"capacity": LIST}})
+    chain.upload(*WHOLE)
+    launch(chain)
+    first = cloud(chain).job
+    queue(chain, first)
+    begun = chain.vertex.jobs[first].created
+    chain.vertex.jobs[first] = dataclasses.replace(chain.vertex.jobs[first], started=begun)
+    for _ in range(40):
+        chain.tick()
+        chain.drain()
+    assert (cloud(chain).job, cloud(chain).passed_over) == (first, "")
+
+
+def test_people_see_until_when_a_job_may_be_queued_and_why_it_is_given_up(chain: Chain) -> None:
+    chain.configure(training={"cloud": {"capacity": LIST}})
+    chain.upload(*WHOLE)
+    launch(chain)
+    job, run_id = cloud(chain).job, cloud(chain).run_id
+    queue(chain, job)
+
+    def said() -> str:
+        return chain.standing(run_id, "cloud").waits_for
+
+    what = f"training job {job}, n1-standard-8 with 1 NVIDIA_TESLA_T4 (spot)"
+    assert said() == f"{what}; cancelled if it has no machine by {cloud(chain).queued_until}"
+    chain.clock.advance(1800)
+    assert said() == what
+    chain.vertex.faults.plan("cancel_custom_job", *[Failing(NoCapacity("503: later"))] * 2)
+    chain.tick()
+    chain.tick()
+    assert cloud(chain).passed_over
+    assert said() == f"the end of {what}, which is cancelled: {cloud(chain).passed_over}"
+
+
+def test_newer_data_ends_a_training_that_could_not_be_placed_and_everyone_hears_of_it(chain: Chain) -> None:
+    """It is called off between the end of its job and the launcher's look at that end."""
+    chain.upload(*WHOLE)
+    launch(chain)
+    chain.vertex.end_job(cloud(chain).job, "JOB_STATE_FAILED", error=NO_MACHINE, code=8)
+    chain.clock.advance(60)
+    chain.tick_of("job_notifier")
+    (run_id,) = chain.run_ids()
+    found = chain.ledger.read_launch(run_id, "cloud")
+    chain.ledger.write(
+        names.launch(run_id, "cloud"), found.document.changed(called_off="superseded"), expect=found.generation
+    )
+    for _ in range(3):
+        chain.tick()
+        chain.drain()
+    assert cloud(chain).state is State.SUPERSEDED
+    (told,) = chain.messages("training-completed", target="cloud")
+    assert (told["outcome"], told["reason"]) == ("cancelled", "superseded")
+
+
+@pytest.mark.parametrize("operation", ["find_custom_jobs", "create_custom_job"])
+@pytest.mark.parametrize("error", [PermissionSpreads(DENIED), ServiceUnavailable("503"), NoCapacity(QUOTA)])
+def test_whatever_call_of_vertex_is_refused_for_ever_there_is_an_end(
+    chain: Chain, operation: str, error: Exception
+) -> None:
+    chain.upload(*WHOLE)
+    chain.vertex.faults.plan(operation, *[Failing(error)] * 1000)
+    launch(chain)
+    for _ in range(60):
+        launcher_tick(chain, 1800)
+    assert cloud(chain).state is State.FAILED
+    assert str(error) in cloud(chain).reason
+    chain.drain()
+    chain.tick()
+    chain.drain()
+    assert len(chain.messages("training-completed", target="cloud")) == 1
 
 
 # Taken away ------------------------------------------------------------------------------------------------------
@@ -350,6 +470,21 @@ def test_a_job_whose_machines_were_taken_away_goes_on_within_what_is_left_of_its
     assert chain.vertex.job_specs[second].arguments == chain.vertex.job_specs[first].arguments
     chain.settle()
     assert chain.standing(cloud(chain).run_id, "cloud").state is State.LIVE
+
+
+def test_machines_that_are_taken_away_at_once_are_none(chain: Chain) -> None:
+    chain.configure(training={"cloud": {"capacity": LIST[:2], "timeout": "7d"}})
+    chain.upload(*WHOLE)
+    launch(chain)
+    for _ in range(60):
+        for job in chain.jobs_of(cloud(chain).run_id, "cloud"):
+            if job in chain.unfinished_jobs():
+                take_away(chain, job, after=5)
+        chain.tick(1800)
+        chain.drain()
+    assert {way(chain, job) for job in chain.jobs_of(cloud(chain).run_id, "cloud")} == set(WAYS[:2])
+    assert cloud(chain).state is State.FAILED
+    assert "given up after" in cloud(chain).reason
 
 
 def test_a_job_that_used_up_its_time_is_not_asked_for_again(chain: Chain) -> None:
@@ -413,31 +548,36 @@ def test_each_job_costs_what_its_own_machine_costs(chain: Chain) -> None:
 # Killed ----------------------------------------------------------------------------------------------------------
 
 
-def told_without_machines(death: Once | None = None) -> Chain:
-    """The first two jobs for the cloud stay queued, or cannot be placed; the third learns. Checked on the way."""
+def answer(chain: Chain) -> None:
+    """The first two jobs for the cloud stay queued, or cannot be placed; the third learns."""
+    for run_id in chain.run_ids():
+        unfinished = [job for job in chain.jobs_of(run_id, "cloud") if job in chain.unfinished_jobs()]
+        assert len(unfinished) <= 1, unfinished
+        for job in unfinished:
+            if way(chain, job) == WAYS[0]:
+                queue(chain, job)
+            elif way(chain, job) == WAYS[1]:
+                chain.vertex.end_job(job, "JOB_STATE_FAILED", error=NO_MACHINE, code=8)
+            else:
+                chain.train(job)
+        for job in chain.jobs_of(run_id, "mobile"):
+            if job in chain.unfinished_jobs():
+                chain.train(job)
+    chain.vertex.finish_operations()
+
+
+def told_without_machines(number: int = -1, disturb: Callable[[Chain], None] | None = None) -> Chain:
+    """Each answer of Vertex AI that leads on along the list, and a disturbance at one operation."""
     chain = Chain()
     chain.configure(training={"cloud": {"capacity": [{**entry, "wait": "2m"} for entry in LIST]}})
-    if death:
-        chain.interfere = death
+    once = Once(number, lambda _: disturb(chain) if disturb else None)
+    chain.interfere = once
     chain.upload(*WHOLE)
-    for _ in range(40):
+    for _ in range(50):
         chain.drain()
-        for run_id in chain.run_ids():
-            jobs = chain.jobs_of(run_id, "cloud")
-            unfinished = [job for job in jobs if job in chain.unfinished_jobs()]
-            assert len(unfinished) <= 1, unfinished
-            for job in unfinished:
-                if way(chain, job) == WAYS[0]:
-                    queue(chain, job)
-                elif way(chain, job) == WAYS[1]:
-                    chain.vertex.end_job(job, "JOB_STATE_FAILED", error=NO_MACHINE, code=8)
-                else:
-                    chain.train(job)
-            for job in chain.jobs_of(run_id, "mobile"):
-                if job in chain.unfinished_jobs():
-                    chain.train(job)
-        chain.vertex.finish_operations()
+        answer(chain)
         chain.tick()
+    assert bool(once.operation) == bool(disturb)
     (run_id,) = chain.run_ids()
     assert [chain.standing(run_id, target).state for target in ("cloud", "mobile")] == [State.LIVE, State.LIVE]
     asked = [way(chain, job) for job in chain.jobs_of(run_id, "cloud")]
@@ -447,9 +587,113 @@ def told_without_machines(death: Once | None = None) -> Chain:
     return chain
 
 
-def test_whoever_dies_on_the_way_along_the_list_asks_for_no_second_job_and_gets_the_machine() -> None:
+def freeze(chain: Chain) -> None:
+    """Sleep for longer than a lease, and for long enough that others go on to the next entry."""
+    chain.interfere = lambda *_: None
+    for _ in range(18):
+        chain.clock.advance(60)
+        for service in ("training_launcher", "job_notifier", "training_launcher"):
+            chain.tick_of(service)
+        answer(chain)
+
+
+@pytest.mark.parametrize("disturb", [lambda _: kill(""), freeze], ids=["dies", "is frozen"])
+def test_whoever_is_disturbed_on_the_way_along_the_list_asks_for_no_second_job_and_gets_the_machine(
+    disturb: Callable[[Chain], None],
+) -> None:
     count = len(told_without_machines().operations)
     for number in spread(range(count), most=30):
-        death = Once(number, kill)
-        told_without_machines(death)
-        assert death.operation
+        told_without_machines(number, disturb)
+
+
+def at_first(chain: Chain, operation: str, act: Callable[[], None]) -> None:
+    """Let others act before whoever does this next goes on."""
+
+    def look(_number: int, name: str, when: str) -> None:
+        if (name, when) == (operation, "before"):
+            chain.interfere = lambda *_: None
+            act()
+
+    chain.interfere = look
+
+
+@pytest.mark.parametrize("operation", ["vertex.find_custom_jobs", "vertex.create_custom_job"])
+def test_a_launcher_that_was_frozen_over_an_attempt_leaves_the_next_attempt_alone(chain: Chain, operation: str) -> None:
+    def go_on() -> None:
+        chain.clock.advance(LEASE_SECONDS + 120)
+        chain.tick_of("training_launcher")
+        chain.vertex.end_job(cloud(chain).job, "JOB_STATE_FAILED", error=NO_MACHINE, code=8)
+        for _ in range(3):
+            chain.clock.advance(60)
+            chain.tick_of("job_notifier")
+            chain.tick_of("training_launcher")
+        assert (cloud(chain).state, cloud(chain).attempt) == (State.TRAINING, 2)
+
+    chain.upload(*WHOLE)
+    at_first(chain, operation, go_on)
+    launch(chain)
+    second = cloud(chain).job
+    for _ in range(4):
+        chain.tick()
+        chain.drain()
+    assert (cloud(chain).state, cloud(chain).job) == (State.TRAINING, second)
+    jobs = chain.jobs_of(cloud(chain).run_id, "cloud")
+    assert [job for job in jobs if job in chain.unfinished_jobs()] == [second]
+
+
+def test_a_second_job_of_an_attempt_that_could_not_be_placed_is_not_taken_for_the_next(chain: Chain) -> None:
+    """It came of a creation that got no answer, and was cancelled as one too many."""
+    chain.upload(*WHOLE)
+    launch(chain)
+    first, spec = cloud(chain).job, chain.vertex.job_specs[cloud(chain).job]
+    surplus = chain.vertex.create_custom_job(spec).name
+    chain.vertex.cancel_custom_job(surplus)
+    late = chain.vertex.create_custom_job(spec).name
+    chain.vertex.end_job(first, "JOB_STATE_FAILED", error=NO_MACHINE, code=8)
+    for _ in range(4):
+        chain.tick()
+        chain.drain()
+    assert cloud(chain).state is State.TRAINING
+    assert cloud(chain).job not in {first, surplus, late}
+    assert chain.vertex.jobs[late].state == "JOB_STATE_CANCELLED"
+
+
+def test_a_notifier_that_was_frozen_before_it_looked_at_a_job_that_is_given_up_calls_it_no_end(chain: Chain) -> None:
+    chain.configure(training={"cloud": {"capacity": LIST}})
+    chain.upload(*WHOLE)
+    launch(chain)
+    queue(chain, cloud(chain).job)
+
+    def go_on() -> None:
+        chain.clock.advance(900)
+        chain.tick_of("job_notifier")
+        chain.tick_of("training_launcher")
+        assert cloud(chain).passed_over
+
+    at_first(chain, "vertex.get_custom_job", go_on)
+    chain.clock.advance(60)
+    chain.tick_of("job_notifier")
+    for _ in range(4):
+        chain.tick()
+        chain.drain()
+    assert way(chain, cloud(chain).job) == WAYS[1]
+    assert chain.messages("training-completed", target="cloud") == []
+
+
+def test_a_launcher_that_dies_each_time_it_has_a_job_leaves_none_behind_when_it_is_given_up(chain: Chain) -> None:
+    deaths = []
+
+    def die(_number: int, name: str, when: str) -> None:
+        if when == "after" and name.startswith("vertex.") and chain.vertex.jobs and len(deaths) <= MOST_BEGUN:
+            deaths.append(name)
+            raise ProcessDied
+
+    chain.interfere = die
+    chain.upload(*WHOLE)
+    launch(chain)
+    for _ in range(60):
+        launcher_tick(chain, 60)
+    assert cloud(chain).state is State.FAILED
+    assert "given up after 10 attempts" in cloud(chain).reason
+    assert chain.jobs_of(cloud(chain).run_id, "cloud")
+    assert chain.unfinished_jobs() == []

@@ -63,7 +63,8 @@ def test_the_job_asks_for_it() -> None:
         trainer_image="trainer@sha256:1",
     )
     placed = Placement(since="", wait=60, machine="n1-standard-8", strategy="standard")
-    spec = job_spec.custom_job(run(("a.tfrecord", 55_000_000_000)), "cloud", settings, placement=placed, timeout=60)
+    large = run(("a.tfrecord", 55_000_000_000))
+    spec = job_spec.custom_job(large, "cloud", settings, placement=placed, timeout=60, attempt=1)
     assert spec.disk_gb == 150
 
 

@@ -158,14 +158,14 @@ class Placement(Document):
 class Launch(_Moving):
     """The training of one target of a run, as training_launcher knows it.
 
-    `attempt` counts the jobs that Vertex AI took for it, `job` is the present one, `jobs` are those before it.
+    `attempt` counts the jobs that Vertex AI took for it, `job` is the present one.
     `unanswered` says that a creation ended without an answer, so that a job may exist that nobody named yet.
     `asked` counts refusals for lack of quota or capacity, `retry_at` is when Vertex AI is asked again,
     `no_capacity_since` when it first had no machine, since the last job that ran. `placement` is how the machines are
     asked for; without it, as the first entry of the configuration says. A job that is queued longer than until
     `queued_until` is cancelled, and `passed_over` says why; `called_off` is why newer data takes its place. Both are
     written before the job is cancelled.
-    `spent_seconds` and `spent_usd` (None: not known) are of the jobs in `jobs`.
+    `spent_seconds` and `spent_usd` (None: not known) are of the attempts before.
     """
 
     v: int = 1
@@ -174,7 +174,6 @@ class Launch(_Moving):
     target: str
     attempt: int = 0
     job: str = ""
-    jobs: tuple[str, ...] = ()
     unanswered: bool = False
     asked: int = 0
     holdup: Holdup | None = None
