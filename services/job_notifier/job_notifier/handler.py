@@ -137,7 +137,9 @@ class JobNotifier:
                 # The launcher decides how the machines are asked for.
                 self._due.put(f"{LAUNCH}/{launch.run_id}", service=LAUNCHER)
             return None
-        return self._judge(launch, attempt, job)
+        # Why a job is cancelled is written first: what was read before the job may be older than that.
+        launch = self._ledger.read_launch(launch.run_id, launch.target).document
+        return self._judge(launch, attempt, job) if launch.attempt == attempt else None
 
     def _judge(self, launch: Launch, attempt: int, job: Job) -> Ended:
         seconds = _seconds(job)

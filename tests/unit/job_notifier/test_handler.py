@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import itertools
+import logging
 
 import pytest
 from chain import SERVICES, Chain, Delivery
@@ -187,6 +188,8 @@ def test_a_log_line_of_a_job_that_is_not_ours_is_ignored(chain: Chain, job: str)
 def test_a_job_that_did_not_succeed_ends_the_training_with_vertexs_reason(
     chain: Chain, run_id: str, job: str, state: str, outcome: str
 ) -> None:
+    begun = chain.vertex.jobs[job].created
+    chain.vertex.jobs[job] = dataclasses.replace(chain.vertex.jobs[job], started=begun)
     chain.vertex.end_job(job, state, error="The replica workerpool0-0 exited with a non-zero status of 1.")
     assert hear(chain, chain.log_hint(job))[0] == "done"
     (message,) = told(chain)
@@ -391,11 +394,25 @@ def test_a_document_that_nobody_can_read_keeps_no_other_training(chain: Chain, r
     assert f"gs://ledger/{path} cannot be read" in chain.ledger.rejections()[0].reason
 
 
-def test_a_marker_of_a_training_that_was_never_begun_is_forgotten(chain: Chain) -> None:
-    Due("job_notifier", chain.ledger).put("job/flowers-000000000000/cloud/1")
+REMINDERS = [
+    ("training_launcher", "launch/flowers-000000000000"),
+    ("job_notifier", "job/flowers-000000000000/cloud/1"),
+    ("cloud_deployer", "release/flowers-000000000000/2"),
+    ("mobile_publisher", "release/flowers-000000000000/2"),
+]
+
+
+@pytest.mark.parametrize(("service", "key"), REMINDERS)
+def test_a_reminder_of_what_was_never_written_is_forgotten_and_is_no_error(
+    chain: Chain, caplog: pytest.LogCaptureFixture, service: str, key: str
+) -> None:
+    """Whoever writes a document reminds of it first, so that a reminder without one is an ordinary moment."""
+    Due(service, chain.ledger).put(key)
     for _ in range(20):
-        notifier_tick(chain)
-    assert "job_notifier/job/flowers-000000000000/cloud/1" not in chain.active()
+        chain.clock.advance(60)
+        chain.tick_of(service)
+    assert f"{service}/{key}" not in chain.active()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_a_hint_that_says_nothing_new_costs_no_call_of_vertex(chain: Chain, run_id: str, job: str) -> None:
@@ -452,6 +469,12 @@ def test_what_fails_at_vertex_before_the_container_ran_is_asked_for_again(
     chain.vertex.end_job(job, "JOB_STATE_FAILED", error=error, code=code)
     notifier_tick(chain)
     assert ended(chain, run_id).outcome == outcome
+
+
+def test_a_job_that_expired_in_the_queue_is_asked_for_again(chain: Chain, run_id: str, job: str) -> None:
+    chain.vertex.end_job(job, "JOB_STATE_EXPIRED")
+    notifier_tick(chain)
+    assert ended(chain, run_id).outcome == "no_capacity"
 
 
 def test_without_capacity_for_a_day_the_training_is_given_up_in_words_that_say_why(chain: Chain, run_id: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dualdeploy import clock as clocks
 from dualdeploy.ledger import names
 from dualdeploy.ledger.documents import AnyState, Document, Ended, Launch, Moment, PlannedStep, Release
 from dualdeploy.ledger.ledger import Ledger, UnreadableDocument
@@ -47,15 +48,16 @@ def standing(ledger: Ledger, run_id: str, target: str) -> Standing:
     ended = _ended(ledger, launch)
     n = ledger.newest_release_number(run_id, target)
     if n == 0:
-        return _of_training(launch, ended)
+        return _of_training(launch, ended, ledger)
     try:
         found = ledger.find_release(Release, run_id, target, n)
     except UnreadableDocument as exc:
-        training = _of_training(launch, ended)
+        training = _of_training(launch, ended, ledger)
         return training.changed(
             state="unreadable", release=n, reason=str(exc), waits_for="someone to mend it; /abort ends it"
         )
-    return _of_release(found.document, launch, ended) if found else _of_training(launch, ended)
+    training = _of_training(launch, ended, ledger)
+    return _of_release(found.document, training) if found else training
 
 
 def _launch(ledger: Ledger, run_id: str, target: str) -> Launch:
@@ -81,7 +83,7 @@ def _ended(ledger: Ledger, launch: Launch) -> Ended | None:
     return found.document if found else None
 
 
-def _of_training(launch: Launch, ended: Ended | None) -> Standing:
+def _of_training(launch: Launch, ended: Ended | None, ledger: Ledger) -> Standing:
     state, since, reason = launch.state, launch.since, launch.reason
     history = launch.history
     if ended and state == State.TRAINING and ended.outcome != "no_capacity":
@@ -96,7 +98,7 @@ def _of_training(launch: Launch, ended: Ended | None) -> Standing:
         state=state,
         since=since,
         reason=reason,
-        waits_for=_training_waits_for(launch, state),
+        waits_for=_training_waits_for(launch, state, now=clocks.to_text(ledger.clock())),
         job=launch.job,
         attempt=launch.attempt,
         history=history,
@@ -104,7 +106,7 @@ def _of_training(launch: Launch, ended: Ended | None) -> Standing:
     )
 
 
-def _training_waits_for(launch: Launch, state: str) -> str:
+def _training_waits_for(launch: Launch, state: str, *, now: str) -> str:
     if state == State.TRAINED:
         return "its release to begin"
     if state in TRAINING_ENDS:
@@ -115,9 +117,15 @@ def _training_waits_for(launch: Launch, state: str) -> str:
         return f"{launch.holdup.what}, since {launch.holdup.since}{asked}"
     if state == "unreadable":
         return "someone to mend it"
-    if state == State.TRAINING:
-        return f"training job {launch.job}" + (f", {launch.placement.describe()}" if launch.placement else "")
-    return "the next tick"
+    return _job_waits_for(launch, now=now) if state == State.TRAINING else "the next tick"
+
+
+def _job_waits_for(launch: Launch, *, now: str) -> str:
+    job = f"training job {launch.job}" + (f", {launch.placement.describe()}" if launch.placement else "")
+    if launch.called_off or launch.passed_over:
+        return f"the end of {job}, which is cancelled: {launch.called_off or launch.passed_over}"
+    # Whether it has begun, only Vertex AI knows.
+    return job + (f"; cancelled if it has no machine by {launch.queued_until}" if now < launch.queued_until else "")
 
 
 def _facts_of_training(ended: Ended | None) -> dict[str, Any]:
@@ -133,8 +141,7 @@ def _facts_of_training(ended: Ended | None) -> dict[str, Any]:
     return {key: value for key, value in known.items() if value is not None}
 
 
-def _of_release(release: Release, launch: Launch, ended: Ended | None) -> Standing:
-    training = _of_training(launch, ended)
+def _of_release(release: Release, training: Standing) -> Standing:
     fields = set(Release.model_fields)
     facts = {key: value for key, value in release.model_dump(mode="json").items() if key not in fields}
     return training.changed(
