@@ -294,6 +294,10 @@ class TargetTraining(_Section):
         faults = (f"capacity.{number}: {each.fault}" for number, each in enumerate(self.capacity) if each.fault)
         if fault := "; ".join(faults):
             raise ValueError(fault)
+        for number, (each, before) in enumerate(zip(self.capacity[1:], self.capacity, strict=False), start=1):
+            # A queued job would lose its place for the same machine.
+            if each.model_copy(update={"wait": before.wait}) == before:
+                raise ValueError(f"capacity.{number} asks for the same as the entry before it: make one of both")
         return self
 
     @pydantic.model_validator(mode="after")
@@ -692,7 +696,7 @@ def parse(text: bytes | str, *, source: str) -> DatasetConfig:
     try:
         return DatasetConfig.model_validate(document)
     except pydantic.ValidationError as exc:
-        raise InvalidDatasetConfig(f"{source}: " + "; ".join(map(_fault, exc.errors()))) from exc
+        raise InvalidDatasetConfig(f"{source}: {_faults(exc)}") from exc
 
 
 #: What YAML calls a value where pydantic says a type of Python's.
@@ -703,6 +707,15 @@ _IN_YAML = {
     "model_type": "must be a section of keys, such as {{key: value}}",
     "too_short": "must be a list of at least {min_length}",
 }
+
+
+def _faults(exc: pydantic.ValidationError) -> str:
+    return "; ".join(_fault(error) for error in exc.errors() if not _only_follows(error))
+
+
+def _only_follows(error: Any) -> bool:
+    """Whether a list is called too short because one of its entries, which is told besides, is not counted."""
+    return bool(error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"])
 
 
 def _fault(error: Any) -> str:
@@ -754,5 +767,6 @@ def stored(document: Mapping[str, Any]) -> DatasetConfig:
     try:
         return DatasetConfig.model_validate(document, extra="ignore")
     except pydantic.ValidationError as exc:
-        faults = "; ".join(_fault(error) for error in exc.errors())
-        raise InvalidDatasetConfig(f"the recorded configuration was written by another version: {faults}") from exc
+        raise InvalidDatasetConfig(
+            f"the recorded configuration was written by another version: {_faults(exc)}"
+        ) from exc

@@ -134,6 +134,25 @@ def test_two_long_names_never_become_one_model() -> None:
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
+        *(
+            ({"training": {"cloud": {"capacity": capacity}}}, f"training.cloud: capacity.{number} asks for the same")
+            for number, capacity in [
+                (1, [{}, {"wait": "1h"}]),
+                (2, [{"strategy": "spot"}, {}, {"machine": "n1-standard-8"}]),
+            ]
+        ),
+        ({"training": {"cloud": {"capacity": []}}}, "training.cloud.capacity: must be a list of at least 1"),
+        (
+            {"training": {"cloud": {"capacity": [{"wait": 0}]}}},
+            "training.cloud.capacity.0.wait: Input should be greater than or equal to 60",
+        ),
+        (
+            {"training": {"cloud": {"capacity": [{"wait": "2d"}]}}},
+            "training.cloud.capacity.0.wait: Input should be less than or equal to 86400",
+        ),
+        ({"training": {"cloud": {"capacity": [{"strategy": "cheap"}]}}}, "training.cloud.capacity.0.strategy: "),
+        ({"publishing": {"channels": ["post"]}}, "publishing.channels.0: Input should be"),
+        ({"labels": ["daisy", ["roses"]]}, "labels.1: "),
         ({"dataset": ["flowers"]}, "dataset: Input should be a valid string, not ['flowers']"),
         ({"dataset": "Flowers"}, "dataset: must match [a-z][a-z0-9-]{0,38}"),
         ({"dataset": "flowers/../birds"}, "dataset: must match"),
