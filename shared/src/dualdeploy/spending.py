@@ -155,6 +155,8 @@ def settle(ledger: Ledger, run_id: str, target: str, *, seconds: float, usd: flo
 
 def cost_of(ledger: Ledger, launch: Launch, *, seconds: float) -> float | None:
     """What `seconds` of a training's present job cost; None when its price is not known, or cannot be read."""
+    if not seconds:
+        return 0.0
     if launch.placement:
         price = launch.placement.usd_per_hour
     else:
