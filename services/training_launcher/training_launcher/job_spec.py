@@ -18,7 +18,7 @@ from dualdeploy.training import (
     TrainingJob,
     TrainingParameters,
 )
-from dualdeploy.vertex import ATTEMPT_LABEL, DATASET_LABEL, RUN_LABEL, TARGET_LABEL, CustomJobSpec
+from dualdeploy.vertex import ATTEMPT_LABEL, DATASET_LABEL, ENTRY_LABEL, RUN_LABEL, TARGET_LABEL, CustomJobSpec
 from training_launcher import disk
 from training_launcher.run_split import split_of_run
 from training_launcher.settings import LauncherSettings
@@ -79,7 +79,7 @@ def custom_job(
             f"gs://{settings.models_bucket}/{training.job_name(run.run_id, target)}",
         ],
         environment={"GOOGLE_CLOUD_PROJECT": settings.project},
-        labels={**job_labels(run, target), ATTEMPT_LABEL: str(attempt)},
+        labels={**job_labels(run, target), ATTEMPT_LABEL: str(attempt), ENTRY_LABEL: str(placement.entry)},
         machine=placement.machine,
         accelerator_type=placement.accelerator,
         accelerator_count=placement.count,

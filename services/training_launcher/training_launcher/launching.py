@@ -36,6 +36,7 @@ from dualdeploy.object_store import ObjectStore
 from dualdeploy.spending import Estimate
 from dualdeploy.ticks import Next
 from dualdeploy.training import TARGETS
+from dualdeploy.vertex import Job
 from training_launcher import budget, placing
 from training_launcher.admission import Admission, examine
 from training_launcher.data_sets import DataSets
@@ -286,13 +287,14 @@ class Launching:
             raise
         except RetryLater as exc:
             return self._wait(each, exc)
-        return self._accepted(each, job.name)
+        return self._accepted(each, job)
 
-    def _accepted(self, each: _Target, job: str) -> tuple[str, datetime.datetime | None]:
+    def _accepted(self, each: _Target, job: Job) -> tuple[str, datetime.datetime | None]:
         attempt = each.document.attempt + 1
+        placement = placing.placement_of(job, each.run, each.document, each.estimate)
         until = placing.queued_until(
             each.run,
-            each.document,
+            each.document.changed(placement=placement),
             each.estimate,
             now=self._ledger.clock(),
             limit=self._settings.launch_limit_seconds,
@@ -300,10 +302,10 @@ class Launching:
         training = self._move(
             each.launch,
             State.TRAINING,
-            note=f"{job}, {each.placement.describe()}",
-            job=job,
+            note=f"{job.name}, {placement.describe()}",
+            job=job.name,
             attempt=attempt,
-            placement=each.placement,
+            placement=placement,
             queued_until=clocks.to_text(until),
         )
         return self._training(dataclasses.replace(each, launch=training))
@@ -388,7 +390,7 @@ class Launching:
         if each.seconds_left < LEAST_SECONDS:
             used = f"after {after.spent_seconds:.0f} s nothing is left of its timeout to go on with"
             return self._end(each.launch, State.FAILED, f"{used}: {ended.reason}"), None
-        placement, retry_at = self._next_attempt(each, asked=after.asked)
+        placement, retry_at = self._next_attempt(each)
         self._move(
             each.launch,
             State.LAUNCHING,
@@ -400,18 +402,21 @@ class Launching:
         )
         return f"waits for capacity until {clocks.to_text(retry_at)}", retry_at
 
-    def _next_attempt(self, each: _Target, *, asked: int) -> tuple[Placement, datetime.datetime]:
-        """How the machines are asked for next, after so many refusals, and when: at once where it is another way."""
+    def _next_attempt(self, each: _Target) -> tuple[Placement, datetime.datetime]:
+        """How the machines are asked for next, and when: at once where it is another way, then ever more seldom, and
+        once more when the turn of this way ends."""
         following = placing.following(each.run, each.document, each.estimate, now=self._ledger.clock())
         if following.since != each.placement.since:
             return following, self._in(FIRST_WAIT_SECONDS)
-        return following, min(self._retry_at(asked), max(placing.turn_ends(following), self._in(FIRST_WAIT_SECONDS)))
+        asked_for = (self._ledger.clock() - clocks.from_text(following.since)).total_seconds()
+        wait = min(max(asked_for, FIRST_WAIT_SECONDS), LONGEST_WAIT_SECONDS)
+        return following, min(self._in(wait), max(placing.turn_ends(following), self._in(FIRST_WAIT_SECONDS)))
 
     def _call_off_unnamed(self, each: _Target) -> tuple[str, datetime.datetime | None]:
         """Whoever launched it may have died between creating a job and recording its name: then it ends by that job."""
         jobs = self._jobs.present(each.run, each.document)
         if jobs:
-            return self._accepted(each, jobs[0].name)
+            return self._accepted(each, jobs[0])
         return self._end(each.launch, State.SUPERSEDED, each.document.called_off), None
 
     def _end(self, launch: Versioned[Launch], state: State, note: str, **changes: object) -> str:
@@ -460,7 +465,7 @@ class Launching:
         retry_at = self._retry_at(asked)
         if isinstance(exc, NoCapacity):
             since = document.no_capacity_since or since
-            placement, retry_at = self._next_attempt(each, asked=asked)
+            placement, retry_at = self._next_attempt(each)
             changes = {"no_capacity_since": since, "placement": placement}
         seconds = min(exc.patience, self._settings.launch_limit_seconds)
         until = clocks.from_text(since) + datetime.timedelta(seconds=seconds)

@@ -8,6 +8,7 @@ from dualdeploy import clock as clocks
 from dualdeploy import dataset_config
 from dualdeploy.ledger import Launch, Placement, Run
 from dualdeploy.spending import Estimate
+from dualdeploy.vertex import ENTRY_LABEL, Job
 
 #: What Vertex AI needs to say that it waited for long enough (`flex_start`), before it is told so.
 ITS_OWN_WAIT_SECONDS = 600.0
@@ -19,6 +20,15 @@ PREPARING_SECONDS = 600.0
 def placement(run: Run, launch: Launch, estimate: Estimate) -> Placement:
     """How the job is asked for now: as recorded, or as the first entry says."""
     return launch.placement or _entry(run, launch.target, estimate, number=0, since=launch.since)
+
+
+def placement_of(job: Job, run: Run, launch: Launch, estimate: Estimate) -> Placement:
+    """How `job` was asked for: one whose creation got no answer may be found when another entry has its turn."""
+    present = placement(run, launch, estimate)
+    number = int(job.labels.get(ENTRY_LABEL, present.entry))
+    if number == present.entry:
+        return present
+    return _entry(run, launch.target, estimate, number=number, since=present.since)
 
 
 def following(run: Run, launch: Launch, estimate: Estimate, *, now: datetime.datetime) -> Placement:

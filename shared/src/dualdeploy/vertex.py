@@ -41,6 +41,8 @@ TARGET_LABEL = "dualdeploy_target"
 DATASET_LABEL = "dualdeploy_dataset"
 #: Which attempt a training job belongs to: from 1, one more after each job that Vertex AI could not place.
 ATTEMPT_LABEL = "dualdeploy_attempt"
+#: Which entry of `training.<target>.capacity` it was asked for as: from 0.
+ENTRY_LABEL = "dualdeploy_entry"
 #: Digest of the data, and commit of the code that brought it out: for people who look into the registry.
 SNAPSHOT_LABEL = "dualdeploy_snapshot"
 REVISION_LABEL = "dualdeploy_revision"

@@ -64,19 +64,36 @@ def test_a_refused_job_says_why_it_waits_since_when_and_until_when(chain: Chain)
     assert waits_for == f"{QUOTA}, since {branch.holdup.since}; {again}"
 
 
-def test_attempts_become_rarer_up_to_half_an_hour(chain: Chain) -> None:
-    chain.configure(training={"cloud": {"capacity": [{"wait": "1d"}]}})
+@pytest.mark.parametrize(
+    ("capacity", "expected"),
+    [
+        ([{"wait": "1d"}], [1, 2, 4, 8, 16, 32, 62, 92, 122]),
+        # Each entry begins anew, and is asked for once more at the end of its turn.
+        (
+            [{"strategy": "spot", "wait": "10m"}, {"wait": "1d"}],
+            [1, 2, 4, 8, 10, 11, 12, 14, 18, 26, 42, 72, 102],
+        ),
+        (
+            [{"strategy": "spot", "wait": "1m"}, {"wait": "1h"}],
+            [1, 2, 3, 5, 9, 17, 33, 61, 62, 63, 64, 66, 70, 78, 94, 122, 123, 124, 125, 127],
+        ),
+    ],
+)
+def test_attempts_become_rarer_up_to_half_an_hour(
+    chain: Chain, capacity: list[dict[str, str]], expected: list[int]
+) -> None:
+    chain.configure(training={"cloud": {"capacity": capacity}})
     chain.upload(*WHOLE)
     refuse(chain, 1)
     launch(chain)
     asked_at = []
-    refuse(chain, 12)
-    for minute in range(1, 131):
+    refuse(chain, 40)
+    for minute in range(1, 129):
         before = attempts(chain)
         launcher_tick(chain, 60)
         if attempts(chain) > before:
             asked_at.append(minute)
-    assert asked_at == [1, 2, 4, 8, 16, 32, 62, 92, 122]
+    assert asked_at == expected
 
 
 @pytest.mark.parametrize("minutes", range(1, 15))
@@ -623,20 +640,22 @@ def test_a_launcher_that_was_frozen_over_an_attempt_leaves_the_next_attempt_alon
         chain.clock.advance(LEASE_SECONDS + 120)
         chain.tick_of("training_launcher")
         chain.vertex.end_job(cloud(chain).job, "JOB_STATE_FAILED", error=NO_MACHINE, code=8)
-        for _ in range(3):
+        for _ in range(9):
             chain.clock.advance(60)
             chain.tick_of("job_notifier")
             chain.tick_of("training_launcher")
-        assert (cloud(chain).state, cloud(chain).attempt) == (State.TRAINING, 2)
+        seconds.append(cloud(chain).job)
+
+    seconds: list[str] = []
 
     chain.upload(*WHOLE)
     at_first(chain, operation, go_on)
     launch(chain)
-    second = cloud(chain).job
     for _ in range(4):
         chain.tick()
         chain.drain()
-    assert (cloud(chain).state, cloud(chain).job) == (State.TRAINING, second)
+    (second,) = seconds
+    assert (cloud(chain).state, cloud(chain).attempt, cloud(chain).job) == (State.TRAINING, 2, second)
     jobs = chain.jobs_of(cloud(chain).run_id, "cloud")
     assert [job for job in jobs if job in chain.unfinished_jobs()] == [second]
 
@@ -656,6 +675,30 @@ def test_a_second_job_of_an_attempt_that_could_not_be_placed_is_not_taken_for_th
     assert cloud(chain).state is State.TRAINING
     assert cloud(chain).job not in {first, surplus, late}
     assert chain.vertex.jobs[late].state == "JOB_STATE_CANCELLED"
+
+
+def test_a_job_that_is_found_in_another_entrys_turn_is_what_it_was_asked_for_as(chain: Chain) -> None:
+    chain.configure(training={"cloud": {"capacity": [{**LIST[0], "wait": "1m"}, LIST[2]]}})
+    chain.upload(*WHOLE)
+    create, find = chain.vertex.create_custom_job, chain.vertex.find_custom_jobs
+    hidden: list[str] = []
+
+    def unanswered(spec: CustomJobSpec) -> Job:
+        hidden.append(create(spec).name)
+        raise ServiceUnavailable("no answer for 15 s")
+
+    chain.vertex.create_custom_job = unanswered  # type: ignore[method-assign]
+    chain.vertex.find_custom_jobs = lambda labels: [job for job in find(labels) if job.name not in hidden]  # type: ignore[method-assign]
+    launch(chain)
+    chain.vertex.create_custom_job = create  # type: ignore[method-assign]
+    refuse(chain, 1)
+    launcher_tick(chain, 60)
+    assert cloud(chain).placement.entry == 1
+    first = hidden[0]
+    hidden.clear()
+    launcher_tick(chain, 60)
+    assert (cloud(chain).job, cloud(chain).placement.strategy) == (first, "spot")
+    assert f"{first}, n1-standard-8 with 1 NVIDIA_TESLA_T4 (spot)" in cloud(chain).history[-1].note
 
 
 def test_a_notifier_that_was_frozen_before_it_looked_at_a_job_that_is_given_up_calls_it_no_end(chain: Chain) -> None:

@@ -144,6 +144,7 @@ def test_the_last_shard_of_a_whole_batch_launches_one_job_for_each_target(chain:
             "dualdeploy_target": target,
             "dualdeploy_dataset": "flowers",
             "dualdeploy_attempt": "1",
+            "dualdeploy_entry": "0",
         }
 
 
