@@ -562,6 +562,26 @@ def test_each_job_costs_what_its_own_machine_costs(chain: Chain) -> None:
     assert entry.actual_usd <= entry.reserved_usd
 
 
+def test_a_job_that_never_ran_costs_nothing_on_a_machine_of_unknown_price_too(chain: Chain) -> None:
+    chain.configure(training={"cloud": {"capacity": [{"wait": "1m"}, {**LIST[2], "wait": "1m"}]}})
+    chain.upload(*WHOLE)
+    launch(chain)
+    run_id, first = cloud(chain).run_id, cloud(chain).job
+    estimate = spending.read_estimate(chain.ledger, run_id)
+    known, unknown = estimate.targets["cloud"].by_entry
+    assert unknown is None
+    take_away(chain, first, after=1800)
+    for _ in range(60):
+        for job in chain.jobs_of(run_id, "cloud"):
+            if job in chain.unfinished_jobs():
+                chain.vertex.end_job(job, "JOB_STATE_FAILED", error=NO_MACHINE, code=8)
+        chain.tick(1800)
+        chain.drain()
+    assert cloud(chain).state is State.FAILED
+    entry = spending.read_account(chain.ledger, "flowers", estimate.month).jobs[f"{run_id}/cloud"]
+    assert entry.actual_usd == pytest.approx(known * 0.5, abs=1e-4)
+
+
 # Killed ----------------------------------------------------------------------------------------------------------
 
 
