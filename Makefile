@@ -88,7 +88,7 @@ else
 # and has the machine for itself.
 test: $(STAMP) ## Every test, the one end-to-end run with real training included (T=path for some)
 	@$(BIN)/python -m pytest tests -m 'not slow and not e2e' --numprocesses 2 --dist loadfile --quiet
-	@$(BIN)/python -m pytest tests -m 'slow and not e2e' --numprocesses 2 --dist loadgroup
+	@$(BIN)/python -m pytest tests -m 'slow and not e2e' --numprocesses 2 --dist loadfile
 	@$(BIN)/python -m pytest tests -m e2e
 endif
 

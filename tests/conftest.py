@@ -23,14 +23,10 @@ hypothesis.settings.load_profile("steady")
 SLOW_TIMEOUT = 600
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.get_closest_marker("slow"):
-            # What a folder of slow tests shares (an environment, a plan, a model) is made once, by one process.
-            item.add_marker(pytest.mark.xdist_group(item.path.parent.name))
-            if not item.get_closest_marker("timeout"):
-                item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
 
 
 def _refuse(status: int) -> None:

@@ -55,7 +55,7 @@ def test_a_network_of_each_kind_goes_the_whole_way(name: str, variants: list[Any
     told: list[str] = []
     asked = stages.Asked(f"keras:{name}", classes=3, image_size=32, variants=variants)
     found = stages.take(asked, lambda stage, _seconds, _what: told.append(stage))
-    assert told[:4] == ["build", "learn", "export", "serve"]
+    assert told[:5] == ["build", "learn", "operators", "export", "serve"]
     assert set(found.milliseconds) == set(variants)
     assert found.millions == pytest.approx(KERAS[name].millions, abs=0.06)
 

@@ -182,7 +182,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(content: str, weights_file:
 
     path = tmp_path / "mine.weights.h5"
     path.write_bytes(weights_file.read_bytes() if content == "another architecture" else b"nothing")
-    with pytest.raises(UnusableWeights, match=r"mine.weights.h5 does not hold weights of mobilenet_v3_large"):
+    with pytest.raises(UnusableWeights, match=r"mine.weights.h5 does not hold weights of MobileNetV3Large"):
         architectures.build("mobilenet_v3_large", classes=2, image_size=SIZE, weights=path)
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from dualdeploy import training
 from dualdeploy.ledger import Run, Shard, Snapshot
+from dualdeploy.ledger.documents import Placement
 from dualdeploy.training import TrainingResult, parse_result
 from dualdeploy.vertex import Job, JobOutcome, VertexGateway
 from local_cloud.vertex import Image, Vertex
@@ -94,7 +95,9 @@ def launched(vertex: Vertex, cloud: Cloud, run: Run) -> str:
     """Launch the mobile job of `run` as the launcher does."""
     described = job_spec.training_job(run, "mobile", models_bucket="models")
     cloud.put(training.job_name(run.run_id, "mobile"), described.to_json(), bucket="models")
-    return gateway(vertex).create_custom_job(job_spec.custom_job(run, "mobile", SETTINGS, timeout=500)).name
+    placed = Placement(since="", wait=60, machine="n1-standard-8", strategy="standard")
+    spec = job_spec.custom_job(run, "mobile", SETTINGS, placement=placed, timeout=500, attempt=1)
+    return gateway(vertex).create_custom_job(spec).name
 
 
 def gateway(vertex: Vertex) -> VertexGateway:
