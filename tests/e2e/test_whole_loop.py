@@ -84,11 +84,6 @@ class Stack:
         assert found.document.current is not None
         return found.document.current.model_dump()
 
-    def waiting(self, run_id: str) -> list[str]:
-        """What has yet to be looked at because of the run and its first releases."""
-        first = (f"/launch/{run_id}", f"/{run_id}/1", f"/{run_id}/cloud/1", f"/{run_id}/mobile/1")
-        return [name for name in self.ledger.names("due/") if name.endswith(first)]
-
     def jobs(self) -> list[Any]:
         host, project = self.environment["VERTEX_EMULATOR_HOST"], self.environment["GOOGLE_CLOUD_PROJECT"]
         url = f"http://{host}/v1/projects/{project}/locations/{self.environment['GOOGLE_CLOUD_REGION']}/customJobs"
@@ -328,8 +323,3 @@ def test_asking_to_retrain_on_unchanged_data_launches_nothing(stack: Stack, run_
     envelope = {"message": {"data": message, "messageId": "again"}, "subscription": "s"}
     assert stack.post("TRAINING_LAUNCHER", "/events/retrain-requested", json=envelope).status_code == 204
     assert stack.ledger.run_ids("flowers") == [run_id]
-
-
-def test_nothing_of_a_run_that_is_over_is_looked_at_again(stack: Stack, run_id: str) -> None:
-    # The last of the tests: what reminds of a document whose writer dies is put three minutes ahead.
-    wait_for(lambda: not stack.waiting(run_id), seconds=240, what="the run's markers to go")
