@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import os
+import resource
 import socket
 import threading
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,3 +76,19 @@ def test_a_worker_that_outlives_its_server_does_no_harm() -> None:
     assert ended.wait(5)
     assert connection.recv(1) == b""
     connection.close()
+
+
+def test_a_server_answers_beside_hundreds_of_connections_and_open_files() -> None:
+    with contextlib.ExitStack() as opened:
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, most), most))
+        for _ in range(1024):
+            opened.enter_context(Path(os.devnull).open("rb"))
+        server = HttpServer(answer, name="crowded").start()
+        opened.callback(server.close)
+        for _ in range(150):
+            connection = http.client.HTTPConnection(server.address, timeout=10)
+            opened.callback(connection.close)
+            connection.request("GET", "/")
+            assert connection.getresponse().read() == b"ok"

@@ -19,6 +19,9 @@ from local_cloud.iam import OWNER
 
 LOOPBACK = "127.0.0.1"
 
+#: Waitress accepts no connection beyond it, without a word.
+_MOST_CONNECTIONS = 10_000
+
 #: Where an application finds who calls, as a member of IAM policies (`serviceAccount:…`).
 CALLER = "local_cloud.caller"
 
@@ -49,6 +52,9 @@ class HttpServer:
             max_request_body_size=4 << 30,
             inbuf_overflow=32 << 20,
             clear_untrusted_proxy_headers=False,
+            # Each caller's port counts as a connection, and select() cannot watch a descriptor above 1023.
+            connection_limit=_MOST_CONNECTIONS,
+            asyncore_use_poll=True,
         )
         # A worker that outlives its server wakes the loop by writing to a descriptor that is closed by then, and
         # may belong to somebody's database by now.
