@@ -67,11 +67,11 @@ def test_a_killed_local_cloud_takes_its_jobs_with_it_and_finds_them_lost(
         assert process.stdout is not None
         name = process.stdout.readline().strip()
         log = tmp_path / "vertex" / "jobs" / name.rsplit("/", 1)[-1] / "log"
-        until(lambda: log.exists() and log.read_text().strip().isdigit(), 10, "the job did not start")
+        until(lambda: log.exists() and log.read_text().strip().isdigit(), 60, "the job did not start")
         pid = int(log.read_text())
         assert is_alive(pid)
         process.send_signal(signal.SIGKILL)
-    until(lambda: not is_alive(pid), 5, "the job outlived the local cloud")
+    until(lambda: not is_alive(pid), 30, "the job outlived the local cloud")
     cloud = new_cloud()
     job = cloud.ended(name)
     assert job.state == State.JOB_STATE_FAILED
