@@ -30,6 +30,7 @@ _NOT_SHIPPED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "tests", "re
 
 #: `python:3.11-slim`, followed by a digest or by the name of a stage.
 _BASE_IMAGE = re.compile(r"^FROM python:\S+", flags=re.MULTILINE)
+_PROCFILE = re.compile(r"web: (.+)\n")
 _BY_DIGEST = re.compile(r"\S+@sha256:[0-9a-f]{64}")
 _PINNED = re.compile(r"^([a-z0-9-]+(?:\[[a-z0-9-]+\])?==[^\s;#]+)", flags=re.MULTILINE)
 
@@ -57,7 +58,7 @@ def package(
     with tempfile.TemporaryDirectory(prefix=f".{service}-", dir=output) as scratch:
         stage = Path(scratch, service)
         shutil.copytree(source, stage, ignore=_NOT_SHIPPED)
-        _pin_base_image(stage / "Dockerfile", base_image)
+        (stage / "Dockerfile").write_text(dockerfile(service, source, base_image=base_image), encoding="utf-8")
         _stage_requirements(service, source, stage, wheel=build_wheel(repository / "shared", stage / "vendor"))
         _normalise(stage)
         digest = tree_digest(stage)
@@ -72,6 +73,20 @@ def service_folders(repository: Path) -> Mapping[str, str]:
     topology = json.loads((repository / "infra" / "topology.json").read_text(encoding="utf-8"))
     kinds = ("services", "web_services", "images")
     return {name: entry["folder"] for kind in kinds for name, entry in topology[kind].items()}
+
+
+def dockerfile(service: str, source: Path, *, base_image: str = "") -> str:
+    """What the image of a service is built by: its own file, or that of all HTTP services with its name and command."""
+    own = source / "Dockerfile"
+    if own.is_file():
+        text = own.read_text(encoding="utf-8")
+    else:
+        command = _PROCFILE.fullmatch((source / "Procfile").read_text(encoding="utf-8"))
+        if command is None:
+            raise NotPackageable(f"services/{service}/Procfile must be one line, web: and the command")
+        text = (source.parent / "Dockerfile").read_text(encoding="utf-8")
+        text = text.replace("${SERVICE}", service).replace("${COMMAND}", command[1])
+    return _BASE_IMAGE.sub(f"FROM {base_image}", text) if base_image else text
 
 
 def build_wheel(project: Path, output: Path) -> Path:
@@ -123,13 +138,6 @@ def _run_build_backend(project: Path, output: Path) -> None:
     )
     if built.returncode != 0:
         raise NotPackageable(f"the wheel of {project.name} could not be built: {built.stderr.strip()[-2000:]}")
-
-
-def _pin_base_image(dockerfile: Path, base_image: str) -> None:
-    if not dockerfile.is_file():
-        raise NotPackageable(f"{dockerfile.name} is missing in the service's folder: every service ships one")
-    if base_image:
-        dockerfile.write_text(_BASE_IMAGE.sub(f"FROM {base_image}", dockerfile.read_text(encoding="utf-8")))
 
 
 def _stage_requirements(service: str, source: Path, stage: Path, *, wheel: Path) -> None:

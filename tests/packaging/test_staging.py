@@ -24,15 +24,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def dockerfile(service: str) -> str:
-    return (REPOSITORY / "services" / service / "Dockerfile").read_text(encoding="utf-8")
-
-
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     """A copy of what packaging reads, to be changed at will."""
     copy = tmp_path / "repository"
-    for part in ("shared", "services/job_notifier", "infra/topology.json"):
+    for part in ("shared", "services/job_notifier", "services/Dockerfile", "infra/topology.json"):
         (copy / part).parent.mkdir(parents=True, exist_ok=True)
         source = REPOSITORY / part
         if source.is_dir():
@@ -144,14 +140,14 @@ def test_no_service_that_needs_no_tensorflow_ships_it(service: str) -> None:
 
 
 @pytest.mark.parametrize("service", HTTP_SERVICES)
-def test_an_image_runs_the_command_of_the_procfile(service: str) -> None:
+def test_an_image_runs_the_command_of_the_procfile(service: str, package: ModuleType) -> None:
     command = procfile_command(REPOSITORY / "services" / service / "Procfile")
-    assert dockerfile(service).splitlines()[-1] == f"CMD exec {command}"
+    assert package.dockerfile(service, REPOSITORY / "services" / service).splitlines()[-1] == f"CMD exec {command}"
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_an_image_requires_hashes_compiles_bytecode_and_does_not_run_as_root(service: str) -> None:
-    text = dockerfile(service)
+def test_an_image_requires_hashes_compiles_bytecode_and_does_not_run_as_root(service: str, package: ModuleType) -> None:
+    text = package.dockerfile(service, REPOSITORY / "services" / service)
     installs = re.findall(r"pip install (.*)", text)
     assert installs == [
         f"--no-cache-dir --require-hashes --no-deps -r {name}" for name in ("dependencies.txt", "requirements.txt")
@@ -165,13 +161,15 @@ def test_an_image_requires_hashes_compiles_bytecode_and_does_not_run_as_root(ser
 @pytest.mark.parametrize("service", SERVICES)
 def test_an_image_copies_only_what_is_staged(service: str, package: ModuleType, tmp_path: Path) -> None:
     folder, _ = package.package(service, output=tmp_path)
-    copies = re.findall(r"^COPY (?!--from)(\S+) ", dockerfile(service), flags=re.MULTILINE)
+    copies = re.findall(
+        r"^COPY (?!--from)(\S+) ", package.dockerfile(service, REPOSITORY / "services" / service), flags=re.MULTILINE
+    )
     assert copies
     assert [source for source in copies if not (folder / source).exists()] == []
 
 
-def test_every_image_starts_from_one_base_by_digest() -> None:
-    builds = [dockerfile(service) for service in SERVICES]
+def test_every_image_starts_from_one_base_by_digest(package: ModuleType) -> None:
+    builds = [package.dockerfile(service, REPOSITORY / "services" / service) for service in SERVICES]
     builds.append((REPOSITORY / "infra" / "deploy" / "cloudbuild.yaml").read_text(encoding="utf-8"))
     bases = {
         base for text in builds for base in re.findall(r"^(?:FROM|    name:) (python:\S+)", text, flags=re.MULTILINE)
