@@ -28,11 +28,16 @@ def graph(
     save: str = "",
     restore: str = "",
     answers: Mapping[str, str] | None = None,
+    sparse: bool = False,
     collected: Sequence[str] = (),
+    variables: bool = False,
     objects: Sequence[str] = (),
     implements: Sequence[str] = (),
 ) -> bytes:
-    """The bytes of saved_model.pb: the graph's own nodes, its functions, and who else leads to them."""
+    """The bytes of saved_model.pb: the graph's own nodes, its functions, and who else leads to them.
+
+    `sparse`: answers have that form as well; `variables`: TensorFlow 1 has noted some.
+    """
     message: Any = type(saved_model.parse(EMPTY_GRAPH))()
     meta_graph = message.meta_graphs.add()
     library = functions.items() if isinstance(functions, Mapping) else functions
@@ -45,9 +50,15 @@ def graph(
             function.attr["api_implements"].SetInParent()
     meta_graph.saver_def.save_tensor_name, meta_graph.saver_def.restore_op_name = save, restore
     for name, tensor in (answers or {}).items():
-        meta_graph.signature_def[name].outputs["answer"].name = tensor
+        answer = meta_graph.signature_def[name].outputs["answer"]
+        answer.name = tensor
+        if sparse:
+            answer.coo_sparse.SetInParent()
     meta_graph.collection_def["saved_model_main_op"].node_list.value.extend(collected)
-    meta_graph.object_graph_def.nodes.add().function.concrete_functions.extend(objects)
+    if variables:
+        meta_graph.collection_def["local_variables"].bytes_list.SetInParent()
+    if objects:
+        meta_graph.object_graph_def.nodes.add().function.concrete_functions.extend(objects)
     data: bytes = message.SerializeToString()
     return data
 

@@ -95,7 +95,20 @@ MISUSED = {
         nodes=[Node("Identity", "answer", inputs=["^saves"])], answers={"serving_default": "answer:0"}
     ),
     "a signature answers in a form without a name": saver(answers={"serving_default": ""}),
+    "a signature answers in two forms, of which one has a name": saver(answers={"serving_default": "x:0"}, sparse=True),
     "the model is initialised with what saves": saver(collected=["saves"]),
+    "a variable of TensorFlow 1 may be initialised with what saves": saver(variables=True),
+    "what restores takes what saves gives": graph(
+        Node("StatefulPartitionedCall", "saves", calls="traced_save"),
+        Node("Identity", "between", inputs=["saves:0"]),
+        Node("NoOp", "restores", inputs=["^between"]),
+        functions={"traced_save": [Node("SaveV2")]},
+        save="saves:0",
+        restore="restores",
+    ),
+    "a function without a name is called by what saves": saver(
+        nodes=[Node("SaveV2")], saving=[Node("")], functions={"": NETWORK}
+    ),
     "the network calls what saves": saver(nodes=[Node("StatefulPartitionedCall", calls="traced_save")]),
     "a function calls what saves": saver(functions={"serve": [Node("If", calls="traced_save")]}, objects=["serve"]),
     "an object offers what saves": saver(objects=["traced_save"]),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +114,9 @@ def _refused(message: Any) -> Iterator[Use]:
     """Every use of an operator that is not allowed where it is used."""
     for meta_graph in message.meta_graphs:
         graph = _Graph(meta_graph)
-        for name, nodes in graph.bodies:
+        for name, used in graph.bodies:
             allowed = graph.may.get(name, operators.ALLOWED)
-            for operator in _run_by(nodes):
+            for operator in used:
                 if operator not in graph.functions and operator not in allowed:
                     yield Use(operator, name)
 
@@ -126,28 +126,29 @@ class _Graph:
 
     def __init__(self, meta_graph: Any) -> None:
         graph = meta_graph.graph_def
-        library = [(function.signature.name, function.node_def) for function in graph.library.function]
-        self.bodies = [("", graph.node), *library]
-        self.functions: dict[str, set[str]] = {name: set() for name, _ in library}
-        for name, nodes in library:
-            self.functions[name].update(_run_by(nodes))
-        saver = meta_graph.saver_def
-        names = {_node_of(saver.save_tensor_name), _node_of(saver.restore_op_name)} - _asked_for(meta_graph) - {""}
-        nodes_of = {name: [node for node in graph.node if node.name == name] for name in names}
+        library = [(each.signature.name, dict.fromkeys(_run_by(each.node_def))) for each in graph.library.function]
+        self.bodies = [("", dict.fromkeys(_run_by(graph.node))), *library]
+        self.functions: dict[str, set[str]] = {}
+        for name, used in library:
+            if name:  # without one it could be taken for the graph itself, and nothing that is fine calls it
+                self.functions.setdefault(name, set()).update(used)
+        saver, inputs = meta_graph.saver_def, _inputs(graph)
+        saves, restores = _node_of(saver.save_tensor_name), _node_of(saver.restore_op_name)
+        own = {saves, restores} - _asked_for(meta_graph, inputs) - {""}
         others = self._reached(
             # TensorFlow calls functions by the names in the object graph while it loads, and so may whoever loaded; and
             # it may call one that implements the same interface as another in that one's stead.
-            *_run_by(node for node in graph.node if node.name not in names),
+            *_run_by(node for node in graph.node if node.name not in own),
             *_named_by_objects(meta_graph.object_graph_def),
             *(each.signature.name for each in graph.library.function if "api_implements" in each.attr),
         )
         self.may: dict[str, frozenset[str]] = {}
-        # Whatever both lead to may only do what reading needs: it is the latter that is run.
-        for tensor, more in (
-            (saver.save_tensor_name, operators.SAVES | operators.RESTORES),
-            (saver.restore_op_name, operators.RESTORES),
+        # Whatever both lead to may only do what reading needs: it is the latter that is run, and its inputs with it.
+        for nodes, more in (
+            ({saves}, operators.SAVES | operators.RESTORES),
+            (_before([restores], inputs), operators.RESTORES),
         ):
-            reached = self._reached(*_run_by(nodes_of.get(_node_of(tensor), ())))
+            reached = self._reached(*_run_by(node for node in graph.node if node.name in nodes & own))
             self.may |= dict.fromkeys(reached - others, operators.ALLOWED | more)
 
     def _reached(self, *names: str) -> set[str]:
@@ -155,14 +156,32 @@ class _Graph:
         return _closure(names, lambda name: self.functions.get(name, ())) & self.functions.keys()
 
 
-def _asked_for(meta_graph: Any) -> set[str]:
+def _asked_for(meta_graph: Any, inputs: Mapping[str, Sequence[str]]) -> set[str]:
     """The nodes that run when a signature is asked or the model is initialised."""
-    inputs = {node.name: [_node_of(name) for name in node.input] for node in meta_graph.graph_def.node}
-    outputs = [info.name for signature in meta_graph.signature_def.values() for info in signature.outputs.values()]
-    if not all(outputs):  # a sparse or composite answer names its nodes otherwise
+    answers = [info for signature in meta_graph.signature_def.values() for info in signature.outputs.values()]
+    collections = meta_graph.collection_def.values()
+    # A sparse or composite answer names its nodes otherwise, and so do the variables of TensorFlow 1. Of several forms
+    # in the bytes TensorFlow takes the last.
+    if not all(info.name and _only(info, "name") for info in answers) or not all(
+        _only(each, "node_list") for each in collections
+    ):
         return set(inputs)
-    collected = [name for collection in meta_graph.collection_def.values() for name in collection.node_list.value]
-    return _closure(map(_node_of, [*outputs, *collected]), lambda name: inputs.get(name, ()))
+    collected = (name for each in collections for name in each.node_list.value)
+    return _before([*(info.name for info in answers), *collected], inputs)
+
+
+def _only(message: Any, form: str) -> bool:
+    """Whether none of the other forms that the message may have is there."""
+    return all(field.name == form for field, _ in message.ListFields())
+
+
+def _inputs(graph: Any) -> Mapping[str, Sequence[str]]:
+    return {node.name: [_node_of(name) for name in node.input] for node in graph.node}
+
+
+def _before(tensors: Iterable[str], inputs: Mapping[str, Sequence[str]]) -> set[str]:
+    """The nodes that run when these are asked for."""
+    return _closure(map(_node_of, tensors), lambda name: inputs.get(name, ()))
 
 
 def _named_by_objects(objects: Any) -> Iterator[str]:
@@ -219,9 +238,16 @@ _SCHEMA: Mapping[str, Mapping[str, tuple[int, str]]] = {
     },
     "SaverDef": {"save_tensor_name": (2, "string"), "restore_op_name": (3, "string")},
     "SignatureDef": {"outputs": (2, "@TensorInfo")},
-    "TensorInfo": {"name": (1, "string")},
-    "CollectionDef": {"node_list": (1, "NodeList")},
+    "TensorInfo": {"name": (1, "string"), "coo_sparse": (4, "Other"), "composite_tensor": (5, "Other")},
+    "CollectionDef": {
+        "node_list": (1, "NodeList"),
+        "bytes_list": (2, "Other"),
+        "int64_list": (3, "Other"),
+        "float_list": (4, "Other"),
+        "any_list": (5, "Other"),
+    },
     "NodeList": {"value": (1, "*string")},
+    "Other": {},
     "SavedObjectGraph": {"nodes": (1, "*SavedObject"), "concrete_functions": (2, "@SavedConcreteFunction")},
     "SavedObject": {"function": (6, "SavedFunction"), "bare_concrete_function": (8, "SavedBareConcreteFunction")},
     "SavedFunction": {"concrete_functions": (1, "*string")},
