@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from dualdeploy.settings import CloudSettings, setting
+from dualdeploy.settings import CloudSettings, MonitoringSettings, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DeployerSettings(CloudSettings):
+class DeployerSettings(MonitoringSettings, CloudSettings):
     """See each field's description. The limits are Vertex AI's usual minutes with room to spare."""
 
     predictor_image: str = setting("PREDICTOR_IMAGE", "container image of services/predictor, by digest")
@@ -19,9 +19,6 @@ class DeployerSettings(CloudSettings):
         "how long an upload, a deployment or an undeployment may take",
         default=3600.0,
         minimum=60,
-    )
-    monitoring_emulator_host: str = setting(
-        "MONITORING_EMULATOR_HOST", "host:port of an emulator of Cloud Monitoring; empty for the real one", default=""
     )
     trainer_image: str = setting(
         "TRAINER_IMAGE", "container image of services/trainer: measures the live model on new pictures", default=""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from dualdeploy.settings import WrongSettings, setting
+from dualdeploy.settings import VertexSettings, WebSettings, WrongSettings, setting
 
 #: Where Google keeps the public keys of both kinds of tokens, as JWKS.
 #: Source: https://firebase.google.com/docs/app-check/custom-resource-backend, https://firebase.google.com/docs/auth/admin/verify-id-tokens
@@ -16,12 +16,9 @@ _GOOGLES = re.compile(r"https://[a-z.]+\.googleapis\.com/.*")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GatewaySettings:
+class GatewaySettings(VertexSettings, WebSettings):
     """See each field's description. The limits hold for one instance: times the largest number of instances."""
 
-    project: str = setting("GOOGLE_CLOUD_PROJECT", "id of the Google Cloud project")
-    region: str = setting("GOOGLE_CLOUD_REGION", "region of Vertex AI, for example us-central1")
-    ledger_bucket: str = setting("LEDGER_BUCKET", "bucket that holds the ledger")
     apps: str = setting(
         "FIREBASE_APPS", "app ids of Firebase that may ask, separated by commas; empty: each of the project", default=""
     )
@@ -45,13 +42,9 @@ class GatewaySettings:
     auth_keys_url: str = setting(
         "FIREBASE_AUTH_KEYS_URL", "where the public keys of Firebase Auth are", default=AUTH_KEYS_URL
     )
-    vertex_emulator_host: str = setting(
-        "VERTEX_EMULATOR_HOST", "host:port of a Vertex AI emulator; empty for the real one", default=""
-    )
     auth_emulator_host: str = setting(
         "FIREBASE_AUTH_EMULATOR_HOST", "must not be set on Cloud Run: its tokens are not signed", default=""
     )
-    cloud_run_service: str = setting("K_SERVICE", "set by Cloud Run itself", default="")
 
     def __post_init__(self) -> None:
         """Raises WrongSettings on Cloud Run where anyone but Google would say which tokens are good."""

@@ -95,13 +95,58 @@ def _parse(text: str, kind: Any, *, minimum: float | None) -> Any:
     return number
 
 
-@dataclasses.dataclass(frozen=True)
-class CloudSettings:
-    """What every event service needs to know of its project."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProjectSettings:
+    """What every service needs to know of its project."""
 
     project: str = setting("GOOGLE_CLOUD_PROJECT", "id of the Google Cloud project")
     region: str = setting("GOOGLE_CLOUD_REGION", "region of Vertex AI, for example us-central1")
     ledger_bucket: str = setting("LEDGER_BUCKET", "bucket that holds the ledger")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CallerSettings:
+    """What makes a token of Google's a caller; see `callers`."""
+
+    cloud_run_checks_tokens: bool = setting(
+        "CLOUD_RUN_CHECKS_TOKENS",
+        "true where only who may invoke this Cloud Run service gets in: its tokens come checked and without signature",
+        default=False,
+    )
+    google_certs_url: str = setting(
+        "GOOGLE_CERTS_URL", "where Google's certificates for identity tokens are", default=GOOGLE_CERTS_URL
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VertexSettings:
+    """Of a service that asks Vertex AI."""
+
+    vertex_emulator_host: str = setting(
+        "VERTEX_EMULATOR_HOST", "host:port of a Vertex AI emulator; empty for the real one", default=""
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MonitoringSettings:
+    """Of a service that asks Cloud Monitoring."""
+
+    monitoring_emulator_host: str = setting(
+        "MONITORING_EMULATOR_HOST", "host:port of an emulator of Cloud Monitoring; empty for the real one", default=""
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WebSettings(ProjectSettings):
+    """Of a service that people or apps reach, and events do not."""
+
+    cloud_run_service: str = setting("K_SERVICE", "set by Cloud Run itself", default="")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CloudSettings(VertexSettings, CallerSettings, ProjectSettings):
+    """What every event service reads."""
+
     config_bucket: str = setting("CONFIG_BUCKET", "bucket that holds datasets/<dataset>.yaml")
     models_bucket: str = setting("MODELS_BUCKET", "bucket that training writes to")
     # Without these two no event would be accepted: hence required of an environment.
@@ -117,21 +162,10 @@ class CloudSettings:
         default="",
         required=True,
     )
-    cloud_run_checks_tokens: bool = setting(
-        "CLOUD_RUN_CHECKS_TOKENS",
-        "true where only who may invoke this Cloud Run service gets in: its tokens come checked and without signature",
-        default=False,
-    )
     console_service_account: str = setting(
         "CONSOLE_SERVICE_ACCOUNT",
         "e-mail address of the account that the operators' console calls as; it is believed whom it acts for",
         default="",
-    )
-    google_certs_url: str = setting(
-        "GOOGLE_CERTS_URL", "where Google's certificates for identity tokens are", default=GOOGLE_CERTS_URL
-    )
-    vertex_emulator_host: str = setting(
-        "VERTEX_EMULATOR_HOST", "host:port of a Vertex AI emulator; empty for the real one", default=""
     )
     firebase_ml_emulator_host: str = setting(
         "FIREBASE_ML_EMULATOR_HOST", "host:port of a Firebase ML emulator; empty for the real one", default=""
