@@ -18,12 +18,13 @@ from dualdeploy.entrypoint import health_page
 from dualdeploy.errors import RetryLater
 from dualdeploy.ledger import Ledger
 from dualdeploy.ledger.names import DATASET_NAME
+from dualdeploy.settings import listed
 from gateway import openapi
 from gateway.endpoint import Endpoints
 from gateway.predictions import LIMIT_SECONDS, NotAnswered, Predicted, Predictions
 from gateway.quotas import Limit, OverQuota, Quotas, address_of
 from gateway.serving import WhatServes
-from gateway.settings import GatewaySettings, listed
+from gateway.settings import GatewaySettings
 from gateway.tokens import APP_CHECK_HEADER, Doorkeeper, TokenRefused, Tokens
 
 log = logging.getLogger(__name__)
@@ -226,12 +227,12 @@ def compose(
         door=Doorkeeper(
             Tokens.of_app_check(settings.project, settings.app_check_keys_url),
             Tokens.of_auth(settings.project, settings.auth_keys_url),
-            apps=listed(settings.apps),
+            apps=frozenset(listed(settings.apps)),
             require_user=settings.require_user,
         ),
         quotas=Quotas(),
         limits=Limits.of(settings),
         predictions=Predictions(WhatServes(ledger), endpoints, slots=SLOTS, limit_seconds=limit_seconds),
-        origins=listed(settings.origins),
+        origins=frozenset(listed(settings.origins)),
         project=settings.project,
     )

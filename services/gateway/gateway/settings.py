@@ -63,8 +63,3 @@ class GatewaySettings(VertexSettings, WebSettings):
             faults.append("VERTEX_EMULATOR_HOST is set: an emulator does not serve users; remove it")
         if faults:
             raise WrongSettings("wrong environment for Cloud Run:\n  " + "\n  ".join(faults))
-
-
-def listed(text: str) -> frozenset[str]:
-    """The items of a setting that is separated by commas."""
-    return frozenset(each.strip() for each in text.split(",") if each.strip())

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 
 from dualdeploy.certificates import Certificates, SignatureRefused
 from dualdeploy.errors import DualDeployError
-from dualdeploy.settings import CloudSettings
+from dualdeploy.settings import CloudSettings, listed
 
 _SIGNATURE_TAKEN_AWAY = "SIGNATURE_REMOVED_BY_GOOGLE"
 _ISSUERS = frozenset({"https://accounts.google.com", "accounts.google.com"})
@@ -96,8 +96,8 @@ class Callers:
     def of(cls, settings: CloudSettings) -> Callers:
         """As the environment says."""
         return cls(
-            audiences=_listed(settings.push_audiences),
-            event_senders=_listed(settings.push_service_accounts),
+            audiences=listed(settings.push_audiences),
+            event_senders=listed(settings.push_service_accounts),
             certificates=Certificates(settings.google_certs_url),
             cloud_run_checks_tokens=settings.cloud_run_checks_tokens,
             console=settings.console_service_account,
@@ -186,7 +186,7 @@ class Callers:
 
 def names_audience(audiences: str, address: str) -> bool:
     """Whether PUSH_AUDIENCES, separated by commas, has the address of a service (https://host)."""
-    return any(_audience_pattern(each).fullmatch(address) for each in _listed(audiences))
+    return any(_audience_pattern(each).fullmatch(address) for each in listed(audiences))
 
 
 def _bearer(headers: Headers) -> str:
@@ -218,7 +218,3 @@ def _token(header: str) -> str:
 def _audience_pattern(audience: str) -> re.Pattern[str]:
     """Eventarc names the service's address with its path, Pub/Sub without one: both are for this service."""
     return re.compile(re.escape(audience.rstrip("/")).replace(r"\*", "[a-z0-9-]+") + r"(/[^#]*)?")
-
-
-def _listed(text: str) -> list[str]:
-    return [each.strip() for each in text.split(",") if each.strip()]

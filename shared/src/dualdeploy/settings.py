@@ -76,6 +76,11 @@ def load(kind: type[Settings], environ: Mapping[str, str], **explicit: Any) -> S
     return kind(**values)
 
 
+def listed(text: str) -> list[str]:
+    """The items of a setting that is separated by commas."""
+    return [each.strip() for each in text.split(",") if each.strip()]
+
+
 def _parse(text: str, kind: Any, *, minimum: float | None) -> Any:
     if typing.get_origin(kind) is Literal:
         if text not in typing.get_args(kind):
