@@ -11,10 +11,10 @@ from typing import Any
 
 import flask
 from flask.typing import ResponseReturnValue
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException
 
 from dualdeploy import health, logs
-from dualdeploy.entrypoint import health_page
+from dualdeploy.entrypoint import health_page, read_body
 from dualdeploy.errors import RetryLater
 from dualdeploy.ledger import Ledger
 from dualdeploy.ledger.names import DATASET_NAME
@@ -207,13 +207,8 @@ def _picture() -> bytes:
     request = flask.request
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise NotAnswered(415, "encoding", "compressed bodies are not accepted: send the bytes of the picture")
-    # A chunked body announces no length, and werkzeug cuts it silently: hence one byte more.
-    request.max_content_length = MAX_BODY_BYTES + 1
-    try:
-        body = request.get_data()
-    except RequestEntityTooLarge:
-        body = bytes(MAX_BODY_BYTES + 1)
-    if len(body) > MAX_BODY_BYTES:
+    body = read_body(request, most=MAX_BODY_BYTES)
+    if body is None:
         message = f"a picture may have {MAX_BODY_BYTES} bytes: resize it to what the model takes, and send a PNG"
         raise NotAnswered(413, "size", message)
     return body

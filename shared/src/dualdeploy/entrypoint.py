@@ -76,7 +76,7 @@ class Receiver:
             refusal = self._refusal(request)
             if refusal is not None:
                 return refusal
-            body = _read_body(request)
+            body = read_body(request, most=MAX_BODY_BYTES)
             if body is None:
                 return _answer(413, f"a body may have {MAX_BODY_BYTES} bytes")
             return self._receive(request, body)
@@ -158,15 +158,15 @@ class Receiver:
         return flask.Response(status=204)
 
 
-def _read_body(request: flask.Request) -> bytes | None:
-    """The body, or None when it is too large."""
-    # A chunked body announces no length, and werkzeug cuts it silently: hence one byte more.
-    request.max_content_length = MAX_BODY_BYTES + 1
+def read_body(request: flask.Request, *, most: int) -> bytes | None:
+    """The body, or None when it has more than `most` bytes."""
+    # A chunked body does not announce its length, and werkzeug cuts it silently: hence one byte more.
+    request.max_content_length = most + 1
     try:
         body = request.get_data()
     except RequestEntityTooLarge:
         return None
-    return body if len(body) <= MAX_BODY_BYTES else None
+    return body if len(body) <= most else None
 
 
 def health_page(service: str, health: Health) -> flask.Response:

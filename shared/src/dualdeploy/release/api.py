@@ -16,12 +16,13 @@ from typing import Annotated, Any
 import flask
 import pydantic
 from flask.typing import ResponseReturnValue
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException
 
 from dualdeploy import clock as clocks
 from dualdeploy import health
 from dualdeploy.callers import CallerRefused, Callers
 from dualdeploy.dataset_config import DATASET_NAME, Quantization
+from dualdeploy.entrypoint import read_body
 from dualdeploy.errors import CannotEverSucceed, RetryLater, UnknownRun
 from dualdeploy.ledger import Ledger, Serving, Turn, dataset_of
 from dualdeploy.ledger.standing import standing
@@ -264,13 +265,8 @@ def _fault(error: Any) -> str:
 
 def _read_json(request: flask.Request) -> Any:
     """What the body says, whatever its content type (`curl -d` sends another one). None if it is not JSON."""
-    # A chunked body announces no length, and werkzeug cuts it silently: hence one byte more.
-    request.max_content_length = MAX_BODY_BYTES + 1
-    try:
-        body = request.get_data()
-    except RequestEntityTooLarge:
-        body = bytes(MAX_BODY_BYTES + 1)
-    if len(body) > MAX_BODY_BYTES:
+    body = read_body(request, most=MAX_BODY_BYTES)
+    if body is None:
         raise Refusal(413, f"a request may have {MAX_BODY_BYTES} bytes")
     try:
         return json.loads(body)
