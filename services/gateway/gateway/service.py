@@ -14,6 +14,7 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
 from dualdeploy import health, logs
+from dualdeploy.callers import CallerRefused
 from dualdeploy.entrypoint import health_page, read_body
 from dualdeploy.errors import RetryLater
 from dualdeploy.ledger import Ledger
@@ -25,7 +26,7 @@ from gateway.predictions import LIMIT_SECONDS, NotAnswered, Predicted, Predictio
 from gateway.quotas import Limit, OverQuota, Quotas, address_of
 from gateway.serving import WhatServes
 from gateway.settings import GatewaySettings
-from gateway.tokens import APP_CHECK_HEADER, Doorkeeper, TokenRefused, Tokens
+from gateway.tokens import APP_CHECK_HEADER, Doorkeeper, Tokens
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class Service:
         app.after_request(self._finish)
         for kind, answer in (
             (NotAnswered, self._not_answered),
-            (TokenRefused, lambda exc: self._error(exc.status, "token", str(exc))),
+            (CallerRefused, lambda exc: self._error(exc.status, "token", str(exc))),
             (OverQuota, lambda exc: self._error(429, exc.whose, str(exc), retry_after=math.ceil(exc.seconds))),
             (RetryLater, self._keys_away),
             (HTTPException, lambda exc: self._error(exc.code or 500, "request", exc.description or exc.name)),

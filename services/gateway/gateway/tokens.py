@@ -14,8 +14,8 @@ from typing import Any
 
 import jwt
 
-from dualdeploy.callers import Headers
-from dualdeploy.errors import DualDeployError, ServiceUnavailable
+from dualdeploy.callers import MAX_TOKEN_CHARACTERS, CallerRefused, Headers
+from dualdeploy.errors import ServiceUnavailable
 
 APP_CHECK_HEADER = "X-Firebase-AppCheck"
 
@@ -24,15 +24,6 @@ _KEPT_SECONDS, _SECONDS_BETWEEN_FETCHES = 6 * 3600.0, 60.0
 #: Whoever waits for the keys waits for this long; after a failure nobody asks for some seconds.
 _FETCH_SECONDS, _SECONDS_AFTER_FAILURE = 2.0, 5.0
 _SKEW_SECONDS = 10.0
-_MAX_TOKEN_CHARACTERS = 8192
-
-
-class TokenRefused(DualDeployError):
-    """The token is missing, or not what it must be; `status` is 401, or 403 for an app that is not listed."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class Tokens:
@@ -56,11 +47,11 @@ class Tokens:
         return cls("ID token", keys_url=keys_url, audience=project, issuer=issuer)
 
     def subject(self, token: str) -> str:
-        """The verified `sub`. Raises TokenRefused, or ServiceUnavailable without keys."""
+        """The verified `sub`. Raises CallerRefused, or ServiceUnavailable without keys."""
         if not token:
-            raise TokenRefused(401, f"no {self._what}")
-        if len(token) > _MAX_TOKEN_CHARACTERS:
-            raise TokenRefused(401, f"the {self._what} has more than {_MAX_TOKEN_CHARACTERS} characters")
+            raise CallerRefused(401, f"no {self._what}")
+        if len(token) > MAX_TOKEN_CHARACTERS:
+            raise CallerRefused(401, f"the {self._what} has more than {MAX_TOKEN_CHARACTERS} characters")
         # The keys first: only then does a missing one say something about the token.
         self._fetched(self._keys.get_signing_keys)
         try:
@@ -69,9 +60,9 @@ class Tokens:
             raise self._unavailable(exc) from exc
         # The texts of PyJWT say which claim is wrong, and hold nothing of the token but its key's id.
         except (jwt.exceptions.PyJWTError, ValueError, TypeError, RecursionError) as exc:
-            raise TokenRefused(401, f"the {self._what} is not good: {type(exc).__name__}") from None
+            raise CallerRefused(401, f"the {self._what} is not good: {type(exc).__name__}") from None
         if not self._issuer.fullmatch(str(claims["iss"])):
-            raise TokenRefused(401, f"the {self._what} is not good: it was issued by another")
+            raise CallerRefused(401, f"the {self._what} is not good: it was issued by another")
         return str(claims["sub"])
 
     def _claims(self, token: str) -> Mapping[str, Any]:
@@ -137,13 +128,13 @@ class Doorkeeper:
         self._require_user = require_user
 
     def admit(self, headers: Headers) -> tuple[str, str]:
-        """The app's id and the user's, which may be empty. Raises TokenRefused, ServiceUnavailable."""
+        """The app's id and the user's, which may be empty. Raises CallerRefused, ServiceUnavailable."""
         app = self._app_check.subject(headers.get(APP_CHECK_HEADER, "").strip())
         if self._apps and app not in self._apps:
-            raise TokenRefused(403, f"the app {app} is not one of FIREBASE_APPS")
+            raise CallerRefused(403, f"the app {app} is not one of FIREBASE_APPS")
         scheme, _, token = headers.get("Authorization", "").partition(" ")
         if not scheme and not self._require_user:
             return app, ""
         if scheme.lower() != "bearer":
-            raise TokenRefused(401, "Authorization: Bearer <ID token of Firebase Auth> is needed")
+            raise CallerRefused(401, "Authorization: Bearer <ID token of Firebase Auth> is needed")
         return app, self._auth.subject(token.strip())

@@ -40,7 +40,7 @@ _ONE_TOKEN = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 #: The person who uses the console, as the console knows them.
 PERSON_HEADER = "X-Console-User"
 _PERSON = re.compile(r"[^\s@]+@[^\s@]+")
-_MAX_TOKEN_CHARACTERS = 8192
+MAX_TOKEN_CHARACTERS = 8192
 
 
 class Headers(Protocol):
@@ -208,8 +208,8 @@ def _token(header: str) -> str:
     token = token.strip()
     if scheme.lower() != "bearer":
         return ""
-    if len(token) > _MAX_TOKEN_CHARACTERS:
-        raise CallerRefused(401, f"the token has more than {_MAX_TOKEN_CHARACTERS} characters")
+    if len(token) > MAX_TOKEN_CHARACTERS:
+        raise CallerRefused(401, f"the token has more than {MAX_TOKEN_CHARACTERS} characters")
     if not _ONE_TOKEN.fullmatch(token):
         raise CallerRefused(401, "the token cannot be read: it is not a header, a payload and a signature")
     return token
