@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jwt
@@ -53,7 +53,7 @@ class Tokens:
         if len(token) > MAX_TOKEN_CHARACTERS:
             raise CallerRefused(401, f"the {self._what} has more than {MAX_TOKEN_CHARACTERS} characters")
         # The keys first: only then does a missing one say something about the token.
-        self._fetched(self._keys.get_signing_keys)
+        self._require_keys()
         try:
             claims = self._claims(token)
         except jwt.exceptions.PyJWKClientConnectionError as exc:
@@ -81,9 +81,9 @@ class Tokens:
             raise jwt.InvalidTokenError("sub")
         return claims
 
-    def _fetched(self, get: Callable[[], object]) -> None:
+    def _require_keys(self) -> None:
         try:
-            get()
+            self._keys.get_signing_keys()
         except (jwt.exceptions.PyJWTError, OSError, ValueError) as exc:
             raise self._unavailable(exc) from exc
 
