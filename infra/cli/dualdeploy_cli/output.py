@@ -89,11 +89,6 @@ def sentence(text: str, *, wide: bool = False) -> Text:
     return Text(_TIME.sub(r"\1 \2", printable(text if wide else short(text))))
 
 
-def moment(at: str) -> str:
-    """A time of the ledger as people write it, UTC."""
-    return at[:19].replace("T", " ")
-
-
 def say(text: str, out: Console) -> None:
     """One sentence that only the terminal breaks, so that what it quotes can be copied."""
     from rich.text import Text

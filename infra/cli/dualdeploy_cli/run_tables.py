@@ -10,9 +10,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from dualdeploy.clock import for_people
 from dualdeploy.ledger import State
 from dualdeploy.overview import Runs, RunView, ServingView, TargetView
-from dualdeploy_cli.output import link, moment, printable, say, sentence
+from dualdeploy_cli.output import link, printable, say, sentence
 
 _COLOURS: Mapping[str, str] = {
     State.LIVE: "green",
@@ -35,14 +36,15 @@ def print_runs(views: Sequence[RunView], runs: Runs, dataset: str, out: Console,
     page.lines("Waits", [f"data of {name} waits: {why}" for name, why in runs.waiting_data(dataset)])
     refused = runs.refused(dataset)
     page.lines(
-        "Refused lately", [f"{moment(each.at)}  {each.dataset or '?'}, {each.kind}: {each.reason}" for each in refused]
+        "Refused lately",
+        [f"{for_people(each.at)}  {each.dataset or '?'}, {each.kind}: {each.reason}" for each in refused],
     )
 
 
 def print_run(view: RunView, out: Console, *, wide: bool = False) -> None:
     """One run with its history, its steps and its cost."""
     page = _Page(out, wide=wide)
-    page.line(f"{view.run_id}: data set {view.dataset}, {view.shards} shards, begun {moment(view.created_at)}")
+    page.line(f"{view.run_id}: data set {view.dataset}, {view.shards} shards, begun {for_people(view.created_at)}")
     if view.reason:
         page.line(f"because: {view.reason}")
     if view.refusal:
@@ -70,7 +72,7 @@ class _Page:
 
     def listed(self, view: RunView) -> None:
         """One run in as many lines as it has targets."""
-        self.line(f"{view.run_id}  begun {moment(view.created_at)} UTC")
+        self.line(f"{view.run_id}  begun {for_people(view.created_at)} UTC")
         table = Table.grid(padding=(0, 2))
         for width in (0, len("mobile"), len("rolled_back"), len("~$0.30")):
             table.add_column(no_wrap=True, min_width=width)
@@ -91,7 +93,7 @@ class _Page:
             return
         say("\nServing", self._out)
         for each in views:
-            since = f" since {moment(each.since)}" if each.since else ""
+            since = f" since {for_people(each.since)}" if each.since else ""
             self.line(f"{each.dataset}, {each.target}: {each.serves}{since}", indent=2)
             for each_note in each.notes:
                 self.line(each_note, indent=4)
@@ -116,7 +118,7 @@ class _Page:
             here = "►" if step.partition(":")[0] == view.step else ""
             table.add_row(here, Text(printable(step), style="bold" if here else "dim"))
         for each in view.history:
-            table.add_row(moment(each["at"]), self._sentence(f"{each['state']}  {each['note']}".rstrip()))
+            table.add_row(for_people(each["at"]), self._sentence(f"{each['state']}  {each['note']}".rstrip()))
         self._out.print(table)
 
     def _sentence(self, text: str) -> Text:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.padding import Padding
 
-from dualdeploy_cli.output import link, moment, printable, say, sentence
+from dualdeploy.clock import for_people
+from dualdeploy_cli.output import link, printable, say, sentence
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +41,7 @@ def _lines(body: Mapping[str, Any], *, wide: bool) -> Iterator[str]:
     live = body.get("live") or {}
     current = live.get("current") or {}
     if current:
-        yield f"serves {current['run_id']} since {moment(current['since'])}"
+        yield f"serves {current['run_id']} since {for_people(current['since'])}"
         named = [f"{key} {current[key]}" for key in _NAMED if current.get(key) not in ("", None)]
         if named:
             yield ", ".join(named)
@@ -52,17 +53,17 @@ def _lines(body: Mapping[str, Any], *, wide: bool) -> Iterator[str]:
         taken = f" (taken back: {previous['taken_back']})" if previous.get("taken_back") else ""
         yield f"before: {previous['run_id']}{taken}"
     if live.get("undeployed_at"):
-        yield f"undeployed at {moment(live['undeployed_at'])}: {live.get('undeployed_because', '')}"
+        yield f"undeployed at {for_people(live['undeployed_at'])}: {live.get('undeployed_because', '')}"
     if live.get("retired_at"):
-        yield f"retired at {moment(live['retired_at'])}"
+        yield f"retired at {for_people(live['retired_at'])}"
     for number, each in enumerate(body.get("under_way") or ()):
         yield _unfinished("waits" if number else "under way", each)
     if hold := body.get("hold"):
         by = f" by {hold['by']}" if hold.get("by") else ""
         reason = f": {hold['reason']}" if hold.get("reason") else ""
-        yield f"on hold{by} since {moment(hold['at'])}{reason}; dualdeploy resume {body['dataset']} ends it"
+        yield f"on hold{by} since {for_people(hold['at'])}{reason}; dualdeploy resume {body['dataset']} ends it"
     for each in body.get("refused") or ():
-        yield f"refused at {moment(each['at'])}, {each['kind']}: {each['reason']}"
+        yield f"refused at {for_people(each['at'])}, {each['kind']}: {each['reason']}"
 
 
 def _unfinished(word: str, standing: Mapping[str, Any]) -> str:

@@ -247,7 +247,7 @@ class Boards:
         for text in self._runs.stays(dataset):
             yield Waiting(text, f"make doctor{project}", is_urgent=False)
         for refused in self._runs.refused(dataset):
-            yield Waiting(f"{refused.at[:16].replace('T', ' ')} {refused.kind}: {refused.reason}", _mends(refused.kind))
+            yield Waiting(f"{moment(refused.at)} {refused.kind}: {refused.reason}", _mends(refused.kind))
         letters = self._dead_letters()
         if letters:
             what = f"{letters} dead letters: no service could handle them" if isinstance(letters, int) else letters
@@ -408,8 +408,8 @@ def words(name: str) -> str:
 
 
 def moment(at: str) -> str:
-    """A time as people write it; all are UTC."""
-    return at[:16].replace("T", " ")
+    """A time as people write it, to the minute; all are UTC."""
+    return clocks.for_people(at)[:16]
 
 
 def ago(at: str, now: str) -> str:

@@ -74,6 +74,7 @@ class Service:
         app.config["MAX_CONTENT_LENGTH"] = _MAX_BODY_BYTES
         app.jinja_env.globals.update(asset=self._asset, actions=acting.ACTIONS, titles=boards.TITLES)
         app.jinja_env.filters.update(moment=boards.moment, percent=boards.percent, words=boards.words)
+        app.jinja_env.filters["second"] = clocks.for_people
         app.jinja_env.filters["ago"] = lambda at: boards.ago(at, clocks.to_text(self._clock()))
         app.add_url_rule("/healthz", "healthz", lambda: health_page(SERVICE, health.PROCESS))
         app.add_url_rule("/static/<name>", "static", self._file)

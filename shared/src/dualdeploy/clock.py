@@ -18,6 +18,11 @@ def to_text(moment: datetime.datetime) -> str:
     return moment.astimezone(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def for_people(text: str) -> str:
+    """What `to_text` wrote, as people write it: `2026-11-23 04:40:00`. All times are UTC."""
+    return text[:19].replace("T", " ")
+
+
 def from_text(text: str) -> datetime.datetime:
     """The reverse of `to_text`; accepts any RFC 3339 time. Raises ValueError when `text` is none."""
     moment = datetime.datetime.fromisoformat(text)

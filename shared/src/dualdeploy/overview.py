@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from dualdeploy import clock as clocks
-from dualdeploy.clock import Clock
+from dualdeploy.clock import Clock, for_people
 from dualdeploy.errors import CannotEverSucceed, UnknownRun
 from dualdeploy.ledger import DataSet, Document, Ledger, Rejected, Routings, Serving, dataset_of, names
 from dualdeploy.ledger.standing import standing
@@ -238,16 +238,16 @@ class Runs:
 def _serving(found: Serving, told: Sequence[str]) -> ServingView:
     notes = []
     if found.undeployed_at:
-        notes.append(f"undeployed at {_moment(found.undeployed_at)}: {found.undeployed_because}")
+        notes.append(f"undeployed at {for_people(found.undeployed_at)}: {found.undeployed_because}")
     if found.retired_at:
-        notes.append(f"retired at {_moment(found.retired_at)}")
+        notes.append(f"retired at {for_people(found.retired_at)}")
     if found.hold:
         by = f" by {found.hold.by}" if found.hold.by else ""
         reason = f": {found.hold.reason}" if found.hold.reason else ""
-        notes.append(f"on hold{by} since {_moment(found.hold.at)}{reason}; /resume ends it")
+        notes.append(f"on hold{by} since {for_people(found.hold.at)}{reason}; /resume ends it")
     if found.under_way:
-        notes.append(f"{found.under_way.name} is under way since {_moment(found.under_way.since)}")
-    notes += [f"{each.name} waits since {_moment(each.since)}" for each in found.waiting]
+        notes.append(f"{found.under_way.name} is under way since {for_people(found.under_way.since)}")
+    notes += [f"{each.name} waits since {for_people(each.since)}" for each in found.waiting]
     if found.removing:
         notes.append(f"the cleanup removes {found.removing}")
     current = found.current
@@ -258,8 +258,3 @@ def _serving(found: Serving, told: Sequence[str]) -> ServingView:
         since=current.since if current else "",
         notes=(*notes, *told),
     )
-
-
-def _moment(at: str) -> str:
-    """A time as people write it, to the second; all are UTC."""
-    return at[:19].replace("T", " ")
