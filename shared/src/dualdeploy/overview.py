@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 from dualdeploy import clock as clocks
 from dualdeploy.clock import Clock, for_people
@@ -15,7 +16,7 @@ from dualdeploy.errors import CannotEverSucceed, UnknownRun
 from dualdeploy.ledger import DataSet, Document, Ledger, Rejected, Routings, Serving, dataset_of, names
 from dualdeploy.ledger.standing import standing
 from dualdeploy.object_store import ObjectStore
-from dualdeploy.spending import Entry, Estimate, read_account, read_estimate
+from dualdeploy.spending import Account, Entry, Estimate, read_account, read_estimate
 from dualdeploy.training import TARGETS
 
 #: So many runs are looked at, newest first.
@@ -118,10 +119,12 @@ class Runs:
             ),
             reverse=True,
         )
+        # Most of these runs are of one data set and month, and share an account.
+        account = functools.cache(self._account)
         views = []
         for updated, run_id in claims[:most]:
             try:
-                views.append(self.one(run_id))
+                views.append(self._view(run_id, account))
             except UnknownRun:
                 continue  # taken away meanwhile
             except CannotEverSucceed as exc:
@@ -136,10 +139,16 @@ class Runs:
 
     def one(self, run_id: str) -> RunView:
         """Raises UnknownRun."""
+        return self._view(run_id, self._account)
+
+    def _account(self, dataset: str, month: str) -> Account:
+        return read_account(self._ledger, dataset, month)
+
+    def _view(self, run_id: str, account: Callable[[str, str], Account]) -> RunView:
         run = self._ledger.read_run(run_id)
         estimate = read_estimate(self._ledger, run_id)
         month = estimate.month if estimate else run.created_at[:7]
-        jobs = read_account(self._ledger, run.dataset, month).jobs
+        jobs = account(run.dataset, month).jobs
         return RunView(
             run_id=run_id,
             dataset=run.dataset,
@@ -181,9 +190,7 @@ class Runs:
     def stays(self, dataset: str = "") -> list[str]:
         """What costs and stays, also of data sets that have no configuration any more."""
         told: list[str] = []
-        for name in self._ledger.names("cleanup/"):
-            if dataset and name != names.cleanup(dataset):
-                continue
+        for name in [names.cleanup(dataset)] if dataset else self._ledger.names("cleanup/"):
             try:
                 found = self._ledger.find(name, _Cleanup)
             except CannotEverSucceed as exc:
@@ -195,10 +202,10 @@ class Runs:
     def waiting_data(self, dataset: str = "") -> list[tuple[str, str]]:
         """Data sets with data that nobody could look at yet, and why."""
         found = []
-        for name in self._ledger.names("data/"):
+        for name in [names.data(dataset)] if dataset else self._ledger.names("data/"):
             with contextlib.suppress(CannotEverSucceed):
                 data = self._ledger.find(name, DataSet)
-                if data and data.document.waits and dataset in ("", data.document.dataset):
+                if data and data.document.waits:
                     found.append((data.document.dataset, data.document.waits))
         return found
 

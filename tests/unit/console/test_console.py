@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from operators import NEW, OLD, OWN, STATES, held, under_way
+from operators import NEW, OLD, OWN, STATES, held, under_way, with_both_live
 
 import console.service
 from console.deployers import Answer
 from console.settings import ConsoleSettings
 from dualdeploy.errors import ServiceUnavailable
+from dualdeploy.ledger import names
+from dualdeploy.object_store import StoredObject
 from dualdeploy.settings import WrongSettings, load
+from dualdeploy.testing import MemoryObjectStore
 from dualdeploy.testing.callers import from_sender
 from dualdeploy.testing.failing import Failing
 
@@ -97,6 +100,29 @@ def test_one_page_reads_the_ledger_once_in_two_seconds(live: Any) -> None:
     reads = live.store.faults.calls["read"]
     client.get(PAGE)
     assert live.store.faults.calls["read"] == reads
+
+
+class Remembering(MemoryObjectStore):
+    """Knows what was read of it."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.was_read: list[str] = []
+
+    def read(self, name: str) -> StoredObject:
+        self.was_read.append(name)
+        return super().read(name)
+
+
+def test_a_page_reads_an_account_once_for_all_runs_and_nothing_of_another_data_set(world: Any) -> None:
+    world.store = Remembering(clock=world.clock)
+    with_both_live(world)
+    for name in (names.data("birds"), names.cleanup("birds"), names.serving("cloud", "birds")):
+        world.write(name, {"dataset": "birds", "target": "cloud"})
+    world.store.was_read.clear()
+    assert world.client.get(PAGE).status_code == 200
+    assert [each for each in world.store.was_read if each.startswith("spend/")] == [names.account("2026-11", "flowers")]
+    assert [each for each in world.store.was_read if "birds" in each] == []
 
 
 # What can be set off -------------------------------------------------------------------------------------------
