@@ -11,13 +11,16 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Action:
-    """One command of docs/http.md. `does` and the rest are sentences; `{from_run}` and `{to_run}` are filled in."""
+    """One command of docs/http.md. `does`, `users` and `lasts` are sentences; `fields` is what it may send besides the
+    data set and the reason.
+    """
 
     name: str
     title: str
     does: str
     users: str
     lasts: str
+    fields: tuple[str, ...] = ()
 
 
 ACTIONS: Mapping[str, Action] = {
@@ -29,6 +32,7 @@ ACTIONS: Mapping[str, Action] = {
             "Releases a trained run again, without training anything.",
             "They get that run's model step by step, as far as it proves itself; if not, they keep what they have.",
             "Cloud: minutes for the machine, and the canary. Phones: minutes, and the steps of the rollout.",
+            ("run_id", "force", "everybody", "quantization"),
         ),
         Action(
             "rollback",
@@ -36,6 +40,7 @@ ACTIONS: Mapping[str, Action] = {
             "Releases again what served before, past the gate and in one step. Newer runs are held from then on.",
             "They get the model of before within minutes; phones, the next time that they look.",
             "A minute or two where the model of before is still deployed, else as long as a deployment.",
+            ("to_run",),
         ),
         Action(
             "abort",
@@ -61,22 +66,13 @@ ACTIONS: Mapping[str, Action] = {
     )
 }
 
-#: What each sends besides the data set and the reason.
-FIELDS: Mapping[str, tuple[str, ...]] = {
-    "redeploy": ("run_id", "force", "everybody", "quantization"),
-    "rollback": ("to_run",),
-    "abort": (),
-    "hold": (),
-    "resume": (),
-}
-
 QUANTIZATIONS = ("", "auto", "float32", "float16", "dynamic", "int8")
 
 
 def body(action: str, target: str, dataset: str, form: Mapping[str, str]) -> dict[str, Any]:
     """What the service is sent for a form as a browser fills it in."""
     said: dict[str, Any] = {}
-    fields = FIELDS[action]
+    fields = ACTIONS[action].fields
     run_id = form.get("run_id", "").strip() if "run_id" in fields else ""
     if run_id:
         said["run_id"] = run_id

@@ -16,7 +16,7 @@ from dualdeploy import clock as clocks
 from dualdeploy.clock import Clock
 from dualdeploy.contracts.routing import Routing
 from dualdeploy.errors import CannotEverSucceed, DualDeployError, UnknownRun
-from dualdeploy.ledger import Ledger, Routings, Serving, dataset_of, names
+from dualdeploy.ledger import Ledger, Routings, Serving, names
 from dualdeploy.ledger.standing import Standing, standing
 from dualdeploy.object_store import ObjectStore
 from dualdeploy.overview import Runs, RunView
@@ -426,7 +426,3 @@ def ago(at: str, now: str) -> str:
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, int | float) else str(value)
-
-
-def run_matches(run_id: str, dataset: str) -> bool:
-    return dataset_of(run_id) == dataset

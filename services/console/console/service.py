@@ -25,7 +25,6 @@ from dualdeploy.callers import CallerRefused
 from dualdeploy.clock import Clock
 from dualdeploy.entrypoint import health_page
 from dualdeploy.errors import DualDeployError, RetryLater, UnknownRun
-from dualdeploy.ledger import dataset_of
 from dualdeploy.ledger.names import DATASET_NAME
 from dualdeploy.monitoring import MonitoringGateway
 from dualdeploy.object_store import ObjectStore
@@ -187,7 +186,6 @@ class Service:
             board=board,
             side=side,
             action=acting.ACTIONS[action],
-            fields=acting.FIELDS[action],
             quantizations=acting.QUANTIZATIONS,
             form=form,
             key=key,
@@ -209,7 +207,7 @@ class Service:
     # What every answer has -----------------------------------------------------------------------------------------
 
     def _page(self, template: str, **values: Any) -> str:
-        return flask.render_template(template, person=flask.g.get("person", ""), dataset_of=dataset_of, **values)
+        return flask.render_template(template, person=flask.g.get("person", ""), **values)
 
     def _problem(self, status: int, title: str, text: str) -> ResponseReturnValue:
         return self._page("problem.html", title=title, text=text), status
