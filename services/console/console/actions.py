@@ -6,7 +6,9 @@ import dataclasses
 import json
 import shlex
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
+
+from dualdeploy.contracts.quantization import Quantization
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +68,7 @@ ACTIONS: Mapping[str, Action] = {
     )
 }
 
-QUANTIZATIONS = ("", "auto", "float32", "float16", "dynamic", "int8")
+QUANTIZATIONS = ("", *get_args(Quantization))
 
 
 def body(action: str, target: str, dataset: str, form: Mapping[str, str]) -> dict[str, Any]:

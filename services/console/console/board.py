@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 from dualdeploy import clock as clocks
 from dualdeploy.clock import Clock
+from dualdeploy.contracts.dataset_name import DATASET_NAME
 from dualdeploy.contracts.routing import Routing
 from dualdeploy.errors import CannotEverSucceed, DualDeployError, UnknownRun
 from dualdeploy.ledger import Ledger, Routings, Serving, names
@@ -137,7 +138,7 @@ class Boards:
 
         def read() -> list[str]:
             found = (name.rsplit("/", 1)[-1].removesuffix(".json") for name in self._names("serving/", "data/"))
-            return sorted({name for name in found if names.DATASET_NAME.fullmatch(name)})
+            return sorted({name for name in found if DATASET_NAME.fullmatch(name)})
 
         return self._once("", read)
 

@@ -23,9 +23,9 @@ from dualdeploy import clock as clocks
 from dualdeploy import health
 from dualdeploy.callers import CallerRefused
 from dualdeploy.clock import Clock
+from dualdeploy.contracts.dataset_name import DATASET_NAME
 from dualdeploy.entrypoint import health_page
 from dualdeploy.errors import DualDeployError, RetryLater, UnknownRun
-from dualdeploy.ledger.names import DATASET_NAME
 from dualdeploy.monitoring import MonitoringGateway
 from dualdeploy.object_store import ObjectStore
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dualdeploy.ledger.names import DATASET_NAME
+from dualdeploy.contracts.dataset_name import DATASET_NAME
 
 _ERROR = {
     "content": {

@@ -15,10 +15,10 @@ from werkzeug.exceptions import HTTPException
 
 from dualdeploy import health, logs
 from dualdeploy.callers import CallerRefused
+from dualdeploy.contracts.dataset_name import DATASET_NAME
 from dualdeploy.entrypoint import health_page, read_body
 from dualdeploy.errors import RetryLater
 from dualdeploy.ledger import Ledger
-from dualdeploy.ledger.names import DATASET_NAME
 from dualdeploy.settings import listed
 from gateway import openapi
 from gateway.endpoint import Endpoints

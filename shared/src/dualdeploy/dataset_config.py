@@ -18,15 +18,16 @@ import pydantic
 from pydantic import Field
 
 from dualdeploy import architectures, cron, machines, yaml_document
+from dualdeploy.contracts import dataset_name
 from dualdeploy.contracts.example import PRESETS, is_class_name
+from dualdeploy.contracts.quantization import Quantization
 from dualdeploy.contracts.routing import Mode
 from dualdeploy.contracts.split import BY_NAMES, SplitRule
 from dualdeploy.errors import InvalidDatasetConfig, UnknownDataset
-from dualdeploy.ledger import names
 from dualdeploy.object_store import ObjectMissing, ObjectStore
 from dualdeploy.shards import ShardNames
 
-DATASET_NAME = names.DATASET_NAME
+DATASET_NAME = dataset_name.DATASET_NAME
 
 #: Firebase ML refuses other display names (firebase_admin.ml, `_DISPLAY_NAME_PATTERN`).
 FIREBASE_NAME = r"^[A-Za-z0-9_-]{1,32}$"
@@ -543,9 +544,6 @@ class Serving(_Section):
         if self.autoscaling != Autoscaling() and self.max_replicas == self.min_replicas:
             raise ValueError(f"autoscaling has nothing to scale: min_replicas and max_replicas are {self.min_replicas}")
         return self
-
-
-Quantization = Literal["auto", "float32", "float16", "dynamic", "int8"]
 
 
 class StagedRollout(_Section):

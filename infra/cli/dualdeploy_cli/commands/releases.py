@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -41,7 +40,9 @@ class DataSetName(click.ParamType[str]):
     name = "DATASET"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not re.fullmatch(r"[a-z][a-z0-9-]{0,38}", value):
+        from dualdeploy.contracts.dataset_name import DATASET_NAME
+
+        if not DATASET_NAME.fullmatch(value):
             self.fail(f"{value!r} is not the name of a data set, such as flowers", param, ctx)
         return value
 

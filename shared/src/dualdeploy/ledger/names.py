@@ -24,9 +24,6 @@ import re
 
 from dualdeploy.errors import UnknownRun
 
-#: Vertex AI label values allow `[a-z0-9_-]` and 63 characters; a run id adds `-<12 hex>-rNN` to this name.
-DATASET_NAME = re.compile(r"[a-z][a-z0-9-]{0,38}")
-
 #: See `run_id_of`; the name of a data set may itself end in what looks like the rest.
 _RUN_ID = re.compile(r"(?P<dataset>[a-z][a-z0-9-]*)-[0-9a-f]{12}(-r[1-9][0-9]*)?")
 _RELEASE = re.compile(r"release-(?P<n>[1-9][0-9]{0,8})\.json")

@@ -21,7 +21,8 @@ from werkzeug.exceptions import HTTPException
 from dualdeploy import clock as clocks
 from dualdeploy import health
 from dualdeploy.callers import CallerRefused, Callers
-from dualdeploy.dataset_config import DATASET_NAME, Quantization
+from dualdeploy.contracts.quantization import Quantization
+from dualdeploy.dataset_config import DATASET_NAME
 from dualdeploy.entrypoint import read_body
 from dualdeploy.errors import CannotEverSucceed, RetryLater, UnknownRun
 from dualdeploy.ledger import Ledger, Serving, Turn, dataset_of
