@@ -120,7 +120,7 @@ class DeadLetters:
 
         It ends after `pull_seconds` without another letter: an empty answer alone proves nothing.
         """
-        # A pull that runs out of time looks like an empty one: that nobody answers at all is found out here.
+        # A pull that runs out of time looks like an empty one: that Pub/Sub does not answer at all is found out here.
         self._subscriber.get_subscription(subscription=self._name, **_CALL)
         while len(self._held) < most:
             wanted = min(_MOST_IN_ONE_PULL, most - len(self._held))
@@ -137,7 +137,7 @@ class DeadLetters:
         return sorted(self._held.values(), key=lambda letter: (letter.at, letter.id))
 
     def keep(self, letters: Sequence[DeadLetter]) -> None:
-        """Let nobody else have these while they are published."""
+        """Keep these from other subscribers while they are published."""
         self._set_deadline(letters, _LEASE_SECONDS)
 
     def replay(self, letter: DeadLetter) -> str:

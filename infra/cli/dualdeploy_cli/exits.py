@@ -24,7 +24,7 @@ class Refused(click.ClickException):
 
 
 class Unreachable(click.ClickException):
-    """Someone who has to be asked does not answer; the message says who."""
+    """Google, a service or the local cloud does not answer; the message says which."""
 
     exit_code = UNREACHABLE
 

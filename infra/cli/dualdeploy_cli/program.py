@@ -61,7 +61,7 @@ class Program(click.Group):
 @click.group(
     cls=Program,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 refused or failed, 2 wrong command line, 3 someone does not answer, 4 a fault of "
+    epilog="Exit codes: 0 done, 1 refused or failed, 2 wrong command line, 3 a service does not answer, 4 a fault of "
     "this program. docs/cli.md has everything.",
 )
 @click.pass_context

@@ -93,7 +93,7 @@ class Session:
 
     def bucket_name(self, kind: str, project: str) -> str:
         """Of the ledger, the configurations (`config`) or the phones (`mobile`): <project>-<kind> unless a variable
-        says otherwise for the project that nobody named."""
+        says otherwise for a project that was not named."""
         if project:
             return f"{project}-{kind}"
         found = self.project("")

@@ -144,7 +144,7 @@ def _print_yaml(path: Path, data: LocalData, verdict: Verdict, console: Console)
     """The configuration that would fit, for a data set without one."""
     schema, classes = data.schema, list(verdict.classes)
     labels = list(schema.labels or (entry.label for entry in classes))
-    # Nobody's records begin with a class that has none: they count from one.
+    # Where the first class has no records, they count from one.
     counts_from_one = not any(classes[0].records.values()) and len(classes) > 2
     if schema.labels is None and counts_from_one:
         labels = labels[1:]

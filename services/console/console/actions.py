@@ -93,7 +93,7 @@ def body(action: str, target: str, dataset: str, form: Mapping[str, str]) -> dic
 
 
 def curl(address: str, action: str, said: Mapping[str, Any]) -> str:
-    """The same by hand, as whoever gcloud is signed in as."""
+    """The same by hand, as the account that gcloud is signed in with."""
     signed_in = '"Authorization: Bearer $(gcloud auth print-identity-token)"'
     return (
         f"curl --fail-with-body -X POST {shlex.quote(f'{address}/{action}')} \\\n"

@@ -113,7 +113,7 @@ class Board:
 
 
 class Boards:
-    """Thread-safe. `dead_letters` counts what no service could handle, or says why nobody knows."""
+    """Thread-safe. `dead_letters` counts what no service could handle, or says why they cannot be counted."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class Boards:
         return self._runs.one(run_id)
 
     def forget(self) -> None:
-        """Read everything again: somebody changed something."""
+        """Read everything again: a person changed something."""
         with self._lock:
             self._kept.clear()
 
@@ -161,7 +161,7 @@ class Boards:
             return cast(Kept, kept)
         found = read()
         with self._lock:
-            # Names come from addresses: whoever makes them up does not fill the memory.
+            # Names come from addresses: made-up ones do not fill the memory.
             if len(self._kept) > 200:
                 self._kept.clear()
             self._kept[key] = (self._timer(), found)

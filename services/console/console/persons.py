@@ -18,7 +18,7 @@ _SKEW_SECONDS, _FETCH_SECONDS = 30.0, 3.0
 
 
 class Persons:
-    """Their e-mail addresses; nothing where nobody vouches for one."""
+    """Their e-mail addresses; empty where a request does not say who sends it."""
 
     def __init__(self, settings: ConsoleSettings) -> None:
         self._audience = settings.iap_audience

@@ -30,7 +30,7 @@ class ConsoleSettings(MonitoringSettings, CallerSettings, WebSettings):
     )
 
     def __post_init__(self) -> None:
-        """Raises WrongSettings on Cloud Run where a setting would say who everybody is."""
+        """Raises WrongSettings on Cloud Run where a setting would say who everyone is."""
         if self.cloud_run_service and self.person:
             raise WrongSettings("CONSOLE_PERSON is set on Cloud Run, where everyone would be that person: remove it")
         if self.cloud_run_service and self.iap_keys_url != IAP_KEYS_URL:

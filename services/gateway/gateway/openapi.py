@@ -1,4 +1,4 @@
-"""What gateway answers, as OpenAPI 3.1: for people, generated clients, and tests that send what nobody would."""
+"""What gateway answers, as OpenAPI 3.1: for people, generated clients, and tests that send odd requests."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def describe(service: str) -> dict[str, Any]:
                             "content": {"application/json": {"schema": _PREDICTION}},
                         },
                         "400": _answer("not a picture that the model can take"),
-                        "401": _answer("no token, or not a good one"),
-                        "403": _answer("another app than those that may ask"),
+                        "401": _answer("a token is missing or not valid"),
+                        "403": _answer("the app is not one of those that may ask"),
                         "404": _answer("not the name of a data set"),
                         "413": _answer("more than 1 MB"),
                         "415": _answer("a compressed body"),

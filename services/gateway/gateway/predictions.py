@@ -24,7 +24,7 @@ from gateway.serving import Live, WhatServes
 
 log = logging.getLogger(__name__)
 
-#: Whoever asks has an answer within this and what checking its tokens takes (two seconds at most, as a rule none).
+#: A caller has an answer within this and what checking its tokens takes (two seconds at most, as a rule none).
 LIMIT_SECONDS = 5.0
 
 #: When to ask again, in seconds. A model that sleeps takes minutes to wake.

@@ -19,7 +19,7 @@ from dualdeploy.errors import DualDeployError
 #: Users, addresses and apps that are remembered; about 200 bytes each.
 _REMEMBERED = 50_000
 _DAY_SECONDS = 86_400
-#: Whoever has an IPv6 address has a network of 2**64 of them.
+#: A host with an IPv6 address has a network of 2**64 of them.
 _IPV6_NETWORK_BITS = 64
 
 

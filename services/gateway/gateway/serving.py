@@ -36,7 +36,7 @@ class _Serving(Serving):
 
 @dataclasses.dataclass(frozen=True)
 class Live:
-    """`endpoint` is the full name, `dns` the host of a dedicated one; the others say which model serves everybody."""
+    """`endpoint` is the full name, `dns` the host of a dedicated one; the others say which model serves everyone."""
 
     endpoint: str
     dns: str

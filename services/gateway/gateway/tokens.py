@@ -21,7 +21,7 @@ APP_CHECK_HEADER = "X-Firebase-AppCheck"
 
 #: App Check's keys may be kept for six hours; a token with an unknown key has them fetched once a minute at most.
 _KEPT_SECONDS, _SECONDS_BETWEEN_FETCHES = 6 * 3600.0, 60.0
-#: Whoever waits for the keys waits for this long; after a failure nobody asks for some seconds.
+#: A request waits this long for the keys; after a failure they are not fetched for some seconds.
 _FETCH_SECONDS, _SECONDS_AFTER_FAILURE = 2.0, 5.0
 _SKEW_SECONDS = 10.0
 
@@ -92,7 +92,7 @@ class Tokens:
 
 
 class _Keys(jwt.PyJWKClient):
-    """Does not let a queue of requests wait for keys, one after the other, that nobody can fetch now."""
+    """Does not let requests wait, one after the other, for keys that cannot be fetched now."""
 
     def __init__(self, url: str) -> None:
         super().__init__(
@@ -118,7 +118,7 @@ class _Keys(jwt.PyJWKClient):
 class Doorkeeper:
     """Lets in the apps of one project, `apps` alone if any are named, and knows their users.
 
-    `require_user`: nobody without one. A user's token that is not good is refused also where none is required.
+    `require_user`: a request needs a user. A user's token that is not good is refused also where none is required.
     """
 
     def __init__(self, app_check: Tokens, auth: Tokens, *, apps: frozenset[str], require_user: bool) -> None:

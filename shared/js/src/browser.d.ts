@@ -21,7 +21,7 @@ export function toPng(pixels: Float32Array, size: number): Promise<Blob>;
 
 /** A picture that the router can hand to either model. */
 export class Picture {
-  /** Rejects when the bytes are no picture that the browser can decode. */
+  /** Rejects when the bytes are not a picture that the browser can decode. */
   static of(bytes: Uint8Array): Promise<Picture>;
   readonly decoded: Decoded;
   pixels(size: number): Float32Array;

@@ -56,7 +56,7 @@ export class Breaker {
     this.#isTried = false;
   }
 
-  // `retryAfter` in seconds: whoever says when to come again is believed at once.
+  // `retryAfter` in seconds: a server that says when to come again is believed at once.
   failed(retryAfter = 0) {
     this.#count += 1;
     this.#isTried = false;
@@ -150,7 +150,7 @@ export class Router {
   }
 
   #asks({confidence, label}) {
-    // Written so that a confidence that is no number asks, too.
+    // Written so that a confidence that is not a number asks, too.
     if (!(confidence >= this.policy.threshold)) return 'unsure';
     return this.policy.askAbout?.includes(label) ? 'label' : '';
   }

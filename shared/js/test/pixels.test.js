@@ -34,7 +34,7 @@ test('some of the pictures have an EXIF to cut out', () => {
   assert.ok(cut.length >= 4);
 });
 
-test('what is cut off, or no picture, is left as it is', () => {
+test('what is cut off, or not a picture, is left as it is', () => {
   for (const {file} of pictures) {
     const whole = bytesOf(file);
     for (let length = 0; length < Math.min(whole.length, 200); length++) {
@@ -75,7 +75,7 @@ test('a file with another checksum is not given out', async () => {
   await assert.rejects(published.file({version: '1', sha256: 'x'}), Damaged);
 });
 
-test('no routing is no error, and a server that fails is one', async () => {
+test('a missing routing is not an error, and a server that fails is one', async () => {
   assert.equal(await published.routing('2'), null);
   await assert.rejects(published.routing('broken'), ({status}) => status === 500);
   await assert.rejects(published.manifest('2'), ({status}) => status === 404);

@@ -112,7 +112,7 @@ test('the request is stopped when its time is over', async () => {
   assert.ok(signal.aborted);
 });
 
-test('a confidence that is no number asks', async () => {
+test('a confidence that is not a number asks', async () => {
   const router = new Router({
     phone: () => ({label: 'daisy', confidence: NaN}), cloud: () => ({label: 'roses', confidence: 1}), policy: {threshold: 0.5},
   });

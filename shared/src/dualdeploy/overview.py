@@ -200,7 +200,7 @@ class Runs:
         return told
 
     def waiting_data(self, dataset: str = "") -> list[tuple[str, str]]:
-        """Data sets with data that nobody could look at yet, and why."""
+        """Data sets with data that could not be looked at yet, and why."""
         found = []
         for name in [names.data(dataset)] if dataset else self._ledger.names("data/"):
             with contextlib.suppress(CannotEverSucceed):

@@ -26,7 +26,7 @@ function replace(page) {
   live.dataset.live = fresh.dataset.live;
   if (fresh.innerHTML === before) return;
   const open = new Set([...live.querySelectorAll('details[open] > summary')].map((each) => each.textContent));
-  // Whoever is on a link with the keyboard stays there: it is put in at the next look.
+  // A person who is on a link with the keyboard stays there: the change is put in at the next look.
   if (isInUse(live)) return;
   before = fresh.innerHTML;
   live.replaceChildren(...fresh.childNodes);
