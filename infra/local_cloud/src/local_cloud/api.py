@@ -96,6 +96,23 @@ def caller() -> str:
     return str(flask.request.environ.get(CALLER, OWNER))
 
 
+#: Parameters of the address that every method takes; those that begin with a dollar are not among them.
+#: Source: https://docs.cloud.google.com/apis/docs/system-parameters
+SYSTEM_PARAMETERS = frozenset(
+    {
+        "access_token",
+        "alt",
+        "callback",
+        "fields",
+        "key",
+        "oauth_token",
+        "prettyPrint",
+        "quotaUser",
+        "uploadType",
+        "upload_protocol",
+    }
+)
+
 #: What Google calls its APIs when one of them is off.
 _TITLES = {
     "aiplatform": "Vertex AI API",

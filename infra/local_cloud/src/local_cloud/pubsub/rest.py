@@ -12,7 +12,7 @@ from typing import Any
 import flask
 from google.protobuf import json_format
 
-from local_cloud.api import ApiError, caller, google_error
+from local_cloud.api import SYSTEM_PARAMETERS, ApiError, caller, google_error
 from local_cloud.pubsub.rpc import RpcTable
 
 _TOPIC = "projects/*/topics/*"
@@ -46,23 +46,8 @@ RULES: Sequence[tuple[str, str, str]] = (
     ),
 )
 
-#: Parameters of every method, which say how to answer or who asks.
-#: Source: https://docs.cloud.google.com/apis/docs/system-parameters
-_SYSTEM = frozenset(
-    {
-        "$.xgafv",
-        "$alt",
-        "$httpHeaders",
-        "access_token",
-        "alt",
-        "callback",
-        "fields",
-        "key",
-        "oauth_token",
-        "prettyPrint",
-    }
-    | {"quotaUser", "uploadType", "upload_protocol"}
-)
+#: What says how to answer or who asks, and is not of the request's message.
+_NOT_OF_THE_REQUEST = SYSTEM_PARAMETERS | {"$.xgafv", "$alt", "$httpHeaders"}
 
 
 class _Waiting:
@@ -127,7 +112,7 @@ def _request(kind: Any, path_fields: Mapping[str, str]) -> Any:
             document = flask.request.get_json(force=True, silent=True)
         if not isinstance(document, dict):
             raise _invalid("the body must be a JSON object.")
-    queried = {key: value for key, value in flask.request.args.items() if key not in _SYSTEM}
+    queried = {key: value for key, value in flask.request.args.items() if key not in _NOT_OF_THE_REQUEST}
     for name, value in [*queried.items(), *path_fields.items()]:
         *parents, leaf = name.split(".")
         inside = document

@@ -17,7 +17,7 @@ import flask
 from google.longrunning import operations_pb2
 from google.protobuf import json_format
 
-from local_cloud.api import Api, ApiError
+from local_cloud.api import SYSTEM_PARAMETERS, Api, ApiError
 from local_cloud.vertex.bodies import json_body
 
 #: The versions of the API by the first segment of a path; `ui` is where generated clients poll operations.
@@ -28,21 +28,6 @@ _BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
 _LONG_RUNNING = frozenset({"Operation", "ListOperationsResponse", "WaitOperationRequest", "CancelOperationRequest"})
 
 Document = dict[str, Any]
-#: What every method takes. Source: https://cloud.google.com/apis/docs/system-parameters
-_SYSTEM_PARAMETERS = frozenset(
-    {
-        "access_token",
-        "alt",
-        "callback",
-        "fields",
-        "key",
-        "oauth_token",
-        "prettyPrint",
-        "quotaUser",
-        "uploadType",
-        "upload_protocol",
-    }
-)
 #: How the request of a method is called, by the method's verb; `{}` is the resource.
 _REQUESTS = {
     "create": "Create{}Request",
@@ -165,7 +150,7 @@ def _refuse_unknown_parameters(operation: str, api_version: str) -> None:
     request = _request_of(operation, api_version)
     if request is None:
         return
-    known = {name for each in request.DESCRIPTOR.fields for name in (each.name, each.json_name)} | _SYSTEM_PARAMETERS
+    known = {name for each in request.DESCRIPTOR.fields for name in (each.name, each.json_name)} | SYSTEM_PARAMETERS
     for key in flask.request.args:
         # A dot leads into a message, a dollar is of the system.
         if key.partition(".")[0] not in known and not key.startswith("$"):
