@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,10 @@ from dualdeploy.testing import FakeMonitoring, FakePublisher, FakeVertex, Faults
 from dualdeploy.testing.callers import cloud_run_callers
 from dualdeploy.testing.failing import ProcessDied
 from dualdeploy.ticks import ADVANCE_TOPIC, parse_advance
+
+#: How a data set serves: a new model at two shares, each held for two minutes, or alone on its endpoint.
+SIDE_BY_SIDE = {"canary": {"steps": [50, 100], "bake": "2m", "answers": 2}, "cool_down": 0}
+ALONE = {"scale_to_zero": {"idle": "10m", "warm": "5m"}, "canary": {"bake": "2m", "answers": 2}}
 
 LEASE_SECONDS = 90.0
 SETTINGS = DeployerSettings(
@@ -356,6 +361,20 @@ class Deployer:
             raise
         finally:
             self._at_work, self._dead, self.work_of = at_work, died, work_of
+
+
+def a_project(serving: Mapping[str, Any]) -> Deployer:
+    """One run serves; a second is trained and has not begun."""
+    return _project(json.dumps(serving)).continued()
+
+
+@functools.cache
+def _project(serving: str) -> Deployer:
+    deployer = Deployer()
+    deployer.configure(serving=json.loads(serving))
+    deployer.bring_out(1)
+    deployer.train(2, announce=False)
+    return deployer
 
 
 class Freeze:

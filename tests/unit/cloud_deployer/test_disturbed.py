@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from deployer import Deployer, Freeze, Kill, kill_points, overwrite
+from deployer import ALONE, SIDE_BY_SIDE, Deployer, Freeze, Kill, a_project, kill_points, overwrite
 
 from cloud_deployer.route import FORWARD, IN_PLACE
 from dualdeploy.errors import PermissionSpreads, ServiceUnavailable
@@ -18,27 +18,10 @@ from dualdeploy.testing.failing import ProcessDied
 from dualdeploy.testing.vertex import label_in_picture
 from dualdeploy.vertex import Answer, DeployedModel
 
-#: A new model at two shares, each held for two minutes.
-SIDE_BY_SIDE = {"canary": {"steps": [50, 100], "bake": "2m", "answers": 2}, "cool_down": 0}
-ALONE = {"scale_to_zero": {"idle": "10m", "warm": "5m"}, "canary": {"bake": "2m", "answers": 2}}
 KINDS = {"forward": SIDE_BY_SIDE, "in place": ALONE}
 
 #: Every step of both ways, but the engine's own.
 STEPS = [(route.name, step.name) for route in (FORWARD, IN_PLACE) for step in route.steps if step.name != "claim"]
-
-
-def a_project(kind: str) -> Deployer:
-    """One run serves; a second is trained and has not begun."""
-    return _project(kind).continued()
-
-
-@functools.cache
-def _project(kind: str) -> Deployer:
-    deployer = Deployer()
-    deployer.configure(serving=KINDS[kind])
-    deployer.bring_out(1)
-    deployer.train(2, announce=False)
-    return deployer
 
 
 def both(deployer: Deployer) -> tuple[str, str]:
@@ -50,7 +33,7 @@ def both(deployer: Deployer) -> tuple[str, str]:
 
 def on_the_way(kind: str, step: str) -> tuple[Deployer, str]:
     """A project whose second release is at a step; steps that do not wait are stopped before they are taken."""
-    deployer = a_project(kind)
+    deployer = a_project(KINDS[kind])
     _, newer = both(deployer)
 
     def die(_number: int, name: str, when: str) -> None:
@@ -112,7 +95,7 @@ def test_a_first_release_whose_configuration_breaks_during_an_operation_leaves_n
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_way_back_needs_no_configuration(kind: str) -> None:
-    deployer = a_project(kind)
+    deployer = a_project(KINDS[kind])
     older, newer = both(deployer)
     deployer.go_to(newer, "bake")
     deployer.forget()
@@ -179,7 +162,7 @@ def test_a_release_that_cannot_be_read_is_taken_back_and_blocks_nothing(kind: st
 
 def a_story(kind: str, ending: str, interfere: Callable[..., None] | None = None) -> tuple[Deployer, str]:
     """A release that is good, bad or aborted, with a process that may die; the run that should serve in the end."""
-    deployer = a_project(kind)
+    deployer = a_project(KINDS[kind])
     older, newer = both(deployer)
     expected = newer if ending == "good" else older
     deployer.operations.clear()
@@ -226,7 +209,7 @@ def test_a_permission_that_is_away_for_longer_than_it_is_waited_for_leaves_no_on
     kind: str, ending: str, operation: str
 ) -> None:
     for works_before in (0, 1, 2):
-        deployer = a_project(kind)
+        deployer = a_project(KINDS[kind])
         older, newer = both(deployer)
         left, until = [works_before], [deployer.clock()]
 
@@ -275,7 +258,7 @@ def test_an_instance_that_is_frozen_at_any_write_does_not_harm_what_others_did_m
     ]
     failures = []
     for number in writes[::3]:
-        deployer = a_project(kind)
+        deployer = a_project(KINDS[kind])
         older, newer = both(deployer)
 
         def meanwhile(deployer: Deployer = deployer) -> None:
@@ -311,7 +294,7 @@ def test_an_instance_that_is_frozen_at_any_write_does_not_harm_what_others_did_m
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_instance_that_is_frozen_while_it_plans_changes_nothing_of_what_is_recorded_since(kind: str) -> None:
     for number in itertools.count(1):
-        deployer = a_project(kind)
+        deployer = a_project(KINDS[kind])
         older, newer = both(deployer)
 
         def is_here(name: str, when: str, deployer: Deployer = deployer, newer: str = newer) -> bool:

@@ -6,20 +6,17 @@ goes on then may end at any time later: users are served all the same, and the r
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from deployer import Deployer
+from deployer import ALONE, SIDE_BY_SIDE, Deployer, a_project
 
 from dualdeploy.errors import ServiceUnavailable
 from dualdeploy.testing.failing import ProcessDied
 from dualdeploy.testing.vertex import label_in_picture
 from dualdeploy.vertex import Answer, DeployedModel
 
-SIDE_BY_SIDE = {"canary": {"steps": [50, 100], "bake": "2m", "answers": 2}, "cool_down": 0}
-ALONE = {"scale_to_zero": {"idle": "10m", "warm": "5m"}, "canary": {"bake": "2m", "answers": 2}}
 #: `cleaned up`: it is the cleanup that takes down what was replaced.
 CLEANED_UP = {**SIDE_BY_SIDE, "cool_down": "5m"}
 KINDS = {"side by side": SIDE_BY_SIDE, "in place": ALONE, "cleaned up": CLEANED_UP}
@@ -35,20 +32,6 @@ LOST = [
 COMMANDS = ["rollback", "rollback to it", "abort", "redeploy the older", "redeploy it", "hold", "retire"]
 #: Minutes until the operation ends, and whether Vertex AI refuses a split until then (no recording says).
 WORLDS = [(0, True), (6, False)]
-
-
-def a_project(kind: str) -> Deployer:
-    """One run serves; a second is trained and has not begun."""
-    return _project(kind).continued()
-
-
-@functools.cache
-def _project(kind: str) -> Deployer:
-    deployer = Deployer()
-    deployer.configure(serving=KINDS[kind])
-    deployer.bring_out(1)
-    deployer.train(2, announce=False)
-    return deployer
 
 
 class Lost:
@@ -95,7 +78,7 @@ def test_whatever_is_asked_for_while_a_lost_operation_goes_on_users_are_served(
     kind: str, operation: str, is_bad: bool, how: str, command: str
 ) -> None:
     for ends_after, refuses_split in WORLDS:
-        deployer = a_project(kind)
+        deployer = a_project(KINDS[kind])
         deployer.vertex.busy_refuses_split = refuses_split
         play(deployer, operation, how, command, ends_after, is_bad=is_bad)
         if command == "hold":
