@@ -132,8 +132,7 @@ class JobNotifier:
         except ResourceMissing:
             return self._ended(launch, attempt, outcome="failed", reason=f"{launch.job} no longer exists")
         if job.outcome is JobOutcome.UNFINISHED:
-            is_late = bool(launch.queued_until) and self._ledger.clock() >= clocks.from_text(launch.queued_until)
-            if is_late and job.is_queued and not launch.passed_over:
+            if launch.has_waited(self._ledger.clock()) and job.is_queued and not launch.passed_over:
                 # The launcher decides how the machines are asked for.
                 self._due.put(f"{LAUNCH}/{launch.run_id}", service=LAUNCHER)
             return None

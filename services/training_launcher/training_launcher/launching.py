@@ -294,8 +294,8 @@ class Launching:
         placement = placing.placement_of(job, each.run, each.document, each.estimate)
         until = placing.queued_until(
             each.run,
-            each.document.changed(placement=placement),
-            each.estimate,
+            each.document,
+            placement,
             now=self._ledger.clock(),
             limit=self._settings.launch_limit_seconds,
         )
@@ -342,8 +342,7 @@ class Launching:
         job_notifier, which looks at the job each minute, asks for this look.
         """
         launch = each.document
-        is_late = bool(launch.queued_until) and self._ledger.clock() >= clocks.from_text(launch.queued_until)
-        if not is_late or not self._jobs.is_queued(launch.job):
+        if not launch.has_waited(self._ledger.clock()) or not self._jobs.is_queued(launch.job):
             return "training", None
         reason = f"Vertex AI had no {each.placement.describe()} for {launch.job} since {launch.since}"
         self._write(each.launch, launch.changed(passed_over=reason))
@@ -374,14 +373,7 @@ class Launching:
             launch = launch.changed(asked=0, placement=each.placement.changed(since=since))
         until = clocks.from_text(since) + datetime.timedelta(seconds=self._settings.launch_limit_seconds)
         holdup = Holdup(what=ended.reason, kind="NoCapacity", since=since, until=clocks.to_text(until))
-        known = None not in (launch.spent_usd, ended.cost_usd)
-        after = launch.changed(
-            job="",
-            asked=launch.asked + 1,
-            passed_over="",
-            spent_seconds=launch.spent_seconds + ended.seconds,
-            spent_usd=(launch.spent_usd or 0.0) + (ended.cost_usd or 0.0) if known else None,
-        )
+        after = _with_spent(launch, ended).changed(job="", asked=launch.asked + 1, passed_over="")
         each = dataclasses.replace(each, launch=dataclasses.replace(each.launch, document=after))
         if launch.called_off:
             return self._end(each.launch, State.SUPERSEDED, launch.called_off), None
@@ -432,20 +424,16 @@ class Launching:
         document = launch.document
         last = document.attempt if document.job else document.attempt + 1
         ended = self._ledger.find_ended(document.run_id, document.target, last)
-        self._settle_cost(document, ended.document if ended and document.job else None)
+        # What the jobs of all attempts cost takes the place of what was reserved.
+        spent = _with_spent(document, ended.document) if ended and document.job else document
+        spending.settle(
+            self._ledger, document.run_id, document.target, seconds=spent.spent_seconds, usd=spent.spent_usd
+        )
         if ended is None or not ended.document.announced:
             self._due.put(self._job_key(document, last), service=NOTIFIER)
         # Last: whether Vertex AI answers or not, the end is told.
         if document.job or document.unanswered:
             self._jobs.call_off_others(run, document)
-
-    def _settle_cost(self, launch: Launch, ended: Ended | None) -> None:
-        """What the jobs of all attempts cost takes the place of what was reserved."""
-        seconds, usd = launch.spent_seconds, launch.spent_usd
-        if ended:
-            seconds += ended.seconds
-            usd = None if usd is None or ended.cost_usd is None else usd + ended.cost_usd
-        spending.settle(self._ledger, launch.run_id, launch.target, seconds=seconds, usd=usd)
 
     # What passes by itself -------------------------------------------------------------------------------------
 
@@ -506,3 +494,9 @@ class Launching:
 
     def _in(self, seconds: float) -> datetime.datetime:
         return self._ledger.clock() + datetime.timedelta(seconds=seconds)
+
+
+def _with_spent(launch: Launch, ended: Ended) -> Launch:
+    """With what the job that ended took besides; what it cost is not known when a part of it is not."""
+    usd = None if launch.spent_usd is None or ended.cost_usd is None else launch.spent_usd + ended.cost_usd
+    return launch.changed(spent_seconds=launch.spent_seconds + ended.seconds, spent_usd=usd)

@@ -45,11 +45,11 @@ def turn_ends(present: Placement) -> datetime.datetime:
 
 
 def queued_until(
-    run: Run, launch: Launch, estimate: Estimate, *, now: datetime.datetime, limit: float
+    run: Run, launch: Launch, present: Placement, *, now: datetime.datetime, limit: float
 ) -> datetime.datetime:
-    """Until when a job that Vertex AI takes `now` may wait there: until another way of asking has its turn, and not
-    for more than `limit` seconds without a machine in any case; but for as long as it takes to prepare one."""
-    present = placement(run, launch, estimate)
+    """Until when a job that Vertex AI takes `now`, asked for as `present` says, may wait there: until another way of
+    asking has its turn, and not for more than `limit` seconds without a machine in any case; but for as long as it
+    takes to prepare one."""
     since = clocks.from_text(launch.no_capacity_since or present.since)
     end = since + datetime.timedelta(seconds=limit)
     if _ways(run, launch.target) > 1:

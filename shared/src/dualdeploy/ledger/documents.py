@@ -196,6 +196,10 @@ class Launch(_Moving):
     def is_over(self) -> bool:
         return self.state in TRAINING_ENDS
 
+    def has_waited(self, now: datetime.datetime) -> bool:
+        """Whether the present job, if it is queued at `now`, has been queued for too long."""
+        return bool(self.queued_until) and now >= clocks.from_text(self.queued_until)
+
 
 class Ended(Document):
     """How one attempt of a training ended: created once by job_notifier, then only `announced` and `job` change.
