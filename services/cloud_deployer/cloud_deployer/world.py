@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import datetime
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from cloud_deployer.model_card import ModelCards
@@ -169,15 +169,15 @@ class World:
         except DualDeployError as exc:
             log.warning("what %s takes down is not noted in full: %s", release.name, exc)
 
-    def leaving(self, dataset: str, *, within: float) -> frozenset[str]:
-        """The deployed models whose undeployment may be under way; of one without a known operation, if it was about to
-        begin at most `within` seconds ago."""
+    def leaving(self, dataset: str, among: Collection[str], *, within: float) -> frozenset[str]:
+        """Those of these deployed models whose undeployment may be under way; of one without a known operation, if it
+        was about to begin at most `within` seconds ago."""
         since = clocks.to_text(self.clock() - datetime.timedelta(seconds=within))
         noted = self.serving(dataset).leaving
         return frozenset(
             key
             for key, each in noted.items()
-            if (self._is_running(each.operation) if each.operation else each.at >= since)
+            if key in among and (self._is_running(each.operation) if each.operation else each.at >= since)
         )
 
     def _is_running(self, operation: str) -> bool:

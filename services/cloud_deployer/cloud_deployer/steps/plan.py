@@ -61,9 +61,9 @@ def _planned(release: CloudRelease, world: World) -> Turn[CloudRelease]:
 def _leaving_with_traffic(release: CloudRelease, world: World, endpoint: Endpoint) -> str:
     """What has traffic and is perhaps just being undeployed, in words; empty when nothing is. The split to go on from
     is known when it is gone, or when so much time has passed that it stays."""
-    leaving = world.leaving(release.dataset, within=world.settings.operation_limit_seconds)
-    found = [key for key in sorted(leaving & endpoint.deployed_ids) if endpoint.traffic.get(key)]
-    return f"{', '.join(found)} to be undeployed, which was begun before" if found else ""
+    asked = {key for key in endpoint.deployed_ids if endpoint.traffic.get(key)}
+    found = world.leaving(release.dataset, asked, within=world.settings.operation_limit_seconds)
+    return f"{', '.join(sorted(found))} to be undeployed, which was begun before" if found else ""
 
 
 def note_way_back(release: CloudRelease, world: World, rollout: Rollout) -> None:
@@ -123,12 +123,13 @@ def _warm(release: CloudRelease, world: World, endpoint: Endpoint) -> str:
     traffic was taken away."""
     if release.request.kind != "rollback":
         return ""
-    leaving = world.leaving(release.dataset, within=LEAVING_SECONDS)
-    for deployed in endpoint.deployed:
-        is_it = deployed.display_name == release.run_id and deployed.version == release.model_version
-        if is_it and deployed.id not in leaving:
-            return deployed.id
-    return ""
+    found = [
+        each.id
+        for each in endpoint.deployed
+        if each.display_name == release.run_id and each.version == release.model_version
+    ]
+    leaving = world.leaving(release.dataset, found, within=LEAVING_SECONDS)
+    return next((each for each in found if each not in leaving), "")
 
 
 # In place ------------------------------------------------------------------------------------------------------
