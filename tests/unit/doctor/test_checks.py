@@ -225,7 +225,7 @@ def config(text: str) -> Any:
     ],
 )
 def test_what_a_data_set_asks_of_each_quota(training: str, demand: dict[str, tuple[int, int]]) -> None:
-    assert quota.demand(config(training)) == {
+    assert {need.metric: (need.largest, need.both) for need in quota.needs_of(config(training))} == {
         f"aiplatform.googleapis.com/{name}": need for name, need in demand.items()
     }
 

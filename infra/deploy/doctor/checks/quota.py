@@ -14,13 +14,18 @@ from doctor.findings import Finding, Place
 from dualdeploy.dataset_config import Accelerator, Capacity, DatasetConfig
 from dualdeploy.training import TARGETS
 
-_METRIC = "aiplatform.googleapis.com/custom_model_training_"
+_TRAINING = "aiplatform.googleapis.com/custom_model_training_"
 _SERVING = "aiplatform.googleapis.com/custom_model_serving_"
 #: Quotas of processors that Google was seen to name; of other families' spot machines it may count none.
-_ALWAYS_NAMED = {f"{_METRIC}cpus", f"{_METRIC}preemptible_cpus", f"{_SERVING}cpus"}
+_ALWAYS_NAMED = {f"{_TRAINING}cpus", f"{_TRAINING}preemptible_cpus", f"{_SERVING}cpus"}
 #: No limit.
 _UNLIMITED = -1
 
+#: When the data sets serve on most.
+_RELEASING = "while models are released"
+
+#: By metric: the quota's id, and its limit in our region.
+Limits = Mapping[str, tuple[str, int]]
 
 #: How Vertex AI names the quota of machines that it may take away, or that it gives when it has some.
 _KIND = {"spot": "preemptible_", "flex_start": "preemptible_", "standard": ""}
@@ -47,12 +52,8 @@ def checks(look: Look) -> Iterator[Check]:
     yield serving
 
 
-def demand(config: DatasetConfig) -> Mapping[str, tuple[int, int]]:
-    """By metric: what the largest job of a run takes, and what both take when they train at once."""
-    return {need.metric: (need.largest, need.both) for need in _needs(config)}
-
-
-def _needs(config: DatasetConfig) -> Iterator[Need]:
+def needs_of(config: DatasetConfig) -> Iterator[Need]:
+    """What the two jobs of a run need of each quota."""
     ways = {
         target: [_taken(entry, config.training.of(target).replicas) for entry in config.training.of(target).capacity]
         for target in TARGETS
@@ -69,7 +70,7 @@ def _needs(config: DatasetConfig) -> Iterator[Need]:
 
 def _taken(entry: Capacity, replicas: int) -> Mapping[str, int]:
     """What a job that asks for its machines so takes, by metric."""
-    return _of_machines(f"{_METRIC}{_KIND[entry.strategy]}", entry.machine, entry.accelerator, replicas)
+    return _of_machines(f"{_TRAINING}{_KIND[entry.strategy]}", entry.machine, entry.accelerator, replicas)
 
 
 def served(config: DatasetConfig) -> Mapping[str, int]:
@@ -117,58 +118,78 @@ def _serving(look: Look, check: Check) -> Iterator[Finding]:
         if not config.serving.scale_to_zero:  # which is alone on its endpoint: there the old model goes first
             releasing.update(served(config))
     limits = _limits(look)
-    for metric, need in sorted(alone.items()):
-        if metric not in limits and metric not in _ALWAYS_NAMED and not metric.endswith("_gpus"):
+    for metric, wanted in sorted(releasing.items()):
+        if not _is_counted(metric, limits):
             continue
-        name, region, wanted = metric.removeprefix("aiplatform.googleapis.com/"), look.chain.region, releasing[metric]
-        if metric not in limits:
-            console = f"https://console.cloud.google.com/iam-admin/quotas?project={look.chain.project}"
-            yield check.unseen(f"Google names no limit of {name}, which the data sets serve on", console)
+        if found := _unless_short(look, check, metric, wanted, limits, user="the data sets serve", when=_RELEASING):
+            yield found
             continue
-        quota_id, limit = limits[metric]
-        if limit == _UNLIMITED or limit >= wanted:
-            told = "no limit" if limit == _UNLIMITED else str(limit)
-            yield check.ok(f"{name}: {told} in {region}, {wanted} needed while models are released")
-        elif limit >= need:
-            says = f"{name} is {limit} in {region}, and {wanted} are needed while models are released: a release waits"
-            yield check.warning(says, _more(look, quota_id, wanted))
+        limit, there, more = _shortage(look, metric, wanted, limits)
+        if limit >= alone[metric]:
+            yield check.warning(f"{there}, and {wanted} are needed {_RELEASING}: a release waits", more)
         else:
-            says = f"{name} is {limit} in {region}, and what is configured serves on {need}: not all of it can"
-            yield check.broken(says, _more(look, quota_id, wanted))
+            says = f"{there}, and what is configured serves on {alone[metric]}: not all of it can"
+            yield check.broken(says, more)
 
 
 def _training(look: Look, check: Check) -> Iterator[Finding]:
     needs: dict[str, Need] = {}
     for config in _configs(look):
-        for need in _needs(config):
+        for need in needs_of(config):
             found = needs.get(need.metric, need)
             # Of two that ask for as much, the one that has no other way decides.
             needs[need.metric] = max(found, need, key=lambda each: (each.both, each.largest, not each.others))
     limits = _limits(look)
     for metric, need in sorted(needs.items()):
-        if metric in limits or metric in _ALWAYS_NAMED or metric.endswith("_gpus"):
+        if _is_counted(metric, limits):
             yield _judged(look, check, need, limits)
 
 
-def _is_enough(way: Mapping[str, int], limits: Mapping[str, tuple[str, int]]) -> bool:
+def _is_counted(metric: str, limits: Limits) -> bool:
+    """Whether Google names the quota, or should."""
+    return metric in limits or metric in _ALWAYS_NAMED or metric.endswith("_gpus")
+
+
+def _is_enough(way: Mapping[str, int], limits: Limits) -> bool:
     """What Google names no limit of does not count against it."""
     found = ((limits.get(metric, ("", _UNLIMITED))[1], needed) for metric, needed in way.items())
     return all(limit == _UNLIMITED or limit >= needed for limit, needed in found)
 
 
-def _judged(look: Look, check: Check, need: Need, limits: Mapping[str, tuple[str, int]]) -> Finding:
-    found = limits.get(need.metric)
-    name, region = need.metric.removeprefix("aiplatform.googleapis.com/"), look.chain.region
-    if found is None:
+def _unless_short(
+    look: Look, check: Check, metric: str, wanted: int, limits: Limits, *, user: str, when: str
+) -> Finding | None:
+    """What there is to say of a quota of which `user` needs so much; None where its limit is less than that."""
+    name = _name(metric)
+    if metric not in limits:
         console = f"https://console.cloud.google.com/iam-admin/quotas?project={look.chain.project}"
-        return check.unseen(f"Google names no limit of {name}, which {need.dataset} trains on", console)
-    quota_id, limit = found
-    more = _more(look, quota_id, need.both)
-    if limit == _UNLIMITED or limit >= need.both:
-        return check.ok(
-            f"{name}: {'no limit' if limit == _UNLIMITED else limit} in {region}, {need.both} needed at once"
-        )
-    there = f"{name} is {limit} in {region}"
+        return check.unseen(f"Google names no limit of {name}, which {user} on", console)
+    if not _is_enough({metric: wanted}, limits):
+        return None
+    _, limit = limits[metric]
+    told = "no limit" if limit == _UNLIMITED else limit
+    return check.ok(f"{name}: {told} in {look.chain.region}, {wanted} needed {when}")
+
+
+def _shortage(look: Look, metric: str, wanted: int, limits: Limits) -> tuple[int, str, str]:
+    """The limit of a quota that is too low: as a number, in words, and how to get what is wanted."""
+    quota_id, limit = limits[metric]
+    more = (
+        f"gcloud beta quotas preferences create --service=aiplatform.googleapis.com --quota-id={quota_id}"
+        f" --dimensions=region={look.chain.region} --preferred-value={wanted} --project={look.chain.project}"
+    )
+    return limit, f"{_name(metric)} is {limit} in {look.chain.region}", more
+
+
+def _name(metric: str) -> str:
+    return metric.removeprefix("aiplatform.googleapis.com/")
+
+
+def _judged(look: Look, check: Check, need: Need, limits: Limits) -> Finding:
+    user = f"{need.dataset} trains"
+    if found := _unless_short(look, check, need.metric, need.both, limits, user=user, when="at once"):
+        return found
+    limit, there, more = _shortage(look, need.metric, need.both, limits)
     if limit >= need.largest:
         says = f"{there}, and {need.dataset} needs {need.both} at once: one of its two jobs waits for the other"
         return check.warning(says, more)
@@ -180,15 +201,7 @@ def _judged(look: Look, check: Check, need: Need, limits: Mapping[str, tuple[str
     return check.broken(says, more)
 
 
-def _more(look: Look, quota_id: str, wanted: int) -> str:
-    return (
-        f"gcloud beta quotas preferences create --service=aiplatform.googleapis.com --quota-id={quota_id}"
-        f" --dimensions=region={look.chain.region} --preferred-value={wanted} --project={look.chain.project}"
-    )
-
-
-def _limits(look: Look) -> Mapping[str, tuple[str, int]]:
-    """By metric: the quota's id, and its limit in our region."""
+def _limits(look: Look) -> Limits:
     chain = look.chain
     found: dict[str, tuple[str, int]] = {}
     for info in look.google.pages(
@@ -199,7 +212,7 @@ def _limits(look: Look) -> Mapping[str, tuple[str, int]]:
         pageSize=1000,
     ):
         limit = _limit(info, chain.region)
-        if info.get("metric", "").startswith((_METRIC, _SERVING)) and limit is not None:
+        if info.get("metric", "").startswith((_TRAINING, _SERVING)) and limit is not None:
             found[info["metric"]] = (info.get("quotaId", ""), limit)
     return found
 
