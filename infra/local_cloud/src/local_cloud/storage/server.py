@@ -161,27 +161,30 @@ class Storage:
         if not origin or not download:
             return response
         method = request.headers.get("Access-Control-Request-Method", request.method)
-        for rule in self._cors(download["bucket"]):
-            if {"*", origin} & set(rule.get("origin", ())) and method in rule.get("method", ()):
-                response.headers["Access-Control-Allow-Origin"] = "*" if "*" in rule["origin"] else origin
-                response.headers["Vary"] = "Origin"
-                headers = ", ".join(rule.get("responseHeader", ()))
-                is_preflight = request.method == "OPTIONS"
-                if headers:
-                    name = "Access-Control-Allow-Headers" if is_preflight else "Access-Control-Expose-Headers"
-                    response.headers[name] = headers
-                if is_preflight:
-                    response.headers["Access-Control-Allow-Methods"] = ", ".join(rule["method"])
-                    response.headers["Access-Control-Max-Age"] = str(rule.get("maxAgeSeconds", 3600))
-                break
+        rule = self._cors_rule(download["bucket"], origin, method)
+        if rule is None:
+            return response
+        response.headers["Access-Control-Allow-Origin"] = "*" if "*" in rule["origin"] else origin
+        response.headers["Vary"] = "Origin"
+        is_preflight = request.method == "OPTIONS"
+        if headers := ", ".join(rule.get("responseHeader", ())):
+            name = "Access-Control-Allow-Headers" if is_preflight else "Access-Control-Expose-Headers"
+            response.headers[name] = headers
+        if is_preflight:
+            response.headers["Access-Control-Allow-Methods"] = ", ".join(rule["method"])
+            response.headers["Access-Control-Max-Age"] = str(rule.get("maxAgeSeconds", 3600))
         return response
 
-    def _cors(self, bucket: str) -> Sequence[Mapping[str, Any]]:
+    def _cors_rule(self, bucket: str, origin: str, method: str) -> Mapping[str, Any] | None:
+        """The first rule of the bucket that allows the method to the origin."""
         try:
             rules: Sequence[Mapping[str, Any]] = self.state.bucket(bucket).properties.get("cors", ())
         except ApiError:
-            return ()
-        return rules
+            return None
+        for rule in rules:
+            if {"*", origin} & set(rule.get("origin", ())) and method in rule.get("method", ()):
+                return rule
+        return None
 
     def _answer_range(self, error: RangeNotSatisfiable) -> flask.Response:
         document: dict[str, Any] = {
