@@ -220,7 +220,7 @@ class History:
 
         self.chain.interfere = interfere
         if self.chance.random() < 0.3:
-            # Whoever answers people is an instance like any other.
+            # The instance that answers people is like any other.
             self._command()
         self._pass()
 

@@ -232,7 +232,7 @@ class Leaving(Document):
 class CloudServing(Serving):
     """`leaving` says, by the ids of deployed models, which undeployments may be under way: noted before they begin.
 
-    What stands there gets no traffic, and whoever wants the model back deploys it anew.
+    A model that stands there gets no traffic, and a release that wants it back deploys it anew.
     """
 
     current: CloudServed | None = None

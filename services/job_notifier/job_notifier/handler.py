@@ -208,7 +208,7 @@ class JobNotifier:
     def _refuse_other_job(self, launch: Launch, result: TrainingResult, uri: str) -> None:
         """What two jobs of one training wrote to one place may be a mixture. Raises UnusableResult.
 
-        An id that is none of our jobs' proves nothing: only Vertex AI could say what it means by it.
+        An id that is not of one of our jobs proves nothing: only Vertex AI could say what it is of.
         """
         if not result.job or result.job == launch.job.rsplit("/", 1)[-1]:
             return
@@ -218,7 +218,7 @@ class JobNotifier:
             labels = {}
         if (labels.get(RUN_LABEL), labels.get(TARGET_LABEL)) != (launch.run_id, launch.target):
             log.warning(
-                "%s says that job %s wrote it, which is none of ours: %s succeeded", uri, result.job, launch.job
+                "%s says that job %s wrote it, which is not one of ours: %s succeeded", uri, result.job, launch.job
             )
             return
         raise UnusableResult(

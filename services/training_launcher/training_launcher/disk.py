@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dualdeploy.ledger import Run
 
-#: Vertex AI's disks are of these sizes, in gigabytes; the least is what it gives where nobody asks.
+#: Vertex AI's disks are of these sizes, in gigabytes; the least is what a job gets that asks for none.
 #: Source: https://cloud.google.com/vertex-ai/docs/training/configure-compute#boot_disk_options
 LEAST_GB, MOST_GB = 100, 64_000
 

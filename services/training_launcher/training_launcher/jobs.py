@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 class Jobs:
     """Vertex AI takes no id of ours for a job: its labels tell whether it is there, and of which attempt.
 
-    A job of a later attempt than `launch` knows is passed over: whoever read `launch` was frozen since, and must not
-    cancel what others created meanwhile.
+    A job of a later attempt than `launch` knows is left alone: the instance that read `launch` was frozen since, and
+    must not cancel what others created meanwhile.
     """
 
     def __init__(self, *, ledger: Ledger, models: ObjectStore, vertex: Vertex, settings: LauncherSettings) -> None:

@@ -53,8 +53,8 @@ NOTIFIER, JOB = "job_notifier", "job"
 FIRST_WAIT_SECONDS = 60.0
 LONGEST_WAIT_SECONDS = 1800.0
 
-#: With less time left, a job whose machines were taken away is not asked for again; and one that had them for less
-#: had none.
+#: With less time left, a job whose machines were taken away is not asked for again; a job that had its machines for
+#: less than that counts as one that Vertex AI could not place.
 LEAST_SECONDS = 60.0
 
 #: When a creation that was answered by nothing is looked for once more.

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class TargetEstimate(Document):
-    """One job. Without a known price the amounts are None; `price` says where they come from, or what lacks.
+    """One job. Without a known price the amounts are None; `price` says where they come from, or what is missing.
 
     `usd_per_hour` is that of the dearest entry of `training.<target>.capacity`, `by_entry` has them all.
     """

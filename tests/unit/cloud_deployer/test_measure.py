@@ -295,7 +295,7 @@ def test_a_process_killed_at_any_operation_at_the_gate_starts_one_job_and_decide
         if not release_of(deployer).announced:
             end(deployer, accuracy=0.95)
         ended = finish(deployer)
-        # It is on the account, whoever died.
+        # It is on the account, whichever process died.
         if (ended.state, len(evaluations(deployer)), entry(deployer).reserved_usd > 0) != (State.REJECTED, 1, True):
             failures.append((number, when, deployer.operations[number], ended.reason))
     assert failures == []

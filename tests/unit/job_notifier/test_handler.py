@@ -406,7 +406,7 @@ REMINDERS = [
 def test_a_reminder_of_what_was_never_written_is_forgotten_and_is_no_error(
     chain: Chain, caplog: pytest.LogCaptureFixture, service: str, key: str
 ) -> None:
-    """Whoever writes a document reminds of it first, so that a reminder without one is an ordinary moment."""
+    """A service reminds of a document before it writes it, so that a reminder without one is an ordinary moment."""
     Due(service, chain.ledger).put(key)
     for _ in range(20):
         chain.clock.advance(60)

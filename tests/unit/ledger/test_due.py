@@ -99,7 +99,7 @@ def test_a_death_while_a_marker_is_put_back_forgets_nothing(
     assert due.all_keys() == [KEY]
 
 
-def test_what_was_put_back_onto_a_reminder_takes_nothing_from_whoever_works_on_that(
+def test_what_was_put_back_onto_a_reminder_takes_nothing_from_the_instance_that_works_on_that(
     due: Due, clock: ManualClock, store: MemoryObjectStore
 ) -> None:
     due.put(KEY)

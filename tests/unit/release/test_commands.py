@@ -411,7 +411,7 @@ def standing_of(toy: Toy, run_id: str) -> tuple[bool, bool]:
         (unreadable, "abort", {"dataset": DATASET}, (True, True)),
     ],
 )
-def test_whoever_looks_at_once_finds_what_was_asked_for_and_a_reminder_of_it(
+def test_an_instance_that_looks_at_once_finds_what_was_asked_for_and_a_reminder_of_it(
     prepare: Callable[[], Toy], command: str, body: dict[str, Any], expected: tuple[bool, bool]
 ) -> None:
     toy = prepare()

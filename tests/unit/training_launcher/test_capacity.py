@@ -635,7 +635,7 @@ def freeze(chain: Chain) -> None:
 
 
 @pytest.mark.parametrize("disturb", [lambda _: kill(""), freeze], ids=["dies", "is frozen"])
-def test_whoever_is_disturbed_on_the_way_along_the_list_asks_for_no_second_job_and_gets_the_machine(
+def test_an_instance_that_is_disturbed_along_the_list_asks_for_no_second_job_and_gets_the_machine(
     disturb: Callable[[Chain], None],
 ) -> None:
     count = len(told_without_machines().operations)
@@ -644,7 +644,7 @@ def test_whoever_is_disturbed_on_the_way_along_the_list_asks_for_no_second_job_a
 
 
 def at_first(chain: Chain, operation: str, act: Callable[[], None]) -> None:
-    """Let others act before whoever does this next goes on."""
+    """Let others act before the instance that does this next goes on."""
 
     def look(_number: int, name: str, when: str) -> None:
         if (name, when) == (operation, "before"):

@@ -18,7 +18,7 @@ from local_cloud.http import HttpServer
 from local_cloud.iam import PROJECT_NUMBER
 from local_cloud.identity import TokenMint
 
-#: The one app that is registered here, and its debug token, which is no secret.
+#: The one app that is registered here, and its debug token, which is not a secret.
 APP = f"1:{PROJECT_NUMBER}:web:0123456789abcdef012345"
 DEBUG_TOKEN = "00000000-0000-4000-8000-000000000000"  # noqa: S105  # of nothing but this cloud
 

@@ -31,7 +31,7 @@ def describe(environment: Mapping[str, str], environment_file: Path) -> str:
             "  .venv/bin/python -m local_cloud.demo.drop             # paint flowers, configure them, drop them in",
             "  dualdeploy runs                                       # states, costs, and what is waited for",
             "  dualdeploy status flowers                             # what serves, what is under way",
-            "  dualdeploy redeploy flowers                           # bring the recorded run out again",
+            "  dualdeploy redeploy flowers                           # release the recorded run again",
             '  curl "$LOCAL_CLOUD_ADDRESS/permissions"               # who was refused what',
             '  gcloud storage ls "gs://$LEDGER_BUCKET/**"            # what the services wrote; gsutil works, too',
             f"Logs: {environment['LOCAL_CLOUD_STATE']}/logs   Stop it: dualdeploy down",

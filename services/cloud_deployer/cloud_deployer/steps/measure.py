@@ -283,7 +283,7 @@ def _document(release: CloudRelease, world: World, live: CloudServed) -> Trainin
 
 
 def _usd_per_hour(release: CloudRelease, world: World) -> float | None:
-    """The machine is that of the training, whose hourly price is on record."""
+    """The machine is one of those that the training asks for; the hourly price of the dearest is on record."""
     try:
         estimate = spending.read_estimate(world.ledger, release.run_id)
     except CannotEverSucceed as exc:

@@ -59,8 +59,8 @@ def _planned(release: CloudRelease, world: World) -> Turn[CloudRelease]:
 
 
 def _leaving_with_traffic(release: CloudRelease, world: World, endpoint: Endpoint) -> str:
-    """What has traffic and is perhaps just being undeployed, in words; empty when nothing is. The split to go on from
-    is known when it is gone, or when so much time has passed that it stays."""
+    """Which deployed models have traffic and may be about to be undeployed, in words; empty for none. The split to go
+    on from is known when they are gone, or when so much time has passed that they stay."""
     asked = {key for key in endpoint.deployed_ids if endpoint.traffic.get(key)}
     found = world.leaving(release.dataset, asked, within=world.settings.operation_limit_seconds)
     return f"{', '.join(sorted(found))} to be undeployed, which was begun before" if found else ""

@@ -136,7 +136,7 @@ class _Moving(Document):
 class Placement(Document):
     """How a training's machines are asked for: entry number `entry`, from 0, of `training.<target>.capacity`.
 
-    Written before the job is asked for, and whole: whoever reads it need not know the configuration. `since` is when
+    Written before the job is asked for, and whole: a reader need not know the configuration. `since` is when
     its turn began, `wait` after how many seconds the next entry has its turn.
     """
 

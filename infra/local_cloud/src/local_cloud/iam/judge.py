@@ -200,7 +200,7 @@ class Iam:
         project = f"projects/{self.project}"
         holder = _policy_holder(resource)
         if not self._is_any_project and not _is_of(resource, self.project):
-            return  # of another project, about which nobody here has a say
+            return  # of another project, to which no grant here applies
         if holder.startswith("buckets/"):
             yield from self._convenience(holder)
         if holder != project and holder in self._grants:

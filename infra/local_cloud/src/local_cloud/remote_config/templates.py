@@ -113,7 +113,7 @@ def check(body: Mapping[str, Any]) -> None:
 
 
 def _check_values(body: Mapping[str, Any]) -> None:
-    """Fields that nobody here knows are taken: Google adds some each year, and whoever writes must keep them."""
+    """Fields that are unknown here are accepted: Google adds some each year, and a client must keep them."""
     for name, parameter in _parameters(body).items():
         for each in [parameter.get("defaultValue", {}), *parameter.get("conditionalValues", {}).values()]:
             if not isinstance(each.get("value", ""), str):

@@ -20,7 +20,7 @@ from local_cloud.storage.wire import byte_range
 #: Longest life of a V4 signed URL. Source: https://cloud.google.com/storage/docs/access-control/signed-urls
 _LONGEST_SIGNED_SECONDS = 7 * 24 * 3600
 _KEY_OF_IAM_LASTS = datetime.timedelta(hours=12)
-#: How far the clock of whoever signs may be ahead.
+#: How far the clock of the signer may be ahead.
 _AHEAD = datetime.timedelta(minutes=15)
 
 #: First segments of the JSON API's paths, which the XML API's `/<bucket>/<object>` would swallow.

@@ -57,7 +57,7 @@ def whole_number(value: object, field: str, default: int = 0) -> int:
 
 
 def refuse_unknown(document: object, known: Collection[str], where: str) -> None:
-    """Refuse fields that a message has not, in the words of Google's APIs. Raises ApiError 400."""
+    """Refuse fields that a message does not have, in the words of Google's APIs. Raises ApiError 400."""
     if isinstance(document, Mapping) and (unknown := [key for key in document if key not in known]):
         raise invalid_argument(
             f"Invalid JSON payload received. Unknown name \"{unknown[0]}\" at '{where}': Cannot find field."

@@ -88,7 +88,7 @@ def served_demand(deployed: Mapping[str, Any]) -> dict[str, int]:
 
 
 def require_quota(needs: Mapping[str, int], others: Iterable[Mapping[str, int]], limits: Mapping[str, int]) -> None:
-    """Refuse what, with all others, needs more than a quota has; without a limit, or with -1, there is none.
+    """Refuse what, with all others, needs more than a quota has; a quota without a limit, or with -1, refuses nothing.
 
     Raises ApiError 429. Source: GoogleCloudPlatform/vertex-ai-samples#3479.
     """

@@ -146,7 +146,7 @@ def _refuse_unknown(value: Any, descriptor: Any, where: str) -> None:
 
 
 def _refuse_unknown_parameters(operation: str, api_version: str) -> None:
-    """Refuse parameters of the address that the method's request has not, in Google's words. Raises ApiError 400."""
+    """Refuse query parameters that the method's request does not have, in Google's words. Raises ApiError 400."""
     request = _request_of(operation, api_version)
     if request is None:
         return
