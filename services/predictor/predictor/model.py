@@ -48,11 +48,11 @@ def gpus(tf: Any) -> Sequence[Any]:
 
 def graph(folder: Path) -> Any:
     """The GraphDef of the SavedModel in `folder`, whose operators are known to be harmless. Raises UnusableGraph."""
-    saved_model.check_folder(folder)
+    data = saved_model.check_folder(folder)
     tensorflow()
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel  # noqa: PLC0415 - as above
 
-    return SavedModel.FromString((folder / saved_model.FILE).read_bytes()).meta_graphs[0].graph_def
+    return SavedModel.FromString(data).meta_graphs[0].graph_def
 
 
 class ImageModel:

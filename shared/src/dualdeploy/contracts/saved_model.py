@@ -48,8 +48,8 @@ class Use:
         return f"{self.operator} (in {self.function or 'the graph itself'})"
 
 
-def check_folder(folder: Path) -> None:
-    """Hold the SavedModel in `folder` against the list. Raises UnusableGraph."""
+def check_folder(folder: Path) -> bytes:
+    """Hold the SavedModel in `folder` against the list, and return the bytes of its `FILE`. Raises UnusableGraph."""
     check_names(path.name for path in folder.iterdir())
     path = folder / FILE
     try:
@@ -59,6 +59,7 @@ def check_folder(folder: Path) -> None:
     except OSError as exc:
         raise UnusableGraph(f"{FILE} cannot be read: {exc.strerror}") from exc
     check(data)
+    return data
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -81,19 +82,24 @@ def check_size(size: int) -> None:
 def check(data: bytes) -> None:
     """Hold the bytes of `FILE` against the list. Raises UnusableGraph, whose sentence names operator and remedy."""
     check_size(len(data))
-    refused = next(_refused(parse(data)), None)
-    if refused:
-        raise UnusableGraph(
-            f"the model uses the operator {refused}, which is not on the list of those that may run here: "
-            f"{operators.advice(refused.operator)}, and train again"
-        )
+    _check(parse(data))
 
 
 def check_graph(graph_def: bytes) -> None:
     """Hold the bytes of a GraphDef against the list, as if it had been saved already. Raises UnusableGraph."""
     message = _messages()[0]()
     message.meta_graphs.add().graph_def.MergeFromString(graph_def)
-    check(message.SerializeToString())
+    check_size(message.ByteSize())
+    _check(message)
+
+
+def _check(message: Any) -> None:
+    refused = next(_refused(message), None)
+    if refused:
+        raise UnusableGraph(
+            f"the model uses the operator {refused}, which is not on the list of those that may run here: "
+            f"{operators.advice(refused.operator)}, and train again"
+        )
 
 
 def parse(data: bytes) -> Any:
