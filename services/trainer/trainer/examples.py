@@ -18,7 +18,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import google_crc32c
 import numpy as np
@@ -29,7 +29,7 @@ from dualdeploy.contracts import image_file
 from dualdeploy.contracts.example import ExampleSchema
 from dualdeploy.contracts.unusable import UnusableRecord
 from dualdeploy.images import UnreadableImage, decode_rgb, resize_bilinear
-from dualdeploy.tfrecord import CorruptRecords, is_gzip, read_records
+from dualdeploy.tfrecord import HEADER_BYTES, CorruptRecords, is_gzip, read_records
 from dualdeploy.training import Augmentation, FeatureNames
 from trainer.failures import UnusableData
 from trainer.pictures import EncodedPictures, Index, PicturesOnDemand
@@ -187,10 +187,9 @@ def load(
     if by_hash and evaluates:
         parts.append((elsewhere, _Wanted(learned=False, held_out=True)))
     files = [shard for shards, _ in parts for shard in shards]
-    way = _way(train, side, memory=memory, disk=disk)
-    for attempt in dict.fromkeys((way, _EACH_TIME)):
+    for each_time in (False, True) if _fits(train, side, memory=memory, disk=disk) else (True,):
         try:
-            with _Kept(reader, files, len(labels), folder, memory=memory, way=attempt) as kept:
+            with _Kept(reader, files, len(labels), folder, memory=memory, each_time=each_time) as kept:
                 for number, (shards, wanted) in zip(_first_numbers(parts), parts, strict=True):
                     if wanted.learned or wanted.held_out:
                         for prepared in _ahead(reader, shards, wanted, evaluation=shards is held_out, number=number):
@@ -199,7 +198,7 @@ def load(
                 data = kept.finish("hash" if by_hash else "named")
             break
         except _NoRoom as exc:
-            if attempt == _EACH_TIME:
+            if each_time:
                 raise
             log.warning("%s: the pictures are decoded anew in each epoch instead", exc)
     _refuse_unlearnable(data, labels, alone=evaluates and not elsewhere, evaluates=evaluates)
@@ -211,12 +210,8 @@ def _first_numbers(parts: Sequence[tuple[Sequence[Shard], Any]]) -> list[int]:
     return [sum(len(shards) for shards, _ in parts[:place]) for place in range(len(parts))]
 
 
-#: Ways to keep training pictures: in memory, then in a file; in a file at once; or to decode them each time.
-_MEMORY, _FILE, _EACH_TIME = "memory", "file", "each time"
-
-
-def _way(train: Sequence[Shard], side: int, *, memory: int, disk: int | None) -> str:
-    """How decoded training pictures are kept, by what the shards' first records tell of all."""
+def _fits(train: Sequence[Shard], side: int, *, memory: int, disk: int | None) -> bool:
+    """Whether decoded training pictures can be kept, by what the shards' first records tell of all."""
     sizes = [shard.path.stat().st_size for shard in train if shard.path.exists()]
     first: list[int] = []
     for shard in train:
@@ -225,9 +220,7 @@ def _way(train: Sequence[Shard], side: int, *, memory: int, disk: int | None) ->
         if first:
             break
     decoded = sum(sizes) / max(1.0, sum(first) / max(1, len(first))) * side * side * 3
-    if decoded <= memory:
-        return _MEMORY
-    return _FILE if disk is None or decoded <= disk else _EACH_TIME
+    return decoded <= memory or disk is None or decoded <= disk
 
 
 def training_side(image_size: int, augmentation: Augmentation) -> int:
@@ -239,13 +232,13 @@ def training_side(image_size: int, augmentation: Augmentation) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Record:
-    """A record as it was read: from byte `offset` of the shard with this number, None of a compressed one."""
+    """A record as it was read: `data` from byte `offset` of the shard with this number, None of a compressed one."""
 
     shard: Shard
+    number: int
     index: int
     data: bytes
-    number: int = 0
-    offset: int | None = None
+    offset: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -379,12 +372,11 @@ def _groups(shards: Sequence[Shard], first: int) -> Iterator[list[_Record] | Bad
     """Records of all shards in their order, so many at a time; bad ones come as they are met."""
     group: list[_Record] = []
     for number, shard in enumerate(shards, first):
-        for record in _records(shard):
+        for record in _records(shard, number):
             if isinstance(record, BadRecord):
                 yield record
                 continue
-            offset, data = record.offset, record.data
-            group.append(_Record(shard, record.index, data, number, None if offset is None else offset + _HEADER))
+            group.append(record)
             if len(group) == TOGETHER:
                 yield group
                 group = []
@@ -392,19 +384,7 @@ def _groups(shards: Sequence[Shard], first: int) -> Iterator[list[_Record] | Bad
         yield group
 
 
-#: Bytes of a record's frame before its data. Source: https://www.tensorflow.org/tutorials/load_data/tfrecord
-_HEADER = 12
-
-
-class _Read(NamedTuple):
-    """A record's number, its data, and where its frame begins: None in a compressed shard, which has no such place."""
-
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a record
-    data: bytes
-    offset: int | None
-
-
-def _records(shard: Shard) -> Iterator[_Read | BadRecord]:
+def _records(shard: Shard, number: int) -> Iterator[_Record | BadRecord]:
     damaged: list[CorruptRecords] = []
     try:
         with shard.path.open("rb") as stream:
@@ -412,7 +392,8 @@ def _records(shard: Shard) -> Iterator[_Read | BadRecord]:
             stream.seek(0)
             for record in read_records(stream, name=shard.name, damaged=damaged.append):
                 yield from _named(damaged)
-                yield _Read(record.index, record.data, None if compressed else record.offset)
+                offset = None if compressed else record.offset + HEADER_BYTES
+                yield _Record(shard, number, record.index, record.data, offset)
             yield from _named(damaged)
     except CorruptRecords as exc:
         raise UnusableData(f"{exc}. Write this shard again; the job needs all of it") from exc
@@ -430,10 +411,10 @@ class _Kept:
     """What has been read so far: where each picture lies, and pixels as far as they are kept. Leaving closes files."""
 
     def __init__(
-        self, reader: _Reader, shards: Sequence[Shard], classes: int, folder: Path, *, memory: int, way: str
+        self, reader: _Reader, shards: Sequence[Shard], classes: int, folder: Path, *, memory: int, each_time: bool
     ) -> None:
         self._reader = reader
-        self._each_time = way == _EACH_TIME
+        self._each_time = each_time
         self._copies = _Copies(folder / "copied.pictures", number=len(shards))
         self._files = [*(shard.path for shard in shards), self._copies.path]
         self._index = {False: Index(), True: Index()}

@@ -44,6 +44,10 @@ _HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
 _LENGTH = struct.Struct("<Q")
 _FRAME_BYTES = _HEADER.size + _CHECKSUM.size
+
+HEADER_BYTES = _HEADER.size
+"""Bytes of a record's frame before its data."""
+
 _GZIP_MAGIC = b"\x1f\x8b"
 
 FeatureKind = Literal["bytes", "int64", "float", "empty"]
