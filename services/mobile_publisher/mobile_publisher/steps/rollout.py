@@ -129,15 +129,14 @@ def _looked(release: MobileRelease, world: World) -> MobileRelease:
     recorded = served.version if served and served.published_as == release.published_as else ""
     pointer, remark = _pointed(release, world, default or recorded)
     before = before.changed(pointer=pointer, parameter=default)
-    if by_hand := _by_hand(release, before, serving):
+    if by_hand := _by_hand(release, before, serving, recorded):
         remark += f"; {by_hand.why}"
     return release.changed(before=before, rollout=_rollout(release, before), by_hand=by_hand, remark=remark)
 
 
-def _by_hand(release: MobileRelease, before: Before, serving: MobileServing) -> ByHand | None:
+def _by_hand(release: MobileRelease, before: Before, serving: MobileServing, recorded: str) -> ByHand | None:
     """A rollback must not go to what the team has taken away itself, but to what it gave phones instead."""
     current, previous = serving.current, serving.previous
-    recorded = current.version if current and current.published_as == release.published_as else ""
     if current is None or not recorded or before.version in ("", recorded):
         return None
     is_previous = previous is not None and previous.published_as == release.published_as
