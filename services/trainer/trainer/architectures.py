@@ -74,9 +74,9 @@ def build(
     """
     if module:
         own = modules.load(module, architectures.module_of(name) or name)
-        network = _own(own, module, classes=classes, image_size=image_size, weights=weights, precision=precision)
+        network = _own(own, classes=classes, image_size=image_size, weights=weights, precision=precision)
         if precision == "float32" and not shared:  # a twin has the same answers
-            with modules.blamed(own.name, module, "asking it about a picture"):
+            with modules.blamed(own.name, own.path, "asking it about a picture"):
                 modules.check_probabilities(own, network.model, image_size)
     else:
         network = _published(name, classes=classes, image_size=image_size, weights=weights, precision=precision)
@@ -101,27 +101,26 @@ def _published(name: str, *, classes: int, image_size: int, weights: str | Path,
     with _policy(precision):
         base = _download(make, network.name) if imagenet else make()
     if isinstance(weights, Path):
-        _load(base, weights, network.name)
+        _load(
+            base,
+            weights,
+            f"{network.name} without its top",
+            f"`keras.applications.{network.name}` (include_top=False) and "
+            f"`base.save_weights('{network.name}.weights.h5')`",
+        )
     pixels = keras.Input(shape, name="pixels")
     head = keras.layers.Dense(classes, activation="softmax", dtype="float32", name="probabilities")
     model = keras.Model(pixels, head(base(scaled(pixels, network.scaling))))
     return Network(model, base, pretrained=weights != "none")
 
 
-def _own(
-    own: modules.Module, path: Path, *, classes: int, image_size: int, weights: str | Path, precision: Policy
-) -> Network:
+def _own(own: modules.Module, *, classes: int, image_size: int, weights: str | Path, precision: Policy) -> Network:
     with _policy(precision):
-        inner = modules.built(own, path, classes=classes, image_size=image_size)
+        inner = modules.built(own, classes=classes, image_size=image_size)
         pixels = keras.Input((image_size, image_size, 3), name="pixels")
-        answer = modules.answered(own, path, inner, scaled(pixels, own.pixels), classes=classes)
+        answer = modules.answered(own, inner, scaled(pixels, own.pixels), classes=classes)
     if isinstance(weights, Path):
-        try:
-            inner.load_weights(weights)
-        except Exception as exc:  # as in `_load`
-            raise UnusableWeights(
-                f"{weights.name} does not hold weights of {own.name}: {exc}. Save them with `build(…).save_weights(…)`"
-            ) from exc
+        _load(inner, weights, own.name, "`build(…).save_weights(…)`")
     # Always in a network of ours: one that is a class of the user's then has a shape, and its answer is float32.
     model = keras.Model(pixels, keras.layers.Activation("linear", dtype="float32", name="probabilities")(answer))
     base = modules.base_of(own, inner)
@@ -165,14 +164,11 @@ def scaled(pixels: keras.KerasTensor, scaling: Scaling) -> keras.KerasTensor:
     return keras.ops.flip(rescaled, axis=-1) if scaling == "caffe" else rescaled
 
 
-def _load(base: keras.Model, path: Path, name: str) -> None:
+def _load(network: keras.Model, path: Path, name: str, save: str) -> None:
     try:
-        base.load_weights(path)
+        network.load_weights(path)
     except Exception as exc:  # h5py, zipfile and Keras each have errors of their own for a file that does not fit
-        raise UnusableWeights(
-            f"{path.name} does not hold weights of {name} without its top: {exc}. Save them with "
-            f"`keras.applications.{name}` (include_top=False) and `base.save_weights('{name}.weights.h5')`"
-        ) from exc
+        raise UnusableWeights(f"{path.name} does not hold weights of {name}: {exc}. Save them with {save}") from exc
 
 
 def _download(make: Callable[[], keras.Model], name: str) -> keras.Model:

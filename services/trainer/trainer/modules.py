@@ -32,6 +32,7 @@ class Module:
     """A file that was run: its function, and the two names that it may define. `base` is the name of a layer."""
 
     name: str
+    path: Path
     build: Any
     base: str = ""
     pixels: Scaling = "inside"
@@ -52,12 +53,12 @@ def load(path: Path, name: str) -> Module:
         raise UnusableModule(f"{name} has BASE = {base!r}: write the name of a layer of the network, as text")
     if pixels not in PIXELS:
         raise UnusableModule(f"{name} has PIXELS = {pixels!r}: write one of {', '.join(map(repr, PIXELS))}")
-    return Module(name, build, base, pixels)
+    return Module(name, path, build, base, pixels)
 
 
-def built(module: Module, path: Path, *, classes: int, image_size: int) -> keras.Model:
+def built(module: Module, *, classes: int, image_size: int) -> keras.Model:
     """What the module's `build` returns, if it is a network. Raises UnusableModule."""
-    with blamed(module.name, path, f"build({classes}, {image_size})"):
+    with blamed(module.name, module.path, f"build({classes}, {image_size})"):
         model = module.build(classes, image_size)
     if not isinstance(model, keras.Model):
         raise UnusableModule(
@@ -66,11 +67,9 @@ def built(module: Module, path: Path, *, classes: int, image_size: int) -> keras
     return model
 
 
-def answered(
-    module: Module, path: Path, model: keras.Model, pixels: keras.KerasTensor, *, classes: int
-) -> keras.KerasTensor:
+def answered(module: Module, model: keras.Model, pixels: keras.KerasTensor, *, classes: int) -> keras.KerasTensor:
     """The network's answer to pixels, of the right shape. Raises UnusableModule."""
-    with blamed(module.name, path, "giving it pixels"):
+    with blamed(module.name, module.path, "giving it pixels"):
         answer = model(pixels)
     if not isinstance(answer, keras.KerasTensor):
         raise UnusableModule(f"{module.name}: the network has several outputs: return only the probabilities")

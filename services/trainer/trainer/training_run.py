@@ -100,7 +100,7 @@ def _finish(under_way: _Job, fitted: Fitted, memory: Memory, clock: _Stopwatch) 
         outcome = _Outcome(job, data, fitted, _evaluate(job, data, fitted, staging), live)
     with clock.lap("export"):
         outcome = _export(outcome, staging)
-        if under_way.module:  # `model.keras` cannot be loaded without it
+        if under_way.module:  # the weights are of what it builds
             staging.write("module.py", under_way.module.read_bytes())
         outcome = _timed(outcome, staging, under_way.work)
         where = _report(outcome, staging, where)
