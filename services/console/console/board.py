@@ -23,7 +23,7 @@ from dualdeploy.object_store import ObjectStore
 from dualdeploy.overview import Runs, RunView
 from dualdeploy.training import TARGETS
 
-#: One reader a page, however many look at it.
+#: A page that was read is shown for so long, however many look at it.
 KEPT_SECONDS = 2.0
 #: Runs in the table of a data set.
 SHOWN_RUNS = 12
@@ -50,7 +50,6 @@ class Side:
     """What one target gives to users. `facts` are name and value; `actions` are those that would not be refused."""
 
     target: str
-    title: str
     run_id: str = ""
     previous: str = ""
     since: str = ""
@@ -59,13 +58,16 @@ class Side:
     actions: tuple[str, ...] = ()
     problem: str = ""
 
+    @property
+    def title(self) -> str:
+        return TITLES[self.target]
+
 
 @dataclasses.dataclass(frozen=True)
 class UnderWay:
     """One release that is not over. `shares` are name and state (`done`, `now`, `ahead`)."""
 
     target: str
-    title: str
     run_id: str
     state: str
     since: str
@@ -74,6 +76,10 @@ class UnderWay:
     shares: tuple[tuple[str, str], ...] = ()
     figures: tuple[Figure, ...] = ()
     not_judged: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        return TITLES[self.target]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,12 +98,17 @@ class Board:
     dataset: str
     at: str
     sides: tuple[Side, ...] = ()
-    same_data: bool | None = None
     under_way: tuple[UnderWay, ...] = ()
     routings: Routings | None = None
     runs: tuple[RunView, ...] = ()
     waiting: tuple[Waiting, ...] = ()
     problem: str = ""
+
+    @property
+    def same_data(self) -> bool | None:
+        """Whether both models learnt from the same snapshot; None while one is missing."""
+        runs = {side.run_id for side in self.sides}
+        return None if "" in runs or len(self.sides) < len(TARGETS) else len(runs) == 1
 
     @property
     def is_busy(self) -> bool:
@@ -182,7 +193,6 @@ class Boards:
                 dataset,
                 at,
                 sides=sides,
-                same_data=_same_data(sides),
                 under_way=tuple(self._under_way(serving)),
                 routings=self._routings(dataset),
                 runs=runs,
@@ -207,14 +217,12 @@ class Boards:
         return found.document if found else None
 
     def _side(self, target: str, serving: Serving | str, runs: Sequence[RunView]) -> Side:
-        title = TITLES[target]
         if isinstance(serving, str):
-            return Side(target, title, problem=serving, actions=("abort",))
+            return Side(target, problem=serving, actions=("abort",))
         current, previous = serving.current, serving.previous
         is_serving = bool(current) and not serving.undeployed_at and not serving.retired_at
         return Side(
             target,
-            title,
             run_id=current.run_id if current and is_serving else "",
             previous=previous.run_id if previous else "",
             since=current.since if current and is_serving else "",
@@ -229,7 +237,7 @@ class Boards:
                 try:
                     found = standing(self._ledger, turn.run_id, each.target)
                 except (CannotEverSucceed, UnknownRun) as exc:
-                    yield UnderWay(each.target, TITLES[each.target], turn.run_id, "unreadable", turn.since, str(exc))
+                    yield UnderWay(each.target, turn.run_id, "unreadable", turn.since, str(exc))
                     continue
                 yield under_way(each.target, found)
 
@@ -264,12 +272,6 @@ def _mends(kind: str) -> str:
     if "object" in kind or "data" in kind:
         return "make validate DATA=folder, then upload what is right"
     return "make doctor"
-
-
-def _same_data(sides: Sequence[Side]) -> bool | None:
-    """Whether both models learnt from the same snapshot; None while one is missing."""
-    runs = {side.run_id for side in sides}
-    return None if "" in runs or len(sides) < len(TARGETS) else len(runs) == 1
 
 
 def _facts(target: str, current: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -332,7 +334,6 @@ def under_way(target: str, found: Standing) -> UnderWay:
     place = next((n for n, step in enumerate(found.steps) if step.name == found.step), -1)
     return UnderWay(
         target,
-        TITLES[target],
         found.run_id,
         str(found.state),
         found.since,

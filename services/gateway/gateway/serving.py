@@ -27,7 +27,6 @@ class _Served(Served):
     endpoint: str = ""
     endpoint_dns: str = ""
     deployed_model: str = ""
-    model_version: str = ""
 
 
 class _Serving(Serving):
