@@ -16,11 +16,11 @@ import flask
 from werkzeug.test import EnvironBuilder
 
 from benchmarks.report import Row, append_rows
-from dualdeploy.callers import Callers
-from dualdeploy.certificates import Certificates
-from dualdeploy.testing.callers import AUDIENCE, SENDER, cloud_run_callers, from_sender
+from dualdeploy.http.callers import Callers
+from dualdeploy.http.certificates import Certificates
 from local_cloud.faults import Faults
 from local_cloud.identity import Identity, TokenMint
+from support.fakes.callers import AUDIENCE, SENDER, cloud_run_callers, from_sender
 
 ROUNDS, EVENTS, NEW_TOKENS = 20, 500, 10
 

@@ -26,7 +26,7 @@ import requests
 
 from benchmarks.report import Row, append_rows
 from benchmarks.validator import jpeg
-from dualdeploy.vertex import Deployment, ModelSpec, VertexGateway
+from dualdeploy.google.vertex import Deployment, ModelSpec, VertexGateway
 from local_cloud import topology as topologies
 from local_cloud.cloud import DEFAULT_PROJECT, DEFAULT_REGION, LocalCloud
 from local_cloud.stack import Stack

@@ -35,14 +35,15 @@ ROOT = Path(__file__).resolve().parent.parent
 for source in ("shared/src", "services/training_launcher"):
     sys.path.insert(0, str(ROOT / source))
 
-from dualdeploy import logs, tfrecord  # noqa: E402 (found through the path above)
-from dualdeploy.dataset_config import object_name  # noqa: E402
-from dualdeploy.entrypoint import Receiver  # noqa: E402
+from dualdeploy import logs  # noqa: E402 (found through the path above)
+from dualdeploy.contracts.dataset_config import object_name  # noqa: E402
+from dualdeploy.google.object_store import ABSENT, ObjectSummary  # noqa: E402
+from dualdeploy.http.entrypoint import Receiver  # noqa: E402
+from dualdeploy.images import tfrecord  # noqa: E402 (found through the path above)
 from dualdeploy.ledger import Ledger  # noqa: E402
-from dualdeploy.object_store import ABSENT, ObjectSummary  # noqa: E402
-from dualdeploy.testing import FakePublisher, FakeVertex, Faults, ManualClock, MemoryObjectStore  # noqa: E402
-from dualdeploy.testing.callers import cloud_run_callers, from_sender  # noqa: E402
 from dualdeploy.ticks import Advance  # noqa: E402
+from support.fakes import FakePublisher, FakeVertex, Faults, ManualClock, MemoryObjectStore  # noqa: E402
+from support.fakes.callers import cloud_run_callers, from_sender  # noqa: E402
 from training_launcher.service import Service, compose  # noqa: E402
 from training_launcher.settings import LauncherSettings  # noqa: E402
 

@@ -60,8 +60,8 @@ def measured(classes: int) -> dict[str, float]:
     """Seconds, peak of memory, and the size of what is written."""
     import numpy as np  # noqa: PLC0415 (found through the path above, like the next)
 
-    from trainer import charts  # noqa: PLC0415
-    from trainer.evaluation import Tally  # noqa: PLC0415
+    from trainer.loop.evaluation import Tally  # noqa: PLC0415
+    from trainer.outputs import charts  # noqa: PLC0415
 
     labels = [f"class {number}" for number in range(classes)]
     generator, tally, making = np.random.default_rng(0), Tally(), 0.0

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _fill(address: str, shards: int) -> None:
-    from dualdeploy.tfrecord import encode_example, write_records  # noqa: PLC0415
+    from dualdeploy.images.tfrecord import encode_example, write_records  # noqa: PLC0415
 
     bucket = _client(address).create_bucket(BUCKET)
     for number in range(shards):
@@ -80,7 +80,7 @@ def _picture(number: int) -> bytes:
 
 def _client(address: str) -> Any:
     os.environ["STORAGE_EMULATOR_HOST"] = f"http://{address}"
-    from dualdeploy.object_store import shared_client  # noqa: PLC0415
+    from dualdeploy.google.object_store import shared_client  # noqa: PLC0415
 
     os.environ.setdefault("GOOGLE_CLOUD_PROJECT", "benchmark")
     return shared_client()
@@ -89,8 +89,8 @@ def _client(address: str) -> Any:
 def _measured(options: argparse.Namespace) -> dict[str, float]:
     """Validate once, and count what goes over the wire."""
     from dualdeploy.contracts.split import divide  # noqa: PLC0415
+    from dualdeploy.google.object_store import GcsObjectStore  # noqa: PLC0415
     from dualdeploy.ledger import Shard  # noqa: PLC0415
-    from dualdeploy.object_store import GcsObjectStore  # noqa: PLC0415
     from training_launcher.admission import StoredShard  # noqa: PLC0415
     from training_launcher.validation import ValidationLimits, validate  # noqa: PLC0415
 

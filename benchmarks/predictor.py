@@ -309,7 +309,7 @@ def export(network: str, folder: Path) -> None:
     import tensorflow as tf  # noqa: PLC0415 (seconds, and only in this process)
 
     from trainer import architectures  # noqa: PLC0415
-    from trainer.export import write_models  # noqa: PLC0415
+    from trainer.outputs.export import write_models  # noqa: PLC0415
 
     built = architectures.build(network, classes=len(LABELS), image_size=IMAGE_SIZE, weights="none")
     shape = tf.TensorSpec([None, IMAGE_SIZE, IMAGE_SIZE, 3], tf.float32)

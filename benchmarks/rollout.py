@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def rollout() -> tuple[float, collections.Counter[str]]:
     """Seconds inside the deployer from `training-completed` to live, and its calls of Vertex AI by name."""
-    from chain import Chain  # noqa: PLC0415  # the path to it is made above
+    from support.chain import Chain  # noqa: PLC0415  # the path to it is made above
 
     chain = Chain()
     chain.configure(serving={"canary": {"bake": 0}})

@@ -23,12 +23,12 @@ from benchmarks.report import Row, append_rows
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "shared/src"))
 
-from dualdeploy.due import Due  # noqa: E402 (found through the path above)
-from dualdeploy.events import Envelope  # noqa: E402
+from dualdeploy.contracts.events import Envelope  # noqa: E402
+from dualdeploy.google.object_store import ABSENT  # noqa: E402
 from dualdeploy.ledger import Ledger  # noqa: E402
-from dualdeploy.object_store import ABSENT  # noqa: E402
-from dualdeploy.testing import FakePublisher, ManualClock, MemoryObjectStore  # noqa: E402
+from dualdeploy.ledger.due import Due  # noqa: E402 (found through the path above)
 from dualdeploy.ticks import Next, Ticks, parse_advance  # noqa: E402
+from support.fakes import FakePublisher, ManualClock, MemoryObjectStore  # noqa: E402
 
 #: What a message costs that turns out to be a duplicate: one read.
 DUPLICATE_SECONDS = 0.05

@@ -128,14 +128,15 @@ def _speed(read: Callable[[], int], *, cold: bool) -> float:
 
 def _imported() -> Callable[[int], Any]:
     """What makes a decoder; everything that reading takes is imported."""
-    from trainer import examples, recipe  # noqa: F401, PLC0415 (so that no clock sees it)
-    from trainer.decoding import ImageDecoder  # noqa: PLC0415
+    from trainer.data import examples  # noqa: F401, PLC0415 (so that no clock sees it)
+    from trainer.data.decoding import ImageDecoder  # noqa: PLC0415
+    from trainer.loop import recipe  # noqa: F401, PLC0415 (so that no clock sees it)
 
     return ImageDecoder
 
 
 def _read(data: Path, image_size: int, decoders: Callable[[int], Any], *, epochs: int) -> int:
-    from trainer import recipe  # noqa: PLC0415
+    from trainer.loop import recipe  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as folder:
         pictures = _loaded(data, image_size, Path(folder), decoders)
@@ -149,8 +150,9 @@ def waiting(data: Path, image_size: int) -> float:
     """Share of an epoch that the smallest network, which needs its input soonest, spends waiting for a batch."""
     import numpy as np  # noqa: PLC0415
 
-    from dualdeploy.training import Metrics  # noqa: PLC0415
-    from trainer import architectures, recipe  # noqa: PLC0415
+    from dualdeploy.contracts.training import Metrics  # noqa: PLC0415
+    from trainer import architectures  # noqa: PLC0415
+    from trainer.loop import recipe  # noqa: PLC0415
 
     recipe.prepare_tensorflow()
     network = architectures.build("mobilenet_v3_small", classes=CLASSES, image_size=image_size, weights="none")
@@ -181,10 +183,10 @@ def waiting(data: Path, image_size: int) -> float:
 
 
 def _loaded(data: Path, image_size: int, folder: Path, decoders: Callable[[int], Any]) -> Any:
-    from dualdeploy.tfrecord import read_records, write_records  # noqa: PLC0415
-    from dualdeploy.training import FeatureNames  # noqa: PLC0415
-    from trainer import examples  # noqa: PLC0415
-    from trainer.memory import available  # noqa: PLC0415
+    from dualdeploy.contracts.training import FeatureNames  # noqa: PLC0415
+    from dualdeploy.images.tfrecord import read_records, write_records  # noqa: PLC0415
+    from trainer.data import examples  # noqa: PLC0415
+    from trainer.process.free_memory import available  # noqa: PLC0415
 
     shards = [examples.Shard(path.name, path) for path in _shards(data)]
     # Something has to be held out: the first picture once more.

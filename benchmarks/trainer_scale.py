@@ -79,7 +79,7 @@ def write_shards(folder: Path, pictures: int) -> None:
     import numpy as np  # noqa: PLC0415
     from PIL import Image  # noqa: PLC0415
 
-    from dualdeploy.tfrecord import encode_example, write_records  # noqa: PLC0415
+    from dualdeploy.images.tfrecord import encode_example, write_records  # noqa: PLC0415
 
     def picture(number: int) -> bytes:
         noise = np.random.default_rng(number).integers(0, 256, (188, 250, 3), dtype=np.uint8)
@@ -105,10 +105,11 @@ def _per_cpu_second(epoch: Callable[[], int]) -> float:
 def index(data: Path) -> float:
     import numpy as np  # noqa: PLC0415
 
-    from dualdeploy.training import FeatureNames  # noqa: PLC0415
-    from trainer import examples, recipe  # noqa: PLC0415
-    from trainer.decoding import ImageDecoder  # noqa: PLC0415
-    from trainer.examples import Shard  # noqa: PLC0415
+    from dualdeploy.contracts.training import FeatureNames  # noqa: PLC0415
+    from trainer.data import examples  # noqa: PLC0415
+    from trainer.data.decoding import ImageDecoder  # noqa: PLC0415
+    from trainer.data.examples import Shard  # noqa: PLC0415
+    from trainer.loop import recipe  # noqa: PLC0415
 
     shards = [Shard(path.name, path) for path in sorted(data.glob("*.tfrecord"))]
     with tempfile.TemporaryDirectory() as folder:
@@ -158,7 +159,7 @@ def memory(_: Path) -> float:
     """Bytes that a picture adds, from 1,000 to 1,000,000."""
     import numpy as np  # noqa: PLC0415
 
-    from trainer.pictures import Index  # noqa: PLC0415
+    from trainer.data.pictures import Index  # noqa: PLC0415
 
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

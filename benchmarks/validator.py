@@ -79,7 +79,7 @@ def _report(kilobytes: int, size: int, runs: dict[str, list[dict[str, float]]], 
 
 def generate(path: Path, size: int, image_bytes: int) -> int:
     """Write a shard of about `size` bytes with distinct images that decode, and return its number of records."""
-    from dualdeploy.tfrecord import encode_example, write_records  # noqa: PLC0415 (found through the path above)
+    from dualdeploy.images.tfrecord import encode_example, write_records  # noqa: PLC0415 (found through the path above)
 
     chance = random.Random(0)
     jpegs = [jpeg(chance, image_bytes) for _ in range(20)]
@@ -122,7 +122,7 @@ def _variant(chance: random.Random, jpeg: bytes) -> bytes:
 def read_and_parse(shard: Path) -> int:
     """Read, check and parse with our reader."""
     from dualdeploy.contracts.example import ExampleSchema  # noqa: PLC0415
-    from dualdeploy.tfrecord import read_records  # noqa: PLC0415
+    from dualdeploy.images.tfrecord import read_records  # noqa: PLC0415
     from training_launcher.example_reader import ExampleReader  # noqa: PLC0415
 
     read = ExampleReader(ExampleSchema(labels=tuple(f"class {index}" for index in range(CLASSES)))).read

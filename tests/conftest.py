@@ -1,18 +1,13 @@
-"""What every test has in common: importable helpers (`accounts`, `chain`, `stories`, `nested`, `on_phone`,
-`signing`), property tests that judge no clock, more time for the slow ones, and a process that no test ends."""
+"""What every test has in common: property tests that judge no clock, more time for the slow ones, and a process that no test ends."""
 
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 
 import hypothesis
 import pytest
 
 from dualdeploy import health
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 # A busy machine makes one example slow, which says nothing about the code. In CI the same examples come every time:
 # a new counterexample belongs to whoever changes the code, not to whoever happens to push.

@@ -27,15 +27,14 @@ if __name__ == "__main__":
     ROOT = Path(__file__).resolve().parent.parent
     sys.path[:0] = [str(ROOT / "shared/src"), *(str(path) for path in (ROOT / "services").iterdir())]
 
-from chain import SERVICE_OF, SERVICES, Chain, Delivery, check_history
-
+from dualdeploy.contracts.training import TARGETS
 from dualdeploy.errors import ServiceUnavailable
+from dualdeploy.google.vertex import RUN_LABEL, TARGET_LABEL, JobOutcome
 from dualdeploy.ledger import State
 from dualdeploy.release.route import Forward, Route, Step
-from dualdeploy.testing.failing import ProcessDied
-from dualdeploy.testing.vertex import label_in_picture
-from dualdeploy.training import TARGETS
-from dualdeploy.vertex import RUN_LABEL, TARGET_LABEL, JobOutcome
+from support.chain import SERVICE_OF, SERVICES, Chain, Delivery, check_history
+from support.fakes.failing import ProcessDied
+from support.fakes.vertex import label_in_picture
 
 MOVES = 40
 #: Long enough for leases, quiet periods, bounds of what passes by itself, and the way back.

@@ -9,13 +9,13 @@ import flask
 from cloud_deployer.service import SERVICE, compose
 from cloud_deployer.settings import DeployerSettings
 from dualdeploy import logs, settings
-from dualdeploy.callers import Callers
-from dualdeploy.entrypoint import Receiver
+from dualdeploy.google.monitoring import MonitoringGateway
+from dualdeploy.google.object_store import GcsObjectStore
+from dualdeploy.google.pubsub import PubSubPublisher
+from dualdeploy.google.vertex import VertexGateway
+from dualdeploy.http.callers import Callers
+from dualdeploy.http.entrypoint import Receiver
 from dualdeploy.ledger import Ledger
-from dualdeploy.monitoring import MonitoringGateway
-from dualdeploy.object_store import GcsObjectStore
-from dualdeploy.pubsub import PubSubPublisher
-from dualdeploy.vertex import VertexGateway
 
 
 def create_app() -> flask.Flask:

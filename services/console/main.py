@@ -10,8 +10,8 @@ from console.deployers import HttpDeployers
 from console.service import compose
 from console.settings import ConsoleSettings
 from dualdeploy import logs, settings
-from dualdeploy.monitoring import MonitoringGateway
-from dualdeploy.object_store import GcsObjectStore
+from dualdeploy.google.monitoring import MonitoringGateway
+from dualdeploy.google.object_store import GcsObjectStore
 
 
 def create_app() -> flask.Flask:

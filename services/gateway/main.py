@@ -7,8 +7,8 @@ import os
 import flask
 
 from dualdeploy import logs, settings
+from dualdeploy.google.object_store import GcsObjectStore
 from dualdeploy.ledger import Ledger
-from dualdeploy.object_store import GcsObjectStore
 from gateway.endpoint import VertexEndpoints
 from gateway.service import LEDGER_SECONDS, compose
 from gateway.settings import GatewaySettings

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import flask
 
 from dualdeploy import logs, settings
-from dualdeploy.callers import Callers
-from dualdeploy.due import Due
-from dualdeploy.entrypoint import Receiver
-from dualdeploy.firebase import FirebaseMlGateway
+from dualdeploy.google.firebase_ml import FirebaseMlGateway
+from dualdeploy.google.object_store import GcsObjectStore
+from dualdeploy.google.pubsub import PubSubPublisher
+from dualdeploy.google.remote_config import RemoteConfigGateway
+from dualdeploy.http.callers import Callers
+from dualdeploy.http.entrypoint import Receiver
 from dualdeploy.ledger import Ledger
-from dualdeploy.object_store import GcsObjectStore
-from dualdeploy.pubsub import PubSubPublisher
-from dualdeploy.remote_config import RemoteConfigGateway
+from dualdeploy.ledger.due import Due
 from mobile_publisher import signing_key
 from mobile_publisher.service import SERVICE, compose
 from mobile_publisher.settings import PublisherSettings
@@ -23,7 +23,7 @@ from mobile_publisher.storage_channel import StorageChannel
 from mobile_publisher.world import World
 
 if TYPE_CHECKING:
-    from dualdeploy.dataset_config import DatasetConfig
+    from dualdeploy.contracts.dataset_config import DatasetConfig
     from dualdeploy.ledger import Run
     from mobile_publisher.release import File
 

@@ -8,12 +8,12 @@ import flask
 import functions_framework
 
 from dualdeploy import logs, settings
-from dualdeploy.callers import Callers
-from dualdeploy.entrypoint import Receiver
+from dualdeploy.google.object_store import GcsObjectStore
+from dualdeploy.google.pubsub import PubSubPublisher
+from dualdeploy.google.vertex import VertexGateway
+from dualdeploy.http.callers import Callers
+from dualdeploy.http.entrypoint import Receiver
 from dualdeploy.ledger import Ledger
-from dualdeploy.object_store import GcsObjectStore
-from dualdeploy.pubsub import PubSubPublisher
-from dualdeploy.vertex import VertexGateway
 from training_launcher.service import SERVICE, compose
 from training_launcher.settings import LauncherSettings
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import pytest
-from operators import World, new_world, with_both_live
-from serving_here import served
+
+from support.console_world import World, new_world, with_both_live
+from support.serving_here import served
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import flask
 import pytest
-from operators import NEW, OLD, STATES, fitted, under_way
-from serving_here import served
+
+from support.console_world import NEW, OLD, STATES, fitted, under_way
+from support.serving_here import served
 
 pytestmark = pytest.mark.slow
 

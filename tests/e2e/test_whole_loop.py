@@ -22,9 +22,9 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
 from dualdeploy.errors import UnknownRun
+from dualdeploy.google.object_store import GcsObjectStore
 from dualdeploy.ledger import Ledger, Release, Serving, State
 from dualdeploy.ledger.standing import standing
-from dualdeploy.object_store import GcsObjectStore
 from local_cloud.demo import answers, flowers
 from local_cloud.demo.source import Picture
 from local_cloud.supervisor import running

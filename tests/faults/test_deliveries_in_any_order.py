@@ -6,9 +6,9 @@ import random
 import threading
 
 import pytest
-from chain import NUMBERED, SERVICES, WHOLE, Chain, Delivery, Interleaving
 
 from dualdeploy.ledger import State
+from support.chain import NUMBERED, SERVICES, WHOLE, Chain, Delivery, Interleaving
 
 
 def multiplied(deliveries: list[Delivery], chance: random.Random) -> list[Delivery]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 
 import pytest
-from stories import STORIES, Once, fail, spread, told
+
+from support.stories import STORIES, Once, fail, spread, told
 
 
 def what_is_wrong(name: str, failure: Once) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 
 import pytest
-from chain import Chain, When
-from stories import RELEASE_STORIES, STORIES, Story, cool_down, deployers_operations, prepared, spread, told
 
-from dualdeploy.vertex import JobOutcome
+from dualdeploy.google.vertex import JobOutcome
+from support.chain import Chain, When
+from support.stories import RELEASE_STORIES, STORIES, Story, cool_down, deployers_operations, prepared, spread, told
 
 TOLD = {**STORIES, **RELEASE_STORIES}
 

@@ -16,7 +16,7 @@ from collections import Counter
 
 from PIL import Image
 
-from dualdeploy.tfrecord import encode_example, frame_record, masked_crc32c, write_records
+from dualdeploy.images.tfrecord import encode_example, frame_record, masked_crc32c, write_records
 from training_launcher.validation import MemoryShard, ValidationLimits, validate
 
 SHARDS = int(os.environ.get("FUZZED_SHARDS", "10000"))

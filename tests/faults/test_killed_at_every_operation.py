@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 
 import pytest
-from chain import When
-from stories import STORIES, Once, kill, spread, told
+
+from support.chain import When
+from support.stories import STORIES, Once, kill, spread, told
 
 
 @functools.cache

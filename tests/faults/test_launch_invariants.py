@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 
-from chain import SERVICES, Chain, Delivery, shard_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dualdeploy import spending
+from dualdeploy.contracts.training import TARGETS
 from dualdeploy.errors import ServiceUnavailable
-from dualdeploy.ledger import State, run_id_of
-from dualdeploy.testing import Failing
-from dualdeploy.testing.failing import ProcessDied
-from dualdeploy.training import TARGETS
+from dualdeploy.ledger import State, run_id_of, spending
+from support.chain import SERVICES, Chain, Delivery, shard_bytes
+from support.fakes import Failing
+from support.fakes.failing import ProcessDied
 
 TRAIN = tuple(f"flowers/train-{index:05d}-of-00003.tfrecord" for index in range(3))
 BATCH = (*TRAIN, "flowers/eval-00000-of-00001.tfrecord")

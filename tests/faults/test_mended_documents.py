@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from chain import Chain, overwrite
-from stories import upload
 
-from dualdeploy.object_store import Generation
+from dualdeploy.google.object_store import Generation
+from support.chain import Chain, overwrite
+from support.stories import upload
 
 BROKEN = b"{broken"
 

@@ -6,8 +6,10 @@ import functools
 import itertools
 
 import pytest
-from chain import Chain, Interleaving
-from stories import (
+
+from dualdeploy.ledger import State
+from support.chain import Chain, Interleaving
+from support.stories import (
     RELEASE_STORIES,
     Once,
     check_serves,
@@ -20,8 +22,6 @@ from stories import (
     two_live_runs,
     upload,
 )
-
-from dualdeploy.ledger import State
 
 ENDS = {State.LIVE, State.ROLLED_BACK, State.SUPERSEDED, State.FAILED}
 

@@ -11,8 +11,9 @@ import itertools
 from typing import Any
 
 import pytest
-from chain import Chain, Delivery, Interleaving
-from stories import (
+
+from support.chain import Chain, Delivery, Interleaving
+from support.stories import (
     RELEASE_STORIES,
     Once,
     Story,

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from publishing import Publishing
-from stories import spread
 
 from dualdeploy.errors import ServiceUnavailable
+from dualdeploy.google.remote_config import TemplateChanged
 from dualdeploy.ledger import State, dataset_of
-from dualdeploy.remote_config import TemplateChanged
-from dualdeploy.testing.failing import ProcessDied
+from support.fakes.failing import ProcessDied
+from support.publishing import Publishing
+from support.stories import spread
 
 KEY = "dualdeploy_flowers_version"
 TEAMS_OWN = {"defaultValue": {"value": "theirs"}}

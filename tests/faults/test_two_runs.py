@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from chain import LEASE_SECONDS, SERVICE_OF, Chain, Delivery, Interleaving
-from stories import in_order_of_time, upload
 
+from dualdeploy.contracts.training import TARGETS
+from dualdeploy.google.object_store import Generation
+from dualdeploy.google.vertex import RUN_LABEL
 from dualdeploy.ledger import State
-from dualdeploy.object_store import Generation
-from dualdeploy.training import TARGETS
-from dualdeploy.vertex import RUN_LABEL
+from support.chain import LEASE_SECONDS, SERVICE_OF, Chain, Delivery, Interleaving
+from support.stories import in_order_of_time, upload
 
 
 def two_trained_runs(chain: Chain) -> tuple[str, str]:

@@ -26,10 +26,10 @@ from urllib.parse import quote
 import pytest
 import requests
 
-from dualdeploy.testing.callers import AUDIENCE, SENDER
 from local_cloud import cloud as clouds
 from local_cloud.cloud import LocalCloud
 from local_cloud.stack import procfile_command
+from support.fakes.callers import AUDIENCE, SENDER
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EVENTS = REPOSITORY / "tests" / "events"

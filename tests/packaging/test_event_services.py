@@ -13,8 +13,8 @@ import pytest
 import requests
 
 from dualdeploy import settings
-from dualdeploy.testing.callers import AUDIENCE, SENDER
 from local_cloud.cloud import LocalCloud
+from support.fakes.callers import AUDIENCE, SENDER
 
 # Installing needs uv's cache or PyPI, and each service boots in its own processes.
 pytestmark = pytest.mark.slow

@@ -91,7 +91,7 @@ def test_the_trainer_refuses_a_job_that_is_not_there_and_asks_for_no_repetition(
 
 
 def test_the_trainer_has_the_tensorflow_that_is_locked(trainer: Any) -> None:
-    program = "import keras, tensorflow, trainer.recipe; print(tensorflow.__version__, keras.__version__)"
+    program = "import keras, tensorflow, trainer.loop.recipe; print(tensorflow.__version__, keras.__version__)"
     done = run(trainer, "python", "-c", program, KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3")
     assert done.returncode == 0, done.stderr
     lock = (REPOSITORY / "services" / "trainer" / "requirements.txt").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dualdeploy.ledger import Ledger, Run, Shard, Snapshot, run_id_of
-from dualdeploy.testing import ManualClock, MemoryObjectStore
+from support.fakes import ManualClock, MemoryObjectStore
 
 #: A few unit tests have a server of their own on loopback; pytest-socket refuses every other address.
 THIS_MACHINE = ["127.0.0.0/8", "::1", "localhost"]

@@ -14,17 +14,18 @@ import flask
 import pytest
 from werkzeug.test import TestResponse
 
-from dualdeploy import entrypoint, logs, settings
-from dualdeploy.entrypoint import MAX_BODY_BYTES, Receiver
+from dualdeploy import logs, settings
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
-from dualdeploy.firebase import credential_of_key
+from dualdeploy.google.firebase_ml import credential_of_key
+from dualdeploy.google.object_store import ABSENT
+from dualdeploy.http import entrypoint
+from dualdeploy.http.entrypoint import MAX_BODY_BYTES, Receiver
 from dualdeploy.ledger import Ledger
-from dualdeploy.object_store import ABSENT
 from dualdeploy.release import api
-from dualdeploy.testing import ManualClock, MemoryObjectStore
-from dualdeploy.testing.callers import CALLER_ENVIRONMENT, checked_token, cloud_run_callers, from_sender
 from mobile_publisher import signing_key
 from mobile_publisher.settings import PublisherSettings
+from support.fakes import ManualClock, MemoryObjectStore
+from support.fakes.callers import CALLER_ENVIRONMENT, checked_token, cloud_run_callers, from_sender
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOPOLOGY = json.loads((REPOSITORY / "infra" / "topology.json").read_text(encoding="utf-8"))

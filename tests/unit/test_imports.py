@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dualdeploy.testing.callers import CALLER_ENVIRONMENT
+from support.fakes.callers import CALLER_ENVIRONMENT
 
 REPOSITORY = Path(__file__).parents[2]
 EVENT_SERVICES = ("training_launcher", "job_notifier", "cloud_deployer", "mobile_publisher")
@@ -62,7 +62,7 @@ PROGRAM = """
 import base64, json, sys
 import flask
 import main
-from dualdeploy.testing.callers import from_sender
+from support.fakes.callers import from_sender
 
 def loaded():
     return sorted(sys.modules)
@@ -97,14 +97,14 @@ report = {"ignored": loaded()}
 import importlib, os
 from dualdeploy import settings
 from dualdeploy.clock import to_text, utc_now
-from dualdeploy.events import Envelope
-from dualdeploy.firebase import FirebaseMlGateway
+from dualdeploy.contracts.events import Envelope
+from dualdeploy.google.firebase_ml import FirebaseMlGateway
 from dualdeploy.ledger import Ended, Launch, Ledger, Release, Run, Shard, Snapshot, State, names, run_id_of
-from dualdeploy.monitoring import MonitoringGateway
-from dualdeploy.object_store import ABSENT
-from dualdeploy.remote_config import RemoteConfigGateway
-from dualdeploy.testing import FakePublisher, MemoryObjectStore
-from dualdeploy.vertex import VertexGateway
+from dualdeploy.google.monitoring import MonitoringGateway
+from dualdeploy.google.object_store import ABSENT
+from dualdeploy.google.remote_config import RemoteConfigGateway
+from support.fakes import FakePublisher, MemoryObjectStore
+from dualdeploy.google.vertex import VertexGateway
 
 data, config, models, store = (MemoryObjectStore(name) for name in ("data", "config", "models", "ledger"))
 ledger = Ledger(store)
@@ -143,7 +143,7 @@ elif service == "cloud_deployer":
     monitoring = MonitoringGateway(project="demo-project")
     service_ = compose(**given, config=config, models=models, vertex=vertex, monitoring=monitoring)
 else:
-    from dualdeploy.due import Due
+    from dualdeploy.ledger.due import Due
     from mobile_publisher.world import World
     world = World(
         ledger=ledger, due=Due("mobile_publisher", ledger), models=models, config=config,
@@ -255,7 +255,7 @@ def test_a_service_imports_no_sibling(service: str) -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_imports_neither_the_local_cloud_nor_tests_nor_fakes(service: str) -> None:
-    forbidden = ("local_cloud", "tests", "pytest", "dualdeploy.testing", "google.cloud.aiplatform")
+    forbidden = ("local_cloud", "tests", "pytest", "support.fakes", "google.cloud.aiplatform")
     assert faults(REPOSITORY / "services" / service, forbidden) == []
 
 
@@ -267,7 +267,7 @@ def test_the_fakes_are_imported_by_no_other_part_of_the_shared_library() -> None
     library = [
         f"{path.relative_to(REPOSITORY)} imports {module}"
         for path, module in imports_of(REPOSITORY / "shared" / "src")
-        if "testing" not in path.parts and is_within(module, "dualdeploy.testing")
+        if "testing" not in path.parts and is_within(module, "support.fakes")
     ]
     assert library == []
 

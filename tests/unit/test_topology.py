@@ -15,13 +15,13 @@ import flask
 import pytest
 
 from cloud_deployer.settings import DeployerSettings
-from dualdeploy import events
+from dualdeploy.contracts import events
 from dualdeploy.release.worker import DEPLOYMENT_COMPLETED_TOPIC
 from dualdeploy.settings import variables
-from dualdeploy.testing.callers import CALLER_ENVIRONMENT, from_sender
 from job_notifier.handler import TRAINING_COMPLETED_TOPIC
 from job_notifier.settings import NotifierSettings
 from mobile_publisher.settings import PublisherSettings
+from support.fakes.callers import CALLER_ENVIRONMENT, from_sender
 from training_launcher.settings import LauncherSettings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -155,7 +155,7 @@ def test_bucket_notifications_and_sinks_and_schedules_go_to_topics_that_exist(no
 
 
 def test_results_are_notified_by_the_prefix_that_they_are_written_under() -> None:
-    from dualdeploy.training import result_name
+    from dualdeploy.contracts.training import result_name
 
     (prefix,) = [n["object_name_prefix"] for n in TOPOLOGY["buckets"]["models"]["notifications"]]
     assert result_name("flowers-0123456789ab", "cloud").startswith(prefix)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from dualdeploy.clock import for_people
 from dualdeploy.ledger import State
-from dualdeploy.overview import Runs, RunView, ServingView, TargetView
+from dualdeploy.ledger.overview import Runs, RunView, ServingView, TargetView
 from dualdeploy_cli.output import link, printable, say, sentence
 
 _COLOURS: Mapping[str, str] = {

@@ -14,10 +14,10 @@ from dualdeploy_cli.exits import Refused
 
 if TYPE_CHECKING:
     from dualdeploy.clock import Clock
-    from dualdeploy.firebase import HostedModels
-    from dualdeploy.object_store import ObjectStore
-    from dualdeploy.pubsub import Publisher
-    from dualdeploy.vertex import Vertex
+    from dualdeploy.google.firebase_ml import HostedModels
+    from dualdeploy.google.object_store import ObjectStore
+    from dualdeploy.google.pubsub import Publisher
+    from dualdeploy.google.vertex import Vertex
     from shipping.orders import Order
     from shipping.tools import Tools
 
@@ -26,26 +26,26 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 def _bucket(name: str) -> ObjectStore:
-    from dualdeploy.object_store import GcsObjectStore
+    from dualdeploy.google.object_store import GcsObjectStore
 
     return GcsObjectStore(name)
 
 
 def _hosted_models(project: str) -> HostedModels:
-    from dualdeploy.firebase import FirebaseMlGateway
+    from dualdeploy.google.firebase_ml import FirebaseMlGateway
 
     host = os.environ.get("FIREBASE_ML_EMULATOR_HOST", "")
     return FirebaseMlGateway(project=project, signs=False, emulator_host=host)
 
 
 def _vertex(project: str, region: str) -> Vertex:
-    from dualdeploy.vertex import VertexGateway
+    from dualdeploy.google.vertex import VertexGateway
 
     return VertexGateway(project=project, region=region, emulator_host=os.environ.get("VERTEX_EMULATOR_HOST", ""))
 
 
 def _publisher(project: str) -> Publisher:
-    from dualdeploy.pubsub import PubSubPublisher
+    from dualdeploy.google.pubsub import PubSubPublisher
 
     return PubSubPublisher(project)
 

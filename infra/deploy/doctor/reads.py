@@ -237,7 +237,7 @@ class Google:
         host = self._environ.get("MONITORING_EMULATOR_HOST", "")
         if not host:
             return MetricServiceClient(credentials=self.credentials)
-        import grpc  # noqa: PLC0415  # as in dualdeploy.monitoring: an emulator is spoken to without encryption
+        import grpc  # noqa: PLC0415  # as in dualdeploy.google.monitoring: an emulator is spoken to without encryption
         from google.cloud.monitoring_v3.services.metric_service.transports import (  # noqa: PLC0415
             MetricServiceGrpcTransport,
         )

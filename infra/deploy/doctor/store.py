@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, NoReturn
 
 from doctor.reads import Google, NotThere
-from dualdeploy.object_store import Generation, ObjectMissing, ObjectSummary, StoredObject
+from dualdeploy.google.object_store import Generation, ObjectMissing, ObjectSummary, StoredObject
 
 
 class ReadOnlyStore:

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from dualdeploy import architectures
-from dualdeploy.dataset_config import MobileGate
+from dualdeploy.contracts import architectures
+from dualdeploy.contracts.dataset_config import MobileGate
 from training_launcher import modules
 
 

@@ -19,7 +19,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import keras
 
-from dualdeploy.architectures import KERAS, Published
+from dualdeploy.contracts.architectures import KERAS, Published
 from mobile_publisher.conversion import Variant
 from model_check import stages
 from model_check.stages import Asked, Found, StageFailed
@@ -96,7 +96,7 @@ def read_rows(page: str) -> dict[str, str]:
 
 
 def with_rows(page: str, rows: Mapping[str, str]) -> str:
-    """The page with these rows, in the order of `dualdeploy.architectures`."""
+    """The page with these rows, in the order of `dualdeploy.contracts.architectures`."""
     before, _, rest = page.partition(_BEGIN)
     after = rest.partition(_END)[2]
     lines = "".join(f"{rows[name]}\n" for name in KERAS if name in rows)

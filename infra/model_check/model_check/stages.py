@@ -21,16 +21,18 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from dualdeploy.contracts.training import Metrics
 from dualdeploy.errors import DualDeployError
-from dualdeploy.images import decode_rgb, resize_bilinear
-from dualdeploy.training import Metrics
+from dualdeploy.images.pixels import decode_rgb, resize_bilinear
 from mobile_publisher import conversion, on_device, tflite_metadata
 from mobile_publisher.conversion import Variant
 from predictor.answers import Fault
 from predictor.model import ImageModel, UnusableModel
-from trainer import architectures, export, fitting, recipe
+from trainer import architectures
 from trainer.architectures import Network
-from trainer.examples import training_side
+from trainer.data.examples import training_side
+from trainer.loop import fitting, recipe
+from trainer.outputs import export
 
 #: Of one probability: how far two copies of a model with the same weights may be apart.
 MOST_DIFFERENCE = 1e-3

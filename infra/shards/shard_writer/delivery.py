@@ -14,10 +14,10 @@ from pathlib import Path
 
 import google_crc32c
 
-from dualdeploy import dataset_config
+from dualdeploy.contracts import dataset_config
+from dualdeploy.contracts.shards import SUCCESS_MARKER, Kind, ShardNames
 from dualdeploy.errors import InvalidDatasetConfig, UnknownDataset
-from dualdeploy.object_store import ABSENT, ObjectStore
-from dualdeploy.shards import SUCCESS_MARKER, Kind, ShardNames
+from dualdeploy.google.object_store import ABSENT, ObjectStore
 from shard_writer.sources import UnusableSource
 
 #: Shards that are sent at a time: each is in memory as a whole.

@@ -14,9 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from dualdeploy.contracts.dataset_config import DATASET_NAME
 from dualdeploy.contracts.split import divide
-from dualdeploy.dataset_config import DATASET_NAME
-from dualdeploy.object_store import ObjectStore
+from dualdeploy.google.object_store import ObjectStore
 from shard_writer import delivery, planning, sources, writing
 from shard_writer.delivery import Delivery, Place
 from shard_writer.planning import Plan

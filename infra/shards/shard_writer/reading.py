@@ -7,9 +7,9 @@ import io
 
 import google_crc32c
 
-from dualdeploy.contracts.image_file import not_an_image
-from dualdeploy.images import FORMATS, UnreadableImage, verify
-from dualdeploy.tfrecord import MAX_RECORD_BYTES
+from dualdeploy.images.image_file import not_an_image
+from dualdeploy.images.pixels import FORMATS, UnreadableImage, verify
+from dualdeploy.images.tfrecord import MAX_RECORD_BYTES
 from shard_writer.sources import Picture
 
 #: Room in a record for everything but the picture.

@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dualdeploy.contracts.example import is_class_name
+from dualdeploy.contracts.shards import Kind, ShardNames
 from dualdeploy.contracts.split import Side, side_of_word
-from dualdeploy.shards import Kind, ShardNames
 
 #: Files that are pictures by their names; which of them can be used is seen when they are read.
 PICTURE = re.compile(r"\.(jpe?g|jfif|png|gif|bmp|webp|tiff?|heic|heif|avif)$", re.IGNORECASE)

@@ -12,9 +12,10 @@ from pathlib import Path
 import google_crc32c
 import yaml
 
-from dualdeploy import dataset_config, tfrecord
-from dualdeploy.shard_folder import look_into
-from dualdeploy.shards import ShardNames
+from dualdeploy.contracts import dataset_config
+from dualdeploy.contracts.shard_folder import look_into
+from dualdeploy.contracts.shards import ShardNames
+from dualdeploy.images import tfrecord
 from shard_writer import reading
 from shard_writer.planning import Entry, Plan
 from shard_writer.reading import Judged

@@ -15,10 +15,10 @@ import logging
 
 from cloud_deployer.release import TARGET, CloudServing
 from dualdeploy import clock as clocks
-from dualdeploy import dataset_config
+from dualdeploy.contracts import dataset_config
 from dualdeploy.errors import CannotEverSucceed, UnknownDataset
+from dualdeploy.google.object_store import ObjectStore
 from dualdeploy.ledger import Claim, Ledger, UnreadableDocument, Versioned, names
-from dualdeploy.object_store import ObjectStore
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dualdeploy.training import Metrics
+from dualdeploy.contracts.training import Metrics
 
 #: The schema that ClassificationEvaluationMetrics has in Vertex AI's bucket of schemas.
 SCHEMA_URI = "gs://google-cloud-aiplatform/schema/modelevaluation/classification_metrics_1.0.0.yaml"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dualdeploy.dataset_config import Serving
+from dualdeploy.contracts.dataset_config import Serving
 from dualdeploy.errors import RejectedByGoogle
-from dualdeploy.vertex import Deployment, Endpoint, RequestLogging, ScaleToZero
+from dualdeploy.google.vertex import Deployment, Endpoint, RequestLogging, ScaleToZero
 
 #: `AutoscalingMetricSpec.metric_name`, by our key: all that v1 of the API has for online prediction.
 METRICS = {

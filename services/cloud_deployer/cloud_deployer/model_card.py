@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cloud_deployer.release import TARGET, CloudRelease
-from dualdeploy import training
+from dualdeploy.contracts import training
+from dualdeploy.contracts.training import TrainingResult, as_mapping
 from dualdeploy.errors import CannotEverSucceed
+from dualdeploy.google.object_store import ABSENT, GenerationChanged, ObjectMissing, ObjectStore
 from dualdeploy.ledger import Document, Ended, Launch, Ledger, Run, names
-from dualdeploy.object_store import ABSENT, GenerationChanged, ObjectMissing, ObjectStore
-from dualdeploy.training import TrainingResult, as_mapping
 
 log = logging.getLogger(__name__)
 

@@ -27,9 +27,9 @@ from dualdeploy.errors import (
     ServiceUnavailable,
     UnusableResult,
 )
-from dualdeploy.gate import Rule, Verdict
-from dualdeploy.monitoring import Served
-from dualdeploy.vertex import Answer, Endpoint, Vertex
+from dualdeploy.google.monitoring import Served
+from dualdeploy.google.vertex import Answer, Endpoint, Vertex
+from dualdeploy.release.gate import Rule, Verdict
 
 #: Answers may differ between machines in the last digits; of classes that are this close either is right.
 CLOSE = 0.01

@@ -15,8 +15,8 @@ import pydantic
 
 from cloud_deployer import traffic
 from dualdeploy import clock as clocks
+from dualdeploy.google.vertex import Deployment
 from dualdeploy.ledger import Document, Release, Served, Serving
-from dualdeploy.vertex import Deployment
 
 TARGET = "cloud"
 

@@ -15,19 +15,19 @@ from cloud_deployer.settings import DeployerSettings
 from cloud_deployer.steps import retire
 from cloud_deployer.target import CloudTarget
 from cloud_deployer.world import World
-from dualdeploy.callers import Callers
-from dualdeploy.due import Due
-from dualdeploy.entrypoint import Handler
+from dualdeploy.google.monitoring import Monitoring
+from dualdeploy.google.object_store import ObjectStore
+from dualdeploy.google.pubsub import Publisher
+from dualdeploy.google.vertex import Vertex
+from dualdeploy.http.callers import Callers
+from dualdeploy.http.entrypoint import Handler
 from dualdeploy.ledger import Ledger
-from dualdeploy.monitoring import Monitoring
-from dualdeploy.object_store import ObjectStore
-from dualdeploy.pubsub import Publisher
+from dualdeploy.ledger.due import Due
 from dualdeploy.release.api import blueprint
 from dualdeploy.release.commands import Commands
 from dualdeploy.release.handlers import event_handlers
 from dualdeploy.release.worker import KIND, ReleaseWorker
 from dualdeploy.ticks import Ticks, Work
-from dualdeploy.vertex import Vertex
 
 SERVICE = "cloud_deployer"
 

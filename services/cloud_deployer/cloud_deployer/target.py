@@ -14,8 +14,8 @@ from cloud_deployer.steps import measure
 from cloud_deployer.steps.registry import change_aliases
 from cloud_deployer.steps.shares import TrafficMoved
 from cloud_deployer.world import World
-from dualdeploy import training
-from dualdeploy.dataset_config import DatasetConfig
+from dualdeploy.contracts import training
+from dualdeploy.contracts.dataset_config import DatasetConfig
 from dualdeploy.errors import CannotEverSucceed
 from dualdeploy.ledger import Run, State
 from dualdeploy.release.route import Back, End, Route, Step, Turn

@@ -14,20 +14,19 @@ from cloud_deployer.probes import Golden, parse_golden
 from cloud_deployer.release import TARGET, CloudRelease, CloudServing
 from cloud_deployer.settings import DeployerSettings
 from dualdeploy import clock as clocks
-from dualdeploy import dataset_config, training
 from dualdeploy.clock import Clock
-from dualdeploy.contracts import saved_model
-from dualdeploy.dataset_config import DatasetConfig
-from dualdeploy.due import Due
+from dualdeploy.contracts import dataset_config, saved_model, training
+from dualdeploy.contracts.dataset_config import DatasetConfig
+from dualdeploy.contracts.training import TrainingResult
 from dualdeploy.errors import DualDeployError, RejectedByGoogle, ResourceMissing, UnusableResult
+from dualdeploy.google.monitoring import Monitoring
+from dualdeploy.google.object_store import ObjectMissing, ObjectStore
+from dualdeploy.google.vertex import Endpoint, Vertex
 from dualdeploy.ledger import Ledger, UnreadableDocument, names
-from dualdeploy.monitoring import Monitoring
-from dualdeploy.object_store import ObjectMissing, ObjectStore
+from dualdeploy.ledger.due import Due
 from dualdeploy.release import serving as serve
 from dualdeploy.release.operations import Looked, poll_operation
 from dualdeploy.release.route import Stay, Turn
-from dualdeploy.training import TrainingResult
-from dualdeploy.vertex import Endpoint, Vertex
 
 log = logging.getLogger(__name__)
 

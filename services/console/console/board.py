@@ -16,12 +16,12 @@ from dualdeploy import clock as clocks
 from dualdeploy.clock import Clock
 from dualdeploy.contracts.dataset_name import DATASET_NAME
 from dualdeploy.contracts.routing import Routing
+from dualdeploy.contracts.training import TARGETS
 from dualdeploy.errors import CannotEverSucceed, DualDeployError, UnknownRun
+from dualdeploy.google.object_store import ObjectStore
 from dualdeploy.ledger import Ledger, Routings, Serving, names
+from dualdeploy.ledger.overview import Runs, RunView
 from dualdeploy.ledger.standing import Standing, standing
-from dualdeploy.object_store import ObjectStore
-from dualdeploy.overview import Runs, RunView
-from dualdeploy.training import TARGETS
 
 #: A page that was read is shown for so long, however many look at it.
 KEPT_SECONDS = 2.0

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from dualdeploy import lazily
-from dualdeploy.callers import PERSON_HEADER
+from dualdeploy.http.callers import PERSON_HEADER
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import jwt
 
 from console.settings import ConsoleSettings
-from dualdeploy.callers import CallerRefused, Callers, Headers
-from dualdeploy.certificates import Certificates
 from dualdeploy.errors import ServiceUnavailable
+from dualdeploy.http.callers import CallerRefused, Callers, Headers
+from dualdeploy.http.certificates import Certificates
 
 _ASSERTION = "X-Goog-IAP-JWT-Assertion"
 _ISSUER = "https://cloud.google.com/iap"

@@ -21,13 +21,13 @@ from console.persons import Persons
 from console.settings import ConsoleSettings
 from dualdeploy import clock as clocks
 from dualdeploy import health
-from dualdeploy.callers import CallerRefused
 from dualdeploy.clock import Clock
 from dualdeploy.contracts.dataset_name import DATASET_NAME
-from dualdeploy.entrypoint import health_page
 from dualdeploy.errors import DualDeployError, RetryLater, UnknownRun
-from dualdeploy.monitoring import MonitoringGateway
-from dualdeploy.object_store import ObjectStore
+from dualdeploy.google.monitoring import MonitoringGateway
+from dualdeploy.google.object_store import ObjectStore
+from dualdeploy.http.callers import CallerRefused
+from dualdeploy.http.entrypoint import health_page
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dualdeploy.contracts import image_file
-from dualdeploy.contracts.image_file import UnreadableImage
 from dualdeploy.errors import (
     CannotEverSucceed,
     DualDeployError,
@@ -19,6 +17,8 @@ from dualdeploy.errors import (
     ResourceMissing,
     RetryLater,
 )
+from dualdeploy.images import image_file
+from dualdeploy.images.image_file import UnreadableImage
 from gateway.endpoint import Answer, Endpoints
 from gateway.serving import Live, WhatServes
 

@@ -14,10 +14,10 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
 from dualdeploy import health, logs
-from dualdeploy.callers import CallerRefused
 from dualdeploy.contracts.dataset_name import DATASET_NAME
-from dualdeploy.entrypoint import health_page, read_body
 from dualdeploy.errors import RetryLater
+from dualdeploy.http.callers import CallerRefused
+from dualdeploy.http.entrypoint import health_page, read_body
 from dualdeploy.ledger import Ledger
 from dualdeploy.settings import listed
 from gateway import openapi

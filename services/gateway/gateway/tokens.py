@@ -14,8 +14,8 @@ from typing import Any
 
 import jwt
 
-from dualdeploy.callers import MAX_TOKEN_CHARACTERS, CallerRefused, Headers
 from dualdeploy.errors import ServiceUnavailable
+from dualdeploy.http.callers import MAX_TOKEN_CHARACTERS, CallerRefused, Headers
 
 APP_CHECK_HEADER = "X-Firebase-AppCheck"
 

@@ -13,8 +13,10 @@ from __future__ import annotations
 import logging
 
 from dualdeploy import clock as clocks
-from dualdeploy import logs, spending, training
-from dualdeploy.due import Due
+from dualdeploy import logs
+from dualdeploy.contracts import training
+from dualdeploy.contracts.events import ObjectFinalized, TrainingCompleted, TrainingJobLogged, encode
+from dualdeploy.contracts.training import TARGETS, TrainingResult
 from dualdeploy.errors import (
     CannotEverSucceed,
     RejectedByGoogle,
@@ -22,14 +24,13 @@ from dualdeploy.errors import (
     UnknownRun,
     UnusableResult,
 )
-from dualdeploy.events import ObjectFinalized, TrainingCompleted, TrainingJobLogged, encode
-from dualdeploy.ledger import Ended, Launch, Ledger, Versioned, names
-from dualdeploy.object_store import ObjectMissing, ObjectStore
+from dualdeploy.google.object_store import ObjectMissing, ObjectStore
+from dualdeploy.google.pubsub import Publisher
+from dualdeploy.google.vertex import RUN_LABEL, TARGET_LABEL, Job, JobOutcome, Vertex
+from dualdeploy.ledger import Ended, Launch, Ledger, Versioned, names, spending
+from dualdeploy.ledger.due import Due
 from dualdeploy.outcome import Outcome, done, ignored
-from dualdeploy.pubsub import Publisher
 from dualdeploy.ticks import Next, Ticks
-from dualdeploy.training import TARGETS, TrainingResult
-from dualdeploy.vertex import RUN_LABEL, TARGET_LABEL, Job, JobOutcome, Vertex
 from job_notifier.settings import NotifierSettings
 
 log = logging.getLogger(__name__)

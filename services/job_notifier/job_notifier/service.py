@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from dualdeploy import events
-from dualdeploy.due import Due
-from dualdeploy.entrypoint import Handler
+from dualdeploy.contracts import events
+from dualdeploy.google.object_store import ObjectStore
+from dualdeploy.google.pubsub import Publisher
+from dualdeploy.google.vertex import Vertex
+from dualdeploy.http.entrypoint import Handler
 from dualdeploy.ledger import Ledger
-from dualdeploy.object_store import ObjectStore
-from dualdeploy.pubsub import Publisher
+from dualdeploy.ledger.due import Due
 from dualdeploy.ticks import Ticks, parse_advance
-from dualdeploy.vertex import Vertex
 from job_notifier.handler import JOB, JobNotifier
 from job_notifier.settings import NotifierSettings
 

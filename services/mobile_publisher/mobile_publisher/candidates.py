@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from dualdeploy.dataset_config import MobileGate
+from dualdeploy.contracts.dataset_config import MobileGate
 from dualdeploy.errors import CannotEverSucceed, UnusableResult
-from dualdeploy.gate import Verdict
-from dualdeploy.images import UnreadableImage, decode_rgb, resize_bilinear
+from dualdeploy.images.pixels import UnreadableImage, decode_rgb, resize_bilinear
+from dualdeploy.release.gate import Verdict
 from mobile_publisher import conversion, on_device, on_device_gate
 from mobile_publisher.conversion import ConversionFailed, ConversionTimedOut, Variant
 from mobile_publisher.on_device import Evaluation, UnusableExamples, UnusableModel

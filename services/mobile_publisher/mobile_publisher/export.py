@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from dualdeploy import clock as clocks
-from dualdeploy import local_paths, training
+from dualdeploy import local_paths
 from dualdeploy.clock import Clock
-from dualdeploy.contracts import answers, saved_model
-from dualdeploy.dataset_config import DatasetConfig
+from dualdeploy.contracts import answers, saved_model, training
+from dualdeploy.contracts.dataset_config import DatasetConfig
+from dualdeploy.contracts.training import TrainingResult
 from dualdeploy.errors import CannotEverSucceed, UnusableResult
-from dualdeploy.images import UnreadableImage
+from dualdeploy.google.object_store import ABSENT, GenerationChanged, ObjectMissing, ObjectStore
+from dualdeploy.images.pixels import UnreadableImage
 from dualdeploy.ledger import Run
-from dualdeploy.object_store import ABSENT, GenerationChanged, ObjectMissing, ObjectStore
-from dualdeploy.training import TrainingResult
 from mobile_publisher import candidates, conversion, gate_table, held_out, manifest, on_device, tflite_metadata
 from mobile_publisher.candidates import Candidate, Conversions, Golden, Reference
 from mobile_publisher.conversion import Variant

@@ -5,16 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
-from dualdeploy import tfrecord
-from dualdeploy.contracts import image_file, split
+from dualdeploy.contracts import split
 from dualdeploy.contracts.example import ExampleSchema, UsableExample, schema_of
 from dualdeploy.contracts.split import Split, SplitRule
-from dualdeploy.contracts.unusable import UnusableRecord
 from dualdeploy.errors import UnusableResult
+from dualdeploy.google.object_store import ObjectMissing, ObjectStore
+from dualdeploy.images import image_file, tfrecord
+from dualdeploy.images.tfrecord import CorruptRecords
+from dualdeploy.images.unusable import UnusableRecord
 from dualdeploy.ledger import Run, Shard
-from dualdeploy.object_store import ObjectMissing, ObjectStore
-from dualdeploy.shard_versions import open_shard
-from dualdeploy.tfrecord import CorruptRecords
+from dualdeploy.ledger.shard_versions import open_shard
 
 #: A picture's bytes, and the index of its label.
 Pair = tuple[bytes, int]

@@ -10,10 +10,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dualdeploy import architectures
 from dualdeploy import clock as clocks
+from dualdeploy.contracts import architectures
+from dualdeploy.contracts.training import TrainingResult
 from dualdeploy.ledger import Run
-from dualdeploy.training import TrainingResult
 
 VERSION = 1
 

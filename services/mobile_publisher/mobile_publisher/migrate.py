@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from dualdeploy.errors import DualDeployError
-from dualdeploy.firebase import FirebaseModel, HostedModels
-from dualdeploy.object_store import ObjectStore
+from dualdeploy.google.firebase_ml import FirebaseModel, HostedModels
+from dualdeploy.google.object_store import ObjectStore
 from mobile_publisher import manifest, on_device, tflite_metadata
 from mobile_publisher.storage_channel import StorageChannel
 

@@ -1,6 +1,6 @@
 """The model as a phone runs it: a .tflite file in the LiteRT interpreter, and how good its answers are.
 
-No TensorFlow: pictures are decoded and resized by `dualdeploy.images`, the one definition that the phones
+No TensorFlow: pictures are decoded and resized by `dualdeploy.images.pixels`, the one definition that the phones
 follow too. First answer in 0.2 s and 50 to 110 MB, against 5 to 9 s and 500 MB and more.
 """
 
@@ -23,9 +23,9 @@ import numpy.typing as npt
 
 from dualdeploy import lazily
 from dualdeploy.contracts.answers import Answer, fingerprint
+from dualdeploy.contracts.training import MOST_CLASSES_IN_A_MATRIX
 from dualdeploy.errors import CannotEverSucceed
-from dualdeploy.images import UnreadableImage, decode_rgb, resize_bilinear
-from dualdeploy.training import MOST_CLASSES_IN_A_MATRIX
+from dualdeploy.images.pixels import UnreadableImage, decode_rgb, resize_bilinear
 from mobile_publisher import conversion, tflite_metadata, tflite_operators
 from mobile_publisher.tflite_operators import RefusedOperator
 
@@ -103,7 +103,7 @@ class Classifier:
             raise UnusableModel(f"the model answers {classes}, which does not fit {len(self.labels)} labels")
 
     def classify(self, image: bytes) -> Classification:
-        """Name a picture in a JPEG or PNG; raises UnreadableImage (`dualdeploy.images`) or UnusableModel."""
+        """Name a picture in a JPEG or PNG; raises UnreadableImage (`dualdeploy.images.pixels`) or UnusableModel."""
         probabilities, milliseconds = self.timed(image)
         best = int(np.argmax(probabilities))
         return Classification(
@@ -180,7 +180,7 @@ def agreement(
     """Compare with the source model: `golden` pairs a picture with that model's probabilities (golden.json).
 
     A float32 conversion agrees on every label; one that does not was not converted from that model. Raises
-    UnusableModel, UnusableExamples, and UnreadableImage (`dualdeploy.images`).
+    UnusableModel, UnusableExamples, and UnreadableImage (`dualdeploy.images.pixels`).
     """
     classifier = Classifier(tflite, labels=labels)
     differences: list[float] = []

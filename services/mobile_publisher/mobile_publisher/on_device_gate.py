@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dualdeploy import gate
-from dualdeploy.dataset_config import MobileGate
-from dualdeploy.gate import Rule, Verdict
+from dualdeploy.contracts.dataset_config import MobileGate
 from dualdeploy.ledger import Document
+from dualdeploy.release import gate
+from dualdeploy.release.gate import Rule, Verdict
 
 
 class Figures(Document):

@@ -18,17 +18,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dualdeploy import clock as clocks
-from dualdeploy import training
-from dualdeploy.contracts import answers
+from dualdeploy.contracts import answers, training
 from dualdeploy.contracts import routing as contract
 from dualdeploy.contracts.answers import Answer, Pair
+from dualdeploy.contracts.dataset_config import DATASET_NAME
+from dualdeploy.contracts.events import DeploymentCompleted
 from dualdeploy.contracts.routing import ASK_ALWAYS, NEVER_ASK, Cloud, Input, Phone, Routing, Wish
-from dualdeploy.dataset_config import DATASET_NAME
 from dualdeploy.errors import LedgerContention, MalformedEvent, UnusableResult
-from dualdeploy.events import DeploymentCompleted
+from dualdeploy.google.object_store import ABSENT, ObjectMissing, ObjectStore
 from dualdeploy.ledger import Document, Ledger, Serving, UnreadableDocument, Versioned, names
 from dualdeploy.ledger import Routings as Recorded
-from dualdeploy.object_store import ABSENT, ObjectMissing, ObjectStore
 from dualdeploy.outcome import Outcome, already_done
 from dualdeploy.ticks import Next, Ticks
 from mobile_publisher import threshold

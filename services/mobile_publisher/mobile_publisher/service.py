@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 import flask
 
-from dualdeploy import events
-from dualdeploy.callers import Callers
-from dualdeploy.entrypoint import Handler
-from dualdeploy.pubsub import Publisher
+from dualdeploy.contracts import events
+from dualdeploy.google.pubsub import Publisher
+from dualdeploy.http.callers import Callers
+from dualdeploy.http.entrypoint import Handler
 from dualdeploy.release.api import blueprint
 from dualdeploy.release.commands import Commands
 from dualdeploy.release.handlers import event_handlers

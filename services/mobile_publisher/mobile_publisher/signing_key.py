@@ -1,4 +1,4 @@
-"""The key of a service account for Firebase ML, for teams that must use one: none is needed (`dualdeploy.firebase`)."""
+"""The key of a service account for Firebase ML, for teams that must use one: none is needed (`dualdeploy.google.firebase_ml`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dualdeploy.errors import ServiceUnavailable
-from dualdeploy.object_store import GcsObjectStore, ObjectMissing, ObjectStore
+from dualdeploy.google.object_store import GcsObjectStore, ObjectMissing, ObjectStore
 from mobile_publisher.settings import PublisherSettings
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from dualdeploy.contracts.routing import MAX_AGE_SECONDS
 from dualdeploy.errors import CannotEverSucceed, LedgerContention
-from dualdeploy.object_store import ABSENT, Generation, GenerationChanged, ObjectMissing, ObjectStore
+from dualdeploy.google.object_store import ABSENT, Generation, GenerationChanged, ObjectMissing, ObjectStore
 
 if TYPE_CHECKING:
     from mobile_publisher.release import File

@@ -9,7 +9,7 @@ from typing import Any
 
 import pydantic
 
-from dualdeploy.dataset_config import DatasetConfig
+from dualdeploy.contracts.dataset_config import DatasetConfig
 from dualdeploy.errors import CannotEverSucceed, PermissionSpreads, RejectedByGoogle
 from dualdeploy.ledger import Run, State
 from dualdeploy.release.route import Back, End, Forward, Route, Stay, Step, Turn

@@ -27,7 +27,7 @@ from dualdeploy.errors import CannotEverSucceed
 LABELS_FILE = "labels.txt"
 DETAILS_FILE = "dualdeploy.json"
 
-#: The one definition of making a picture fit the input; `dualdeploy.images` is its implementation.
+#: The one definition of making a picture fit the input; `dualdeploy.images.pixels` is its implementation.
 RESIZE: Mapping[str, object] = {
     "decode": "RGB",
     "method": "bilinear",

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dualdeploy.errors import CannotEverSucceed, LedgerContention
-from dualdeploy.remote_config import RemoteConfig, TemplateChanged
+from dualdeploy.google.remote_config import RemoteConfig, TemplateChanged
 
 #: How often a change is decided anew when the team, or another data set's release, publishes at the same time.
 MAX_CONFLICTS = 5

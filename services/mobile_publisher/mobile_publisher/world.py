@@ -7,13 +7,13 @@ import functools
 from collections.abc import Callable
 
 from dualdeploy.clock import Clock
-from dualdeploy.dataset_config import DatasetConfig
-from dualdeploy.due import Due
+from dualdeploy.contracts.dataset_config import DatasetConfig
 from dualdeploy.errors import CannotEverSucceed, LedgerContention
-from dualdeploy.firebase import FirebaseMl
+from dualdeploy.google.firebase_ml import FirebaseMl
+from dualdeploy.google.object_store import ObjectStore
+from dualdeploy.google.remote_config import RemoteConfig
 from dualdeploy.ledger import Ledger, Run
-from dualdeploy.object_store import ObjectStore
-from dualdeploy.remote_config import RemoteConfig
+from dualdeploy.ledger.due import Due
 from mobile_publisher.release import File, MobileRelease, MobileServed, MobileServing
 from mobile_publisher.storage_channel import StorageChannel
 from mobile_publisher.version_parameter import VersionParameter

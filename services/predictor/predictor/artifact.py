@@ -10,7 +10,7 @@ from typing import Any
 import google_crc32c
 
 from dualdeploy import local_paths
-from dualdeploy.object_store import GcsObjectStore, ObjectStore, ObjectSummary
+from dualdeploy.google.object_store import GcsObjectStore, ObjectStore, ObjectSummary
 
 _PARALLEL_DOWNLOADS = 8
 _CHUNK = 4 << 20
@@ -28,7 +28,7 @@ def fetch(uri: str, scratch: Path) -> Path:
     """Return the local folder of the SavedModel at `uri`, downloading gs:// into `scratch`.
 
     Every object is checked against the listing's CRC32C. Raises ModelMissing, DamagedDownload, or what
-    `dualdeploy.object_store` raises when Cloud Storage does not answer.
+    `dualdeploy.google.object_store` raises when Cloud Storage does not answer.
     """
     folder = Path(uri)
     if uri.startswith("gs://"):

@@ -13,8 +13,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from dualdeploy.contracts import image_file
-from dualdeploy.contracts.image_file import MAX_PIXELS, UnreadableImage
+from dualdeploy.images import image_file
+from dualdeploy.images.image_file import MAX_PIXELS, UnreadableImage
 from predictor.answers import Fault
 
 #: Pixels of all pictures of a request together, and of a batch: the graph decodes several at a time.

@@ -14,8 +14,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 from dualdeploy.errors import DualDeployError
-from trainer import arguments, failures, locations, progress, training_run, workers
-from trainer.departure import Departure
+from trainer import training_run
+from trainer.process import arguments, failures, progress, workers
+from trainer.process import storage as locations
+from trainer.process.shutdown import Departure
 
 log = logging.getLogger("trainer")
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import keras
 
-from dualdeploy import architectures
-from dualdeploy.architectures import Scaling
+from dualdeploy.contracts import architectures
+from dualdeploy.contracts.architectures import Scaling
 from trainer import modules
-from trainer.failures import UnusableJob, UnusableWeights
-from trainer.hardware import Policy
+from trainer.process.failures import UnusableJob, UnusableWeights
+from trainer.process.hardware import Policy
 
 #: Seconds that the download of ImageNet weights may take: they are 8 to 30 MB. Keras itself would wait for ever.
 DOWNLOAD_TIMEOUT = 300.0
@@ -65,7 +65,7 @@ def build(
     shared: bool = False,
     module: Path | None = None,
 ) -> Network:
-    """Build `name` (of `dualdeploy.architectures`) for [image_size, image_size, 3] pixels and `classes` probabilities.
+    """Build `name` (of `dualdeploy.contracts.architectures`) for [image_size, image_size, 3] pixels and `classes` probabilities.
 
     `weights` is "none", "imagenet", or the file of a saved base without its top. `precision` is the number format of
     the layers in between. `shared`: replicas learn it together, and normalise by the statistics of the whole batch.

@@ -17,8 +17,8 @@ from typing import Any, get_args
 import keras
 import numpy as np
 
-from dualdeploy.architectures import Scaling
-from trainer.failures import UnusableModule
+from dualdeploy.contracts.architectures import Scaling
+from trainer.process.failures import UnusableModule
 
 #: What `PIXELS` in a module may say; without it the network gets 0..255.
 PIXELS: tuple[Scaling, ...] = get_args(Scaling)

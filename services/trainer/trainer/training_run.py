@@ -13,11 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dualdeploy import architectures, logs
-from dualdeploy.contracts import answers
-from dualdeploy.errors import DualDeployError
-from dualdeploy.object_store import GenerationChanged
-from dualdeploy.training import (
+from dualdeploy import logs
+from dualdeploy.contracts import answers, architectures
+from dualdeploy.contracts.training import (
     Artifacts,
     DataUsed,
     LiveMetrics,
@@ -28,20 +26,25 @@ from dualdeploy.training import (
     TrainingResult,
     as_mapping,
 )
-from trainer import artifacts, checkpoints, examples, locations, progress, workers
-from trainer.arguments import Order
-from trainer.background import BackgroundWriter
-from trainer.departure import Departure
-from trainer.examples import DataSet, Shard
-from trainer.failures import OutOfMemory, UnusableData, UnusableJob, UnusableModule, UnusableWeights, WorkerLost
-from trainer.locations import Patience
-from trainer.memory import available
-from trainer.progress import Reporter
-from trainer.workers import Place
+from dualdeploy.errors import DualDeployError
+from dualdeploy.google.object_store import GenerationChanged
+from trainer.data import examples
+from trainer.data.examples import DataSet, Shard
+from trainer.outputs import artifacts
+from trainer.process import checkpoints, progress, workers
+from trainer.process import storage as locations
+from trainer.process.arguments import Order
+from trainer.process.checkpoint_writer import BackgroundWriter
+from trainer.process.failures import OutOfMemory, UnusableData, UnusableJob, UnusableModule, UnusableWeights, WorkerLost
+from trainer.process.free_memory import available
+from trainer.process.progress import Reporter
+from trainer.process.shutdown import Departure
+from trainer.process.storage import Patience
+from trainer.process.workers import Place
 
 if TYPE_CHECKING:
-    from trainer.fitting import Fitted, Memory
-    from trainer.team import Team
+    from trainer.loop.fitting import Fitted, Memory
+    from trainer.loop.replicas import Team
 
 log = logging.getLogger("trainer")
 
@@ -53,7 +56,7 @@ LAST_WRITE = 20.0
 def run(order: Order, where: Place, *, work: Path, reporter: Reporter, departure: Departure) -> TrainingResult | None:
     """Carry out `order` with `work` as scratch space; returns the result that was written, None if this is no chief.
 
-    An attempt that was interrupted after an epoch is gone on with. Raises the errors of `trainer.failures` and
+    An attempt that was interrupted after an epoch is gone on with. Raises the errors of `trainer.process.failures` and
     ServiceUnavailable; the result document is only there on success.
     """
     job, patience, clock = order.job, Patience(order.patience), _Stopwatch()
@@ -159,7 +162,7 @@ def _fetch(job: TrainingJob, where: Place, cache: Path, patience: Patience) -> _
 
 
 def _load(job: TrainingJob, where: Place, shards: _Shards, work: Path) -> DataSet:
-    from trainer.decoding import ImageDecoder  # noqa: PLC0415
+    from trainer.data.decoding import ImageDecoder  # noqa: PLC0415
 
     data = examples.load(
         shards.mine,
@@ -224,14 +227,14 @@ def _module(job: TrainingJob, work: Path, patience: Patience) -> Path | None:
 
 
 def _team(where: Place) -> Team:
-    from trainer.team import Team  # noqa: PLC0415  # here and below: TensorFlow is imported by `run`, late
+    from trainer.loop.replicas import Team  # noqa: PLC0415  # here and below: TensorFlow is imported by `run`, late
 
     return Team(where)
 
 
 def _memory(job: TrainingJob, where: Artifacts, patience: Patience, departure: Departure, place: Place) -> Memory:
     """What an earlier attempt left, and a writer whose last write is waited for when the machine is taken away."""
-    from trainer.fitting import Memory  # noqa: PLC0415
+    from trainer.loop.fitting import Memory  # noqa: PLC0415
 
     location = checkpoints.place(job)
     found = locations.read_if_present(location, patience)
@@ -257,14 +260,14 @@ def _fit(
     reporter: Reporter,
     team: Team,
 ) -> Fitted:
-    from trainer import fitting  # noqa: PLC0415
+    from trainer.loop import fitting  # noqa: PLC0415
 
     return fitting.fit(job, data, fitting.Start(weights, module), memory, reporter=reporter, team=team)
 
 
 def _evaluate(job: TrainingJob, data: DataSet, fitted: Fitted, staging: artifacts.Staging) -> Metrics:
     """Measure the model, and keep what it says to each picture: phones ask it where their own model is less sure."""
-    from trainer import evaluation  # noqa: PLC0415
+    from trainer.loop import evaluation  # noqa: PLC0415
 
     found = evaluation.evaluate(fitted.predict, data.held_out, job.labels)
     columns = (data.held_out.labels.tolist(), found.predicted.tolist(), found.confidence.tolist())
@@ -276,7 +279,7 @@ def _evaluate(job: TrainingJob, data: DataSet, fitted: Fitted, staging: artifact
 
 def _live(job: TrainingJob, data: DataSet, work: Path, patience: Patience) -> LiveMetrics | None:
     """How the live model does on the same pictures. That it cannot be asked must not cost the new one."""
-    from trainer import live  # noqa: PLC0415
+    from trainer.outputs import live  # noqa: PLC0415
 
     if job.live is None:
         return None
@@ -301,7 +304,7 @@ def _forget(memory: Memory, patience: Patience) -> None:
 
 def _export(outcome: _Outcome, staging: artifacts.Staging) -> _Outcome:
     """Write the models and the golden set; the outcome's golden pictures are then those that were written."""
-    from trainer import export  # noqa: PLC0415
+    from trainer.outputs import export  # noqa: PLC0415
 
     job, fitted = outcome.job, outcome.fitted
     export.write_models(
@@ -331,7 +334,7 @@ def _timed(outcome: _Outcome, staging: artifacts.Staging, work: Path) -> _Outcom
 
 def _latency(model: Path, pictures: Sequence[bytes]) -> float | None:
     """None when the model cannot be asked about one of the pictures: that costs a figure, not the training."""
-    from trainer import live  # noqa: PLC0415
+    from trainer.outputs import live  # noqa: PLC0415
 
     try:
         return live.latency(model, pictures)
@@ -342,7 +345,7 @@ def _latency(model: Path, pictures: Sequence[bytes]) -> float | None:
 
 def _report(outcome: _Outcome, staging: artifacts.Staging, where: Artifacts) -> Artifacts:
     """What people look at: everything measured as JSON, two charts, and TensorBoard's logs; returns what there is."""
-    from trainer import charts, event_log  # noqa: PLC0415
+    from trainer.outputs import charts, event_log  # noqa: PLC0415
 
     job, fitted = outcome.job, outcome.fitted
     document = {

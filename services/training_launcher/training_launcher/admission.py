@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 from dualdeploy import clock as clocks
 from dualdeploy.clock import Clock
+from dualdeploy.google.object_store import ABSENT, GenerationChanged, ObjectMissing, ObjectStore
 from dualdeploy.ledger import Ledger, Run, names
-from dualdeploy.object_store import ABSENT, GenerationChanged, ObjectMissing, ObjectStore
 from training_launcher import examination
 from training_launcher.examination import StoredShard
 

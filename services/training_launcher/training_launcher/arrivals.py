@@ -15,13 +15,13 @@ import datetime
 import logging
 
 from dualdeploy import clock as clocks
-from dualdeploy import dataset_config
-from dualdeploy import shards as shard_names
-from dualdeploy.dataset_config import DatasetConfig
+from dualdeploy.contracts import dataset_config
+from dualdeploy.contracts import shards as shard_names
+from dualdeploy.contracts.dataset_config import DatasetConfig
+from dualdeploy.contracts.shards import Kind
 from dualdeploy.errors import CannotEverSucceed, InvalidDatasetConfig, RejectedByGoogle, UnknownDataset
+from dualdeploy.google.object_store import ObjectStore
 from dualdeploy.ledger import Ledger, Rejected, Run
-from dualdeploy.object_store import ObjectStore
-from dualdeploy.shards import Kind
 from dualdeploy.ticks import Next
 from training_launcher import snapshots
 from training_launcher.claiming import Claiming, Wish

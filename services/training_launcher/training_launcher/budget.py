@@ -14,12 +14,12 @@ import datetime
 import math
 from collections.abc import Mapping
 
-from dualdeploy import dataset_config
-from dualdeploy.dataset_config import Capacity, DatasetConfig
+from dualdeploy.contracts import dataset_config
+from dualdeploy.contracts.dataset_config import Capacity, DatasetConfig
+from dualdeploy.contracts.prices import PriceTable
+from dualdeploy.contracts.training import TARGETS, Target
 from dualdeploy.ledger import Run
-from dualdeploy.prices import PriceTable
-from dualdeploy.spending import Estimate, TargetEstimate
-from dualdeploy.training import TARGETS, Target
+from dualdeploy.ledger.spending import Estimate, TargetEstimate
 from training_launcher import disk
 
 

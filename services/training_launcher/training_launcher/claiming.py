@@ -21,11 +21,11 @@ from collections.abc import Callable, Iterator
 import pydantic
 
 from dualdeploy import clock as clocks
-from dualdeploy import training
-from dualdeploy.dataset_config import DatasetConfig
-from dualdeploy.due import Due
+from dualdeploy.contracts import training
+from dualdeploy.contracts.dataset_config import DatasetConfig
 from dualdeploy.errors import CannotEverSucceed, DualDeployError
 from dualdeploy.ledger import Intent, Ledger, Run, Snapshot, names, run_id_of
+from dualdeploy.ledger.due import Due
 from dualdeploy.outcome import Outcome, already_done, done
 from training_launcher import admission
 from training_launcher.data_sets import DataSets

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from dualdeploy import dataset_config
-from dualdeploy.dataset_config import DATASET_NAME
-from dualdeploy.due import Due
+from dualdeploy.contracts import dataset_config
+from dualdeploy.contracts.dataset_config import DATASET_NAME
 from dualdeploy.errors import CannotEverSucceed, InvalidDatasetConfig
-from dualdeploy.object_store import ObjectStore
+from dualdeploy.google.object_store import ObjectStore
+from dualdeploy.ledger.due import Due
 from dualdeploy.ticks import Next
 from training_launcher import modules
 from training_launcher.arrivals import ARRIVALS

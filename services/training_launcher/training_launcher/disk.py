@@ -20,7 +20,7 @@ _STEP_GB = 50
 def gigabytes(run: Run) -> int:
     """What the job of either target needs: its shards, and the pictures of compressed ones once more.
 
-    That is enough for `trainer.pictures`; what decoded pictures need besides is used if it is there.
+    That is enough for `trainer.data.pictures`; what decoded pictures need besides is used if it is there.
     """
     stored = sum(shard.size * (2 if shard.name.lower().endswith(".gz") else 1) for shard in run.snapshot.shards)
     needed = _OTHERS_GB + _SPARE * stored / 1e9

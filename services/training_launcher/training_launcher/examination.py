@@ -14,12 +14,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from dualdeploy import clock as clocks
-from dualdeploy import dataset_config
 from dualdeploy.clock import Clock
+from dualdeploy.contracts import dataset_config
 from dualdeploy.errors import RejectedByGoogle, RetryLater
+from dualdeploy.google.object_store import ObjectMissing, ObjectStore
 from dualdeploy.ledger import Run, Shard
-from dualdeploy.object_store import ObjectMissing, ObjectStore
-from dualdeploy.shard_versions import open_shard
+from dualdeploy.ledger.shard_versions import open_shard
 from training_launcher.run_split import split_of_run
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from dualdeploy.contracts.example import ExampleSchema, UsableExample
-from dualdeploy.contracts.image_file import begins_like_an_image
 from dualdeploy.contracts.split import Side
-from dualdeploy.tfrecord import MalformedExample, parse_example
+from dualdeploy.images.image_file import begins_like_an_image
+from dualdeploy.images.tfrecord import MalformedExample, parse_example
 
 _MOST_LAYOUTS = 4
 #: As much of an image as tells its format.

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import logging
 
-from dualdeploy import dataset_config
-from dualdeploy import shards as shard_names
 from dualdeploy.clock import Clock
-from dualdeploy.dataset_config import DATASET_NAME, DatasetConfig
-from dualdeploy.due import Due
+from dualdeploy.contracts import dataset_config
+from dualdeploy.contracts import shards as shard_names
+from dualdeploy.contracts.dataset_config import DATASET_NAME, DatasetConfig
+from dualdeploy.contracts.events import ObjectFinalized, RetrainRequested
+from dualdeploy.contracts.shards import Kind, NumberedShard, ShardNames
 from dualdeploy.errors import CannotEverSucceed, UnknownDataset
-from dualdeploy.events import ObjectFinalized, RetrainRequested
+from dualdeploy.google.object_store import ObjectStore
 from dualdeploy.ledger import Ledger, Run, names, run_id_of
-from dualdeploy.object_store import ObjectStore
+from dualdeploy.ledger.due import Due
 from dualdeploy.outcome import Outcome, already_done, done, ignored
-from dualdeploy.shards import Kind, NumberedShard, ShardNames
 from dualdeploy.ticks import Ticks
 from training_launcher import intake, snapshots
 from training_launcher.arrivals import WHOLE_SETS, Arrivals, NoShards

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dualdeploy.contracts import image_file
-from dualdeploy.contracts.image_file import ImageHeader
+from dualdeploy.images import image_file
+from dualdeploy.images.image_file import ImageHeader
 
 #: Progressive JPEGs and PNGs are decoded as a whole; above this they would cost more memory than the check is worth.
 MOST_PIXELS_IN_MEMORY = 3_000_000

@@ -18,13 +18,13 @@ import dataclasses
 import threading
 from collections.abc import Mapping
 
-from dualdeploy import dataset_config
-from dualdeploy import shards as shard_names
 from dualdeploy.clock import Clock
-from dualdeploy.dataset_config import DatasetConfig
-from dualdeploy.due import Due
+from dualdeploy.contracts import dataset_config
+from dualdeploy.contracts import shards as shard_names
+from dualdeploy.contracts.dataset_config import DatasetConfig
+from dualdeploy.google.object_store import ObjectStore
 from dualdeploy.ledger import Run
-from dualdeploy.object_store import ObjectStore
+from dualdeploy.ledger.due import Due
 from training_launcher.arrivals import ARRIVALS
 from training_launcher.snapshots import Listing
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dualdeploy import dataset_config, training
-from dualdeploy.ledger import Placement, Run, Shard
-from dualdeploy.training import (
+from dualdeploy.contracts import dataset_config, training
+from dualdeploy.contracts.training import (
     FeatureNames,
     LiveModel,
     ModuleReference,
@@ -18,7 +17,8 @@ from dualdeploy.training import (
     TrainingJob,
     TrainingParameters,
 )
-from dualdeploy.vertex import ATTEMPT_LABEL, DATASET_LABEL, ENTRY_LABEL, RUN_LABEL, TARGET_LABEL, CustomJobSpec
+from dualdeploy.google.vertex import ATTEMPT_LABEL, DATASET_LABEL, ENTRY_LABEL, RUN_LABEL, TARGET_LABEL, CustomJobSpec
+from dualdeploy.ledger import Placement, Run, Shard
 from training_launcher import disk
 from training_launcher.run_split import split_of_run
 from training_launcher.settings import LauncherSettings

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 
-from dualdeploy import training
+from dualdeploy.contracts import training
+from dualdeploy.contracts.training import Target
 from dualdeploy.errors import ResourceMissing
+from dualdeploy.google.object_store import ABSENT, GenerationChanged, ObjectStore
+from dualdeploy.google.vertex import ATTEMPT_LABEL, Job, JobOutcome, Vertex
 from dualdeploy.ledger import Launch, Ledger, Placement, Run
-from dualdeploy.object_store import ABSENT, GenerationChanged, ObjectStore
-from dualdeploy.training import Target
-from dualdeploy.vertex import ATTEMPT_LABEL, Job, JobOutcome, Vertex
 from training_launcher import job_spec
 from training_launcher.live_model import live_model
 from training_launcher.settings import LauncherSettings

@@ -15,9 +15,12 @@ import datetime
 import logging
 
 from dualdeploy import clock as clocks
-from dualdeploy import dataset_config, logs, prices, spending
-from dualdeploy.due import Due
+from dualdeploy import logs
+from dualdeploy.contracts import dataset_config, prices
+from dualdeploy.contracts.training import TARGETS
 from dualdeploy.errors import LeaseHeld, LedgerContention, NoCapacity, RejectedByGoogle, RetryLater
+from dualdeploy.google.object_store import ObjectStore
+from dualdeploy.google.vertex import Job
 from dualdeploy.ledger import (
     Ended,
     Holdup,
@@ -31,12 +34,11 @@ from dualdeploy.ledger import (
     Versioned,
     lease,
     names,
+    spending,
 )
-from dualdeploy.object_store import ObjectStore
-from dualdeploy.spending import Estimate
+from dualdeploy.ledger.due import Due
+from dualdeploy.ledger.spending import Estimate
 from dualdeploy.ticks import Next
-from dualdeploy.training import TARGETS
-from dualdeploy.vertex import Job
 from training_launcher import budget, placing
 from training_launcher.admission import Admission, examine
 from training_launcher.data_sets import DataSets

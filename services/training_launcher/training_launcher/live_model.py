@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 
-from dualdeploy import training
+from dualdeploy.contracts import training
+from dualdeploy.contracts.training import LiveModel, Target
 from dualdeploy.errors import CannotEverSucceed
+from dualdeploy.google.object_store import ObjectMissing, ObjectStore
 from dualdeploy.ledger import Ledger, Serving
-from dualdeploy.object_store import ObjectMissing, ObjectStore
-from dualdeploy.training import LiveModel, Target
 
 log = logging.getLogger(__name__)
 

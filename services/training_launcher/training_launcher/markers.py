@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 
 from dualdeploy import clock as clocks
-from dualdeploy import shards as shard_names
-from dualdeploy.events import ObjectFinalized
+from dualdeploy.contracts import shards as shard_names
+from dualdeploy.contracts.events import ObjectFinalized
 from dualdeploy.ledger import Run
 from training_launcher.snapshots import Listing, snapshot_of
 

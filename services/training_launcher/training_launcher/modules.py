@@ -6,11 +6,11 @@ import ast
 import hashlib
 from collections.abc import Callable, Mapping
 
-from dualdeploy import architectures
-from dualdeploy.dataset_config import DatasetConfig
+from dualdeploy.contracts import architectures
+from dualdeploy.contracts.dataset_config import DatasetConfig
+from dualdeploy.contracts.training import TARGETS, ModuleReference
 from dualdeploy.errors import InvalidDatasetConfig
-from dualdeploy.object_store import ObjectMissing, ObjectStore
-from dualdeploy.training import TARGETS, ModuleReference
+from dualdeploy.google.object_store import ObjectMissing, ObjectStore
 
 #: A file of Python that builds a network has some kilobytes; what reads it here has memory for more, but no reason.
 MOST_BYTES = 256 << 10

@@ -5,10 +5,10 @@ from __future__ import annotations
 import datetime
 
 from dualdeploy import clock as clocks
-from dualdeploy import dataset_config
+from dualdeploy.contracts import dataset_config
+from dualdeploy.google.vertex import ENTRY_LABEL, Job
 from dualdeploy.ledger import Launch, Placement, Run
-from dualdeploy.spending import Estimate
-from dualdeploy.vertex import ENTRY_LABEL, Job
+from dualdeploy.ledger.spending import Estimate
 
 #: What Vertex AI needs to say that it waited for long enough (`flex_start`), before it is told so.
 ITS_OWN_WAIT_SECONDS = 600.0

@@ -17,11 +17,11 @@ import zoneinfo
 from collections.abc import Callable
 
 from dualdeploy import clock as clocks
-from dualdeploy import cron, dataset_config
-from dualdeploy.dataset_config import DatasetConfig
+from dualdeploy.contracts import cron, dataset_config
+from dualdeploy.contracts.dataset_config import DatasetConfig
 from dualdeploy.errors import CannotEverSucceed, InvalidDatasetConfig, UnknownDataset
+from dualdeploy.google.object_store import ObjectStore
 from dualdeploy.ledger import DataSet, Ledger
-from dualdeploy.object_store import ObjectStore
 from dualdeploy.ticks import Next
 from training_launcher.data_sets import DataSets
 

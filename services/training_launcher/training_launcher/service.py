@@ -6,14 +6,14 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 
-from dualdeploy import events
-from dualdeploy.due import Due
-from dualdeploy.entrypoint import Handler
+from dualdeploy.contracts import events
+from dualdeploy.google.object_store import ObjectStore
+from dualdeploy.google.pubsub import Publisher
+from dualdeploy.google.vertex import Vertex
+from dualdeploy.http.entrypoint import Handler
 from dualdeploy.ledger import Ledger
-from dualdeploy.object_store import ObjectStore
-from dualdeploy.pubsub import Publisher
+from dualdeploy.ledger.due import Due
 from dualdeploy.ticks import Ticks, Work, parse_advance
-from dualdeploy.vertex import Vertex
 from training_launcher import modules
 from training_launcher.arrivals import ARRIVALS, Arrivals
 from training_launcher.claiming import LAUNCH, Claiming

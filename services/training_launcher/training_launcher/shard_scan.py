@@ -13,11 +13,10 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from dualdeploy.contracts.image_file import ImageHeader, UnreadableImage
+from dualdeploy.contracts.file_kinds import what_it_is
 from dualdeploy.contracts.split import Side
-from dualdeploy.contracts.unusable import UnusableRecord
-from dualdeploy.file_kinds import what_it_is
-from dualdeploy.tfrecord import (
+from dualdeploy.images.image_file import ImageHeader, UnreadableImage
+from dualdeploy.images.tfrecord import (
     CorruptRecords,
     MalformedExample,
     NotTFRecord,
@@ -26,6 +25,7 @@ from dualdeploy.tfrecord import (
     is_gzip,
     read_records,
 )
+from dualdeploy.images.unusable import UnusableRecord
 from training_launcher.example_reader import ExampleReader
 from training_launcher.image_header import ImageHeaderReader, can_decode_in_little_memory
 from training_launcher.part_checksums import of_parts
@@ -129,7 +129,7 @@ class DecodeSample:
 
     def decode(self, image: bytes, header: ImageHeader) -> None:
         """Decode the image if that fits into memory and time; raises `UnreadableImage`."""
-        from dualdeploy.images import verify  # noqa: PLC0415 (Pillow: 100 ms that rejected headers need not pay)
+        from dualdeploy.images.pixels import verify  # noqa: PLC0415 (Pillow: 100 ms that rejected headers need not pay)
 
         if header.pixels > self._pixels_left or not can_decode_in_little_memory(header):
             return

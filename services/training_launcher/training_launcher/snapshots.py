@@ -8,12 +8,12 @@ import datetime
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
-from dualdeploy import shards as shard_names
 from dualdeploy.clock import Clock
-from dualdeploy.dataset_config import DatasetConfig
+from dualdeploy.contracts import shards as shard_names
+from dualdeploy.contracts.dataset_config import DatasetConfig
+from dualdeploy.contracts.shards import Kind, PassedOver
+from dualdeploy.google.object_store import ObjectStore, ObjectSummary
 from dualdeploy.ledger import Shard, Snapshot
-from dualdeploy.object_store import ObjectStore, ObjectSummary
-from dualdeploy.shards import Kind, PassedOver
 
 
 @dataclasses.dataclass(frozen=True)

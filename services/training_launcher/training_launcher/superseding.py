@@ -17,9 +17,9 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
-from dualdeploy.due import Due
 from dualdeploy.errors import CannotEverSucceed
 from dualdeploy.ledger import Launch, Ledger, Run, State, Versioned, names
+from dualdeploy.ledger.due import Due
 from training_launcher.claiming import LAUNCH
 from training_launcher.data_sets import DataSets
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from dualdeploy.contracts.image_file import MAX_PIXELS
-from dualdeploy.tfrecord import MAX_GZIP_RATIO, MAX_RECORD_BYTES
+from dualdeploy.images.image_file import MAX_PIXELS
+from dualdeploy.images.tfrecord import MAX_GZIP_RATIO, MAX_RECORD_BYTES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import yaml
 
-from dualdeploy import dataset_config
+from dualdeploy.contracts import dataset_config
+from dualdeploy.contracts.dataset_config import DATASET_NAME, DatasetConfig, Training
 from dualdeploy.contracts.example import PRESETS, ExampleSchema, Guess, guess
+from dualdeploy.contracts.shard_folder import ShardFolder, look_into
+from dualdeploy.contracts.shards import ShardNames
 from dualdeploy.contracts.split import BY_NAMES, Split, SplitRule, divide
-from dualdeploy.dataset_config import DATASET_NAME, DatasetConfig, Training
 from dualdeploy.errors import InvalidDatasetConfig
-from dualdeploy.shard_folder import ShardFolder, look_into
-from dualdeploy.shards import ShardNames
-from dualdeploy.tfrecord import CorruptRecords, Example, parse_example, read_records
+from dualdeploy.images.tfrecord import CorruptRecords, Example, parse_example, read_records
 
 #: Records that are looked at until one tells its features.
 _LOOKED_AT = 20

@@ -13,8 +13,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from dualdeploy.certificates import GOOGLE_CERTS_URL
 from dualdeploy.errors import DualDeployError
+from dualdeploy.http.certificates import GOOGLE_CERTS_URL
 
 _REQUIRED = object()
 Settings = TypeVar("Settings")

@@ -21,12 +21,12 @@ from typing import Protocol
 
 from dualdeploy import clock as clocks
 from dualdeploy import health, logs
-from dualdeploy.due import Due, Entry, Taken
+from dualdeploy.contracts.events import Envelope
 from dualdeploy.errors import CannotEverSucceed, InvalidDatasetConfig, LeaseHeld, MalformedEvent, RetryLater
-from dualdeploy.events import Envelope
+from dualdeploy.google.pubsub import Publisher
 from dualdeploy.ledger import Ledger, Rejected, UnreadableDocument, names
+from dualdeploy.ledger.due import Due, Entry, Taken
 from dualdeploy.outcome import Outcome, already_done, done, ignored
-from dualdeploy.pubsub import Publisher
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import call
 from google.cloud import pubsub_v1, storage
 
 from dualdeploy import clock as clocks
@@ -20,6 +19,7 @@ from local_cloud import cloud as clouds
 from local_cloud import topology as topologies
 from local_cloud.cloud import LocalCloud
 from local_cloud.stack import ServiceDidNotStart, Stack
+from support.command_line import call
 
 REPOSITORY = Path(__file__).parents[3]
 PROJECT, REGION = "demo-dualdeploy", "us-central1"

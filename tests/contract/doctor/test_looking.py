@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from dualdeploy import clock as clocks
-from dualdeploy.due import Due
+from dualdeploy.google.object_store import GcsObjectStore, Generation
 from dualdeploy.ledger import Launch, Ledger, Run, Shard, Snapshot, State, names
-from dualdeploy.object_store import GcsObjectStore, Generation
+from dualdeploy.ledger.due import Due
 
 PROJECT = "demo-dualdeploy"
 NOW = datetime.datetime(2026, 11, 26, 12, tzinfo=datetime.UTC)

@@ -14,12 +14,12 @@ import pytest
 import requests
 from firebase_admin import app_check, credentials
 from google.auth.credentials import AnonymousCredentials
-from pictures import picture
 
-from dualdeploy.vertex import Deployment, ModelSpec, VertexGateway
+from dualdeploy.google.vertex import Deployment, ModelSpec, VertexGateway
 from local_cloud import topology as topologies
 from local_cloud.cloud import DEFAULT_PROJECT, DEFAULT_REGION, LocalCloud
 from local_cloud.stack import Stack
+from support.pictures import picture
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 RUN = "flowers-0123456789ab"

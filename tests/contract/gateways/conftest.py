@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-import signing
 
 from dualdeploy.errors import ServiceUnavailable
-from dualdeploy.firebase import FirebaseMl, FirebaseMlGateway
-from dualdeploy.object_store import ABSENT, GcsObjectStore
-from dualdeploy.pubsub import Publisher, PubSubPublisher
-from dualdeploy.testing import FakeFirebaseMl, FakePublisher, FakeVertex
-from dualdeploy.testing.vertex import label_in_picture
-from dualdeploy.vertex import Answer, CustomJobSpec, DeployedModel, Deployment, ModelSpec, Vertex, VertexGateway
+from dualdeploy.google.firebase_ml import FirebaseMl, FirebaseMlGateway
+from dualdeploy.google.object_store import ABSENT, GcsObjectStore
+from dualdeploy.google.pubsub import Publisher, PubSubPublisher
+from dualdeploy.google.vertex import Answer, CustomJobSpec, DeployedModel, Deployment, ModelSpec, Vertex, VertexGateway
 from local_cloud.faults import Faults as CloudFaults
 from local_cloud.firebase_ml import FirebaseMl as FirebaseMlEmulator
 from local_cloud.pubsub import PubSub
 from local_cloud.storage import Storage
 from local_cloud.vertex import Image
 from local_cloud.vertex import Vertex as VertexEmulator
+from support import signing
+from support.fakes import FakeFirebaseMl, FakePublisher, FakeVertex
+from support.fakes.vertex import label_in_picture
 
 PROJECT = "demo-dualdeploy"
 REGION = "us-central1"

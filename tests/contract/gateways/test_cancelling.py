@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from dualdeploy.testing import FakeVertex
-from dualdeploy.vertex import JobOutcome
+from dualdeploy.google.vertex import JobOutcome
+from support.fakes import FakeVertex
 
 
 def await_outcome(vertex_side: Any, name: str) -> JobOutcome:

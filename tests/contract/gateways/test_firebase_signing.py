@@ -14,8 +14,8 @@ import google.auth.transport.requests
 import pytest
 from google.auth import credentials, iam
 
-from dualdeploy import firebase
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable, SigningRefused
+from dualdeploy.google import firebase_ml as firebase
 
 PUBLISHER = "mobile-publisher@demo-project.iam.gserviceaccount.com"
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from dualdeploy.contracts.events import TrainingCompleted, encode
 from dualdeploy.errors import PermissionSpreads, RejectedByGoogle, ResourceConflict, ServiceUnavailable
-from dualdeploy.events import TrainingCompleted, encode
 from local_cloud.faults import Faults as CloudFaults
 
 COMPLETED = TrainingCompleted("flowers-0123456789ab", "flowers", "cloud", "succeeded")

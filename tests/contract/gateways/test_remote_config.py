@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from dualdeploy.errors import PermissionSpreads, RejectedByGoogle, ServiceUnavailable
-from dualdeploy.remote_config import RemoteConfig, RemoteConfigGateway, TemplateChanged
-from dualdeploy.testing import FakeRemoteConfig
+from dualdeploy.google.remote_config import RemoteConfig, RemoteConfigGateway, TemplateChanged
 from local_cloud.faults import Faults as CloudFaults
 from local_cloud.remote_config import RemoteConfig as RemoteConfigEmulator
 from mobile_publisher.version_parameter import VersionParameter
+from support.fakes import FakeRemoteConfig
 
 TEAMS = {
     "parameters": {"zz": {"defaultValue": {"value": "Grüße 你好"}}, "aa": {"defaultValue": {"useInAppDefault": True}}},

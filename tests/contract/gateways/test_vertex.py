@@ -14,7 +14,7 @@ import pytest
 
 from cloud_deployer.console_metrics import SCHEMA_URI
 from dualdeploy.errors import RejectedByGoogle, ResourceConflict, ResourceMissing, ServiceUnavailable
-from dualdeploy.vertex import Evaluation, JobOutcome, RequestLogging, ScaleToZero, VertexGateway
+from dualdeploy.google.vertex import Evaluation, JobOutcome, RequestLogging, ScaleToZero, VertexGateway
 from local_cloud.faults import Faults as CloudFaults
 
 from .conftest import PROJECT, REGION, CloudVertexSide
@@ -266,7 +266,7 @@ def test_no_model_scales_to_zero_on_a_shared_endpoint(vertex_side: Any, specs: A
 
 LOOKS_AT_AN_OPERATION = """
 import sys
-from dualdeploy.vertex import VertexGateway
+from dualdeploy.google.vertex import VertexGateway
 project, region, address, operation = sys.argv[1:]
 found = VertexGateway(project=project, region=region, emulator_host=address).operation(operation)
 print(found.done, found.error, "google.cloud.aiplatform_v1beta1" in sys.modules)

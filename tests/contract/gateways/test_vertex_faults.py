@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dualdeploy.errors import PermissionSpreads, RejectedByGoogle, ResourceConflict, ResourceMissing, ServiceUnavailable
-from dualdeploy.vertex import JobOutcome, VertexGateway
+from dualdeploy.google.vertex import JobOutcome, VertexGateway
 from local_cloud.api import Api
 from local_cloud.faults import Faults as CloudFaults
 from local_cloud.http import HttpServer

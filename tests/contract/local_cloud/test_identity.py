@@ -10,8 +10,8 @@ import requests
 from google.auth.transport.requests import Request
 from google.oauth2 import id_token
 
-from dualdeploy.callers import CallerRefused, Callers
-from dualdeploy.certificates import Certificates
+from dualdeploy.http.callers import CallerRefused, Callers
+from dualdeploy.http.certificates import Certificates
 from local_cloud.cloud import LocalCloud
 from local_cloud.identity import TokenMint
 

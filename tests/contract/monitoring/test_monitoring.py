@@ -12,7 +12,7 @@ from google.cloud import monitoring_v3
 from google.cloud.monitoring_v3.services.metric_service.transports import MetricServiceGrpcTransport
 
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
-from dualdeploy.monitoring import MonitoringGateway, Served
+from dualdeploy.google.monitoring import MonitoringGateway, Served
 from local_cloud.faults import Faults
 from local_cloud.monitoring import Monitoring
 from local_cloud.monitoring.requests import Requests

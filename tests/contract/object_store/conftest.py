@@ -17,10 +17,10 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage as google_storage
 
-from dualdeploy.object_store import GcsObjectStore, Generation, ObjectStore
-from dualdeploy.testing import MemoryObjectStore
+from dualdeploy.google.object_store import GcsObjectStore, Generation, ObjectStore
 from local_cloud.faults import Faults as CloudFaults
 from local_cloud.storage import Storage
+from support.fakes import MemoryObjectStore
 
 PROJECT = "demo-dualdeploy"
 REAL_BUCKET = os.environ.get("DUALDEPLOY_TEST_BUCKET", "")

@@ -14,7 +14,7 @@ from typing import Any
 import google_crc32c
 import pytest
 
-from dualdeploy.object_store import ABSENT, Generation, GenerationChanged, ObjectMissing
+from dualdeploy.google.object_store import ABSENT, Generation, GenerationChanged, ObjectMissing
 
 NAMES = [
     "plain.json",

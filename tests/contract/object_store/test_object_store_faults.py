@@ -16,8 +16,8 @@ from google.auth.exceptions import DefaultCredentialsError
 from google.cloud import storage as google_storage
 
 from dualdeploy.errors import PermissionSpreads, RejectedByGoogle, ResourceConflict, ServiceUnavailable
+from dualdeploy.google.object_store import ABSENT, GcsObjectStore, Generation, GenerationChanged, ObjectMissing
 from dualdeploy.ledger import Ledger, lease
-from dualdeploy.object_store import ABSENT, GcsObjectStore, Generation, GenerationChanged, ObjectMissing
 from local_cloud.faults import Faults as CloudFaults
 from local_cloud.storage import Storage
 
@@ -310,7 +310,7 @@ def test_credentials_that_nobody_gives_are_a_reason_to_retry_later_and_the_messa
 
 
 def test_clients_are_built_at_first_use_and_once(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dualdeploy import object_store
+    from dualdeploy.google import object_store
 
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://{storage.address}")
     monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "demo-dualdeploy")

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Iterator
 
 import pytest
-from accounts import PROJECT, REGION, REPOSITORY, Service, World
 
 from local_cloud import topology as topologies
 from local_cloud.cloud import LocalCloud
+from support.accounts import PROJECT, REGION, REPOSITORY, Service, World
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from accounts import BINDINGS, PROJECT, REGION, TINY_MODEL, new_name, wait_for
 
 from dualdeploy.errors import ResourceMissing
-from dualdeploy.object_store import ABSENT
+from dualdeploy.google.object_store import ABSENT
 from gateway.endpoint import VertexEndpoints
 from gateway.serving import Live
 from local_cloud.iam import PROJECT_NUMBER
 from local_cloud.iam.bindings import Binding, grants
+from support.accounts import BINDINGS, PROJECT, REGION, TINY_MODEL, new_name, wait_for
 
 Story = Callable[[Any], object]
 

@@ -14,15 +14,15 @@ from typing import Any
 import google.api_core.exceptions as google_errors
 import pytest
 import requests
-from accounts import IMAGES, PROJECT, REGION, TINY_MODEL, Actor, World, new_name, wait_for
 from google.auth.credentials import Signing
 from google.cloud import pubsub_v1
 
 from dualdeploy.errors import PermissionSpreads
-from dualdeploy.object_store import ObjectMissing
+from dualdeploy.google.object_store import ObjectMissing
 from local_cloud.cloud import LocalCloud
 from local_cloud.iam import OWNER, PROJECT_NUMBER, Condition, Grant, agent
 from local_cloud.iam.bindings import OPERATOR
+from support.accounts import IMAGES, PROJECT, REGION, TINY_MODEL, Actor, World, new_name, wait_for
 
 LOCATION = f"projects/{PROJECT}/locations/{REGION}"
 NOBODY = OPERATOR.partition(":")[2]
@@ -261,7 +261,7 @@ def test_a_signed_url_is_judged_as_its_signer_when_it_is_used(world: Any) -> Non
     name, iam = f"mobile/{new_name()}.tflite", world.cloud.iam
     world.upload("models", name, TINY_MODEL.read_bytes())
     with world.actor("mobile-publisher").firebase():
-        from dualdeploy import firebase
+        from dualdeploy.google import firebase_ml as firebase
 
         firebase._sign_at(world.cloud.iam_credentials.address)
         signer = firebase._impersonating_signer("")

@@ -10,17 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-import on_phone
 import pytest
 import requests
-import signing
-from publishing import Publishing
 
 from dualdeploy.errors import RejectedByGoogle
-from dualdeploy.firebase import FirebaseMlGateway
+from dualdeploy.google.firebase_ml import FirebaseMlGateway
+from dualdeploy.google.object_store import ABSENT, GcsObjectStore
+from dualdeploy.google.remote_config import RemoteConfigGateway
 from dualdeploy.ledger import State
-from dualdeploy.object_store import ABSENT, GcsObjectStore
-from dualdeploy.remote_config import RemoteConfigGateway
 from local_cloud.faults import Faults
 from local_cloud.firebase_ml import FirebaseMl
 from local_cloud.remote_config import RemoteConfig
@@ -31,6 +28,8 @@ from mobile_publisher.on_device_gate import Figures
 from mobile_publisher.release import File
 from mobile_publisher.storage_channel import StorageChannel
 from mobile_publisher.world import World
+from support import on_phone, signing
+from support.publishing import Publishing
 
 TINY_MODEL = Path(__file__).parents[2] / "fixtures" / "tiny_float32.tflite"
 LABELS = ["red", "green", "blue"]

@@ -19,22 +19,22 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import on_phone
 import pytest
 import requests
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 from PIL import Image
 
-from dualdeploy import tfrecord
 from dualdeploy.errors import UnknownRun
+from dualdeploy.google.object_store import GcsObjectStore
+from dualdeploy.images import tfrecord
 from dualdeploy.ledger import Ledger, State
 from dualdeploy.ledger.standing import Standing, standing
-from dualdeploy.object_store import GcsObjectStore
 from local_cloud import topology as topologies
 from local_cloud.cloud import DEFAULT_PROJECT, DEFAULT_REGION, LocalCloud
 from local_cloud.iam.bindings import Bindings, grants
 from local_cloud.stack import Stack
+from support import on_phone
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pictures import picture
-
 from predictor import loading, threads
 from predictor.answers import Prediction
 from predictor.model import ImageModel, graph, tensorflow
 from predictor.readiness import Readiness
 from predictor.settings import PredictorSettings
+from support.pictures import picture
 
 
 class WatchedModel(ImageModel):

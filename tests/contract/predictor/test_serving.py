@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import requests
-from pictures import b64, picture
+
+from support.pictures import b64, picture
 
 pytestmark = pytest.mark.slow
 

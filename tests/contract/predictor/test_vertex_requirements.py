@@ -16,14 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import odd_images
 import pytest
 import requests
-from pictures import b64, picture
 from PIL import Image
 
 from local_cloud.faults import Faults
 from local_cloud.storage import Storage
+from support import odd_images
+from support.pictures import b64, picture
 
 pytestmark = pytest.mark.slow
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import invoke
 from google.cloud import pubsub_v1
 
 from dualdeploy_cli import dead_letters as replay
 from local_cloud.faults import Faults
 from local_cloud.pubsub import PubSub
+from support.command_line import invoke
 
 PROJECT = "demo-dualdeploy"
 DATA = b'{"run_id": "flowers-0123456789ab"}'

@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deployer import SETTINGS, Deployer
 
 from cloud_deployer.release import CloudRelease
 from dualdeploy.errors import ModelAsleep, ServiceUnavailable
+from dualdeploy.google.monitoring import MonitoringGateway
+from dualdeploy.google.object_store import Generation
+from dualdeploy.google.vertex import Answer, Endpoint, VertexGateway
 from dualdeploy.ledger import State
-from dualdeploy.monitoring import MonitoringGateway
-from dualdeploy.object_store import Generation
-from dualdeploy.vertex import Answer, Endpoint, VertexGateway
 from local_cloud.faults import Faults
 from local_cloud.monitoring import Monitoring
 from local_cloud.monitoring.requests import Requests
 from local_cloud.storage import Storage
 from local_cloud.vertex import Image, Vertex
+from support.deployer import SETTINGS, Deployer
 
 TOY = Path(__file__).parent / "toy_predictor"
 #: Two seconds for a rollout of toys; a slow one needs 400 ms for an answer.

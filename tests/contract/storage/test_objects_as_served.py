@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain import shard_bytes
 from google.api_core.exceptions import BadRequest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage as google_storage
 
-from dualdeploy import dataset_config
 from dualdeploy.clock import utc_now
+from dualdeploy.contracts import dataset_config
+from dualdeploy.google.object_store import GcsObjectStore
 from dualdeploy.ledger import Run
-from dualdeploy.object_store import GcsObjectStore
 from local_cloud.faults import Faults
 from local_cloud.storage import Storage
+from support.chain import shard_bytes
 from training_launcher.examination import examine
 from training_launcher.snapshots import list_shards
 

@@ -168,8 +168,9 @@ def test_one_that_cannot_go_says_where_and_what_to_write(tmp_path: Path, source:
 
 
 def test_the_part_that_is_named_is_fine_tuned_after_the_head(tmp_path: Path) -> None:
-    from dualdeploy.training import Recipe
-    from trainer import architectures, recipe
+    from dualdeploy.contracts.training import Recipe
+    from trainer import architectures
+    from trainer.loop import recipe
 
     source = network("keras.Sequential([L.Conv2D(4, 3), L.BatchNormalization()], name='trunk')", names="BASE = 'trunk'")
     (tmp_path / "net.py").write_text(source)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dualdeploy.architectures import KERAS
+from dualdeploy.contracts.architectures import KERAS
 
 pytestmark = [
     pytest.mark.slow,

@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 
 from dualdeploy.contracts import answers
-from dualdeploy.images import decode_rgb, resize_bilinear
-from dualdeploy.tfrecord import read_records
-from dualdeploy.training import LiveMetrics, parse_result
+from dualdeploy.contracts.training import LiveMetrics, parse_result
+from dualdeploy.images.pixels import decode_rgb, resize_bilinear
+from dualdeploy.images.tfrecord import read_records
 from local_cloud.demo.flowers import Picture, Style
-from trainer import event_log
+from trainer.outputs import event_log
 
 from .conftest import LABELS, Cloud, trainer_environment
 

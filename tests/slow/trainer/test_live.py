@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.pictures import EncodedPictures, Index
+from trainer.data.pictures import EncodedPictures, Index
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +50,7 @@ def save(folder: Path, *, labels: list[str] | None, positions: list[int]) -> Pat
 
 
 def test_answers_are_compared_by_label_not_by_position(pictures: EncodedPictures, tmp_path: Path) -> None:
-    from trainer import live
+    from trainer.outputs import live
 
     shuffled = save(tmp_path / "model", labels=["tulips", "daisy", "roses"], positions=[1, 2, 0])
     metrics = live.measure(shuffled, pictures, TRUTH, LABELS)
@@ -61,7 +61,7 @@ def test_answers_are_compared_by_label_not_by_position(pictures: EncodedPictures
 def test_a_class_that_the_live_model_does_not_know_is_never_its_answer(
     pictures: EncodedPictures, tmp_path: Path
 ) -> None:
-    from trainer import live
+    from trainer.outputs import live
 
     older = save(tmp_path / "model", labels=["daisy", "roses", "weeds"], positions=[0, 1, 2])
     metrics = live.measure(older, pictures, TRUTH, LABELS)
@@ -71,7 +71,7 @@ def test_a_class_that_the_live_model_does_not_know_is_never_its_answer(
 
 
 def test_what_cannot_be_asked_is_told_as_such(pictures: EncodedPictures, tmp_path: Path) -> None:
-    from trainer import live
+    from trainer.outputs import live
 
     nameless = save(tmp_path / "nameless", labels=None, positions=[0, 1, 2])
     (tmp_path / "empty").mkdir()
@@ -83,7 +83,7 @@ def test_what_cannot_be_asked_is_told_as_such(pictures: EncodedPictures, tmp_pat
 def test_a_live_model_that_writes_files_is_not_run(pictures: EncodedPictures, tmp_path: Path) -> None:
     import tensorflow as tf
 
-    from trainer import live
+    from trainer.outputs import live
 
     model = tf.Module()
 
@@ -101,7 +101,7 @@ def test_a_live_model_that_writes_files_is_not_run(pictures: EncodedPictures, tm
 
 
 def test_the_time_of_one_picture_is_taken_from_the_saved_model_alone(tmp_path: Path) -> None:
-    from trainer import live
+    from trainer.outputs import live
 
     model = save(tmp_path / "model", labels=list(LABELS), positions=[0, 1, 2])
     assert live.latency(model, [b"0", b"1"]) > 0

@@ -1,4 +1,4 @@
-"""TensorFlow on odd files: what `dualdeploy.contracts.image_file` passes, the SavedModels can be asked about."""
+"""TensorFlow on odd files: what `dualdeploy.images.image_file` passes, the SavedModels can be asked about."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import odd_images
 import pytest
 
-from dualdeploy.contracts.image_file import UnreadableImage
-from dualdeploy.images import decode_rgb
+from dualdeploy.images.image_file import UnreadableImage
+from dualdeploy.images.pixels import decode_rgb
+from support import odd_images
 
 pytestmark = pytest.mark.slow
 
@@ -147,7 +147,7 @@ def _inflated(body: bytes) -> bytes:
 def test_a_picture_that_a_model_cannot_decode_costs_no_answer_but_its_own() -> None:
     import tensorflow as tf
 
-    from trainer.live import ask
+    from trainer.outputs.live import ask
 
     def serve(image_bytes: Any) -> dict[str, Any]:
         decoded = [tf.io.decode_jpeg(each, channels=3)[0, 0, :2] for each in image_bytes]
@@ -163,8 +163,8 @@ def test_a_picture_that_a_model_cannot_decode_costs_no_answer_but_its_own() -> N
 def test_a_golden_picture_that_the_saved_model_cannot_decode_is_written_anew(tmp_path: Path) -> None:
     import tensorflow as tf
 
-    from trainer import export
-    from trainer.examples import GoldenPicture
+    from trainer.data.examples import GoldenPicture
+    from trainer.outputs import export
 
     class OnlyPng(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])

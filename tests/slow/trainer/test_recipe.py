@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dualdeploy.images import decode_rgb, resize_bilinear
-from dualdeploy.tfrecord import encode_example, write_records
-from dualdeploy.training import FeatureNames, Metrics, Recipe
-from trainer import examples
-from trainer.examples import Shard
-from trainer.failures import DivergedTraining, UnusableWeights
+from dualdeploy.contracts.training import FeatureNames, Metrics, Recipe
+from dualdeploy.images.pixels import decode_rgb, resize_bilinear
+from dualdeploy.images.tfrecord import encode_example, write_records
+from trainer.data import examples
+from trainer.data.examples import Shard
+from trainer.process.failures import DivergedTraining, UnusableWeights
 
 pytestmark = [
     pytest.mark.slow,
@@ -65,7 +65,7 @@ def _fresh_session() -> Iterator[None]:
 
 def lesson(network: Any, pictures: tuple[np.ndarray, np.ndarray], **changes: Any) -> Any:
     """What is taught: `changes` may name a recipe, class weights, what `watch` answers and who is told."""
-    from trainer import recipe
+    from trainer.loop import recipe
 
     images, labels = pictures
     settings = {"image_size": SIZE, "batch_size": 16} | {
@@ -97,7 +97,7 @@ def metrics(loss: float) -> Metrics:
 
 def fit(network: Any, pictures: tuple[np.ndarray, np.ndarray], resume: Any = None, **changes: Any) -> list[Any]:
     """Train; returns the reports of the epochs, each with the checkpoint after it."""
-    from trainer import recipe
+    from trainer.loop import recipe
 
     reports: list[Any] = []
     falling = iter(range(1000, 0, -1))
@@ -197,7 +197,7 @@ def test_a_loss_that_is_no_number_ends_the_training_with_advice(pictures: Any) -
 
 
 def test_every_picture_is_in_one_batch_of_an_epoch_and_the_order_changes() -> None:
-    from trainer import recipe
+    from trainer.loop import recipe
 
     labels = np.arange(50, dtype=np.int32)
     shuffle = np.random.default_rng(0)
@@ -211,7 +211,7 @@ def test_every_picture_is_in_one_batch_of_an_epoch_and_the_order_changes() -> No
 
 
 def test_the_learning_rate_rises_and_then_falls_to_nothing() -> None:
-    from trainer import recipe
+    from trainer.loop import recipe
 
     rates = [float(recipe.schedule(progress, 0.15)) for progress in (0.0, 0.075, 0.15, 0.5, 0.9, 1.0)]
     assert rates[0] == 0.0
@@ -232,7 +232,7 @@ def scratch(pictures: Any) -> Any:
 
 
 def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(pictures: Any) -> None:
-    from trainer import checkpoints
+    from trainer.process import checkpoints
 
     whole = scratch(pictures)
     reports = fit(whole, pictures, epochs=4)
@@ -256,7 +256,7 @@ def test_pictures_that_fit_nowhere_teach_what_those_in_memory_do_also_after_a_ki
     import keras
 
     from trainer import architectures
-    from trainer.decoding import ImageDecoder
+    from trainer.data.decoding import ImageDecoder
 
     shard = Shard("train.tfrecord", tmp_path / "train.tfrecord")
     write_records(
@@ -327,7 +327,7 @@ def test_a_held_out_loss_that_is_no_number_ends_the_training(pictures: Any) -> N
 def test_a_checkpoint_of_a_network_with_other_weights_starts_anew(
     pictures: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from trainer.checkpoints import Checkpoint
+    from trainer.process.checkpoints import Checkpoint
 
     foreign = Checkpoint(epoch=1, weights=[np.zeros(3)])
     assert [report.epoch for report, _ in fit(scratch(pictures), pictures, epochs=1, resume=foreign)] == [1]
@@ -337,7 +337,7 @@ def test_a_checkpoint_of_a_network_with_other_weights_starts_anew(
 def test_weight_decay_shrinks_kernels_and_leaves_biases_alone() -> None:
     import tensorflow as tf
 
-    from trainer.optimizer import AdamW
+    from trainer.loop.optimizer import AdamW
 
     kernel, bias = tf.Variable(tf.ones([2, 2])), tf.Variable(tf.ones([2]))
     optimizer = AdamW([kernel, bias], decay=0.1)
@@ -350,7 +350,7 @@ def test_adamw_takes_the_steps_of_keras() -> None:
     import keras
     import tensorflow as tf
 
-    from trainer.optimizer import AdamW
+    from trainer.loop.optimizer import AdamW
 
     start = np.array([[1.0, -2.0], [0.5, 3.0]], dtype=np.float32)
     ours, theirs = tf.Variable(start), keras.Variable(start)
@@ -366,7 +366,7 @@ def test_adamw_takes_the_steps_of_keras() -> None:
 def test_a_scaled_step_is_the_unscaled_one_and_one_with_infinite_gradients_is_left_out() -> None:
     import tensorflow as tf
 
-    from trainer.optimizer import FIRST_SCALE, AdamW
+    from trainer.loop.optimizer import FIRST_SCALE, AdamW
 
     plain, scaled = tf.Variable([[1.0, 2.0]]), tf.Variable([[1.0, 2.0]])
     optimizers = [AdamW([plain], decay=0.02), AdamW([scaled], decay=0.02, scaled=True)]
@@ -420,7 +420,7 @@ def test_a_step_compiled_by_xla_learns_what_the_plain_one_learns(pictures: Any) 
 
 
 def test_replicas_draw_the_changes_that_one_would_have_drawn_for_the_whole_batch(pictures: Any) -> None:
-    from trainer.augmentation import augment
+    from trainer.loop.augmentation import augment
 
     images, seed = pictures[0][:16], np.array([3, 7])
     whole = augment(images, SIZE, seed, "standard").numpy()
@@ -445,7 +445,7 @@ def ramps(count: int, side: int = 36) -> np.ndarray:
 
 @pytest.mark.parametrize("strength", ["standard", "light"])
 def test_augmentation_mirrors_half_of_the_pictures_changes_each_and_stays_in_range(strength: Any) -> None:
-    from trainer.augmentation import augment
+    from trainer.loop.augmentation import augment
 
     pixels = augment(ramps(64), SIZE, np.array([3, 7]), strength).numpy()
     assert pixels.shape == (64, SIZE, SIZE, 3)
@@ -457,7 +457,7 @@ def test_augmentation_mirrors_half_of_the_pictures_changes_each_and_stays_in_ran
 
 
 def test_the_same_seed_changes_pictures_the_same_way_and_the_next_step_otherwise() -> None:
-    from trainer.augmentation import augment
+    from trainer.loop.augmentation import augment
 
     first, again, following = (augment(ramps(8), SIZE, np.array([3, step]), "standard").numpy() for step in (7, 7, 8))
     assert np.array_equal(first, again)
@@ -465,7 +465,7 @@ def test_the_same_seed_changes_pictures_the_same_way_and_the_next_step_otherwise
 
 
 def test_a_light_crop_moves_a_window_by_whole_pixels(pictures: Any) -> None:
-    from trainer.augmentation import augment
+    from trainer.loop.augmentation import augment
 
     images = pictures[0][:16]
     for image, result in zip(images, augment(images, SIZE, np.array([1, 2]), "light").numpy(), strict=True):
@@ -481,7 +481,7 @@ def test_a_light_crop_moves_a_window_by_whole_pixels(pictures: Any) -> None:
 
 
 def test_without_augmentation_pictures_are_what_they_are(pictures: Any) -> None:
-    from trainer.augmentation import augment
+    from trainer.loop.augmentation import augment
 
     images = pictures[0][:4]
     assert np.array_equal(augment(images, 36, np.array([0, 0]), "none").numpy(), images.astype(np.float32))
@@ -539,7 +539,7 @@ def test_decoding_is_the_serving_graphs_to_the_last_bit(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["jpeg 4:2:0", "progressive jpeg", "grey jpeg", "cmyk jpeg", "png", "palette png"])
 @pytest.mark.parametrize("side", [48, 121, 200])
 def test_decoding_many_pictures_at_once_is_the_one_definition_in_whole_grey_levels(kind: str, side: int) -> None:
-    from trainer.decoding import ImageDecoder
+    from trainer.data.decoding import ImageDecoder
 
     mode, image_format, options = KINDS[kind]
     blocks = np.random.default_rng(2).integers(0, 256, (12, 16, 3), dtype=np.uint8)
@@ -555,7 +555,7 @@ def test_decoding_many_pictures_at_once_is_the_one_definition_in_whole_grey_leve
 
 @pytest.mark.parametrize("wrong", ["truncated", "nothing"])
 def test_a_group_with_a_picture_that_cannot_be_decoded_is_left_to_others(wrong: str) -> None:
-    from trainer.decoding import ImageDecoder
+    from trainer.data.decoding import ImageDecoder
 
     good = encoded(Image.new("RGB", (64, 64), (200, 10, 10)), "JPEG")
     decoder = ImageDecoder(32)

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from dualdeploy import object_store
-from dualdeploy.object_store import ABSENT, GcsObjectStore
-from trainer import locations
-from trainer.failures import UnusableData
-from trainer.locations import Patience
+from dualdeploy.google import object_store
+from dualdeploy.google.object_store import ABSENT, GcsObjectStore
+from trainer.process import storage as locations
+from trainer.process.failures import UnusableData
+from trainer.process.storage import Patience
 
 from .conftest import Cloud
 
@@ -112,7 +112,7 @@ def client_here(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 def test_a_shard_is_fetched_once_and_again_only_when_the_cached_copy_is_damaged(
     cloud: Cloud, client_here: None, references: dict[str, Any], tmp_path: Path
 ) -> None:
-    from dualdeploy.training import ShardReference
+    from dualdeploy.contracts.training import ShardReference
 
     reference = ShardReference(**references["train"][0])
     path = locations.fetch(reference, tmp_path, Patience(0))
@@ -130,7 +130,7 @@ def test_a_shard_is_fetched_once_and_again_only_when_the_cached_copy_is_damaged(
 def test_bytes_that_are_not_those_of_the_snapshot_are_refused(
     cloud: Cloud, client_here: None, references: dict[str, Any], tmp_path: Path
 ) -> None:
-    from dualdeploy.training import ShardReference
+    from dualdeploy.contracts.training import ShardReference
 
     reference = ShardReference(**(references["train"][0] | {"crc32c": "AAAAAA=="}))
     with pytest.raises(UnusableData, match=r"has checksum .* the job says AAAAAA=="):

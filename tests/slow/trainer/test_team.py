@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dualdeploy.training import TrainingResult, parse_result
+from dualdeploy.contracts.training import TrainingResult, parse_result
 from local_cloud.demo import flowers
 
 pytestmark = pytest.mark.slow

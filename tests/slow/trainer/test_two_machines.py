@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from dualdeploy import training
+from dualdeploy.contracts import training
+from dualdeploy.contracts.training import TrainingResult, parse_result
+from dualdeploy.google.vertex import Job, JobOutcome, VertexGateway
 from dualdeploy.ledger import Run, Shard, Snapshot
 from dualdeploy.ledger.documents import Placement
-from dualdeploy.training import TrainingResult, parse_result
-from dualdeploy.vertex import Job, JobOutcome, VertexGateway
 from local_cloud.vertex import Image, Vertex
 from training_launcher import job_spec
 from training_launcher.settings import LauncherSettings

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain import Chain
-from command_line import call, invoke, session
 
-from dualdeploy import events
+from dualdeploy.contracts import events
 from dualdeploy.errors import ModelAsleep
-from dualdeploy.testing import Failing, FakePublisher
 from dualdeploy_cli import exits
 from shipping.orders import Order
 from shipping.tools import CannotShip, Tools
+from support.chain import Chain
+from support.command_line import call, invoke, session
+from support.fakes import Failing, FakePublisher
 
 # predict -----------------------------------------------------------------------------------------------------------
 

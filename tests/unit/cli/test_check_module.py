@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import invoke
 
 from dualdeploy_cli import exits
+from support.command_line import invoke
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from pathlib import Path
 import click
 import pytest
 from click.shell_completion import ShellComplete
-from command_line import call, invoke, session
 
 from dualdeploy.errors import CannotEverSucceed, CredentialsUnavailable, RetryLater
 from dualdeploy_cli import exits, program
 from dualdeploy_cli.exits import explained
+from support.command_line import call, invoke, session
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 COMMANDS = program.program.commands

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from chain import Chain
-from command_line import call, invoke, session
 from werkzeug.serving import make_server
 
 from dualdeploy_cli import exits, services
 from dualdeploy_cli.commands.releases import as_command
 from dualdeploy_cli.session import Session
+from support.chain import Chain
+from support.command_line import call, invoke, session
 
 LONGEST = "a-data-set-with-the-longest-of-all-names"[:39]
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from command_line import invoke, session
 
 from dualdeploy.clock import to_text
 from dualdeploy.contracts.routing import Phone, Routing
+from dualdeploy.google.object_store import ABSENT
 from dualdeploy.ledger import (
     Asked,
     DataSet,
@@ -28,10 +28,10 @@ from dualdeploy.ledger import (
     names,
 )
 from dualdeploy.ledger.documents import Moment, PlannedStep
-from dualdeploy.object_store import ABSENT
-from dualdeploy.overview import Runs
-from dualdeploy.spending import Estimate, TargetEstimate, record_estimate, reserve, settle
-from dualdeploy.testing import ManualClock, MemoryObjectStore
+from dualdeploy.ledger.overview import Runs
+from dualdeploy.ledger.spending import Estimate, TargetEstimate, record_estimate, reserve, settle
+from support.command_line import invoke, session
+from support.fakes import ManualClock, MemoryObjectStore
 
 TRAINING = (State.LAUNCHING, State.TRAINING, State.TRAINED)
 

@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import invoke, session
 from rich.console import Console
 
 from doctor.chain import Chain
 from doctor.findings import Finding, Place, State
+from dualdeploy.google.object_store import ABSENT
 from dualdeploy.ledger import Launch, Ledger, Served, Serving, names
 from dualdeploy.ledger import State as RunState
-from dualdeploy.object_store import ABSENT
-from dualdeploy.testing import MemoryObjectStore
 from dualdeploy_cli.commands.letters import _table
 from dualdeploy_cli.dead_letters import DeadLetter
 from dualdeploy_cli.doctor_tables import print_findings
 from dualdeploy_cli.output import link, sentence, short
 from dualdeploy_cli.services import Answer
 from dualdeploy_cli.status_tables import print_status
+from support.command_line import invoke, session
+from support.fakes import MemoryObjectStore
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DATASET = "a-data-set-with-the-longest-name-of-all"

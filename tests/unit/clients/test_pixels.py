@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dualdeploy.images import decode_rgb, resize_bilinear
+from dualdeploy.images.pixels import decode_rgb, resize_bilinear
 
 PATH = Path(__file__).parents[3] / "shared" / "fixtures" / "pixels.json"
 PICTURES: list[dict[str, Any]] = json.loads(PATH.read_text(encoding="utf-8"))["pictures"]

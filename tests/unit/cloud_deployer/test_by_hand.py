@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from deployer import Deployer
 
 from cloud_deployer.steps.shares import TrafficMoved
+from dualdeploy.google.vertex import DeployedModel
 from dualdeploy.ledger import State
-from dualdeploy.testing.vertex import PARENT
-from dualdeploy.vertex import DeployedModel
+from support.deployer import Deployer
+from support.fakes.vertex import PARENT
 
 KEEPS = {"keep_previous": 1}
 

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Callable
 
 import pytest
-from deployer import Deployer, Freeze, overwrite
 
 from cloud_deployer import claims
 from cloud_deployer.cleanup.report import read_report
 from dualdeploy.ledger import Claim, State, names
+from support.deployer import Deployer, Freeze, overwrite
 
 CLAIM = names.endpoint_claim("flowers")
 

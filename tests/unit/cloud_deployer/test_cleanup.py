@@ -6,18 +6,18 @@ import dataclasses
 import functools
 
 import pytest
-from deployer import SETTINGS, Deployer, Freeze, Kill, kill_points, overwrite
 
 from cloud_deployer.cleanup.report import Report, read_report
 from cloud_deployer.cleanup.work import Cleanup
 from cloud_deployer.naming import model_id_of
 from dualdeploy.errors import LeaseHeld, RejectedByGoogle, ServiceUnavailable
+from dualdeploy.google.object_store import ABSENT
+from dualdeploy.google.vertex import DATASET_LABEL, DeployedModel, Endpoint, ModelSpec
 from dualdeploy.ledger import State, lease, names
-from dualdeploy.object_store import ABSENT
-from dualdeploy.testing import Failing
-from dualdeploy.testing.failing import ProcessDied
-from dualdeploy.testing.vertex import PARENT
-from dualdeploy.vertex import DATASET_LABEL, DeployedModel, Endpoint, ModelSpec
+from support.deployer import SETTINGS, Deployer, Freeze, Kill, kill_points, overwrite
+from support.fakes import Failing
+from support.fakes.failing import ProcessDied
+from support.fakes.vertex import PARENT
 
 HOUR = 3600.0
 REPORT_ONLY = dataclasses.replace(SETTINGS, cleanup="report")

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from deployer import ALONE, SIDE_BY_SIDE, Deployer, Freeze, Kill, a_project, kill_points, overwrite
 
 from cloud_deployer.route import FORWARD, IN_PLACE
 from dualdeploy.errors import PermissionSpreads, ServiceUnavailable
+from dualdeploy.google.vertex import Answer, DeployedModel
 from dualdeploy.ledger import State, names
-from dualdeploy.testing.failing import ProcessDied
-from dualdeploy.testing.vertex import label_in_picture
-from dualdeploy.vertex import Answer, DeployedModel
+from support.deployer import ALONE, SIDE_BY_SIDE, Deployer, Freeze, Kill, a_project, kill_points, overwrite
+from support.fakes.failing import ProcessDied
+from support.fakes.vertex import label_in_picture
 
 KINDS = {"forward": SIDE_BY_SIDE, "in place": ALONE}
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from deployer import Deployer
 
 from cloud_deployer.release import CloudRelease
 from dualdeploy.ledger import State
+from support.deployer import Deployer
 
 
 @pytest.fixture

@@ -6,15 +6,15 @@ import functools
 import logging
 
 import pytest
-from deployer import Deployer, Kill, kill_points
 
 from cloud_deployer.cleanup.report import Report, read_report
 from cloud_deployer.naming import model_id_of
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
+from dualdeploy.google.monitoring import Served
+from dualdeploy.google.vertex import DeployedModel
 from dualdeploy.ledger import State
-from dualdeploy.monitoring import Served
-from dualdeploy.testing import Failing
-from dualdeploy.vertex import DeployedModel
+from support.deployer import Deployer, Kill, kill_points
+from support.fakes import Failing
 
 DAY = 24 * 60
 

@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from deployer import Deployer
 
 from cloud_deployer.cleanup.report import read_report
 from cloud_deployer.naming import model_id_of
 from cloud_deployer.steps import in_place
 from dualdeploy import clock as clocks
 from dualdeploy.errors import ModelAsleep, RejectedByGoogle, ServiceUnavailable
+from dualdeploy.google.vertex import Answer, DeployedModel, ScaleToZero
 from dualdeploy.ledger import State
-from dualdeploy.testing import Failing
-from dualdeploy.testing.vertex import label_in_picture
-from dualdeploy.vertex import Answer, DeployedModel, ScaleToZero
+from support.deployer import Deployer
+from support.fakes import Failing
+from support.fakes.vertex import label_in_picture
 
 ALONE = {"scale_to_zero": {"idle": "10m", "warm": "5m"}, "canary": {"bake": 0, "answers": 2}}
 SIDE_BY_SIDE = {"canary": {"steps": [50, 100], "bake": 0, "answers": 2}}

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from deployer import ALONE, SIDE_BY_SIDE, Deployer, a_project
 
 from dualdeploy.errors import ServiceUnavailable
-from dualdeploy.testing.failing import ProcessDied
-from dualdeploy.testing.vertex import label_in_picture
-from dualdeploy.vertex import Answer, DeployedModel
+from dualdeploy.google.vertex import Answer, DeployedModel
+from support.deployer import ALONE, SIDE_BY_SIDE, Deployer, a_project
+from support.fakes.failing import ProcessDied
+from support.fakes.vertex import label_in_picture
 
 #: `cleaned up`: it is the cleanup that takes down what was replaced.
 CLEANED_UP = {**SIDE_BY_SIDE, "cool_down": "5m"}

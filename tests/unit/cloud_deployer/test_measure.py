@@ -10,20 +10,26 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from deployer import LEASE_SECONDS, SETTINGS, Deployer, Kill, kill_points, overwrite
 
 from cloud_deployer.release import CloudRelease
 from cloud_deployer.steps import measure
 from dualdeploy import clock as clocks
-from dualdeploy import spending
+from dualdeploy.contracts.training import (
+    LiveMetrics,
+    Metrics,
+    OutputLocations,
+    ShardSplit,
+    TrainingJob,
+    TrainingParameters,
+)
 from dualdeploy.errors import NoCapacity, RejectedByGoogle, ServiceUnavailable
-from dualdeploy.ledger import State
-from dualdeploy.object_store import ABSENT
-from dualdeploy.spending import Estimate, TargetEstimate
-from dualdeploy.testing import Failing
-from dualdeploy.testing.failing import ProcessDied
-from dualdeploy.training import LiveMetrics, Metrics, OutputLocations, ShardSplit, TrainingJob, TrainingParameters
-from dualdeploy.vertex import JobOutcome
+from dualdeploy.google.object_store import ABSENT
+from dualdeploy.google.vertex import JobOutcome
+from dualdeploy.ledger import State, spending
+from dualdeploy.ledger.spending import Estimate, TargetEstimate
+from support.deployer import LEASE_SECONDS, SETTINGS, Deployer, Kill, kill_points, overwrite
+from support.fakes import Failing
+from support.fakes.failing import ProcessDied
 
 MEASURES = dataclasses.replace(SETTINGS, trainer_image="trainer@sha256:1", training_service_account="trainer@demo")
 

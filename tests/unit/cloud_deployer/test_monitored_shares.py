@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from deployer import Deployer
 
 from cloud_deployer.release import CloudRelease
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
+from dualdeploy.google.monitoring import Served
 from dualdeploy.ledger import State
-from dualdeploy.monitoring import Served
-from dualdeploy.testing import Failing
+from support.deployer import Deployer
+from support.fakes import Failing
 
 SERVING = {
     "canary": {

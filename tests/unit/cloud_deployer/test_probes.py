@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cloud_deployer.probes import judge, parse_golden, percentile_95
 from cloud_deployer.release import Limits, Tally
 from cloud_deployer.traffic import same, with_share
-from dualdeploy.dataset_config import Canary
+from dualdeploy.contracts.dataset_config import Canary
 from dualdeploy.errors import UnusableResult
 
 

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from deployer import Deployer, overwrite
 
 from cloud_deployer.console_metrics import SCHEMA_URI, classification_metrics
+from dualdeploy.contracts.training import Metrics
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
+from dualdeploy.google.vertex import Answer, DeployedModel
 from dualdeploy.ledger import State, names
-from dualdeploy.testing import Failing
-from dualdeploy.testing.vertex import label_in_picture
-from dualdeploy.training import Metrics
-from dualdeploy.vertex import Answer, DeployedModel
+from support.deployer import Deployer, overwrite
+from support.fakes import Failing
+from support.fakes.vertex import label_in_picture
 
 PER_CLASS = {
     "blue": {"precision": 0.75, "recall": 0.9, "f1": 0.8, "examples": 20},

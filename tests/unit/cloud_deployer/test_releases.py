@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from deployer import SETTINGS, Deployer
-from graphs import Node, graph
 
 from cloud_deployer.naming import deployed_id_of, model_id_of
 from cloud_deployer.release import CloudRelease
 from dualdeploy.errors import ServiceUnavailable
+from dualdeploy.google.object_store import ABSENT
+from dualdeploy.google.vertex import DeployedModel, RejectedByGoogle
 from dualdeploy.ledger import State
-from dualdeploy.object_store import ABSENT
-from dualdeploy.testing import Failing
-from dualdeploy.vertex import DeployedModel, RejectedByGoogle
+from support.deployer import SETTINGS, Deployer
+from support.fakes import Failing
+from support.graphs import Node, graph
 
 
 @pytest.fixture

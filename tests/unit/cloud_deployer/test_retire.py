@@ -6,14 +6,14 @@ import dataclasses
 import functools
 
 import pytest
-from deployer import Deployer, Kill, kill_points
 
 from cloud_deployer.naming import model_id_of
 from dualdeploy.errors import RejectedByGoogle
+from dualdeploy.google.vertex import DATASET_LABEL, DeployedModel, ModelSpec
 from dualdeploy.ledger import State
-from dualdeploy.testing import Failing
-from dualdeploy.testing.vertex import PARENT
-from dualdeploy.vertex import DATASET_LABEL, DeployedModel, ModelSpec
+from support.deployer import Deployer, Kill, kill_points
+from support.fakes import Failing
+from support.fakes.vertex import PARENT
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import json
 from typing import Any
 
 import pytest
-from deployer import Deployer
 
-from dualdeploy import dataset_config
+from dualdeploy.contracts import dataset_config
 from dualdeploy.errors import InvalidDatasetConfig
+from dualdeploy.google.vertex import RequestLogging
 from dualdeploy.ledger import State
-from dualdeploy.vertex import RequestLogging
+from support.deployer import Deployer
 
 ACCOUNT = "predictor@demo.iam.gserviceaccount.com"
 CANARY = {"canary": {"steps": [100], "answers": 1}}

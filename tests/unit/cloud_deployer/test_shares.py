@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from deployer import LABELS, Deployer
 
 from cloud_deployer.steps import back
 from dualdeploy.errors import PermissionSpreads, RejectedByGoogle, ServiceUnavailable
+from dualdeploy.google.vertex import Answer, DeployedModel
 from dualdeploy.ledger import State
-from dualdeploy.testing import Failing
-from dualdeploy.testing.vertex import label_in_picture
-from dualdeploy.vertex import Answer, DeployedModel
+from support.deployer import LABELS, Deployer
+from support.fakes import Failing
+from support.fakes.vertex import label_in_picture
 
 #: A new model at these shares, each held for five minutes, four answers each.
 CAREFUL = {"canary": {"steps": [5, 25, 50, 100], "bake": "5m", "answers": 4}}

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-from deployer import SETTINGS, Deployer
 
 from cloud_deployer.release import CloudRelease
 from cloud_deployer.route import FORWARD, ROUTES
@@ -18,6 +17,7 @@ from cloud_deployer.target import CloudTarget
 from cloud_deployer.world import World
 from dualdeploy.ledger import State, names
 from dualdeploy.release.route import Forward, Loop, Route, Step, Turn, Wait
+from support.deployer import SETTINGS, Deployer
 
 CAREFUL = {"canary": {"steps": [5, 50, 100], "bake": "5m", "answers": 4}}
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from operators import World, new_world, with_both_live
+
+from support.console_world import World, new_world, with_both_live
 
 
 @pytest.fixture

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from operators import NEW, OLD, OWN, STATES, held, under_way, with_both_live
 
 import console.service
 from console.deployers import Answer
 from console.settings import ConsoleSettings
 from dualdeploy.errors import ServiceUnavailable
+from dualdeploy.google.object_store import StoredObject
 from dualdeploy.ledger import names
-from dualdeploy.object_store import StoredObject
 from dualdeploy.settings import WrongSettings, load
-from dualdeploy.testing import MemoryObjectStore
-from dualdeploy.testing.callers import from_sender
-from dualdeploy.testing.failing import Failing
+from support.console_world import NEW, OLD, OWN, STATES, held, under_way, with_both_live
+from support.fakes import MemoryObjectStore
+from support.fakes.callers import from_sender
+from support.fakes.failing import Failing
 
 PAGE = "/datasets/flowers"
 FORM = {"reason": "it sees cats", "key": "one-key"}

@@ -5,11 +5,10 @@ from __future__ import annotations
 import html
 import re
 
-import stories
-from chain import Chain
-from operators import FakeDeployers, new_world
-
 from console.service import compose
+from support import stories
+from support.chain import Chain
+from support.console_world import FakeDeployers, new_world
 
 
 def page_of(chain: Chain, path: str) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 
 import hypothesis
 from hypothesis import strategies as st
-from operators import OWN
+
+from support.console_world import OWN
 
 NAMES = st.sampled_from(["flowers", "cloud", "mobile", "rollback", "redeploy", "hold", "flowers-0123456789ab"])
 PARTS = NAMES | st.text(st.characters(exclude_characters="/?#%\0", exclude_categories=["Cs"]), min_size=1, max_size=20)

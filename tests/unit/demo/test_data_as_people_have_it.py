@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command_line import invoke
 
-from dualdeploy.tfrecord import encode_example, parse_example, read_records, write_records
+from dualdeploy.images.tfrecord import encode_example, parse_example, read_records, write_records
 from local_cloud.demo import flowers, source
 from local_cloud.demo.flowers import LABELS, Style
+from support.command_line import invoke
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dualdeploy import dataset_config
+from dualdeploy.contracts import dataset_config
 from local_cloud.demo import networks, source
 from local_cloud.demo.source import DataSource, UnusableFolder
 

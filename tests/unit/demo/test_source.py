@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dualdeploy.tfrecord import encode_example, write_records
+from dualdeploy.images.tfrecord import encode_example, write_records
 from local_cloud.demo import source
 
 

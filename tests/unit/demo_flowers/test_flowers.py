@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dualdeploy.images import decode_rgb
-from dualdeploy.tfrecord import parse_example, read_records
+from dualdeploy.images.pixels import decode_rgb
+from dualdeploy.images.tfrecord import parse_example, read_records
 from local_cloud.demo import flowers, painting
 from local_cloud.demo.flowers import LABELS, Picture, Style
 

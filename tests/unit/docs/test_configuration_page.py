@@ -12,7 +12,7 @@ import pydantic
 import pytest
 
 from dualdeploy import settings
-from dualdeploy.dataset_config import DatasetConfig
+from dualdeploy.contracts.dataset_config import DatasetConfig
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "configuration.md").read_text(encoding="utf-8")
 SETTINGS = {

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import google_says
 import pytest
+
+from support import google_says
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "first-hour.md").read_text(encoding="utf-8")
 #: What Google says, in the first column; … and names stand for anything.

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain import Chain
 
 from cloud_deployer.steps.measure import MOST_SECONDS
-from dualdeploy import prices
-from dualdeploy.dataset_config import DatasetConfig, parse
+from dualdeploy.contracts import prices
+from dualdeploy.contracts.dataset_config import DatasetConfig, parse
+from dualdeploy.contracts.training import TARGETS
 from dualdeploy.ledger import State
 from dualdeploy.logs import JsonFormatter
 from dualdeploy.settings import variables
-from dualdeploy.training import TARGETS
+from support.chain import Chain
 
 hcl2 = pytest.importorskip("hcl2", reason="python-hcl2 is not installed here; it is in requirements-dev.txt")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from routes_table import rendered
+from support.routes_table import rendered
 
 PAGE = Path(__file__).parents[3] / "docs" / "routes.md"
 

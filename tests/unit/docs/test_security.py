@@ -6,11 +6,11 @@ import json
 import re
 from pathlib import Path
 
-from dualdeploy import dataset_config
-from dualdeploy.entrypoint import MAX_BODY_BYTES
-from dualdeploy.images import MAX_PIXELS
+from dualdeploy.contracts import dataset_config
+from dualdeploy.http.entrypoint import MAX_BODY_BYTES
+from dualdeploy.images.pixels import MAX_PIXELS
+from dualdeploy.images.tfrecord import MAX_GZIP_RATIO, MAX_RECORD_BYTES
 from dualdeploy.release import api
-from dualdeploy.tfrecord import MAX_GZIP_RATIO, MAX_RECORD_BYTES
 from predictor.settings import PredictorSettings
 
 REPOSITORY = Path(__file__).resolve().parents[3]

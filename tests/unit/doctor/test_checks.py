@@ -10,7 +10,7 @@ from google.pubsub_v1 import Subscription
 from doctor.checks import ends, messages, project, quota, services
 from doctor.examination import Check, Look
 from doctor.findings import Finding, State
-from dualdeploy.dataset_config import parse
+from dualdeploy.contracts.dataset_config import parse
 
 RUN = "/v2/projects/my-project/locations/us-central1/services"
 TRIGGER = "/v1/projects/my-project/locations/us-central1/triggers/data-object-finalized"

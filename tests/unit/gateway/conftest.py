@@ -8,11 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from pictures import picture as picture_of
 
+from dualdeploy.google.object_store import ABSENT
 from dualdeploy.ledger import Ledger, names
-from dualdeploy.object_store import ABSENT
-from dualdeploy.testing import MemoryObjectStore
 from gateway.endpoint import Answer
 from gateway.service import compose
 from gateway.serving import Live
@@ -20,6 +18,8 @@ from gateway.settings import GatewaySettings
 from local_cloud.app_tokens import APP, AppTokens
 from local_cloud.faults import Faults
 from local_cloud.identity import TokenMint
+from support.fakes import MemoryObjectStore
+from support.pictures import picture as picture_of
 
 PROJECT = "demo-project"
 ENDPOINT = f"projects/{PROJECT}/locations/us-central1/endpoints/flowers"

@@ -22,13 +22,13 @@ from dualdeploy.errors import (
 )
 from dualdeploy.ledger import Ledger
 from dualdeploy.settings import WrongSettings, load
-from dualdeploy.testing.failing import Failing
 from gateway.endpoint import Answer, VertexEndpoints
 from gateway.quotas import Limit, OverQuota, Quotas
 from gateway.serving import Live, WhatServes
 from gateway.settings import GatewaySettings
 from local_cloud.app_tokens import APP
 from local_cloud.identity import TokenMint
+from support.fakes.failing import Failing
 
 ADDRESS = {"REMOTE_ADDR": "203.0.113.7"}
 

@@ -8,13 +8,13 @@ import itertools
 import logging
 
 import pytest
-from chain import SERVICES, Chain, Delivery
 
-from dualdeploy.due import Due
 from dualdeploy.errors import ServiceUnavailable, UnknownRun
+from dualdeploy.google.object_store import ABSENT
 from dualdeploy.ledger import Ended, State, names
-from dualdeploy.object_store import ABSENT
-from dualdeploy.testing import Failing
+from dualdeploy.ledger.due import Due
+from support.chain import SERVICES, Chain, Delivery
+from support.fakes import Failing
 
 
 @pytest.fixture

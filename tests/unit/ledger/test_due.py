@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from dualdeploy.due import Due, Entry, Marker
+from dualdeploy.google.object_store import ABSENT
 from dualdeploy.ledger import Ledger
+from dualdeploy.ledger.due import Due, Entry, Marker
 from dualdeploy.ledger.ledger import encode
-from dualdeploy.object_store import ABSENT
-from dualdeploy.testing import ManualClock, MemoryObjectStore
-from dualdeploy.testing.failing import ProcessDied
+from support.fakes import ManualClock, MemoryObjectStore
+from support.fakes.failing import ProcessDied
 
 KEY = "release/flowers-0123456789ab/1"
 

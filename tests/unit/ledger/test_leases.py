@@ -9,8 +9,8 @@ import pytest
 
 from dualdeploy.errors import LeaseHeld, ServiceUnavailable
 from dualdeploy.ledger import Ledger, lease
-from dualdeploy.testing import Failing, ManualClock, MemoryObjectStore
-from dualdeploy.testing.failing import ProcessDied
+from support.fakes import Failing, ManualClock, MemoryObjectStore
+from support.fakes.failing import ProcessDied
 
 LOCK = "locks/flowers/cloud.json"
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dualdeploy.errors import LedgerContention, ServiceUnavailable, UnknownRun
+from dualdeploy.google.object_store import ABSENT
 from dualdeploy.ledger import (
     Document,
     Ledger,
@@ -23,8 +24,7 @@ from dualdeploy.ledger import (
     dataset_of,
     run_id_of,
 )
-from dualdeploy.object_store import ABSENT
-from dualdeploy.testing import Failing, ManualClock, MemoryObjectStore
+from support.fakes import Failing, ManualClock, MemoryObjectStore
 
 MakeRun = Callable[..., Run]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from deployer import Deployer, overwrite
 
 from dualdeploy.errors import UnknownRun
 from dualdeploy.ledger import Ledger, Run, Snapshot, State, names
 from dualdeploy.ledger.standing import standing
-from dualdeploy.testing import ManualClock, MemoryObjectStore
+from support.deployer import Deployer, overwrite
+from support.fakes import ManualClock, MemoryObjectStore
 
 
 def test_a_run_that_was_only_claimed_waits_for_its_training() -> None:

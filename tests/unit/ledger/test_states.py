@@ -9,7 +9,7 @@ import pytest
 
 from dualdeploy.ledger import IllegalTransition, Launch, Release, State
 from dualdeploy.ledger.states import RELEASE_ENDS, RELEASE_MOVES, TRAINING_ENDS, TRAINING_MOVES
-from dualdeploy.testing import ManualClock
+from support.fakes import ManualClock
 
 AT = "2026-11-23T12:00:00.000Z"
 NAMED = {"run_id": "flowers-0123456789ab", "dataset": "flowers", "target": "cloud", "since": AT}

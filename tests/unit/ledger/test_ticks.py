@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from dualdeploy.due import Due, Marker
+from dualdeploy.contracts.events import Envelope
 from dualdeploy.errors import (
     CannotEverSucceed,
     InvalidDatasetConfig,
@@ -19,11 +19,11 @@ from dualdeploy.errors import (
     PermissionSpreads,
     ServiceUnavailable,
 )
-from dualdeploy.events import Envelope
 from dualdeploy.ledger import Ledger, UnreadableDocument
-from dualdeploy.testing import FakePublisher, ManualClock, MemoryObjectStore
-from dualdeploy.testing.failing import ProcessDied
+from dualdeploy.ledger.due import Due, Marker
 from dualdeploy.ticks import LATEST_SECONDS, MOST_BEGUN, Advance, Next, Ticks, parse_advance
+from support.fakes import FakePublisher, ManualClock, MemoryObjectStore
+from support.fakes.failing import ProcessDied
 
 
 @dataclasses.dataclass

@@ -7,9 +7,9 @@ import string
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nested import nested
 
 from local_cloud.pubsub.filters import MAXIMUM_BYTES, FilterSyntaxError, compile_filter
+from support.nested import nested
 
 # A tree is ("has", key), ("equals" | "differs" | "prefix", key, value), ("not", tree) or ("and" | "or", [trees]).
 

@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable
 
 import pytest
-from chain_data import overwrite
-from publishing import Publishing
 
 from dualdeploy.errors import ServiceUnavailable
 from dualdeploy.ledger import State
+from support.chain_data import overwrite
+from support.publishing import Publishing
 
 KEY = "dualdeploy_flowers_version"
 POINTER = "models/flowers/latest.json"

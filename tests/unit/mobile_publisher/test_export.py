@@ -13,20 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain_data import golden_set
-from graphs import EMPTY_GRAPH, Node, graph
 from PIL import Image
-from publishing import SETTINGS
 
-from dualdeploy import dataset_config, tfrecord
-from dualdeploy.contracts import answers
+from dualdeploy.contracts import answers, dataset_config
+from dualdeploy.contracts.dataset_config import DatasetConfig, MobileGate
 from dualdeploy.contracts.saved_model import UnusableGraph
-from dualdeploy.dataset_config import DatasetConfig, MobileGate
 from dualdeploy.errors import UnusableResult
+from dualdeploy.google.object_store import ABSENT
+from dualdeploy.images import tfrecord
 from dualdeploy.ledger import Run, Shard, Snapshot
 from dualdeploy.local_paths import LeavesItsFolder
-from dualdeploy.object_store import ABSENT
-from dualdeploy.testing import MemoryObjectStore
 from mobile_publisher import candidates, conversion, on_device_gate
 from mobile_publisher import export as exports
 from mobile_publisher.candidates import ConversionDisagrees
@@ -34,6 +30,10 @@ from mobile_publisher.conversion import ConversionFailed
 from mobile_publisher.on_device import Evaluation
 from mobile_publisher.on_device_gate import Figures
 from mobile_publisher.release import File
+from support.chain_data import golden_set
+from support.fakes import MemoryObjectStore
+from support.graphs import EMPTY_GRAPH, Node, graph
+from support.publishing import SETTINGS
 
 RUN_ID = "flowers-0123456789ab"
 #: The tiny model's classes: it names the mean colour of a picture.

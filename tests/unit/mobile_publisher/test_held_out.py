@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import google_crc32c
-import odd_images
 import pytest
 
-from dualdeploy import tfrecord
 from dualdeploy.errors import UnusableResult
+from dualdeploy.google.object_store import ABSENT
+from dualdeploy.images import tfrecord
 from dualdeploy.ledger import Run, Shard, Snapshot
-from dualdeploy.object_store import ABSENT
-from dualdeploy.testing import MemoryObjectStore
 from mobile_publisher import held_out
+from support import odd_images
+from support.fakes import MemoryObjectStore
 
 CONFIG = {"labels": ["blue", "red"], "data": {"features": {"image": "image", "label": "class"}}}
 

@@ -8,14 +8,14 @@ import json
 from typing import Any
 
 import pytest
-from command_line import invoke, session
 
 from dualdeploy.errors import ServiceUnavailable
-from dualdeploy.object_store import ABSENT
-from dualdeploy.testing import Failing, FakeFirebaseMl, MemoryObjectStore
-from dualdeploy.testing.failing import ProcessDied
+from dualdeploy.google.object_store import ABSENT
 from mobile_publisher import tflite_metadata
 from mobile_publisher.migrate import Migrated, Migration
+from support.command_line import invoke, session
+from support.fakes import Failing, FakeFirebaseMl, MemoryObjectStore
+from support.fakes.failing import ProcessDied
 
 
 def bucket() -> MemoryObjectStore:

@@ -6,14 +6,14 @@ import json
 from collections.abc import Callable
 
 import pytest
-from chain_data import overwrite
-from publishing import Publishing
 
+from dualdeploy.google.object_store import ABSENT
 from dualdeploy.ledger import State
 from dualdeploy.ledger.names import name_claim
-from dualdeploy.object_store import ABSENT
 from mobile_publisher.release import NameClaim
 from mobile_publisher.steps.names import UNCONFIGURED_SECONDS
+from support.chain_data import overwrite
+from support.publishing import Publishing
 
 BOTH = ["firebase-ml", "firebase-storage"]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from dualdeploy.images import UnreadableImage
+from dualdeploy.images.pixels import UnreadableImage
 from mobile_publisher import conversion, on_device, tflite_metadata
 from mobile_publisher.on_device import UnusableExamples, UnusableModel
 

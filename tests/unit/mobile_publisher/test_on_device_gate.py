@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dualdeploy.dataset_config import MobileGate
+from dualdeploy.contracts.dataset_config import MobileGate
 from mobile_publisher.on_device_gate import Figures, judge
 
 GOOD = Figures(

@@ -8,15 +8,15 @@ import json
 from typing import Any
 
 import pytest
-from publishing import Publishing
 
 from dualdeploy.errors import PermissionSpreads, RejectedByGoogle, ServiceUnavailable, SigningRefused, UnusableResult
-from dualdeploy.firebase import FirebaseModel
+from dualdeploy.google.firebase_ml import FirebaseModel
 from dualdeploy.ledger import State
-from dualdeploy.testing import Failing
 from mobile_publisher.release import MobileRelease
 from mobile_publisher.steps import firebase_ml
 from mobile_publisher.steps.firebase_ml import LOCK_LIMIT_SECONDS, MAX_REGISTRATIONS, SIGNING_LIMIT_SECONDS
+from support.fakes import Failing
+from support.publishing import Publishing
 
 RUN = "flowers-000000000001"
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from publishing import Publishing
 
 from dualdeploy.ledger import State
 from dualdeploy.ledger.names import name_claim
 from mobile_publisher.release import NameClaim
+from support.publishing import Publishing
 
 KEY = "dualdeploy_flowers_version"
 STAGED = {"rollout": {"steps": [50, 100], "bake": "1m"}}

@@ -7,15 +7,15 @@ import json
 from typing import Any
 
 import pytest
-from chain_data import overwrite, write_result
-from publishing import Publishing
 
 from dualdeploy.contracts import answers
+from dualdeploy.contracts.events import Envelope, parse_deployment_completed
 from dualdeploy.errors import MalformedEvent
-from dualdeploy.events import Envelope, parse_deployment_completed
 from dualdeploy.ledger import Routings, Served, Serving, State, names
-from dualdeploy.testing.failing import ProcessDied
 from mobile_publisher import routings
+from support.chain_data import overwrite, write_result
+from support.fakes.failing import ProcessDied
+from support.publishing import Publishing
 
 
 class Pairs(Publishing):

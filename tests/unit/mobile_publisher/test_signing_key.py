@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from dualdeploy import settings
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
-from dualdeploy.firebase import credential_of_key
-from dualdeploy.object_store import ABSENT
+from dualdeploy.google.firebase_ml import credential_of_key
+from dualdeploy.google.object_store import ABSENT
 from dualdeploy.settings import WrongSettings
-from dualdeploy.testing import MemoryObjectStore
 from mobile_publisher import signing_key
 from mobile_publisher.settings import PublisherSettings
+from support.fakes import MemoryObjectStore
 
 #: What must be set, whatever it is.
 ENVIRONMENT = {

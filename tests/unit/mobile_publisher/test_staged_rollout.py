@@ -7,13 +7,13 @@ import json
 from typing import Any
 
 import pytest
-from chain_data import overwrite
-from publishing import Publishing
 
-from dualdeploy import dataset_config
+from dualdeploy.contracts import dataset_config
 from dualdeploy.errors import InvalidDatasetConfig, RejectedByGoogle, ServiceUnavailable, SigningRefused
 from dualdeploy.ledger import State
-from dualdeploy.testing import Failing
+from support.chain_data import overwrite
+from support.fakes import Failing
+from support.publishing import Publishing
 
 KEY = "dualdeploy_flowers_version"
 ROLLOUT = {"rollout": {"steps": [10, 50, 100], "bake": "1h"}}

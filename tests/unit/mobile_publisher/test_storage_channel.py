@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from dualdeploy.errors import CannotEverSucceed, LedgerContention, ServiceUnavailable
-from dualdeploy.object_store import ABSENT
-from dualdeploy.testing import Failing, MemoryObjectStore
+from dualdeploy.google.object_store import ABSENT
 from mobile_publisher.on_device_gate import Figures
 from mobile_publisher.release import File
 from mobile_publisher.storage_channel import PointerMoved, StorageChannel, VersionTaken
+from support.fakes import Failing, MemoryObjectStore
 
 
 class World:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from dualdeploy.errors import LedgerContention, RejectedByGoogle, ServiceUnavailable
-from dualdeploy.remote_config import TemplateChanged
-from dualdeploy.testing import Failing, FakeRemoteConfig
+from dualdeploy.google.remote_config import TemplateChanged
 from mobile_publisher.version_parameter import MAX_CONFLICTS, ParameterMoved, VersionParameter, key_of
+from support.fakes import Failing, FakeRemoteConfig
 
 KEY = "dualdeploy_flowers_version"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from chain_data import overwrite
-from publishing import Publishing
 
 from dualdeploy.errors import ServiceUnavailable
 from dualdeploy.ledger import State
+from support.chain_data import overwrite
+from support.publishing import Publishing
 
 STAGED = {"rollout": {"steps": [10, 50, 100], "bake": "1h"}}
 FIRST, SECOND = "flowers-000000000001", "flowers-000000000002"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from dualdeploy.object_store import ABSENT, ObjectMissing
-from dualdeploy.testing.object_store import MemoryObjectStore
+from dualdeploy.google.object_store import ABSENT, ObjectMissing
 from predictor import artifact
 from predictor.artifact import DamagedDownload, ModelMissing
+from support.fakes.object_store import MemoryObjectStore
 
 
 class CorruptingStore(MemoryObjectStore):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dualdeploy.images import MAX_PIXELS
+from dualdeploy.images.pixels import MAX_PIXELS
 from predictor.answers import Fault, Prediction
 from predictor.batching import Batcher, ModelFailed, Overloaded
 from predictor.instances import Picture

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nested import nested
 
 from predictor import instances
 from predictor.answers import Fault
 from predictor.instances import BadRequest, Picture
+from support.nested import nested
 
 
 def body(*items: Any) -> bytes:

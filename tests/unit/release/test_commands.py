@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from toy import DATASET, Disturbance, Toy, die
 
+from dualdeploy.google.object_store import ABSENT
 from dualdeploy.ledger import State, names
-from dualdeploy.object_store import ABSENT
+from support.toy import DATASET, Disturbance, Toy, die
 
 FIRST, SECOND, THIRD = (f"{DATASET}-00000000000{digit}" for digit in "abc")
 

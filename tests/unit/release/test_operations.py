@@ -11,7 +11,7 @@ from dualdeploy.errors import DualDeployError, NoCapacity, PermissionSpreads, Re
 from dualdeploy.ledger import Release, State
 from dualdeploy.release.operations import Looked, OperationFailed, poll_operation
 from dualdeploy.release.route import Stay, Turn, Wait
-from dualdeploy.testing import ManualClock
+from support.fakes import ManualClock
 
 
 @dataclasses.dataclass

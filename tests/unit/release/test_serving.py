@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from toy import DATASET, ToyRelease, ToyServed, ToyServing
 
 from dualdeploy.ledger import Asked, ByHand, Ledger, Request, Serving, State, names
 from dualdeploy.release import serving as serve
 from dualdeploy.release.serving import Displaced
-from dualdeploy.testing import ManualClock, MemoryObjectStore
+from support.fakes import ManualClock, MemoryObjectStore
+from support.toy import DATASET, ToyRelease, ToyServed, ToyServing
 
 OLD, NEW, NEWEST = (f"2026-11-23T1{hour}:00:00.000Z" for hour in range(3))
 

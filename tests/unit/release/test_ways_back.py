@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from toy import DATASET, Disturbance, Toy
 
 from dualdeploy.ledger.documents import RELEASE_ENDS
+from support.toy import DATASET, Disturbance, Toy
 
 FIRST, SECOND = (f"{DATASET}-00000000000{digit}" for digit in "ab")
 

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import toy as toys
-from toy import DATASET, Disturbance, Toy, die
 
 from dualdeploy.errors import InvalidDatasetConfig, ServiceUnavailable
+from dualdeploy.google.object_store import ABSENT
 from dualdeploy.ledger import IllegalTransition, State, names
 from dualdeploy.ledger.documents import RELEASE_ENDS
-from dualdeploy.object_store import ABSENT
 from dualdeploy.release.route import Route, Step, claim
 from dualdeploy.release.worker import UNKNOWN_STEP_SECONDS
+from support import toy as toys
+from support.toy import DATASET, Disturbance, Toy, die
 
 FIRST, SECOND, THIRD = (f"{DATASET}-00000000000{digit}" for digit in "abc")
 ENOUGH = 40

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from dualdeploy.errors import ServiceUnavailable
-from dualdeploy.object_store import ABSENT
-from dualdeploy.testing import Failing, MemoryObjectStore
+from dualdeploy.google.object_store import ABSENT
 from shard_writer import delivery
 from shard_writer.delivery import Delivery
 from shard_writer.sources import UnusableSource
 from shard_writer.writing import config_document
+from support.fakes import Failing, MemoryObjectStore
 
 LABELS = ["roses", "tulips"]
 TEXT = config_document("garden", LABELS)

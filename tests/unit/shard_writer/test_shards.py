@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command_line import invoke, session
 
-from dualdeploy import dataset_config
-from dualdeploy.tfrecord import parse_example, read_records
+from dualdeploy.contracts import dataset_config
+from dualdeploy.images.tfrecord import parse_example, read_records
+from support.command_line import invoke, session
 
 DONE, REFUSED, USAGE, STOPPED = 0, 1, 2, 130
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from dualdeploy import architectures, dataset_config
+from dualdeploy.contracts import architectures, dataset_config
 from dualdeploy.errors import InvalidDatasetConfig
 
 

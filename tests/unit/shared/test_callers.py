@@ -22,13 +22,13 @@ from cryptography.x509.oid import NameOID
 from google.auth import crypt, jwt
 
 from dualdeploy import outcome
-from dualdeploy.callers import CallerRefused, Callers
-from dualdeploy.certificates import Certificates
-from dualdeploy.entrypoint import Receiver
 from dualdeploy.errors import ServiceUnavailable
+from dualdeploy.http.callers import CallerRefused, Callers
+from dualdeploy.http.certificates import Certificates
+from dualdeploy.http.entrypoint import Receiver
 from dualdeploy.ledger import Ledger
-from dualdeploy.testing import MemoryObjectStore
-from dualdeploy.testing.callers import AUDIENCE, SENDER, checked_token, cloud_run_callers, from_sender
+from support.fakes import MemoryObjectStore
+from support.fakes.callers import AUDIENCE, SENDER, checked_token, cloud_run_callers, from_sender
 
 
 class Issuer:

@@ -11,11 +11,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dualdeploy import dataset_config
-from dualdeploy.dataset_config import DatasetConfig, parse, parse_duration
+from dualdeploy.contracts import dataset_config
+from dualdeploy.contracts.dataset_config import DatasetConfig, parse, parse_duration
 from dualdeploy.errors import InvalidDatasetConfig, ServiceUnavailable, UnknownDataset
-from dualdeploy.object_store import ABSENT
-from dualdeploy.testing import Failing, MemoryObjectStore
+from dualdeploy.google.object_store import ABSENT
+from support.fakes import Failing, MemoryObjectStore
 
 SMALLEST: dict[str, Any] = {"dataset": "flowers", "labels": ["daisy", "roses"]}
 

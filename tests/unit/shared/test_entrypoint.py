@@ -13,16 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from werkzeug.test import Client
 
-from dualdeploy import entrypoint, errors
-from dualdeploy.entrypoint import MAX_BODY_BYTES, Receiver
+from dualdeploy import errors
+from dualdeploy.contracts.events import Envelope
 from dualdeploy.errors import CannotEverSucceed, RetryLater
-from dualdeploy.events import Envelope
+from dualdeploy.google.object_store import ObjectMissing
+from dualdeploy.http import entrypoint
+from dualdeploy.http.entrypoint import MAX_BODY_BYTES, Receiver
 from dualdeploy.ledger import Ledger
-from dualdeploy.object_store import ObjectMissing
 from dualdeploy.outcome import Outcome, already_done, done, ignored
-from dualdeploy.testing import Failing, ManualClock, MemoryObjectStore
-from dualdeploy.testing.callers import cloud_run_callers, from_sender
-from dualdeploy.testing.failing import ProcessDied
+from support.fakes import Failing, ManualClock, MemoryObjectStore
+from support.fakes.callers import cloud_run_callers, from_sender
+from support.fakes.failing import ProcessDied
 
 
 class Handler:

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from dualdeploy import events
-from dualdeploy.errors import MalformedEvent, NotForUs
-from dualdeploy.events import (
+from dualdeploy.contracts import events
+from dualdeploy.contracts.events import (
     DeploymentCompleted,
     Envelope,
     ObjectFinalized,
@@ -22,6 +21,7 @@ from dualdeploy.events import (
     TrainingJobLogged,
     unwrap,
 )
+from dualdeploy.errors import MalformedEvent, NotForUs
 
 WRITTEN = datetime.datetime(2026, 11, 23, 4, 39, 59, 870000, datetime.UTC)
 SHARD = ObjectFinalized(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
-from dualdeploy.testing import Failing, FakeFirebaseMl, FakePublisher, Faults, ManualClock
-from dualdeploy.testing.failing import ProcessDied
+from support.fakes import Failing, FakeFirebaseMl, FakePublisher, Faults, ManualClock
+from support.fakes.failing import ProcessDied
 
 
 def test_planned_failures_happen_in_order_and_once() -> None:

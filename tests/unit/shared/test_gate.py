@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from dualdeploy.gate import Rule, Verdict, judge_against_live, judge_cloud, judge_mobile
-from dualdeploy.training import Metrics
+from dualdeploy.contracts.training import Metrics
+from dualdeploy.release.gate import Rule, Verdict, judge_against_live, judge_cloud, judge_mobile
 
 
 def measured(accuracy: float, **figures: float | None) -> Metrics:

@@ -19,13 +19,13 @@ import pytest
 from google.auth.exceptions import DefaultCredentialsError, RefreshError
 
 from dualdeploy import health as healths
-from dualdeploy.entrypoint import Receiver
 from dualdeploy.errors import CredentialsUnavailable, RejectedByGoogle, ServiceUnavailable
 from dualdeploy.google.calls import call
 from dualdeploy.health import CREDENTIALS_SECONDS, EXIT_STATUS, Health
+from dualdeploy.http.entrypoint import Receiver
 from dualdeploy.ledger import Ledger
-from dualdeploy.testing import MemoryObjectStore
-from dualdeploy.testing.callers import CALLER_ENVIRONMENT, cloud_run_callers, from_sender
+from support.fakes import MemoryObjectStore
+from support.fakes.callers import CALLER_ENVIRONMENT, cloud_run_callers, from_sender
 
 REPOSITORY = Path(__file__).parents[3]
 PROCFILES = {
@@ -148,10 +148,10 @@ def test_healthz_is_not_green_while_the_process_cannot_do_its_work(process: Proc
 FULL_DISK = """
 import errno, flask
 from dualdeploy import logs
-from dualdeploy.entrypoint import Receiver
+from dualdeploy.http.entrypoint import Receiver
 from dualdeploy.ledger import Ledger
-from dualdeploy.testing import MemoryObjectStore
-from dualdeploy.testing.callers import cloud_run_callers
+from support.fakes import MemoryObjectStore
+from support.fakes.callers import cloud_run_callers
 
 def handle(envelope):
     raise OSError(errno.ENOSPC, "No space left on device")

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nested import nested
 
-from dualdeploy import events
+from dualdeploy.contracts import events
+from dualdeploy.contracts.events import Envelope, unwrap
 from dualdeploy.errors import MalformedEvent
-from dualdeploy.events import Envelope, unwrap
+from support.nested import nested
 
 #: How long an example takes says something of the machine's load and nothing of the code.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -16,7 +16,7 @@ ALSO_HEAVY = ("firebase_admin", "google.auth", "google.api_core", "grpc", "tenso
 
 COMPOSE = """
 import json, sys
-from dualdeploy.testing import callers
+from support.fakes import callers
 from dualdeploy import (clock, dataset_config, due, entrypoint, errors, events, firebase, gate, ledger, logs,
                         object_store, outcome, pubsub, settings, shards, ticks, training, vertex)
 from dualdeploy.release import api, commands, operations, route, serving, worker

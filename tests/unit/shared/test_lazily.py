@@ -49,7 +49,7 @@ print(json.dumps(failed))
 ASK = """
 import threading
 from dualdeploy.errors import ServiceUnavailable
-from dualdeploy.vertex import VertexGateway
+from dualdeploy.google.vertex import VertexGateway
 
 gateway = VertexGateway(project="p", region="r", emulator_host="127.0.0.1:9", call_timeout=1, retry_deadline=0.1)
 calls = [

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dualdeploy import dataset_config
+from dualdeploy.contracts import dataset_config
+from dualdeploy.contracts.machines import table
 from dualdeploy.errors import InvalidDatasetConfig
-from dualdeploy.machines import table
 from local_cloud.api import ApiError
 from local_cloud.vertex import machines as local_machines
 

@@ -10,23 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain import SERVICE_OF, Chain
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dualdeploy import dataset_config, events, local_paths, training
+from dualdeploy import local_paths
+from dualdeploy.contracts import dataset_config, events, training
+from dualdeploy.contracts.events import TrainingCompleted
 from dualdeploy.errors import CannotEverSucceed, InvalidDatasetConfig, MalformedEvent, UnknownDataset, UnknownRun
-from dualdeploy.events import TrainingCompleted
+from dualdeploy.google.object_store import ABSENT
 from dualdeploy.ledger import Ledger
 from dualdeploy.ledger.standing import standing
-from dualdeploy.object_store import ABSENT
-from dualdeploy.testing import ManualClock, MemoryObjectStore
 from local_cloud.storage.blobs import Blobs
 from local_cloud.vertex.gcs_mount import GcsMount, MountFailed
 from mobile_publisher.export import download_tree
 from predictor import artifact
-from trainer import locations
-from trainer.locations import Patience
+from support.chain import SERVICE_OF, Chain
+from support.fakes import ManualClock, MemoryObjectStore
+from trainer.process import storage as locations
+from trainer.process.storage import Patience
 
 #: What somebody might send in place of a data set's name or a run's id.
 HOSTILE = (

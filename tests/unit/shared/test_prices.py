@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dualdeploy.clock import from_text
-from dualdeploy.prices import AcceleratorPrice, MachinePrice, PriceTable, table
+from dualdeploy.contracts.prices import AcceleratorPrice, MachinePrice, PriceTable, table
 
 
 def test_every_price_that_we_ship_names_its_region_its_date_and_its_source() -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dualdeploy import shards
-from dualdeploy.shards import Kind, ShardNames
+from dualdeploy.contracts import shards
+from dualdeploy.contracts.shards import Kind, ShardNames
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,8 @@ from typing import Any
 import pydantic
 import pytest
 
-from dualdeploy import dataset_config
-from dualdeploy.errors import UnusableResult
-from dualdeploy.training import (
+from dualdeploy.contracts import dataset_config
+from dualdeploy.contracts.training import (
     TARGETS,
     Recipe,
     TrainingJob,
@@ -21,6 +20,7 @@ from dualdeploy.training import (
     parse_result_name,
     result_name,
 )
+from dualdeploy.errors import UnusableResult
 
 RESULT: dict[str, Any] = {
     "v": 1,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from dualdeploy import dataset_config, yaml_document
-from dualdeploy.dataset_config import DatasetConfig, parse
+from dualdeploy.contracts import dataset_config, yaml_document
+from dualdeploy.contracts.dataset_config import DatasetConfig, parse
 from dualdeploy.errors import InvalidDatasetConfig
 
 HEAD = "dataset: flowers\nlabels: [a, b]\n"

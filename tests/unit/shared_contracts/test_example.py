@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from dualdeploy.contracts.example import PRESETS, ExampleSchema, Guess, guess, schema_of
-from dualdeploy.contracts.unusable import UnusableRecord
-from dualdeploy.tfrecord import encode_example, parse_example
+from dualdeploy.images.tfrecord import encode_example, parse_example
+from dualdeploy.images.unusable import UnusableRecord
 
 
 def picture() -> bytes:

@@ -6,17 +6,17 @@ import io
 from pathlib import Path
 from typing import Any
 
-import odd_images
 import pytest
 
 from dualdeploy.contracts.split import SplitRule, divide
+from dualdeploy.contracts.training import FeatureNames
+from dualdeploy.google.object_store import ABSENT
+from dualdeploy.images.tfrecord import encode_example, write_records
 from dualdeploy.ledger import Run, Shard, Snapshot
-from dualdeploy.object_store import ABSENT
-from dualdeploy.testing import MemoryObjectStore
-from dualdeploy.tfrecord import encode_example, write_records
-from dualdeploy.training import FeatureNames
 from mobile_publisher import held_out
-from trainer import examples
+from support import odd_images
+from support.fakes import MemoryObjectStore
+from trainer.data import examples
 from training_launcher.validation import MemoryShard, ValidationLimits, validate
 
 LABELS = ("daisy", "roses")

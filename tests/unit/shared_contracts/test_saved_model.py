@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from graphs import EMPTY_GRAPH, Node, graph, saver
 
 from dualdeploy.contracts import operators, saved_model
 from dualdeploy.contracts.saved_model import UnusableGraph
+from support.graphs import EMPTY_GRAPH, Node, graph, saver
 
 NETWORK = [Node("Conv2D"), Node("FusedBatchNormV3"), Node("Relu6"), Node("MatMul"), Node("Softmax")]
 

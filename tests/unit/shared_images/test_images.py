@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dualdeploy.images import UnreadableImage, decode_rgb, resize_bilinear
+from dualdeploy.images.pixels import UnreadableImage, decode_rgb, resize_bilinear
 
 
 def encoded(image: Image.Image, image_format: str, **options: object) -> bytes:

@@ -9,17 +9,17 @@ import base64
 import json
 from pathlib import Path
 
-import odd_images
 import pytest
 
-from dualdeploy.contracts import image_file
-from dualdeploy.contracts.image_file import MAX_PIXELS, UnreadableImage
-from dualdeploy.images import decode_rgb, verify
-from dualdeploy.tfrecord import encode_example, write_records
-from dualdeploy.training import FeatureNames
+from dualdeploy.contracts.training import FeatureNames
+from dualdeploy.images import image_file
+from dualdeploy.images.image_file import MAX_PIXELS, UnreadableImage
+from dualdeploy.images.pixels import decode_rgb, verify
+from dualdeploy.images.tfrecord import encode_example, write_records
 from predictor import instances
 from predictor.instances import Picture
-from trainer import examples
+from support import odd_images
+from trainer.data import examples
 from training_launcher.image_header import ImageHeaderReader
 
 REFUSED = {**odd_images.UNUSABLE, **odd_images.ROTTEN}

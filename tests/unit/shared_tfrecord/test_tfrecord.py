@@ -1,4 +1,4 @@
-"""Framing, compression and examples of dualdeploy.tfrecord."""
+"""Framing, compression and examples of dualdeploy.images.tfrecord."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dualdeploy.tfrecord import (
+from dualdeploy.images.tfrecord import (
     ChecksumMismatch,
     CompressionBomb,
     CorruptRecords,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-import google_says
 import pytest
 
 from shipping import refusals
+from support import google_says
 
 
 def acting(project: Any, *names: str) -> list[list[str]]:

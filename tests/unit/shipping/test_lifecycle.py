@@ -8,11 +8,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import google_says
 import pytest
 from lifecycle import REPOSITORY, named
 
 from shipping import release
+from support import google_says
 
 CONFIRMED = "--confirm=demo-dualdeploy"
 SERVICES = ["training_launcher", "job_notifier", "cloud_deployer", "mobile_publisher", "trainer", "predictor"]

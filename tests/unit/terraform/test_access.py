@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dualdeploy.vertex import Vertex
+from dualdeploy.google.vertex import Vertex
 from local_cloud import topology as topologies
 from local_cloud.iam.bindings import Binding, Bindings, condition
 
@@ -20,7 +20,7 @@ BINDINGS = Bindings.load(REPOSITORY / "infra" / "bindings.json")
 
 pytestmark = pytest.mark.slow
 
-#: What each call of `dualdeploy.vertex` needs. An operation is looked at with the right to get what it works on.
+#: What each call of `dualdeploy.google.vertex` needs. An operation is looked at with the right to get what it works on.
 #: Source: https://docs.cloud.google.com/gemini-enterprise-agent-platform/machine-learning/general/iam-permissions
 VERTEX: Mapping[str, frozenset[str]] = {
     "create_custom_job": frozenset({"customJobs.create"}),

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from dualdeploy import settings
-from dualdeploy.callers import CallerRefused, Callers
-from dualdeploy.certificates import Certificates
-from dualdeploy.testing.callers import from_sender
+from dualdeploy.http.callers import CallerRefused, Callers
+from dualdeploy.http.certificates import Certificates
+from support.fakes.callers import from_sender
 
 SETTINGS = {
     "training_launcher": "LauncherSettings",

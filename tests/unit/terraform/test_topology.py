@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dualdeploy.entrypoint import MAX_BODY_BYTES
+from dualdeploy.http.entrypoint import MAX_BODY_BYTES
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 EVENTS = REPOSITORY / "tests" / "events"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dualdeploy.tfrecord import encode_example, write_records
-from trainer.examples import Shard
+from dualdeploy.images.tfrecord import encode_example, write_records
+from trainer.data.examples import Shard
 
 
 def jpeg(shade: int, side: int = 16) -> bytes:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from dualdeploy import dataset_config
-from dualdeploy.training import Recipe, TrainingJob
-from trainer import arguments
-from trainer.failures import UnusableJob
+from dualdeploy.contracts import dataset_config
+from dualdeploy.contracts.training import Recipe, TrainingJob
+from trainer.process import arguments
+from trainer.process.failures import UnusableJob
 
 DOCUMENT: dict[str, Any] = {
     "v": 1,

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from dualdeploy.contracts.training import TrainingJob, TrainingResult
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
-from dualdeploy.training import TrainingJob, TrainingResult
-from trainer import artifacts, failures
-from trainer.artifacts import Staging
-from trainer.locations import Patience
+from trainer.outputs import artifacts
+from trainer.outputs.artifacts import Staging
+from trainer.process import failures
+from trainer.process.storage import Patience
 
 from .test_arguments import DOCUMENT
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from dualdeploy.errors import ServiceUnavailable
-from trainer.background import BackgroundWriter
+from trainer.process.checkpoint_writer import BackgroundWriter
 
 
 class Disk:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainer.balance import LARGEST_WEIGHT, class_weights
+from trainer.data.class_weights import LARGEST_WEIGHT, class_weights
 
 
 def test_classes_of_similar_size_count_the_same() -> None:

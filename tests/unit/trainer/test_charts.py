@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer import charts
-from trainer.evaluation import measure
+from trainer.loop.evaluation import measure
+from trainer.outputs import charts
 
 LABELS = ("daisy", "a label that is much longer than the cells are wide", "tulips")
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from dualdeploy.training import TrainingJob
-from trainer import checkpoints
-from trainer.checkpoints import Checkpoint
+from dualdeploy.contracts.training import TrainingJob
+from trainer.process import checkpoints
+from trainer.process.checkpoints import Checkpoint
 
 from .test_arguments import DOCUMENT
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.departure import Departure
+from trainer.process.shutdown import Departure
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -47,7 +47,7 @@ def test_a_handler_that_somebody_else_put_there_does_not_keep_the_process() -> N
     """TensorFlow takes SIGTERM when workers find each other; a process of its own, because it leaves."""
     program = """
 import os, signal, time
-from trainer.departure import Departure
+from trainer.process.shutdown import Departure
 departure = Departure()
 departure.listen()
 signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from trainer.evaluation import evaluate, measure
-from trainer.examples import Examples
+from trainer.data.examples import Examples
+from trainer.loop.evaluation import evaluate, measure
 
 LABELS = ("daisy", "roses", "tulips")
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dualdeploy.images import decode_rgb, resize_bilinear
-from dualdeploy.tfrecord import encode_example
-from dualdeploy.training import FeatureNames
-from trainer import examples
-from trainer.examples import DataSet, Shard
-from trainer.failures import UnusableData
-from trainer.pictures import Index, PicturesOnDemand
+from dualdeploy.contracts.training import FeatureNames
+from dualdeploy.images.pixels import decode_rgb, resize_bilinear
+from dualdeploy.images.tfrecord import encode_example
+from trainer.data import examples
+from trainer.data.examples import DataSet, Shard
+from trainer.data.pictures import Index, PicturesOnDemand
+from trainer.process.failures import UnusableData
 
 from .conftest import jpeg, record
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.failures import UnusableJob
-from trainer.hardware import Device, cards, compiled, policy, require_use_of
+from trainer.process.failures import UnusableJob
+from trainer.process.hardware import Device, cards, compiled, policy, require_use_of
 
 T4, V100 = Device("GPU", (7, 5)), Device("GPU", (7, 0))
 L4, A100, H100 = Device("GPU", (8, 9)), Device("GPU", (8, 0)), Device("GPU", (9, 0))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from dualdeploy.contracts.training import ShardReference
 from dualdeploy.errors import ServiceUnavailable
-from dualdeploy.training import ShardReference
-from trainer import locations
-from trainer.failures import UnusableData, UnusableJob, UnwritableOutput
-from trainer.locations import Patience
+from trainer.process import storage as locations
+from trainer.process.failures import UnusableData, UnusableJob, UnwritableOutput
+from trainer.process.storage import Patience
 
 IMPATIENT = Patience(0)
 

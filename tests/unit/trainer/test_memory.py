@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.memory import available
+from trainer.process.free_memory import available
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from trainer import progress
 from trainer.__main__ import main
+from trainer.process import progress
 
 
 @pytest.fixture(autouse=True)

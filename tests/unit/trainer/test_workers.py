@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dualdeploy.training import ShardReference
-from trainer.failures import UnusableData, UnusableJob
-from trainer.workers import Place, place, share
+from dualdeploy.contracts.training import ShardReference
+from trainer.process.failures import UnusableData, UnusableJob
+from trainer.process.workers import Place, place, share
 
 #: As Vertex AI sets it for a chief and two workers (more keys than are needed, addresses of its own network).
 CLUSTER = {

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from chain import WHOLE, Chain
 
 from dualdeploy.errors import CredentialsUnavailable, PermissionSpreads, RejectedByGoogle, ServiceUnavailable
-from dualdeploy.testing import Failing
+from support.chain import WHOLE, Chain
+from support.fakes import Failing
 
 SHARDS = ("flowers/roses.tfrecord", "flowers/eval-roses.tfrecord")
 REFUSALS = [

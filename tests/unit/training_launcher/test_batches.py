@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from chain import HELD_OUT, NUMBERED, QUIET_SECONDS, WHOLE, Chain, shard_bytes
-from command_line import invoke, session
 
-from dualdeploy.object_store import ABSENT
+from dualdeploy.google.object_store import ABSENT
+from support.chain import HELD_OUT, NUMBERED, QUIET_SECONDS, WHOLE, Chain, shard_bytes
+from support.command_line import invoke, session
 
 
 @pytest.fixture

@@ -5,19 +5,18 @@ from __future__ import annotations
 import threading
 
 import pytest
-from chain import WHOLE, Chain
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dualdeploy import spending
 from dualdeploy.clock import from_text
-from dualdeploy.dataset_config import DatasetConfig
-from dualdeploy.ledger import Launch, Ledger, Run, Snapshot, State
-from dualdeploy.prices import AcceleratorPrice, MachinePrice, PriceTable
-from dualdeploy.spending import Estimate, OverBudget
-from dualdeploy.testing import Failing, ManualClock, MemoryObjectStore
-from dualdeploy.training import TARGETS
-from dualdeploy.vertex import RejectedByGoogle
+from dualdeploy.contracts.dataset_config import DatasetConfig
+from dualdeploy.contracts.prices import AcceleratorPrice, MachinePrice, PriceTable
+from dualdeploy.contracts.training import TARGETS
+from dualdeploy.google.vertex import RejectedByGoogle
+from dualdeploy.ledger import Launch, Ledger, Run, Snapshot, State, spending
+from dualdeploy.ledger.spending import Estimate, OverBudget
+from support.chain import WHOLE, Chain
+from support.fakes import Failing, ManualClock, MemoryObjectStore
 from training_launcher import budget
 
 NOW = from_text("2026-11-30T23:59:59Z")

@@ -7,16 +7,15 @@ import datetime
 from collections.abc import Callable
 
 import pytest
-from chain import LAUNCHER_SETTINGS, LEASE_SECONDS, WHOLE, Chain
-from stories import Once, kill, spread
 
-from dualdeploy import spending
 from dualdeploy.errors import NoCapacity, PermissionSpreads, ServiceUnavailable
-from dualdeploy.ledger import Holdup, State, names
-from dualdeploy.testing import Failing
-from dualdeploy.testing.failing import ProcessDied
+from dualdeploy.google.vertex import CustomJobSpec, Job
+from dualdeploy.ledger import Holdup, State, names, spending
 from dualdeploy.ticks import MOST_BEGUN
-from dualdeploy.vertex import CustomJobSpec, Job
+from support.chain import LAUNCHER_SETTINGS, LEASE_SECONDS, WHOLE, Chain
+from support.fakes import Failing
+from support.fakes.failing import ProcessDied
+from support.stories import Once, kill, spread
 
 QUOTA = "429 RESOURCE_EXHAUSTED: quota custom_model_training_nvidia_t4_gpus is exceeded"
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import collections
 
-from chain import WHOLE, Chain
-
-from dualdeploy.object_store import ABSENT
+from dualdeploy.google.object_store import ABSENT
+from support.chain import WHOLE, Chain
 
 #: What one call of Google costs, in seconds.
 CALL = 0.25

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dualdeploy import dataset_config, prices
+from dualdeploy.contracts import dataset_config, prices
 from dualdeploy.ledger import Placement, Run
 from training_launcher import budget, disk, job_spec
 from training_launcher.settings import LauncherSettings

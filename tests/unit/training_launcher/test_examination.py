@@ -7,13 +7,13 @@ import re
 from typing import BinaryIO
 
 import pytest
-from chain import Chain, shard_bytes
 
-from dualdeploy.due import Due
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
+from dualdeploy.google.object_store import ABSENT, Generation
 from dualdeploy.ledger import Run, Shard, Snapshot
-from dualdeploy.object_store import ABSENT, Generation
-from dualdeploy.testing import Failing, ManualClock, MemoryObjectStore
+from dualdeploy.ledger.due import Due
+from support.chain import Chain, shard_bytes
+from support.fakes import Failing, ManualClock, MemoryObjectStore
 from training_launcher import examination
 from training_launcher.examination import ShardUnreadable, ValidationUnderWay, examine
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from chain import HELD_OUT, LABELS, NUMBERED, WHOLE, Chain, Delivery, shard_bytes
 
-from dualdeploy.due import Due
+from dualdeploy.contracts.training import TARGETS, TrainingJob
 from dualdeploy.errors import (
     CannotEverSucceed,
     InvalidDatasetConfig,
@@ -17,8 +16,9 @@ from dualdeploy.errors import (
     UnknownDataset,
 )
 from dualdeploy.ledger import State, lease
-from dualdeploy.testing import Failing
-from dualdeploy.training import TARGETS, TrainingJob
+from dualdeploy.ledger.due import Due
+from support.chain import HELD_OUT, LABELS, NUMBERED, WHOLE, Chain, Delivery, shard_bytes
+from support.fakes import Failing
 from training_launcher.arrivals import IncompleteSet, NoShards
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import collections
 
 import pytest
-from chain import HELD_OUT, NUMBERED, WHOLE, Chain
 
 from dualdeploy.errors import ServiceUnavailable
-from dualdeploy.testing import Failing
+from support.chain import HELD_OUT, NUMBERED, WHOLE, Chain
+from support.fakes import Failing
 
 
 @pytest.fixture

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from chain import WHOLE, Chain
-from stories import in_order_of_time
 
-from dualdeploy import training
+from dualdeploy.contracts import training
+from dualdeploy.contracts.training import TARGETS, LiveModel, TrainingJob
 from dualdeploy.errors import NoCapacity
 from dualdeploy.ledger import State
-from dualdeploy.testing import Failing
-from dualdeploy.training import TARGETS, LiveModel, TrainingJob
+from support.chain import WHOLE, Chain
+from support.fakes import Failing
+from support.stories import in_order_of_time
 
 
 def a_chain() -> tuple[Chain, str]:

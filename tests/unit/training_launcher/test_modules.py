@@ -8,14 +8,14 @@ import sys
 from typing import Any
 
 import pytest
-from chain import WHOLE, Chain
 
-from dualdeploy import dataset_config
-from dualdeploy.dataset_config import DatasetConfig
+from dualdeploy.contracts import dataset_config
+from dualdeploy.contracts.dataset_config import DatasetConfig
 from dualdeploy.errors import InvalidDatasetConfig
+from dualdeploy.google.object_store import ABSENT
 from dualdeploy.ledger import Run
-from dualdeploy.object_store import ABSENT
-from dualdeploy.testing import MemoryObjectStore
+from support.chain import WHOLE, Chain
+from support.fakes import MemoryObjectStore
 from training_launcher import job_spec, modules
 
 SOURCE = b"import sys\nsys.modules['it_was_run'] = sys\ndef build(classes, image_size):\n    return None\n"

@@ -6,11 +6,11 @@ import datetime
 from collections.abc import Mapping
 
 import pytest
-from chain import LEASE_SECONDS, WHOLE, Chain
 
+from dualdeploy.contracts.training import TARGETS
 from dualdeploy.errors import ServiceUnavailable
-from dualdeploy.training import TARGETS
-from dualdeploy.vertex import CustomJobSpec, Job
+from dualdeploy.google.vertex import CustomJobSpec, Job
+from support.chain import LEASE_SECONDS, WHOLE, Chain
 
 
 def frozen_before_creating(target: str) -> Chain:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from chain import WHOLE, Chain
 
-from dualdeploy.due import Due
 from dualdeploy.errors import LedgerContention
 from dualdeploy.ledger import State, Versioned
+from dualdeploy.ledger.due import Due
+from support.chain import WHOLE, Chain
 from training_launcher.admission import _NotesOfRun
 from training_launcher.data_sets import DataSets
 from training_launcher.superseding import Superseding

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from chain import Chain
 
-from dualdeploy.due import Due
 from dualdeploy.ledger import Launch, names
+from dualdeploy.ledger.due import Due
+from support.chain import Chain
 
 
 @pytest.mark.parametrize("why", ["called_off", "passed_over"])

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from chain import NUMBERED, WHOLE, Chain, Delivery
-from chain_data import overwrite
 
 from dualdeploy.ledger import names
-from dualdeploy.testing.failing import ProcessDied
+from support.chain import NUMBERED, WHOLE, Chain, Delivery
+from support.chain_data import overwrite
+from support.fakes.failing import ProcessDied
 
 MARKER = "flowers/_SUCCESS"
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from chain import WHOLE, Chain, Delivery, Interleaving
 
 from dualdeploy.clock import from_text
 from dualdeploy.errors import PermissionSpreads, ServiceUnavailable
 from dualdeploy.outcome import done
-from dualdeploy.testing import Failing
-from dualdeploy.testing.failing import ProcessDied
+from support.chain import WHOLE, Chain, Delivery, Interleaving
+from support.fakes import Failing
+from support.fakes.failing import ProcessDied
 
 DAY = 86_400.0
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 
-from chain import LABELS, shard_bytes
-
+from dualdeploy.google.object_store import ABSENT
 from dualdeploy.ledger import Ledger, Run, Shard, Snapshot, run_id_of
-from dualdeploy.object_store import ABSENT
-from dualdeploy.testing import MemoryObjectStore
+from support.chain import LABELS, shard_bytes
+from support.fakes import MemoryObjectStore
 from training_launcher.admission import examine
 from training_launcher.data_sets import DataSets
 from training_launcher.run_split import split_of_run

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 
 import pytest
-from chain import Chain
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dualdeploy.dataset_config import parse_snapshot
+from dualdeploy.contracts.dataset_config import parse_snapshot
+from dualdeploy.contracts.shards import natural_order
 from dualdeploy.ledger import State
-from dualdeploy.shards import natural_order
+from support.chain import Chain
 from training_launcher.snapshots import list_one_page
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from chain import Chain, Interleaving, check_history
-from stories import in_order_of_time
 
-from dualdeploy import spending
+from dualdeploy.contracts.training import TARGETS
 from dualdeploy.errors import NoCapacity, RejectedByGoogle, ServiceUnavailable
-from dualdeploy.ledger import State
-from dualdeploy.testing import Failing
-from dualdeploy.testing.failing import ProcessDied
-from dualdeploy.training import TARGETS
-from dualdeploy.vertex import RUN_LABEL, TARGET_LABEL, CustomJobSpec, Job
+from dualdeploy.google.vertex import RUN_LABEL, TARGET_LABEL, CustomJobSpec, Job
+from dualdeploy.ledger import State, spending
+from support.chain import Chain, Interleaving, check_history
+from support.fakes import Failing
+from support.fakes.failing import ProcessDied
+from support.stories import in_order_of_time
 
 BATCH = ("flowers/train-00000-of-00001.tfrecord", "flowers/eval-00000-of-00001.tfrecord")
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from chain import Chain, overwrite
 
 from dualdeploy.errors import ServiceUnavailable
 from dualdeploy.ledger import names
-from dualdeploy.testing import Failing
+from support.chain import Chain, overwrite
+from support.fakes import Failing
 
 
 def edit(chain: Chain, name: str, change: Callable[[dict[str, Any]], None]) -> None:

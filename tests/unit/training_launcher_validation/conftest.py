@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from dualdeploy.tfrecord import encode_example, write_records
+from dualdeploy.images.tfrecord import encode_example, write_records
 from training_launcher.validation import MemoryShard, validate
 
 LABELS = ("daisy", "roses")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import odd_images
 import pytest
-from chain import Chain, shard_bytes
-from command_line import invoke
 
-from dualdeploy.object_store import ABSENT
-from dualdeploy.tfrecord import encode_example
+from dualdeploy.google.object_store import ABSENT
+from dualdeploy.images.tfrecord import encode_example
 from local_cloud.demo import source
+from support import odd_images
+from support.chain import Chain, shard_bytes
+from support.command_line import invoke
 
 PICTURE = odd_images.png(odd_images.IDAT)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dualdeploy.contracts.split import divide
-from dualdeploy.tfrecord import encode_example
+from dualdeploy.images.tfrecord import encode_example
 from training_launcher.part_checksums import of_parts
 from training_launcher.readings import decode
 from training_launcher.validation import MemoryShard, Validation, validate

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from command_line import call, invoke
 
-from dualdeploy.tfrecord import encode_example
+from dualdeploy.images.tfrecord import encode_example
+from support.command_line import call, invoke
 
 CONFIG = """
 dataset: garden

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dualdeploy.contracts.example import MOST_CLASSES, ExampleSchema
-from dualdeploy.contracts.unusable import UnusableRecord
-from dualdeploy.tfrecord import CorruptRecords, encode_example, parse_example
+from dualdeploy.images.tfrecord import CorruptRecords, encode_example, parse_example
+from dualdeploy.images.unusable import UnusableRecord
 from training_launcher.example_reader import ExampleReader
 from training_launcher.fingerprints import Fingerprints, Place
 from training_launcher.image_header import ImageHeaderReader, can_decode_in_little_memory

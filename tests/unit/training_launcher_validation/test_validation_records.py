@@ -10,11 +10,11 @@ import lzma
 import struct
 import zlib
 
-import odd_images
 import pytest
 from PIL import Image
 
-from dualdeploy.tfrecord import encode_example, frame_record
+from dualdeploy.images.tfrecord import encode_example, frame_record
+from support import odd_images
 from training_launcher.validation import ValidationLimits
 
 

@@ -15,7 +15,7 @@ from dualdeploy_cli.output import console, emit, printable
 from dualdeploy_cli.session import Session, pass_session
 
 if TYPE_CHECKING:
-    from dualdeploy.vertex import Endpoint, Vertex
+    from dualdeploy.google.vertex import Endpoint, Vertex
 
 #: Vertex AI passes on 1.5 MB to a shared endpoint: docs/serving.md. In base64 that is this many bytes.
 _MOST_BYTES = 1_100_000

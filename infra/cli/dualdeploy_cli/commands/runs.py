@@ -28,7 +28,7 @@ def runs(session: Session, *, dataset: str, most: int, project: str, wide: bool,
       dualdeploy runs --dataset flowers --most 5
       dualdeploy runs --json | jq '.[0].targets[].state'
     """
-    from dualdeploy.overview import Runs
+    from dualdeploy.ledger.overview import Runs
     from dualdeploy_cli.run_tables import print_runs
 
     reader = Runs(session.bucket(session.bucket_name("ledger", project)), clock=session.clock())
@@ -54,7 +54,7 @@ def run(session: Session, *, run_id: str, project: str, wide: bool, as_json: boo
       dualdeploy run flowers-0123456789ab --links
     """
     from dualdeploy.errors import UnknownRun
-    from dualdeploy.overview import Runs
+    from dualdeploy.ledger.overview import Runs
     from dualdeploy_cli.run_tables import print_run
 
     reader = Runs(session.bucket(session.bucket_name("ledger", project)), clock=session.clock())

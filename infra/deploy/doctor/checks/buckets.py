@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from doctor.examination import Check, Look
 from doctor.findings import Finding, Place
 from doctor.store import ReadOnlyStore
-from dualdeploy import dataset_config
-from dualdeploy.dataset_config import DatasetConfig
+from dualdeploy.contracts import dataset_config
+from dualdeploy.contracts.dataset_config import DatasetConfig
 from dualdeploy.errors import CannotEverSucceed
 
 _FOLDER, _ENDING = "datasets/", ".yaml"

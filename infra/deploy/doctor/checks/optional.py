@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from doctor.checks import buckets
 from doctor.examination import Look
-from dualdeploy.dataset_config import DatasetConfig
+from dualdeploy.contracts.dataset_config import DatasetConfig
 
 #: By the variable of Terraform that turns a product on: whether a data set needs it.
 _NEEDS: Mapping[str, Callable[[DatasetConfig], bool]] = {

@@ -11,8 +11,8 @@ from typing import Any
 from doctor.checks import buckets
 from doctor.examination import Check, Look
 from doctor.findings import Finding, Place
-from dualdeploy.dataset_config import Accelerator, Capacity, DatasetConfig
-from dualdeploy.training import TARGETS
+from dualdeploy.contracts.dataset_config import Accelerator, Capacity, DatasetConfig
+from dualdeploy.contracts.training import TARGETS
 
 _TRAINING = "aiplatform.googleapis.com/custom_model_training_"
 _SERVING = "aiplatform.googleapis.com/custom_model_serving_"

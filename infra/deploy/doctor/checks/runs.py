@@ -10,12 +10,12 @@ from doctor.examination import Check, Look
 from doctor.findings import Finding, Place, State
 from doctor.store import ReadOnlyStore
 from dualdeploy import clock as clocks
-from dualdeploy.due import Due
+from dualdeploy.contracts.training import TARGETS
 from dualdeploy.errors import CannotEverSucceed
 from dualdeploy.ledger import Ledger
 from dualdeploy.ledger import State as RunState
+from dualdeploy.ledger.due import Due
 from dualdeploy.ledger.standing import Standing, standing
-from dualdeploy.training import TARGETS
 
 _HOUR = datetime.timedelta(hours=1)
 #: How long a target of a run may be in a state before someone should look, with all the repetitions that the code

@@ -10,7 +10,7 @@ from doctor.examination import Check, Look
 from doctor.findings import Finding, Place
 from doctor.reads import NotThere
 from dualdeploy import settings
-from dualdeploy.callers import names_audience
+from dualdeploy.http.callers import names_audience
 
 #: Cloud Run is at work on a revision; it ends one way or the other.
 _UNDER_WAY = ("CONDITION_PENDING", "CONDITION_RECONCILING")

@@ -8,11 +8,11 @@ import logging
 from cloud_deployer.cleanup.report import Idle
 from cloud_deployer.release import CloudServed, DeploymentPlan
 from dualdeploy import clock as clocks
-from dualdeploy import prices
-from dualdeploy.dataset_config import Serving
+from dualdeploy.contracts import prices
+from dualdeploy.contracts.dataset_config import Serving
 from dualdeploy.errors import RejectedByGoogle, RetryLater
-from dualdeploy.monitoring import Monitoring
-from dualdeploy.vertex import Endpoint
+from dualdeploy.google.monitoring import Monitoring
+from dualdeploy.google.vertex import Endpoint
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from dualdeploy import clock as clocks
 from dualdeploy.errors import CannotEverSucceed
+from dualdeploy.google.object_store import ABSENT
 from dualdeploy.ledger import Document, Ledger, Versioned, names
-from dualdeploy.object_store import ABSENT
 
 #: So many removals are remembered with the data set; all of them are in the log.
 REMEMBERED = 50

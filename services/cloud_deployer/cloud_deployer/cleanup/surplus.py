@@ -15,9 +15,9 @@ from cloud_deployer.cleanup.report import DEPLOYED_MODEL, ENDPOINT, MODEL_VERSIO
 from cloud_deployer.naming import CANDIDATE, LIVE, PREVIOUS, model_id_in, model_id_of
 from cloud_deployer.release import CloudServed, CloudServing
 from dualdeploy import clock as clocks
-from dualdeploy.dataset_config import DatasetConfig
+from dualdeploy.contracts.dataset_config import DatasetConfig
+from dualdeploy.google.vertex import DATASET_LABEL, DeployedModel, Endpoint, ModelVersion
 from dualdeploy.ledger import dataset_of
-from dualdeploy.vertex import DATASET_LABEL, DeployedModel, Endpoint, ModelVersion
 
 #: A configuration that is taken away for a moment, to be replaced, must not cost anyone an endpoint or the way back.
 UNCONFIGURED_GRACE = datetime.timedelta(days=1)

@@ -24,8 +24,8 @@ from cloud_deployer.naming import model_id_of
 from cloud_deployer.release import TARGET, CloudServing
 from cloud_deployer.world import World
 from dualdeploy import clock as clocks
-from dualdeploy import dataset_config
-from dualdeploy.dataset_config import DATASET_NAME, DatasetConfig
+from dualdeploy.contracts import dataset_config
+from dualdeploy.contracts.dataset_config import DATASET_NAME, DatasetConfig
 from dualdeploy.errors import (
     CannotEverSucceed,
     InvalidDatasetConfig,
@@ -35,11 +35,11 @@ from dualdeploy.errors import (
     ResourceMissing,
     UnknownDataset,
 )
+from dualdeploy.google.object_store import ABSENT
+from dualdeploy.google.vertex import DATASET_LABEL, Endpoint
 from dualdeploy.ledger import UnreadableDocument, Versioned, lease, names
-from dualdeploy.object_store import ABSENT
 from dualdeploy.release.worker import key_of
 from dualdeploy.ticks import Next
-from dualdeploy.vertex import DATASET_LABEL, Endpoint
 
 log = logging.getLogger(__name__)
 

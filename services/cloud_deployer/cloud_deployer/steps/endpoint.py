@@ -5,8 +5,8 @@ from __future__ import annotations
 from cloud_deployer import claims, deployments
 from cloud_deployer.release import CloudRelease
 from cloud_deployer.world import World, config_of
+from dualdeploy.google.vertex import DATASET_LABEL
 from dualdeploy.release.route import Forward, Turn, Wait
-from dualdeploy.vertex import DATASET_LABEL
 
 #: A dedicated endpoint answers at its own name only, and may be there before the name is.
 NAME_LIMIT_SECONDS = 1800.0

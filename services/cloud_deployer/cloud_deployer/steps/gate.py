@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from cloud_deployer.release import CloudRelease, Measured
 from cloud_deployer.world import World, config_of
-from dualdeploy import gate
-from dualdeploy.dataset_config import CloudGate
+from dualdeploy.contracts.dataset_config import CloudGate
+from dualdeploy.contracts.training import Metrics, TrainingResult
 from dualdeploy.ledger import State
+from dualdeploy.release import gate
 from dualdeploy.release.route import End, Forward, Turn
-from dualdeploy.training import Metrics, TrainingResult
 
 
 def judge(release: CloudRelease, world: World) -> Turn[CloudRelease]:

@@ -16,10 +16,10 @@ from cloud_deployer.steps.plan import ours
 from cloud_deployer.world import NO_OPERATION, World
 from dualdeploy import clock as clocks
 from dualdeploy.errors import RejectedByGoogle
+from dualdeploy.google.vertex import Endpoint
 from dualdeploy.ledger import State, names
 from dualdeploy.release.operations import OperationFailed
 from dualdeploy.release.route import Again, End, Forward, Stay, Turn, Wait
-from dualdeploy.vertex import Endpoint
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from cloud_deployer.steps.registry import change_aliases
 from cloud_deployer.world import NO_OPERATION, World
 from dualdeploy import clock as clocks
 from dualdeploy.errors import CannotEverSucceed, RejectedByGoogle
+from dualdeploy.google.vertex import Endpoint
 from dualdeploy.ledger import State, dataset_of
 from dualdeploy.release import serving as serve
 from dualdeploy.release.operations import OperationFailed
 from dualdeploy.release.route import End, Forward, Stay, Turn, Wait
-from dualdeploy.vertex import Endpoint
 
 log = logging.getLogger(__name__)
 

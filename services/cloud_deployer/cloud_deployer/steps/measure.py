@@ -16,13 +16,9 @@ import pydantic
 from cloud_deployer.release import TARGET, CloudRelease, CloudServed, EvaluationJob, Measured
 from cloud_deployer.world import World, config_of
 from dualdeploy import clock as clocks
-from dualdeploy import spending, training
-from dualdeploy.dataset_config import Capacity, CloudGate, DatasetConfig
-from dualdeploy.errors import CannotEverSucceed, NoCapacity, RejectedByGoogle, RetryLater, UnknownRun, UnusableResult
-from dualdeploy.ledger import State
-from dualdeploy.object_store import ABSENT, GenerationChanged, ObjectMissing
-from dualdeploy.release.route import Forward, Stay, Turn, Wait
-from dualdeploy.training import (
+from dualdeploy.contracts import training
+from dualdeploy.contracts.dataset_config import Capacity, CloudGate, DatasetConfig
+from dualdeploy.contracts.training import (
     LiveMetrics,
     LiveModel,
     Metrics,
@@ -31,7 +27,11 @@ from dualdeploy.training import (
     TrainingResult,
     as_mapping,
 )
-from dualdeploy.vertex import DATASET_LABEL, CustomJobSpec, Job, JobOutcome
+from dualdeploy.errors import CannotEverSucceed, NoCapacity, RejectedByGoogle, RetryLater, UnknownRun, UnusableResult
+from dualdeploy.google.object_store import ABSENT, GenerationChanged, ObjectMissing
+from dualdeploy.google.vertex import DATASET_LABEL, CustomJobSpec, Job, JobOutcome
+from dualdeploy.ledger import State, spending
+from dualdeploy.release.route import Forward, Stay, Turn, Wait
 
 log = logging.getLogger(__name__)
 

@@ -16,13 +16,13 @@ from cloud_deployer.release import (
     Rollout,
 )
 from cloud_deployer.world import World, config_of
-from dualdeploy.dataset_config import Serving
+from dualdeploy.contracts.dataset_config import Serving
+from dualdeploy.contracts.training import as_mapping
 from dualdeploy.errors import RejectedByGoogle
+from dualdeploy.google.vertex import DeployedModel, Deployment, Endpoint
 from dualdeploy.ledger import ByHand, dataset_of, names
 from dualdeploy.release import serving as serve
 from dualdeploy.release.route import Forward, Stay, Turn, Wait
-from dualdeploy.training import as_mapping
-from dualdeploy.vertex import DeployedModel, Deployment, Endpoint
 
 #: The limits of a release that goes to everyone at once: it is probed all the same.
 _AT_ONCE = {"steps": (100,), "bake": 0.0, "monitoring": None}

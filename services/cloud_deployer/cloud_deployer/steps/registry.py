@@ -10,8 +10,7 @@ from cloud_deployer.naming import CANDIDATE, HEALTH_ROUTE, PORT, PREDICT_ROUTE, 
 from cloud_deployer.release import CloudRelease
 from cloud_deployer.world import World
 from dualdeploy.errors import RejectedByGoogle, ResourceMissing
-from dualdeploy.release.route import Forward, Turn
-from dualdeploy.vertex import (
+from dualdeploy.google.vertex import (
     DATASET_LABEL,
     REVISION_LABEL,
     RUN_LABEL,
@@ -20,6 +19,7 @@ from dualdeploy.vertex import (
     ModelSpec,
     ModelVersion,
 )
+from dualdeploy.release.route import Forward, Turn
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from cloud_deployer.release import TARGET, CloudRelease, CloudServing
 from cloud_deployer.world import World
 from dualdeploy import clock as clocks
 from dualdeploy.errors import RejectedByGoogle
+from dualdeploy.google.vertex import DATASET_LABEL, DeployedModel, Endpoint, ModelVersion
 from dualdeploy.ledger import State, dataset_of, names
 from dualdeploy.release import serving as serve
 from dualdeploy.release.route import End, Forward, Stay, Turn
-from dualdeploy.vertex import DATASET_LABEL, DeployedModel, Endpoint, ModelVersion
 
 log = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from cloud_deployer.steps.plan import note_way_back
 from cloud_deployer.world import World
 from dualdeploy import clock as clocks
 from dualdeploy.errors import ModelAsleep, RetryLater, UnusableResult
-from dualdeploy.gate import Verdict
-from dualdeploy.monitoring import SHORTEST_PERIOD, Served
+from dualdeploy.google.monitoring import SHORTEST_PERIOD, Served
+from dualdeploy.google.vertex import Endpoint
+from dualdeploy.release.gate import Verdict
 from dualdeploy.release.route import Again, Back, Forward, Stay, Turn, Wait
-from dualdeploy.vertex import Endpoint
 
 log = logging.getLogger(__name__)
 

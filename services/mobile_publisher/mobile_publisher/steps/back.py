@@ -11,7 +11,7 @@ import functools
 import logging
 
 from dualdeploy.errors import CannotEverSucceed
-from dualdeploy.firebase import FirebaseModel
+from dualdeploy.google.firebase_ml import FirebaseModel
 from dualdeploy.ledger import State
 from dualdeploy.release.route import End, Forward, Turn
 from mobile_publisher.release import FIREBASE_ML, FIREBASE_STORAGE, Before, MobileRelease

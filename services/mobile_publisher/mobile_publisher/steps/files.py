@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
-from dualdeploy import dataset_config
+from dualdeploy.contracts import dataset_config
 from dualdeploy.ledger import State, UnreadableDocument
 from dualdeploy.release.route import End, Forward, Turn
 from mobile_publisher import on_device_gate

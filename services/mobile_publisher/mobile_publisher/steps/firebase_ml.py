@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dualdeploy.errors import SigningRefused
-from dualdeploy.firebase import FirebaseModel
+from dualdeploy.google.firebase_ml import FirebaseModel
 from dualdeploy.release.operations import OperationFailed
 from dualdeploy.release.route import Forward, Stay, Turn, Wait
 from mobile_publisher.release import File, MobileRelease

@@ -12,7 +12,7 @@ import datetime
 import logging
 
 from dualdeploy import clock as clocks
-from dualdeploy import dataset_config
+from dualdeploy.contracts import dataset_config
 from dualdeploy.errors import CannotEverSucceed, InvalidDatasetConfig, UnknownDataset
 from dualdeploy.ledger import UnreadableDocument
 from dualdeploy.ledger.names import name_claim

@@ -12,10 +12,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from dualdeploy.contracts import image_file, split
+from dualdeploy.contracts import split
 from dualdeploy.contracts.split import Side
-from dualdeploy.contracts.unusable import UnusableRecord
-from dualdeploy.tfrecord import Example, Feature, parse_example
+from dualdeploy.images import image_file
+from dualdeploy.images.tfrecord import Example, Feature, parse_example
+from dualdeploy.images.unusable import UnusableRecord
 
 #: The label of a data set without a list of labels is checked against this: each class costs memory.
 MOST_CLASSES = 65_536

@@ -21,10 +21,10 @@ from collections.abc import Iterator
 
 from dualdeploy import clock as clocks
 from dualdeploy.errors import LeaseHeld, RetryLater
+from dualdeploy.google.object_store import ABSENT, Generation, GenerationChanged, ObjectMissing
 from dualdeploy.ledger import names
 from dualdeploy.ledger.documents import Lease
 from dualdeploy.ledger.ledger import Ledger, encode
-from dualdeploy.object_store import ABSENT, Generation, GenerationChanged, ObjectMissing
 
 log = logging.getLogger(__name__)
 

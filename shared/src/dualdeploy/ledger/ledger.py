@@ -15,9 +15,9 @@ import pydantic
 from dualdeploy import clock as clocks
 from dualdeploy.clock import Clock
 from dualdeploy.errors import CannotEverSucceed, LedgerContention, UnknownRun
+from dualdeploy.google.object_store import ABSENT, Generation, GenerationChanged, ObjectMissing, ObjectStore
 from dualdeploy.ledger import names
 from dualdeploy.ledger.documents import Claim, Document, Ended, Launch, Rejected, Release, Run, Serving
-from dualdeploy.object_store import ABSENT, Generation, GenerationChanged, ObjectMissing, ObjectStore
 
 log = logging.getLogger(__name__)
 

@@ -20,11 +20,11 @@ from werkzeug.exceptions import HTTPException
 
 from dualdeploy import clock as clocks
 from dualdeploy import health
-from dualdeploy.callers import CallerRefused, Callers
+from dualdeploy.contracts.dataset_config import DATASET_NAME
 from dualdeploy.contracts.quantization import Quantization
-from dualdeploy.dataset_config import DATASET_NAME
-from dualdeploy.entrypoint import read_body
 from dualdeploy.errors import CannotEverSucceed, RetryLater, UnknownRun
+from dualdeploy.http.callers import CallerRefused, Callers
+from dualdeploy.http.entrypoint import read_body
 from dualdeploy.ledger import Ledger, Serving, Turn, dataset_of
 from dualdeploy.ledger.standing import standing
 from dualdeploy.release import openapi

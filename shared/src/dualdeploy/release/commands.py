@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NoReturn, TypeVar
 
 from dualdeploy import clock as clocks
-from dualdeploy.due import Due
 from dualdeploy.errors import CannotEverSucceed, DualDeployError, UnknownRun
 from dualdeploy.ledger import (
     Asked,
@@ -36,6 +35,7 @@ from dualdeploy.ledger import (
     dataset_of,
     names,
 )
+from dualdeploy.ledger.due import Due
 from dualdeploy.release import serving as serve
 from dualdeploy.release.worker import ReleaseWorker, Target, key_of
 

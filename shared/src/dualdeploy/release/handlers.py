@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dualdeploy import events
-from dualdeploy.entrypoint import Handler
+from dualdeploy.contracts import events
+from dualdeploy.http.entrypoint import Handler
 from dualdeploy.release.worker import ReleaseWorker
 from dualdeploy.ticks import Ticks, parse_advance
 

@@ -17,9 +17,10 @@ from collections.abc import Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
 from dualdeploy import clock as clocks
-from dualdeploy import dataset_config, logs
-from dualdeploy.dataset_config import DatasetConfig
-from dualdeploy.due import Due
+from dualdeploy import logs
+from dualdeploy.contracts import dataset_config
+from dualdeploy.contracts.dataset_config import DatasetConfig
+from dualdeploy.contracts.events import DeploymentCompleted, TrainingCompleted, encode
 from dualdeploy.errors import (
     CannotEverSucceed,
     InvalidDatasetConfig,
@@ -28,7 +29,8 @@ from dualdeploy.errors import (
     RetryLater,
     UnknownRun,
 )
-from dualdeploy.events import DeploymentCompleted, TrainingCompleted, encode
+from dualdeploy.google.object_store import ObjectStore
+from dualdeploy.google.pubsub import Publisher
 from dualdeploy.ledger import (
     Holdup,
     Ledger,
@@ -44,9 +46,8 @@ from dualdeploy.ledger import (
     names,
 )
 from dualdeploy.ledger import Turn as Place
-from dualdeploy.object_store import ObjectStore
+from dualdeploy.ledger.due import Due
 from dualdeploy.outcome import Outcome, already_done
-from dualdeploy.pubsub import Publisher
 from dualdeploy.release import serving as serve
 from dualdeploy.release.route import CLAIM, Again, Back, End, Forward, Route, Stay, Step, Turn, Wait
 from dualdeploy.ticks import Next, Ticks

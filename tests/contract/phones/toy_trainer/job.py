@@ -13,8 +13,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from dualdeploy.object_store import ABSENT, GcsObjectStore
-from dualdeploy.training import TrainingJob
+from dualdeploy.contracts.training import TrainingJob
+from dualdeploy.google.object_store import ABSENT, GcsObjectStore
 
 SIZE = 8
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}

@@ -19,8 +19,8 @@ import requests
 from google.api_core.exceptions import GoogleAPICallError
 from google.auth.credentials import AnonymousCredentials
 
-from dualdeploy import images
 from dualdeploy.contracts.routing import Routing
+from dualdeploy.images import pixels as images
 from local_cloud.demo.source import Picture
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dualdeploy.tfrecord import encode_example, write_records
+from dualdeploy.images.tfrecord import encode_example, write_records
 from local_cloud.demo.painting import FLOWERS, LEVELS, paint
 
 #: In the order of the public flowers data set: the position is the class index.

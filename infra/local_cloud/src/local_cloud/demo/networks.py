@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dualdeploy import architectures
+from dualdeploy.contracts import architectures
 from local_cloud.demo.source import DataSource, UnusableFolder
 
 

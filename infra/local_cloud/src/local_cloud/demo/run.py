@@ -18,9 +18,9 @@ from rich.console import Console
 
 from dualdeploy.contracts.routing import Routing
 from dualdeploy.errors import DualDeployError
+from dualdeploy.google.object_store import GcsObjectStore
 from dualdeploy.ledger import Ledger, State
 from dualdeploy.ledger.standing import Standing
-from dualdeploy.object_store import GcsObjectStore
 from local_cloud import supervisor
 from local_cloud.demo import answers, drop, picture, report, source, watch
 from local_cloud.demo.request import DataRequest

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dualdeploy import dataset_config, shards, tfrecord
+from dualdeploy.contracts import dataset_config, shards
 from dualdeploy.contracts.example import ExampleSchema
-from dualdeploy.contracts.unusable import UnusableRecord
 from dualdeploy.errors import InvalidDatasetConfig
+from dualdeploy.images import tfrecord
+from dualdeploy.images.unusable import UnusableRecord
 from dualdeploy.local_data import LABELS_FILE, LocalData, open_data
 from local_cloud.demo import flowers
 

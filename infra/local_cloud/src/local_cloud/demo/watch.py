@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dualdeploy.contracts.routing import Routing
+from dualdeploy.contracts.training import TARGETS
 from dualdeploy.errors import DualDeployError
 from dualdeploy.ledger import Ledger, Routings, names
 from dualdeploy.ledger.standing import Standing, standing
-from dualdeploy.training import TARGETS
 
 POLL_SECONDS = 0.3
 

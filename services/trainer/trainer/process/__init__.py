@@ -1,0 +1,1 @@
+"""The process that trains: arguments, storage, progress, its end."""
