@@ -32,7 +32,7 @@ from typing import Any
 from benchmarks.report import Row, append_rows
 
 ROOT = Path(__file__).resolve().parent.parent
-for source in ("shared/src", "services/training_launcher"):
+for source in ("tests", "shared/src", "services/training_launcher"):
     sys.path.insert(0, str(ROOT / source))
 
 from dualdeploy import logs  # noqa: E402 (found through the path above)

@@ -21,7 +21,8 @@ from pathlib import Path
 from benchmarks.report import Row, append_rows
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "shared/src"))
+for source in ("tests", "shared/src"):
+    sys.path.insert(0, str(ROOT / source))
 
 from dualdeploy.contracts.events import Envelope  # noqa: E402
 from dualdeploy.google.object_store import ABSENT  # noqa: E402

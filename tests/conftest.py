@@ -1,4 +1,4 @@
-"""What every test has in common: property tests that judge no clock, more time for the slow ones, and a process that no test ends."""
+"""Property tests judge no clock, slow tests have more time, and a test ends no process."""
 
 from __future__ import annotations
 

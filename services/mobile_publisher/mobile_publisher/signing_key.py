@@ -1,4 +1,7 @@
-"""The key of a service account for Firebase ML, for teams that must use one: none is needed (`dualdeploy.google.firebase_ml`)."""
+"""The key of a service account for Firebase ML, for teams that must use one.
+
+None is needed otherwise: see `dualdeploy.google.firebase_ml`.
+"""
 
 from __future__ import annotations
 

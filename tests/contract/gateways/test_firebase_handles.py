@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-HOLDER = REPOSITORY / "shared" / "src" / "dualdeploy" / "firebase.py"
+HOLDER = REPOSITORY / "shared" / "src" / "dualdeploy" / "google" / "firebase_ml.py"
 
 #: Every private name of the library that our module uses, and what it must be.
 HANDLES = {

@@ -13,7 +13,7 @@ from support.fakes.failing import Faults
 
 
 class FakeFirebaseMl:
-    """Implements `dualdeploy.google.firebase_ml.FirebaseMl`; with `looks_locked=n` a new file stays locked for n looks."""
+    """Implements `dualdeploy.google.firebase_ml.FirebaseMl`; with `looks_locked=n` a new file is locked for n looks."""
 
     def __init__(self, *, faults: Faults | None = None, looks_locked: int = 0) -> None:
         self.faults = faults or Faults()

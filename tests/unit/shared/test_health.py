@@ -183,7 +183,7 @@ def test_the_container_of_a_process_that_ends_itself_ends_too(service: str, tmp_
     environment = {
         **CALLER_ENVIRONMENT,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(REPOSITORY / "shared" / "src"),
+        "PYTHONPATH": os.pathsep.join(str(REPOSITORY / part) for part in ("shared/src", "tests")),
         "HOST": "127.0.0.1",
         "PORT": str(port),
     }

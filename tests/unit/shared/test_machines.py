@@ -112,7 +112,7 @@ def test_flex_start_is_refused_where_vertex_ai_does_not_offer_it(
 
 
 def test_both_read_the_same_table() -> None:
-    ours = REPOSITORY / "shared" / "src" / "dualdeploy" / "machines.json"
+    ours = REPOSITORY / "shared" / "src" / "dualdeploy" / "contracts" / "machines.json"
     theirs = REPOSITORY / "infra" / "local_cloud" / "src" / "local_cloud" / "vertex" / "machines.json"
     assert ours.read_bytes() == theirs.read_bytes()
     assert table().as_of in ours.read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
 """Pictures decoded and resized by TensorFlow's kernels, many at a time: Python's threads would wait for each other.
 
-Pillow does the same for one picture (trainer.data.examples), but copies its pixels three times, and holds the interpreter
-meanwhile. Two threads in here keep two cores busy.
+Pillow does the same for one picture (trainer.data.examples), but copies its pixels three times, and holds the
+interpreter meanwhile. Two threads in here keep two cores busy.
 """
 
 from __future__ import annotations
