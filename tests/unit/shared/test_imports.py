@@ -18,15 +18,18 @@ ALSO_HEAVY = ("firebase_admin", "google.auth", "google.api_core", "grpc", "tenso
 COMPOSE = """
 import json, sys
 from support.fakes import callers
-from dualdeploy import (clock, dataset_config, due, entrypoint, errors, events, firebase, gate, ledger, logs,
-                        object_store, outcome, pubsub, settings, shards, ticks, training, vertex)
-from dualdeploy.release import api, commands, operations, route, serving, worker
+from dualdeploy import clock, errors, ledger, logs, outcome, settings, ticks
+from dualdeploy.contracts import dataset_config, events, shards, training
+from dualdeploy.google import firebase_ml, object_store, pubsub, vertex
+from dualdeploy.http import entrypoint
+from dualdeploy.ledger import due
+from dualdeploy.release import api, commands, gate, operations, route, serving, worker
 
 store = object_store.GcsObjectStore("ledger")
 book = ledger.Ledger(store)
 vertex.VertexGateway(project="demo", region="us-central1")
 vertex.VertexGateway(project="demo", region="us-central1", emulator_host="127.0.0.1:1")
-firebase.FirebaseMlGateway(project="demo")
+firebase_ml.FirebaseMlGateway(project="demo")
 pubsub.PubSubPublisher("demo")
 receiver = entrypoint.Receiver("tester", {"tick": lambda _: outcome.ignored("x")}, ledger=book, project="demo",
                                callers=callers.cloud_run_callers())

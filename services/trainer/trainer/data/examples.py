@@ -1,7 +1,7 @@
 """From shards to pictures that can be trained on: parsed, checked, decoded once, resized, split.
 
 No TensorFlow here: a caller that has it hands in its decoder (trainer.data.decoding) for the pictures to learn from. It
-gives the same pixels (dualdeploy.images.pixels) on all cores at once. What it cannot take, Pillow decodes alone, and names.
+gives the same pixels (dualdeploy.images.pixels) on all cores at once. What it cannot take, Pillow decodes and names.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ def _machine_fault(machine: str, accelerator: Accelerator | None) -> str:
 
 
 class Recipe(_Section):
-    """How the network learns: the keys and defaults of `dualdeploy.contracts.training.Recipe`, which the trainer reads."""
+    """How the network learns: keys and defaults of `dualdeploy.contracts.training.Recipe`, which the trainer reads."""
 
     augmentation: Literal["auto", "standard", "light", "none"] = "auto"
     label_smoothing: float = Field(default=0.05, ge=0, lt=1)
