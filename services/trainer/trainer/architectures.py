@@ -65,7 +65,7 @@ def build(
     shared: bool = False,
     module: Path | None = None,
 ) -> Network:
-    """Build `name` (of `dualdeploy.contracts.architectures`) for [image_size, image_size, 3] pixels and `classes` probabilities.
+    """Build `name` (of `contracts.architectures`) for [image_size, image_size, 3] pixels and `classes` probabilities.
 
     `weights` is "none", "imagenet", or the file of a saved base without its top. `precision` is the number format of
     the layers in between. `shared`: replicas learn it together, and normalise by the statistics of the whole batch.

@@ -171,7 +171,7 @@ def load(
 
     Decoded training pictures that need no more than `memory` bytes are kept there; else in a file in `folder` that is
     mapped into memory, if they need no more than `disk` bytes (None: as many as there are); else nowhere: each is
-    decoded from its shard whenever it is asked for (`trainer.data.pictures`). The held-out ones are kept in a quarter of
+    decoded from its shard whenever it is asked for (`data.pictures`). The held-out ones are kept in a quarter of
     `memory`, or decoded whenever they are asked for. Pixels and order are the same in all cases.
 
     Raises UnusableData that names the shard when one cannot be read to its end, the records when more than the
