@@ -7,300 +7,44 @@ No method waits for a long-running operation: `start_*` returns its name, `opera
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
-import enum
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from dualdeploy import lazily
 from dualdeploy.errors import (
-    DualDeployError,
-    NoCapacity,
-    PermissionSpreads,
     RejectedByGoogle,
     ResourceMissing,
-    ServiceUnavailable,
 )
-from dualdeploy.google import errors as google_errors
 from dualdeploy.google.calls import call
+from dualdeploy.google.vertex import messages
+from dualdeploy.google.vertex.types import (
+    Answer,
+    CustomJobSpec,
+    Deployment,
+    Endpoint,
+    Evaluation,
+    Job,
+    JobOutcome,
+    ModelSpec,
+    ModelVersion,
+    Operation,
+    RequestLogging,
+)
 
 #: Seconds that one HTTP call may take, and seconds after which a failed reading call is not repeated any more.
 CALL_TIMEOUT = 15.0
+
+
 RETRY_DEADLINE = 10.0
+
 
 #: Clients of dedicated endpoints that one instance keeps, however many data sets it serves.
 MOST_PREDICTION_CLIENTS = 32
 
-#: Labels that mark what is ours and tell which run it belongs to. Underscores, because list filters need quotes
-#: around hyphens.
-RUN_LABEL = "dualdeploy_run"
-TARGET_LABEL = "dualdeploy_target"
-DATASET_LABEL = "dualdeploy_dataset"
-#: Which attempt a training job belongs to: from 1, one more after each job that Vertex AI could not place.
-ATTEMPT_LABEL = "dualdeploy_attempt"
-#: Which entry of `training.<target>.capacity` it was asked for as: from 0.
-ENTRY_LABEL = "dualdeploy_entry"
-#: Digest of the data, and commit of the code that brought it out: for people who look into the registry.
-SNAPSHOT_LABEL = "dualdeploy_snapshot"
-REVISION_LABEL = "dualdeploy_revision"
 
 Result = TypeVar("Result")
-
-
-class JobOutcome(enum.StrEnum):
-    """What a Vertex AI `JobState` means to us."""
-
-    UNFINISHED = "unfinished"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-#: https://cloud.google.com/vertex-ai/docs/reference/rest/v1/JobState. PARTIALLY_SUCCEEDED belongs to batch jobs.
-OUTCOME_BY_STATE: Mapping[str, JobOutcome] = {
-    "JOB_STATE_SUCCEEDED": JobOutcome.SUCCEEDED,
-    "JOB_STATE_PARTIALLY_SUCCEEDED": JobOutcome.SUCCEEDED,
-    "JOB_STATE_FAILED": JobOutcome.FAILED,
-    "JOB_STATE_EXPIRED": JobOutcome.FAILED,
-    "JOB_STATE_CANCELLED": JobOutcome.CANCELLED,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class CustomJobSpec:
-    """So many `replicas` of one training container, on machines of one kind. `timeout` and `wait` in seconds,
-    `disk_gb` of each machine's boot disk in gigabytes.
-
-    `strategy` is `standard`, `spot` or `flex_start`; with the last, Vertex AI waits so long for the machines itself.
-    """
-
-    display_name: str
-    image: str
-    arguments: Sequence[str]
-    environment: Mapping[str, str]
-    labels: Mapping[str, str]
-    machine: str
-    accelerator_type: str
-    accelerator_count: int
-    strategy: str
-    timeout: float
-    output_directory: str
-    wait: float = 0.0
-    service_account: str = ""
-    replicas: int = 1
-    disk_gb: int = 100
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """`state` is Vertex AI's own name; times are None until they happened; `error_code` is one of google.rpc."""
-
-    name: str
-    state: str
-    labels: Mapping[str, str]
-    error: str = ""
-    error_code: int = 0
-    created: datetime.datetime | None = None
-    started: datetime.datetime | None = None
-    ended: datetime.datetime | None = None
-
-    @property
-    def outcome(self) -> JobOutcome:
-        return OUTCOME_BY_STATE.get(self.state, JobOutcome.UNFINISHED)
-
-    @property
-    def is_queued(self) -> bool:
-        """Whether Vertex AI has it, and no machine for it yet. One whose machines were taken away is queued again while
-        Vertex AI looks for others, up to six times: https://cloud.google.com/vertex-ai/docs/training/use-spot-vms
-        """
-        return self.state in {"JOB_STATE_QUEUED", "JOB_STATE_PENDING"} and self.started is None
-
-    @property
-    def was_never_placed(self) -> bool:
-        """Vertex AI takes a job and tells only then that it has no machine, or fails itself before it has begun."""
-        if self.outcome is not JobOutcome.FAILED:
-            return False
-        failure = self.failure()
-        if isinstance(failure, NoCapacity):
-            return True
-        passes = isinstance(failure, ServiceUnavailable) and not isinstance(failure, PermissionSpreads)
-        return (passes or self.state == "JOB_STATE_EXPIRED") and self.started is None
-
-    def failure(self) -> DualDeployError:
-        """What the failure of a job that was accepted means: no capacity, for example, is told only then."""
-        return google_errors.of_status(self.error_code, self.error, f"Vertex AI, {self.name}")
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelSpec:
-    """One version of a model: its artifact, and the container that serves it (our own predictor)."""
-
-    model_id: str
-    display_name: str
-    artifact_uri: str
-    image: str
-    predict_route: str
-    health_route: str
-    port: int
-    environment: Mapping[str, str]
-    labels: Mapping[str, str]
-    aliases: Sequence[str]
-    description: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelVersion:
-    """`name` is `projects/…/models/<id>`, without a version; `labels` are those of the model and of the version."""
-
-    name: str
-    version: str
-    aliases: Sequence[str]
-    artifact_uri: str
-    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-    @property
-    def versioned_name(self) -> str:
-        return f"{self.name}@{self.version}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """How good a version is, as the console shows it: `metrics` are as the schema at `schema_uri` wants them."""
-
-    display_name: str
-    schema_uri: str
-    metrics: Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class DeployedModel:
-    id: str
-    model: str
-    version: str
-    display_name: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Endpoint:
-    """`traffic` sums to 100 (or is empty); `dns` is a dedicated endpoint's own host, which may come later than it.
-
-    `etag` changes with every change: a split that was decided on what was read is refused when that is no longer so.
-    """
-
-    name: str
-    deployed: Sequence[DeployedModel]
-    traffic: Mapping[str, int]
-    dns: str = ""
-    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    etag: str = ""
-    request_logging: RequestLogging | None = None
-    dedicated: bool = False
-
-    @property
-    def id(self) -> str:
-        return self.name.rsplit("/", 1)[-1]
-
-    @property
-    def deployed_ids(self) -> set[str]:
-        return {deployed.id for deployed in self.deployed}
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """One online prediction of one picture: which deployed model gave it, what it said, and how long it took."""
-
-    deployed_id: str
-    prediction: Mapping[str, Any]
-    seconds: float
-
-
-@dataclasses.dataclass(frozen=True)
-class RequestLogging:
-    """What an endpoint writes to BigQuery: `table` is `bq://project[.dataset[.table]]`, `sampling` a share up to 1."""
-
-    table: str
-    sampling: float
-
-
-@dataclasses.dataclass(frozen=True)
-class ScaleToZero:
-    """Seconds without a request (`idle`), and since the machine came up (`warm`), before the last one is taken away."""
-
-    idle: float
-    warm: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Deployment:
-    """How a model version is put on an endpoint; `id` is ours (1 to 10 digits), so repeating it does no harm.
-
-    `targets` are per cents by the name of the metric that replicas are added for (`AutoscalingMetricSpec`). With
-    `scale_to_zero` it must be alone on a dedicated endpoint, and begins with `min_replicas` machines.
-    """
-
-    id: str
-    model: str
-    display_name: str
-    machine: str
-    min_replicas: int
-    max_replicas: int
-    accelerator_type: str = ""
-    accelerator_count: int = 0
-    targets: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    spot: bool = False
-    service_account: str = ""
-    container_log: bool = True
-    access_log: bool = False
-    scale_to_zero: ScaleToZero | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Operation:
-    """A long-running operation: `code` (of google.rpc) and `error` are Google's once it is done and failed."""
-
-    name: str
-    done: bool
-    error: str = ""
-    code: int = 0
-
-    def failure(self, what: str) -> DualDeployError:
-        """What its failure means, by the table: most of them are no reason not to start another one."""
-        return google_errors.of_status(self.code, self.error, f"Vertex AI, {what}")
-
-
-class Vertex(Protocol):
-    """The part of Vertex AI that the services call; `testing.FakeVertex` is the other implementation.
-
-    Every method raises what `google.errors` makes of Google's answer: RetryLater or RejectedByGoogle.
-    """
-
-    def create_custom_job(self, spec: CustomJobSpec) -> Job: ...
-    def find_custom_jobs(self, labels: Mapping[str, str]) -> list[Job]: ...
-    def get_custom_job(self, name: str) -> Job: ...
-    def cancel_custom_job(self, name: str) -> None: ...
-    def find_model_version(self, model_id: str, alias: str) -> ModelVersion | None: ...
-    def find_model_versions(self, model_id: str) -> list[ModelVersion]: ...
-    def start_upload(self, spec: ModelSpec) -> str: ...
-    def start_delete_version(self, version: ModelVersion) -> str: ...
-    def start_delete_model(self, model_id: str) -> str: ...
-    def change_aliases(self, version: ModelVersion, *, add: Sequence[str], remove: Sequence[str] = ()) -> None: ...
-    def has_evaluation(self, version: ModelVersion, display_name: str) -> bool: ...
-    def import_evaluation(self, version: ModelVersion, evaluation: Evaluation) -> None: ...
-    def find_endpoint(self, endpoint_id: str) -> Endpoint | None: ...
-    def find_endpoints(self, label: str, value: str = "") -> list[Endpoint]: ...
-    def start_delete_endpoint(self, endpoint_id: str) -> str: ...
-    def start_create_endpoint(
-        self, endpoint_id: str, *, display_name: str, labels: Mapping[str, str], dedicated: bool = True
-    ) -> str: ...
-    def set_request_logging(self, endpoint: Endpoint, logging: RequestLogging | None) -> None: ...
-    def start_deploy(self, endpoint_id: str, deployment: Deployment, *, traffic: Mapping[str, int]) -> str: ...
-    def start_undeploy(self, endpoint_id: str, deployed_id: str, *, traffic: Mapping[str, int]) -> str: ...
-    def set_traffic(self, endpoint: Endpoint, traffic: Mapping[str, int]) -> None: ...
-    def predict(self, endpoint: Endpoint, instance: Mapping[str, Any]) -> Answer: ...
-    def operation(self, name: str) -> Operation | None: ...
 
 
 class VertexGateway:
@@ -329,12 +73,12 @@ class VertexGateway:
 
     def create_custom_job(self, spec: CustomJobSpec) -> Job:
         """Not repeated by itself: Vertex AI takes no id from us, so a lost answer is found again by its labels."""
-        body = _custom_job(spec)
+        body = messages.custom_job(spec)
         created = _call(
             "create a custom job",
             lambda: self._jobs.create_custom_job(parent=self._parent, custom_job=body, **self._patience(repeat=False)),
         )
-        return _job(created)
+        return messages.job(created)
 
     def find_custom_jobs(self, labels: Mapping[str, str]) -> list[Job]:
         """Jobs with all these labels, oldest first."""
@@ -347,7 +91,7 @@ class VertexGateway:
                 )
             ),
         )
-        jobs = [_job(job) for job in found]
+        jobs = [messages.job(job) for job in found]
         return sorted(jobs, key=lambda job: (job.created is None, job.created, job.name))
 
     def get_custom_job(self, name: str) -> Job:
@@ -357,7 +101,7 @@ class VertexGateway:
             f"get {full}",
             lambda: self._jobs.get_custom_job(name=full, **self._patience(repeat=True)),
         )
-        return _job(found)
+        return messages.job(found)
 
     def cancel_custom_job(self, name: str) -> None:
         """Ask for the end of a job; one that has ended meanwhile, or is gone, needs none."""
@@ -385,7 +129,7 @@ class VertexGateway:
             )
         except ResourceMissing:
             return None
-        return _model_version(model)
+        return messages.model_version(model)
 
     def find_model_versions(self, model_id: str) -> list[ModelVersion]:
         """Every version of a model, oldest first; none when there is no such model."""
@@ -397,7 +141,7 @@ class VertexGateway:
             )
         except ResourceMissing:
             return []
-        return sorted((_model_version(model) for model in found), key=lambda version: int(version.version))
+        return sorted((messages.model_version(model) for model in found), key=lambda version: int(version.version))
 
     def start_delete_version(self, version: ModelVersion) -> str:
         """Vertex AI refuses it for a version that is deployed, and for the one with the alias `default`."""
@@ -418,7 +162,7 @@ class VertexGateway:
     def start_upload(self, spec: ModelSpec) -> str:
         """Upload as the first version of `spec.model_id`, or as a further version when the model exists."""
         parent_model = f"{self._parent}/models/{spec.model_id}"
-        request: dict[str, Any] = {"parent": self._parent, "model": _model(spec)}
+        request: dict[str, Any] = {"parent": self._parent, "model": messages.model(spec)}
         try:
             _call(
                 f"get {parent_model}",
@@ -484,7 +228,7 @@ class VertexGateway:
             )
         except ResourceMissing:
             return None
-        return _endpoint(endpoint)
+        return messages.endpoint(endpoint)
 
     def find_endpoints(self, label: str, value: str = "") -> list[Endpoint]:
         """Every endpoint that has the label, with this value or, if it is empty, with any."""
@@ -497,7 +241,7 @@ class VertexGateway:
                 )
             ),
         )
-        return [_endpoint(endpoint) for endpoint in found]
+        return [messages.endpoint(endpoint) for endpoint in found]
 
     def start_delete_endpoint(self, endpoint_id: str) -> str:
         """Vertex AI refuses it while anything is deployed there."""
@@ -528,9 +272,9 @@ class VertexGateway:
     def start_deploy(self, endpoint_id: str, deployment: Deployment, *, traffic: Mapping[str, int]) -> str:
         """`traffic` is the split afterwards, by deployed model id; the new one goes by its id as the others do. With an
         empty one the split stays as it is then (DeployModelRequest.traffic_split)."""
-        client, deployed = self._endpoints, _deployed_model(deployment)
+        client, deployed = self._endpoints, messages.deployed_model(deployment)
         if deployment.scale_to_zero:
-            client, deployed = self._beta_endpoints, _to_zero(deployed, deployment.scale_to_zero)
+            client, deployed = self._beta_endpoints, messages.to_zero(deployed, deployment.scale_to_zero)
         # DeployModelRequest: "0" stands for the model that this very call deploys.
         split = {"0" if key == deployment.id else key: share for key, share in traffic.items()}
         operation = _call(
@@ -685,171 +429,6 @@ class VertexGateway:
             "credentials": lazily.load("google.auth.credentials").AnonymousCredentials(),
             "client_options": {"api_endpoint": f"http://{self._emulator_host}"},
         }
-
-
-def _custom_job(spec: CustomJobSpec) -> Any:
-    types = lazily.load("google.cloud.aiplatform_v1.types")
-    duration_pb2 = lazily.load("google.protobuf.duration_pb2")
-
-    machine = _machine(spec.machine, spec.accelerator_type, spec.accelerator_count)
-    scheduling = types.Scheduling(timeout=duration_pb2.Duration(seconds=int(spec.timeout)))
-    if spec.strategy == "spot":
-        scheduling.strategy = types.Scheduling.Strategy.SPOT
-    elif spec.strategy == "flex_start":
-        scheduling.strategy = types.Scheduling.Strategy.FLEX_START
-        scheduling.max_wait_duration = duration_pb2.Duration(seconds=int(spec.wait))
-    if spec.replicas > 1:
-        # Workers that learn together cannot go on without one of them: all start again, from the last checkpoint.
-        scheduling.restart_job_on_worker_restart = True
-
-    def pool(replicas: int) -> Any:
-        return types.WorkerPoolSpec(
-            machine_spec=machine,
-            replica_count=replicas,
-            disk_spec=types.DiskSpec(boot_disk_type="pd-ssd", boot_disk_size_gb=spec.disk_gb),
-            container_spec=types.ContainerSpec(
-                image_uri=spec.image,
-                args=list(spec.arguments),
-                env=[types.EnvVar(name=name, value=value) for name, value in spec.environment.items()],
-            ),
-        )
-
-    return types.CustomJob(
-        display_name=spec.display_name,
-        labels=dict(spec.labels),
-        job_spec=types.CustomJobSpec(
-            # The first pool is the chief and has one machine; Vertex AI names both pools in TF_CONFIG.
-            worker_pool_specs=[pool(1), pool(spec.replicas - 1)] if spec.replicas > 1 else [pool(1)],
-            scheduling=scheduling,
-            service_account=spec.service_account,
-            base_output_directory=types.GcsDestination(output_uri_prefix=spec.output_directory),
-        ),
-    )
-
-
-def _deployed_model(deployment: Deployment) -> Any:
-    types = lazily.load("google.cloud.aiplatform_v1.types")
-
-    return types.DeployedModel(
-        id=deployment.id,
-        model=deployment.model,
-        display_name=deployment.display_name,
-        service_account=deployment.service_account,
-        disable_container_logging=not deployment.container_log,
-        enable_access_logging=deployment.access_log,
-        dedicated_resources=types.DedicatedResources(
-            machine_spec=_machine(deployment.machine, deployment.accelerator_type, deployment.accelerator_count),
-            min_replica_count=deployment.min_replicas,
-            max_replica_count=deployment.max_replicas,
-            autoscaling_metric_specs=[
-                types.AutoscalingMetricSpec(metric_name=name, target=target)
-                for name, target in sorted(deployment.targets.items())
-            ],
-            spot=deployment.spot,
-        ),
-    )
-
-
-def _to_zero(usual: Any, to_zero: ScaleToZero) -> Any:
-    """A `DeployedModel` of v1 as one of v1beta1, which has the same fields with the same numbers, and what v1 lacks."""
-    types = lazily.load("google.cloud.aiplatform_v1beta1.types")
-    duration_pb2 = lazily.load("google.protobuf.duration_pb2")
-
-    deployed = types.DeployedModel.deserialize(type(usual).serialize(usual))
-    resources = deployed.dedicated_resources
-    resources.initial_replica_count, resources.min_replica_count = resources.min_replica_count, 0
-    resources.scale_to_zero_spec = types.DedicatedResources.ScaleToZeroSpec(
-        idle_scaledown_period=duration_pb2.Duration(seconds=int(to_zero.idle)),
-        min_scaleup_period=duration_pb2.Duration(seconds=int(to_zero.warm)),
-    )
-    return deployed
-
-
-def _machine(machine: str, accelerator: str, count: int) -> Any:
-    """A `MachineSpec`. Raises RejectedByGoogle for an accelerator that Vertex AI does not have."""
-    types = lazily.load("google.cloud.aiplatform_v1.types")
-
-    spec = types.MachineSpec(machine_type=machine)
-    if count:
-        if accelerator not in types.AcceleratorType.__members__:
-            known = ", ".join(sorted(types.AcceleratorType.__members__))
-            raise RejectedByGoogle(f"Vertex AI has no accelerator {accelerator!r}; it has {known}")
-        spec.accelerator_type = types.AcceleratorType[accelerator]
-        spec.accelerator_count = count
-    return spec
-
-
-def _model(spec: ModelSpec) -> Any:
-    types = lazily.load("google.cloud.aiplatform_v1.types")
-
-    return types.Model(
-        display_name=spec.display_name,
-        description=spec.description,
-        artifact_uri=spec.artifact_uri,
-        labels=dict(spec.labels),
-        version_aliases=list(spec.aliases),
-        version_description=spec.description,
-        container_spec=types.ModelContainerSpec(
-            image_uri=spec.image,
-            env=[types.EnvVar(name=name, value=value) for name, value in spec.environment.items()],
-            ports=[types.Port(container_port=spec.port)],
-            predict_route=spec.predict_route,
-            health_route=spec.health_route,
-        ),
-    )
-
-
-def _model_version(model: Any) -> ModelVersion:
-    return ModelVersion(
-        name=model.name.split("@", 1)[0],
-        version=model.version_id,
-        aliases=tuple(model.version_aliases),
-        artifact_uri=model.artifact_uri,
-        labels=dict(model.labels),
-    )
-
-
-def _endpoint(endpoint: Any) -> Endpoint:
-    return Endpoint(
-        name=endpoint.name,
-        deployed=tuple(
-            DeployedModel(deployed.id, deployed.model, deployed.model_version_id, deployed.display_name)
-            for deployed in endpoint.deployed_models
-        ),
-        traffic=dict(endpoint.traffic_split),
-        dns=endpoint.dedicated_endpoint_dns,
-        labels=dict(endpoint.labels),
-        etag=endpoint.etag,
-        request_logging=_request_logging(endpoint.predict_request_response_logging_config),
-        dedicated=endpoint.dedicated_endpoint_enabled,
-    )
-
-
-def _request_logging(config: Any) -> RequestLogging | None:
-    # A double of the wire, a share as people write it: 0.1 must equal 0.1.
-    return (
-        RequestLogging(config.bigquery_destination.output_uri, round(config.sampling_rate, 6))
-        if config.enabled
-        else None
-    )
-
-
-def _job(job: Any) -> Job:
-    return Job(
-        name=job.name,
-        # A state that this client library does not know yet arrives as a bare number.
-        state=getattr(job.state, "name", str(job.state)),
-        labels=dict(job.labels),
-        error=job.error.message if job.error else "",
-        error_code=int(job.error.code) if job.error else 0,
-        created=_moment(job.create_time),
-        started=_moment(job.start_time),
-        ended=_moment(job.end_time),
-    )
-
-
-def _moment(value: Any) -> datetime.datetime | None:
-    return datetime.datetime.fromtimestamp(value.timestamp(), datetime.UTC) if value else None
 
 
 def _call(what: str, function: Callable[[], Result]) -> Result:
