@@ -42,11 +42,16 @@ SOURCES = (
     "services/mobile_publisher/mobile_publisher",
 )
 #: Fakes, and what writes logs, records and files instead of documents.
-LEFT_OUT = ("/testing/", "/logs.py", "/tfrecord.py")
+LEFT_OUT = ("/fakes/", "/logs.py", "/tfrecord.py")
 
 #: What is looked at under coverage; two halves, one for each core.
 SUITES = (
-    ("tests/unit/ledger", "tests/unit/release", "tests/unit/job_notifier", "tests/unit/training_launcher"),
+    (
+        "tests/unit/dualdeploy/ledger",
+        "tests/unit/dualdeploy/release",
+        "tests/unit/job_notifier",
+        "tests/unit/training_launcher",
+    ),
     ("tests/unit/cloud_deployer", "tests/unit/mobile_publisher"),
 )
 #: Neither those that convert or train, nor those that start processes: no write of a document depends on them.

@@ -8,9 +8,9 @@ import pytest
 
 from cloud_deployer.naming import deployed_id_of, model_id_of
 from cloud_deployer.release import CloudRelease
-from dualdeploy.errors import ServiceUnavailable
+from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
 from dualdeploy.google.object_store import ABSENT
-from dualdeploy.google.vertex import DeployedModel, RejectedByGoogle
+from dualdeploy.google.vertex import DeployedModel
 from dualdeploy.ledger import State
 from support.deployer import SETTINGS, Deployer
 from support.fakes import Failing

@@ -12,7 +12,7 @@ from dualdeploy.clock import from_text
 from dualdeploy.contracts.dataset_config import DatasetConfig
 from dualdeploy.contracts.prices import AcceleratorPrice, MachinePrice, PriceTable
 from dualdeploy.contracts.training import TARGETS
-from dualdeploy.google.vertex import RejectedByGoogle
+from dualdeploy.errors import RejectedByGoogle
 from dualdeploy.ledger import Launch, Ledger, Run, Snapshot, State, spending
 from dualdeploy.ledger.spending import Estimate, OverBudget
 from support.chain import WHOLE, Chain

@@ -84,7 +84,7 @@ def _rule(statuses: str, says: str, means: type[DualDeployError], advice: str = 
 
 _GRANT = "if it was granted in the last minutes this passes by itself; if not, grant it (docs/permissions.md)"
 
-#: The texts are recorded answers; tests/unit/google/test_errors.py has them in full, with their sources.
+#: The texts are recorded answers; tests/unit/dualdeploy/google/test_errors.py has them in full, with their sources.
 RULES: Final = (
     _rule(str(NO_ANSWER), "", ServiceUnavailable),
     _rule("429", "not yet ready for inference", ModelAsleep),

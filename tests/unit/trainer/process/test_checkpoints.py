@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from dualdeploy.contracts.training import TrainingJob
+from support.training import DOCUMENT
 from trainer.process import checkpoints
 from trainer.process.checkpoints import Checkpoint
-
-from .test_arguments import DOCUMENT
 
 WEIGHTS = [np.arange(6, dtype=np.float32).reshape(2, 3), np.float32(2.5).reshape(())]
 BEST = [weight + 1 for weight in WEIGHTS]

@@ -9,12 +9,11 @@ import pytest
 
 from dualdeploy.contracts.training import TrainingJob, TrainingResult
 from dualdeploy.errors import RejectedByGoogle, ServiceUnavailable
+from support.training import DOCUMENT
 from trainer.outputs import artifacts
 from trainer.outputs.artifacts import Staging
 from trainer.process import failures
 from trainer.process.storage import Patience
-
-from .test_arguments import DOCUMENT
 
 RESULT = {
     "run_id": "flowers-0123456789ab",

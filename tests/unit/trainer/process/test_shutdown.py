@@ -12,7 +12,7 @@ import pytest
 
 from trainer.process.shutdown import Departure
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[4]
 
 
 def test_the_last_acts_come_first_then_scratch_is_removed_and_the_code_asks_for_another_attempt(

@@ -29,7 +29,7 @@ from dualdeploy.errors import (
 )
 from dualdeploy.google import errors
 
-RECORDED = yaml.safe_load((Path(__file__).parents[2] / "fixtures" / "google_errors.yaml").read_text())
+RECORDED = yaml.safe_load((Path(__file__).parents[3] / "fixtures" / "google_errors.yaml").read_text())
 ROWS = [(row["status"], row["code"], row["message"], getattr(ours, row["means"])) for row in RECORDED]
 NAMES = [f"{status} {message[:40]}" for status, _, message, _ in ROWS]
 #: 408, 412, 413, 502 and 507 are HTTP's alone.

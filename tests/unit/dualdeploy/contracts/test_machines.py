@@ -12,7 +12,7 @@ from dualdeploy.errors import InvalidDatasetConfig
 from local_cloud.api import ApiError
 from local_cloud.vertex import machines as local_machines
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[4]
 
 #: (machine, accelerator, count, what the fault says; empty where Vertex AI has it)
 PAIRS = [

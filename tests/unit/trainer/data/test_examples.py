@@ -15,12 +15,11 @@ from PIL import Image
 from dualdeploy.contracts.training import FeatureNames
 from dualdeploy.images.pixels import decode_rgb, resize_bilinear
 from dualdeploy.images.tfrecord import encode_example
+from support.training import jpeg, record
 from trainer.data import examples
 from trainer.data.examples import DataSet, Shard
 from trainer.data.pictures import Index, PicturesOnDemand
 from trainer.process.failures import UnusableData
-
-from .conftest import jpeg, record
 
 LABELS = ("daisy", "tulips")
 

@@ -11,32 +11,9 @@ import pytest
 
 from dualdeploy.contracts import dataset_config
 from dualdeploy.contracts.training import Recipe, TrainingJob
+from support.training import DOCUMENT
 from trainer.process import arguments
 from trainer.process.failures import UnusableJob
-
-DOCUMENT: dict[str, Any] = {
-    "v": 1,
-    "run_id": "flowers-0123456789ab",
-    "dataset": "flowers",
-    "target": "cloud",
-    "labels": ["daisy", "tulips"],
-    "features": {"image": "image", "label": "class"},
-    "shards": {
-        "train": [{"uri": "gs://data/train.tfrecord", "generation": "1732", "size": 12, "crc32c": "AAAAAA=="}],
-        "eval": [],
-    },
-    "training": {
-        "architecture": "densenet121",
-        "weights": "none",
-        "image_size": 48,
-        "epochs": 6,
-        "batch_size": 32,
-        "learning_rate": 0.001,
-        "seed": 3,
-        "max_bad_records": 0.01,
-    },
-    "output": {"directory": "gs://models/runs/r/cloud", "result": "gs://models/results/r/cloud.json"},
-}
 
 
 def job(flags: Sequence[str], document: dict[str, Any] | None = None) -> TrainingJob:

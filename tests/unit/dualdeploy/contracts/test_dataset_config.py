@@ -338,7 +338,7 @@ def test_a_bucket_that_does_not_answer_is_no_verdict_on_the_configuration() -> N
 
 def test_configurations_of_the_repository_are_good() -> None:
     """Whatever the repository ships as a data set's configuration has to be one."""
-    repository = Path(__file__).parents[3]
+    repository = Path(__file__).parents[4]
     found = [path for path in repository.glob("**/flowers.yaml") if not {".venv", "build"} & set(path.parts)]
 
     for path in found:
