@@ -39,9 +39,9 @@ from dualdeploy import logs  # noqa: E402 (found through the path above)
 from dualdeploy.contracts.dataset_config import object_name  # noqa: E402
 from dualdeploy.google.object_store import ABSENT, ObjectSummary  # noqa: E402
 from dualdeploy.http.entrypoint import Receiver  # noqa: E402
+from dualdeploy.http.ticks import Advance  # noqa: E402
 from dualdeploy.images import tfrecord  # noqa: E402 (found through the path above)
 from dualdeploy.ledger import Ledger  # noqa: E402
-from dualdeploy.ticks import Advance  # noqa: E402
 from support.fakes import FakePublisher, FakeVertex, Faults, ManualClock, MemoryObjectStore  # noqa: E402
 from support.fakes.callers import cloud_run_callers, from_sender  # noqa: E402
 from training_launcher.service import Service, compose  # noqa: E402

@@ -26,9 +26,9 @@ for source in ("tests", "shared/src"):
 
 from dualdeploy.contracts.events import Envelope  # noqa: E402
 from dualdeploy.google.object_store import ABSENT  # noqa: E402
+from dualdeploy.http.ticks import Next, Ticks, parse_advance  # noqa: E402
 from dualdeploy.ledger import Ledger  # noqa: E402
 from dualdeploy.ledger.due import Due  # noqa: E402 (found through the path above)
-from dualdeploy.ticks import Next, Ticks, parse_advance  # noqa: E402
 from support.fakes import FakePublisher, ManualClock, MemoryObjectStore  # noqa: E402
 
 #: What a message costs that turns out to be a duplicate: one read.

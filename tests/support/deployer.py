@@ -25,9 +25,9 @@ from cloud_deployer.settings import DeployerSettings
 from dualdeploy import clock as clocks
 from dualdeploy.contracts.dataset_config import object_name
 from dualdeploy.contracts.events import Envelope, TrainingCompleted
+from dualdeploy.http.ticks import ADVANCE_TOPIC, parse_advance
 from dualdeploy.ledger import Ended, Launch, Ledger, Run, Shard, Snapshot, State, names, run_id_of
 from dualdeploy.ledger.standing import Standing, standing
-from dualdeploy.ticks import ADVANCE_TOPIC, parse_advance
 from support.chain_data import LABELS, overwrite, write_result
 from support.fakes import FakeMonitoring, FakePublisher, FakeVertex, Faults, ManualClock, MemoryObjectStore
 from support.fakes.callers import cloud_run_callers

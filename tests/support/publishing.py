@@ -21,9 +21,9 @@ from dualdeploy import clock as clocks
 from dualdeploy.contracts.dataset_config import DatasetConfig, object_name
 from dualdeploy.contracts.events import Envelope, TrainingCompleted
 from dualdeploy.errors import RetryLater
+from dualdeploy.http.ticks import ADVANCE_TOPIC, parse_advance
 from dualdeploy.ledger import Ended, Launch, Ledger, Run, Snapshot, State, dataset_of, names
 from dualdeploy.ledger.due import Due
-from dualdeploy.ticks import ADVANCE_TOPIC, parse_advance
 from mobile_publisher.release import File, MobileRelease, MobileServing
 from mobile_publisher.service import SERVICE, compose
 from mobile_publisher.settings import PublisherSettings

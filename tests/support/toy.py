@@ -19,6 +19,7 @@ from dualdeploy.contracts.dataset_config import DatasetConfig
 from dualdeploy.contracts.events import Envelope, TrainingCompleted
 from dualdeploy.errors import CannotEverSucceed, RejectedByGoogle, ServiceUnavailable
 from dualdeploy.google.object_store import ABSENT
+from dualdeploy.http.ticks import ADVANCE_TOPIC, Ticks, parse_advance
 from dualdeploy.ledger import (
     Ended,
     Launch,
@@ -38,7 +39,6 @@ from dualdeploy.release.api import blueprint
 from dualdeploy.release.commands import Commands
 from dualdeploy.release.route import Again, Back, End, Forward, Loop, Route, Step, Turn, Wait, claim
 from dualdeploy.release.worker import ReleaseWorker
-from dualdeploy.ticks import ADVANCE_TOPIC, Ticks, parse_advance
 from support.fakes import FakePublisher, ManualClock, MemoryObjectStore
 from support.fakes.callers import cloud_run_callers
 from support.fakes.failing import ProcessDied

@@ -264,6 +264,39 @@ def test_the_shared_library_imports_neither_a_service_nor_the_local_cloud_nor_te
     assert faults(REPOSITORY / "shared" / "src", forbidden) == []
 
 
+#: The packages of the library and what stands beside them; each may import only what stands before it.
+LAYERS = ("images", "contracts", "google", "ledger", "http", "release")
+#: Belong to every layer: they know nothing of what the chain does.
+BESIDE = ("clock", "errors", "health", "lazily", "local_paths", "logs", "outcome", "settings")
+LIBRARY = REPOSITORY / "shared" / "src" / "dualdeploy"
+
+
+def parts_of_the_library(place: Path) -> list[tuple[str, str]]:
+    """File, and the package or module of the library that it imports."""
+    imported = ((path.relative_to(LIBRARY).as_posix(), module.split(".")) for path, module in imports_of(place))
+    return [(path, parts[1]) for path, parts in imported if parts[0] == "dualdeploy" and len(parts) > 1]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_no_import_of_the_library_climbs(layer: str) -> None:
+    allowed = (*BESIDE, *LAYERS[: LAYERS.index(layer) + 1])
+    assert [(path, part) for path, part in parts_of_the_library(LIBRARY / layer) if part not in allowed] == []
+
+
+def test_what_belongs_to_every_layer_imports_none() -> None:
+    beside = {f"{module}.py" for module in BESIDE}
+    found = parts_of_the_library(LIBRARY)
+    assert [(path, part) for path, part in found if path in beside and part not in BESIDE] == []
+
+
+def test_every_module_of_the_library_is_in_a_layer_or_beside_them() -> None:
+    assert {path.stem for path in LIBRARY.iterdir() if not path.stem.startswith("_")} == {*LAYERS, *BESIDE}
+
+
+def test_contracts_need_neither_a_client_nor_a_web_framework() -> None:
+    assert faults(LIBRARY / "contracts", ("google", "flask", "firebase_admin", "requests", "numpy", "tensorflow")) == []
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_every_service_has_sources_to_be_looked_at(service: str) -> None:
     assert list(imports_of(REPOSITORY / "services" / service))

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from dualdeploy.local_data import LABELS_FILE, LocalData, open_data, yaml_that_fits
+from dualdeploy.contracts.local_data import LABELS_FILE, LocalData, open_data, yaml_that_fits
 from training_launcher.shard_source import FileShard
 from training_launcher.validation import ValidationLimits, validate
 from training_launcher.validation_report import Spread, Verdict

@@ -17,6 +17,7 @@ import google_crc32c
 from dualdeploy.contracts import dataset_config
 from dualdeploy.contracts.shards import SUCCESS_MARKER, Kind, ShardNames
 from dualdeploy.errors import InvalidDatasetConfig, UnknownDataset
+from dualdeploy.google import config_bucket
 from dualdeploy.google.object_store import ABSENT, ObjectStore
 from shard_writer.sources import UnusableSource
 
@@ -59,7 +60,7 @@ class Delivery:
         """Install the configuration if there is none; one that is there stays, and has to fit. Says what was done."""
         name = dataset_config.object_name(self.place.dataset)
         try:
-            found = dataset_config.read(self.config, self.place.dataset)
+            found = config_bucket.read(self.config, self.place.dataset)
         except UnknownDataset:
             self.config.put(name, text.encode(), expect=ABSENT, content_type="application/yaml")
             return f"wrote {self.config.uri(name)}"

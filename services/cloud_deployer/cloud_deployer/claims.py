@@ -15,8 +15,8 @@ import logging
 
 from cloud_deployer.release import TARGET, CloudServing
 from dualdeploy import clock as clocks
-from dualdeploy.contracts import dataset_config
 from dualdeploy.errors import CannotEverSucceed, UnknownDataset
+from dualdeploy.google import config_bucket
 from dualdeploy.google.object_store import ObjectStore
 from dualdeploy.ledger import Claim, Ledger, UnreadableDocument, Versioned, names
 
@@ -70,7 +70,7 @@ def _why_it_leaves(ledger: Ledger, config: ObjectStore, holder: Claim, endpoint_
     """Why the holder does not need the endpoint any more. Raises EndpointTaken if it does."""
     held = f"endpoint {endpoint_id} is held by data set {holder.dataset} since {holder.since}"
     try:
-        wanted = dataset_config.read(config, holder.dataset).serving.endpoint
+        wanted = config_bucket.read(config, holder.dataset).serving.endpoint
         found = ledger.find_serving(CloudServing, TARGET, holder.dataset)
     except UnknownDataset:
         return "has no configuration"

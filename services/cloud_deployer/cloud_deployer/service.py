@@ -21,13 +21,13 @@ from dualdeploy.google.pubsub import Publisher
 from dualdeploy.google.vertex import Vertex
 from dualdeploy.http.callers import Callers
 from dualdeploy.http.entrypoint import Handler
+from dualdeploy.http.ticks import Ticks, Work
 from dualdeploy.ledger import Ledger
 from dualdeploy.ledger.due import Due
 from dualdeploy.release.api import blueprint
 from dualdeploy.release.commands import Commands
 from dualdeploy.release.handlers import event_handlers
 from dualdeploy.release.worker import KIND, ReleaseWorker
-from dualdeploy.ticks import Ticks, Work
 
 SERVICE = "cloud_deployer"
 

@@ -27,10 +27,10 @@ from dualdeploy.errors import (
 from dualdeploy.google.object_store import ObjectMissing, ObjectStore
 from dualdeploy.google.pubsub import Publisher
 from dualdeploy.google.vertex import RUN_LABEL, TARGET_LABEL, Job, JobOutcome, Vertex
+from dualdeploy.http.ticks import Next, Ticks
 from dualdeploy.ledger import Ended, Launch, Ledger, Versioned, names, spending
 from dualdeploy.ledger.due import Due
 from dualdeploy.outcome import Outcome, done, ignored
-from dualdeploy.ticks import Next, Ticks
 from job_notifier.settings import NotifierSettings
 
 log = logging.getLogger(__name__)

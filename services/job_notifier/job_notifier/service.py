@@ -10,9 +10,9 @@ from dualdeploy.google.object_store import ObjectStore
 from dualdeploy.google.pubsub import Publisher
 from dualdeploy.google.vertex import Vertex
 from dualdeploy.http.entrypoint import Handler
+from dualdeploy.http.ticks import Ticks, parse_advance
 from dualdeploy.ledger import Ledger
 from dualdeploy.ledger.due import Due
-from dualdeploy.ticks import Ticks, parse_advance
 from job_notifier.handler import JOB, JobNotifier
 from job_notifier.settings import NotifierSettings
 

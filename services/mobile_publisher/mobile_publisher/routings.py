@@ -26,10 +26,10 @@ from dualdeploy.contracts.events import DeploymentCompleted
 from dualdeploy.contracts.routing import ASK_ALWAYS, NEVER_ASK, Cloud, Input, Phone, Routing, Wish
 from dualdeploy.errors import LedgerContention, MalformedEvent, UnusableResult
 from dualdeploy.google.object_store import ABSENT, ObjectMissing, ObjectStore
+from dualdeploy.http.ticks import Next, Ticks
 from dualdeploy.ledger import Document, Ledger, Serving, UnreadableDocument, Versioned, names
 from dualdeploy.ledger import Routings as Recorded
 from dualdeploy.outcome import Outcome, already_done
-from dualdeploy.ticks import Next, Ticks
 from mobile_publisher import threshold
 from mobile_publisher.release import FIREBASE_STORAGE, File, MobileRelease, NameClaim
 from mobile_publisher.storage_channel import StorageChannel

@@ -12,11 +12,11 @@ from dualdeploy.contracts import events
 from dualdeploy.google.pubsub import Publisher
 from dualdeploy.http.callers import Callers
 from dualdeploy.http.entrypoint import Handler
+from dualdeploy.http.ticks import Ticks
 from dualdeploy.release.api import blueprint
 from dualdeploy.release.commands import Commands
 from dualdeploy.release.handlers import event_handlers
 from dualdeploy.release.worker import KIND, ReleaseWorker
-from dualdeploy.ticks import Ticks
 from mobile_publisher import routings
 from mobile_publisher.release import MobileRelease, MobileServing
 from mobile_publisher.settings import PublisherSettings

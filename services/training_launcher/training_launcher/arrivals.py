@@ -15,14 +15,14 @@ import datetime
 import logging
 
 from dualdeploy import clock as clocks
-from dualdeploy.contracts import dataset_config
 from dualdeploy.contracts import shards as shard_names
 from dualdeploy.contracts.dataset_config import DatasetConfig
 from dualdeploy.contracts.shards import Kind
 from dualdeploy.errors import CannotEverSucceed, InvalidDatasetConfig, RejectedByGoogle, UnknownDataset
+from dualdeploy.google import config_bucket
 from dualdeploy.google.object_store import ObjectStore
+from dualdeploy.http.ticks import Next
 from dualdeploy.ledger import Ledger, Rejected, Run
-from dualdeploy.ticks import Next
 from training_launcher import snapshots
 from training_launcher.claiming import Claiming, Wish
 from training_launcher.data_sets import DataSets
@@ -127,7 +127,7 @@ class Arrivals:
     # A look ----------------------------------------------------------------------------------------------------
 
     def _look(self, dataset: str, *, newest: str) -> Next:
-        config = dataset_config.read(self._config, dataset)
+        config = config_bucket.read(self._config, dataset)
         listing = self.listing(config)
         why = _why_complete(config, listing, is_new=not newest)
         if not why:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dualdeploy.contracts import dataset_config
 from dualdeploy.contracts.dataset_config import DATASET_NAME
 from dualdeploy.errors import CannotEverSucceed, InvalidDatasetConfig
+from dualdeploy.google import config_bucket
 from dualdeploy.google.object_store import ObjectStore
+from dualdeploy.http.ticks import Next
 from dualdeploy.ledger.due import Due
-from dualdeploy.ticks import Next
 from training_launcher import modules
 from training_launcher.arrivals import ARRIVALS
 from training_launcher.data_sets import DataSets
@@ -41,7 +42,7 @@ class Configurations:
     def advance(self, what: str) -> Next:
         """`what` is a data set."""
         try:
-            modules.pinned(dataset_config.read(self._config, what), self._config)
+            modules.pinned(config_bucket.read(self._config, what), self._config)
         except InvalidDatasetConfig as exc:
             # Stands in `make runs`, before anything depends on it. People break a file every day: no alert, each hour.
             log.warning("%s: %s", what, exc)

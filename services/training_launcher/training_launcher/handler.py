@@ -19,11 +19,12 @@ from dualdeploy.contracts.dataset_config import DATASET_NAME, DatasetConfig
 from dualdeploy.contracts.events import ObjectFinalized, RetrainRequested
 from dualdeploy.contracts.shards import Kind, NumberedShard, ShardNames
 from dualdeploy.errors import CannotEverSucceed, UnknownDataset
+from dualdeploy.google import config_bucket
 from dualdeploy.google.object_store import ObjectStore
+from dualdeploy.http.ticks import Ticks
 from dualdeploy.ledger import Ledger, Run, names, run_id_of
 from dualdeploy.ledger.due import Due
 from dualdeploy.outcome import Outcome, already_done, done, ignored
-from dualdeploy.ticks import Ticks
 from training_launcher import intake, snapshots
 from training_launcher.arrivals import WHOLE_SETS, Arrivals, NoShards
 from training_launcher.claiming import Claiming, Wish
@@ -118,7 +119,7 @@ class Launcher:
         if intended:
             return self._launch(*intended)
         # Not the remembered configuration: whoever writes data after a new configuration means the new one.
-        config = dataset_config.read(self._config, event.name.partition("/")[0])
+        config = config_bucket.read(self._config, event.name.partition("/")[0])
         listing = self._arrivals.listing(config)
         batch = spoken_for(listing, event, known=self._newest_run(config.dataset))
         if batch is None:
@@ -148,7 +149,7 @@ class Launcher:
             return done(f"{name} noted; {dataset} was trained before, so the quiet period completes this batch")
         # Should the launch fail, the event comes again and has to look again.
         self._intake.forget_listing(dataset)
-        current = dataset_config.read(self._config, dataset)
+        current = config_bucket.read(self._config, dataset)
         if current != config:
             return done(f"{name} noted; the configuration has just changed, so a later look completes its batch")
         run, is_new = self._claiming.claim(self._arrivals.wish(config, listing, reason=WHOLE_SETS))
@@ -179,7 +180,7 @@ class Launcher:
         intended = self._claiming.intended(request)
         if intended:
             return self._launch(*intended)
-        config = dataset_config.read(self._config, dataset)
+        config = config_bucket.read(self._config, dataset)
         listing = self._arrivals.listing(config)
         if not listing.snapshot.shards:
             raise self._arrivals.no_shards(config, listing)

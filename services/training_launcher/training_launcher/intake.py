@@ -19,9 +19,9 @@ import threading
 from collections.abc import Mapping
 
 from dualdeploy.clock import Clock
-from dualdeploy.contracts import dataset_config
 from dualdeploy.contracts import shards as shard_names
 from dualdeploy.contracts.dataset_config import DatasetConfig
+from dualdeploy.google import config_bucket
 from dualdeploy.google.object_store import ObjectStore
 from dualdeploy.ledger import Run
 from dualdeploy.ledger.due import Due
@@ -62,12 +62,12 @@ class Intake:
         self._claimed: collections.OrderedDict[str, tuple[str, Mapping[str, int]]] = collections.OrderedDict()
 
     def config_of(self, dataset: str) -> DatasetConfig:
-        """The configuration as it is, or was a few seconds ago. Raises as `dataset_config.read` does."""
+        """The configuration as it is, or was a few seconds ago. Raises as `config_bucket.read` does."""
         now = self._now()
         remembered = self._configs.get(dataset)
         if remembered and 0 <= now - remembered[0] < CONFIG_SECONDS:
             return remembered[1]
-        config = dataset_config.read(self._config, dataset)
+        config = config_bucket.read(self._config, dataset)
         self._configs[dataset] = (now, config)
         return config
 

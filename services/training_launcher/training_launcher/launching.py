@@ -21,6 +21,7 @@ from dualdeploy.contracts.training import TARGETS
 from dualdeploy.errors import LeaseHeld, LedgerContention, NoCapacity, RejectedByGoogle, RetryLater
 from dualdeploy.google.object_store import ObjectStore
 from dualdeploy.google.vertex import Job
+from dualdeploy.http.ticks import Next
 from dualdeploy.ledger import (
     Ended,
     Holdup,
@@ -38,7 +39,6 @@ from dualdeploy.ledger import (
 )
 from dualdeploy.ledger.due import Due
 from dualdeploy.ledger.spending import Estimate
-from dualdeploy.ticks import Next
 from training_launcher import budget, placing
 from training_launcher.admission import Admission, examine
 from training_launcher.data_sets import DataSets

@@ -17,12 +17,13 @@ import zoneinfo
 from collections.abc import Callable
 
 from dualdeploy import clock as clocks
-from dualdeploy.contracts import cron, dataset_config
+from dualdeploy.contracts import cron
 from dualdeploy.contracts.dataset_config import DatasetConfig
 from dualdeploy.errors import CannotEverSucceed, InvalidDatasetConfig, UnknownDataset
+from dualdeploy.google import config_bucket
 from dualdeploy.google.object_store import ObjectStore
+from dualdeploy.http.ticks import Next
 from dualdeploy.ledger import DataSet, Ledger
-from dualdeploy.ticks import Next
 from training_launcher.data_sets import DataSets
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Schedules:
     def advance(self, what: str) -> Next:
         """`what` is a data set."""
         try:
-            config = dataset_config.read(self._config, what)
+            config = config_bucket.read(self._config, what)
         except (UnknownDataset, InvalidDatasetConfig) as exc:
             # Whoever sends data is told so; the next configuration brings the schedule back.
             return Next(f"is not retrained by its schedule: {exc}")

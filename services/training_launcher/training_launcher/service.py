@@ -11,9 +11,9 @@ from dualdeploy.google.object_store import ObjectStore
 from dualdeploy.google.pubsub import Publisher
 from dualdeploy.google.vertex import Vertex
 from dualdeploy.http.entrypoint import Handler
+from dualdeploy.http.ticks import Ticks, Work, parse_advance
 from dualdeploy.ledger import Ledger
 from dualdeploy.ledger.due import Due
-from dualdeploy.ticks import Ticks, Work, parse_advance
 from training_launcher import modules
 from training_launcher.arrivals import ARRIVALS, Arrivals
 from training_launcher.claiming import LAUNCH, Claiming

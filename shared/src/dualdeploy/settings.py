@@ -14,7 +14,9 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 from dualdeploy.errors import DualDeployError
-from dualdeploy.http.certificates import GOOGLE_CERTS_URL
+
+#: In this format (key id → X.509 certificate) google-auth reads them without a further library.
+GOOGLE_CERTS_URL = "https://www.googleapis.com/oauth2/v1/certs"
 
 _REQUIRED = object()
 Settings = TypeVar("Settings")

@@ -18,7 +18,8 @@ ALSO_HEAVY = ("firebase_admin", "google.auth", "google.api_core", "grpc", "tenso
 COMPOSE = """
 import json, sys
 from support.fakes import callers
-from dualdeploy import clock, errors, ledger, logs, outcome, settings, ticks
+from dualdeploy import clock, errors, ledger, logs, outcome, settings
+from dualdeploy.http import ticks
 from dualdeploy.contracts import dataset_config, events, shards, training
 from dualdeploy.google import firebase_ml, object_store, pubsub, vertex
 from dualdeploy.http import entrypoint

@@ -10,8 +10,8 @@ import pytest
 
 from dualdeploy.errors import NoCapacity, PermissionSpreads, ServiceUnavailable
 from dualdeploy.google.vertex import CustomJobSpec, Job
+from dualdeploy.http.ticks import MOST_BEGUN
 from dualdeploy.ledger import Holdup, State, names, spending
-from dualdeploy.ticks import MOST_BEGUN
 from support.chain import LAUNCHER_SETTINGS, LEASE_SECONDS, WHOLE, Chain
 from support.fakes import Failing
 from support.fakes.failing import ProcessDied

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from doctor.examination import Check, Look
 from doctor.findings import Finding, Place
 from doctor.store import ReadOnlyStore
-from dualdeploy.contracts import dataset_config
 from dualdeploy.contracts.dataset_config import DatasetConfig
 from dualdeploy.errors import CannotEverSucceed
+from dualdeploy.google import config_bucket
 
 _FOLDER, _ENDING = "datasets/", ".yaml"
 
@@ -45,7 +45,7 @@ def _read(store: ReadOnlyStore, name: str) -> DatasetConfig | CannotEverSucceed:
     if not name.endswith(_ENDING):
         return CannotEverSucceed(f"is not read by anybody: a configuration is named {_FOLDER}<dataset>{_ENDING}")
     try:
-        return dataset_config.read(store, name.removeprefix(_FOLDER).removesuffix(_ENDING))
+        return config_bucket.read(store, name.removeprefix(_FOLDER).removesuffix(_ENDING))
     except CannotEverSucceed as exc:
         return exc
 

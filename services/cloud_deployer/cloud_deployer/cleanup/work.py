@@ -24,7 +24,6 @@ from cloud_deployer.naming import model_id_of
 from cloud_deployer.release import TARGET, CloudServing
 from cloud_deployer.world import World
 from dualdeploy import clock as clocks
-from dualdeploy.contracts import dataset_config
 from dualdeploy.contracts.dataset_config import DATASET_NAME, DatasetConfig
 from dualdeploy.errors import (
     CannotEverSucceed,
@@ -35,11 +34,12 @@ from dualdeploy.errors import (
     ResourceMissing,
     UnknownDataset,
 )
+from dualdeploy.google import config_bucket
 from dualdeploy.google.object_store import ABSENT
 from dualdeploy.google.vertex import DATASET_LABEL, Endpoint
+from dualdeploy.http.ticks import Next
 from dualdeploy.ledger import UnreadableDocument, Versioned, lease, names
 from dualdeploy.release.worker import key_of
-from dualdeploy.ticks import Next
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class Cleanup:
         world, dataset, since = self._world, report.dataset, report.unconfigured_since
         config: DatasetConfig | None = None
         try:
-            config = dataset_config.read(world.config, dataset)
+            config = config_bucket.read(world.config, dataset)
         except UnknownDataset:
             since = since or clocks.to_text(world.clock())
         endpoints = list(self._endpoints(report, serving, config))
@@ -206,7 +206,7 @@ class Cleanup:
         for summary in self._world.config.list("datasets/"):
             name = summary.name.removeprefix("datasets/").removesuffix(".yaml")
             try:
-                wanted.add(dataset_config.read(self._world.config, name).serving.endpoint)
+                wanted.add(config_bucket.read(self._world.config, name).serving.endpoint)
             except UnknownDataset:
                 continue
             except CannotEverSucceed as exc:

@@ -12,8 +12,8 @@ import datetime
 import logging
 
 from dualdeploy import clock as clocks
-from dualdeploy.contracts import dataset_config
 from dualdeploy.errors import CannotEverSucceed, InvalidDatasetConfig, UnknownDataset
+from dualdeploy.google import config_bucket
 from dualdeploy.ledger import UnreadableDocument
 from dualdeploy.ledger.names import name_claim
 from dualdeploy.release.route import Forward, Turn, Wait
@@ -123,7 +123,7 @@ _UNREADABLE = "?"
 def _configured_name(world: World, dataset: str) -> str:
     """Under which name a data set publishes by its configuration; empty when it has none."""
     try:
-        return dataset_config.read(world.config, dataset).publishing.name
+        return config_bucket.read(world.config, dataset).publishing.name
     except UnknownDataset:
         return ""
     except InvalidDatasetConfig:

@@ -23,8 +23,7 @@ from dualdeploy.contracts.quantization import Quantization
 from dualdeploy.contracts.routing import Mode
 from dualdeploy.contracts.shards import ShardNames
 from dualdeploy.contracts.split import BY_NAMES, SplitRule
-from dualdeploy.errors import InvalidDatasetConfig, UnknownDataset
-from dualdeploy.google.object_store import ObjectMissing, ObjectStore
+from dualdeploy.errors import InvalidDatasetConfig
 
 DATASET_NAME = dataset_name.DATASET_NAME
 
@@ -737,23 +736,6 @@ def _firebase_name(dataset: str) -> str:
 def object_name(dataset: str) -> str:
     """Where the configuration of `dataset` lies in the config bucket."""
     return f"datasets/{dataset}.yaml"
-
-
-def read(store: ObjectStore, dataset: str) -> DatasetConfig:
-    """Load and check the configuration of `dataset`. Raises UnknownDataset or InvalidDatasetConfig."""
-    if not DATASET_NAME.fullmatch(dataset):
-        raise UnknownDataset(f"{dataset!r} cannot be a data set: a name matches {DATASET_NAME.pattern}")
-    name = object_name(dataset)
-    try:
-        stored = store.read(name)
-    except ObjectMissing as exc:
-        raise UnknownDataset(
-            f"no data set {dataset!r}: put its configuration at {store.uri(name)} and send the data again"
-        ) from exc
-    config = parse(stored.data, source=store.uri(name))
-    if config.dataset != dataset:
-        raise InvalidDatasetConfig(f"{store.uri(name)}: dataset: is {config.dataset!r}, must be {dataset!r}")
-    return config
 
 
 def stored(document: Mapping[str, Any]) -> DatasetConfig:

@@ -14,9 +14,6 @@ from typing import Any
 from dualdeploy import lazily
 from dualdeploy.errors import ServiceUnavailable
 
-#: In this format (key id → X.509 certificate) google-auth reads them without a further library.
-GOOGLE_CERTS_URL = "https://www.googleapis.com/oauth2/v1/certs"
-
 _FETCH_SECONDS = 5.0
 _MAX_BYTES = 1 << 20
 #: Google announces how long its certificates may be kept (hours). A silent server's are kept for this long.
@@ -36,7 +33,7 @@ class SignatureRefused(Exception):
 class Certificates:
     """The certificates behind `url`, fetched at the first token and kept for as long as their server allows."""
 
-    def __init__(self, url: str = GOOGLE_CERTS_URL, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._url = url
         self._clock = clock
         self._lock = threading.Lock()

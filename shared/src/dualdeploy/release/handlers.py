@@ -7,8 +7,8 @@ from typing import Any
 
 from dualdeploy.contracts import events
 from dualdeploy.http.entrypoint import Handler
+from dualdeploy.http.ticks import Ticks, parse_advance
 from dualdeploy.release.worker import ReleaseWorker
-from dualdeploy.ticks import Ticks, parse_advance
 
 
 def event_handlers(worker: ReleaseWorker[Any, Any], ticks: Ticks) -> Mapping[str, Handler]:

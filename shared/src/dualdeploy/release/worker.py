@@ -29,8 +29,10 @@ from dualdeploy.errors import (
     RetryLater,
     UnknownRun,
 )
+from dualdeploy.google import config_bucket
 from dualdeploy.google.object_store import ObjectStore
 from dualdeploy.google.pubsub import Publisher
+from dualdeploy.http.ticks import Next, Ticks
 from dualdeploy.ledger import (
     Holdup,
     Ledger,
@@ -50,7 +52,6 @@ from dualdeploy.ledger.due import Due
 from dualdeploy.outcome import Outcome, already_done
 from dualdeploy.release import serving as serve
 from dualdeploy.release.route import CLAIM, Again, Back, End, Forward, Route, Stay, Step, Turn, Wait
-from dualdeploy.ticks import Next, Ticks
 
 log = logging.getLogger(__name__)
 
@@ -293,7 +294,7 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
             return Wait(release, hold)
         run = self._ledger.read_run(release.run_id)
         try:
-            config = dataset_config.read(self._config, release.dataset)
+            config = config_bucket.read(self._config, release.dataset)
             raw: Mapping[str, Any] = config.model_dump(mode="json")
         except CannotEverSucceed as exc:
             if release.request.kind not in ("rollback", "retire") or not release.config:

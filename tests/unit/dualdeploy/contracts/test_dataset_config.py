@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from dualdeploy.contracts import dataset_config
 from dualdeploy.contracts.dataset_config import DatasetConfig, parse, parse_duration
 from dualdeploy.errors import InvalidDatasetConfig, ServiceUnavailable, UnknownDataset
+from dualdeploy.google import config_bucket
 from dualdeploy.google.object_store import ABSENT
 from support.fakes import Failing, MemoryObjectStore
 
@@ -303,12 +304,12 @@ def test_a_configuration_is_read_from_its_place() -> None:
     store = MemoryObjectStore("config")
     store.put("datasets/flowers.yaml", EXAMPLE.encode(), expect=ABSENT)
 
-    assert dataset_config.read(store, "flowers") == parse(EXAMPLE, source="x")
+    assert config_bucket.read(store, "flowers") == parse(EXAMPLE, source="x")
 
 
 def test_an_unknown_data_set_says_where_to_put_its_configuration() -> None:
     with pytest.raises(UnknownDataset, match=r"gs://config/datasets/birds\.yaml"):
-        dataset_config.read(MemoryObjectStore("config"), "birds")
+        config_bucket.read(MemoryObjectStore("config"), "birds")
 
 
 @pytest.mark.parametrize("dataset", ["", "Flowers", "../flowers", "flowers.yaml", "x" * 40, "flowers\n"])
@@ -316,7 +317,7 @@ def test_what_can_be_no_data_set_is_not_even_looked_for(dataset: str) -> None:
     store = MemoryObjectStore("config")
 
     with pytest.raises(UnknownDataset, match="cannot be a data set"):
-        dataset_config.read(store, dataset)
+        config_bucket.read(store, dataset)
     assert not store.faults.calls
 
 
@@ -325,7 +326,7 @@ def test_a_configuration_under_another_name_is_refused() -> None:
     store.put("datasets/birds.yaml", EXAMPLE.encode(), expect=ABSENT)
 
     with pytest.raises(InvalidDatasetConfig, match="dataset: is 'flowers', must be 'birds'"):
-        dataset_config.read(store, "birds")
+        config_bucket.read(store, "birds")
 
 
 def test_a_bucket_that_does_not_answer_is_no_verdict_on_the_configuration() -> None:
@@ -333,7 +334,7 @@ def test_a_bucket_that_does_not_answer_is_no_verdict_on_the_configuration() -> N
     store.faults.plan("read", Failing(ServiceUnavailable("no answer")))
 
     with pytest.raises(ServiceUnavailable):
-        dataset_config.read(store, "flowers")
+        config_bucket.read(store, "flowers")
 
 
 def test_configurations_of_the_repository_are_good() -> None:

@@ -17,6 +17,7 @@ from dualdeploy import local_paths
 from dualdeploy.contracts import dataset_config, events, training
 from dualdeploy.contracts.events import TrainingCompleted
 from dualdeploy.errors import CannotEverSucceed, InvalidDatasetConfig, MalformedEvent, UnknownDataset, UnknownRun
+from dualdeploy.google import config_bucket
 from dualdeploy.google.object_store import ABSENT
 from dualdeploy.ledger import Ledger
 from dualdeploy.ledger.standing import standing
@@ -119,7 +120,7 @@ def test_a_message_that_names_no_run_is_refused_before_anything_is_read(chain: C
 @pytest.mark.parametrize("dataset", HOSTILE)
 def test_a_data_set_s_configuration_is_looked_for_only_under_a_data_set_s_name(chain: Chain, dataset: str) -> None:
     with pytest.raises(UnknownDataset):
-        dataset_config.read(Untouched("config"), dataset)
+        config_bucket.read(Untouched("config"), dataset)
     with pytest.raises(UnknownDataset if dataset else MalformedEvent):
         chain.retrain(dataset=dataset).handle()
 

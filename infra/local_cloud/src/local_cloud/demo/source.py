@@ -12,10 +12,10 @@ from typing import Any
 
 from dualdeploy.contracts import dataset_config, shards
 from dualdeploy.contracts.example import ExampleSchema
+from dualdeploy.contracts.local_data import LABELS_FILE, LocalData, open_data
 from dualdeploy.errors import InvalidDatasetConfig
 from dualdeploy.images import tfrecord
 from dualdeploy.images.unusable import UnusableRecord
-from dualdeploy.local_data import LABELS_FILE, LocalData, open_data
 from local_cloud.demo import flowers
 
 #: Not the seed that the training settings were chosen on, so that the accuracy shown is not their best case.

@@ -19,9 +19,9 @@ from dualdeploy.errors import (
     PermissionSpreads,
     ServiceUnavailable,
 )
+from dualdeploy.http.ticks import LATEST_SECONDS, MOST_BEGUN, Advance, Next, Ticks, parse_advance
 from dualdeploy.ledger import Ledger, UnreadableDocument
 from dualdeploy.ledger.due import Due, Marker
-from dualdeploy.ticks import LATEST_SECONDS, MOST_BEGUN, Advance, Next, Ticks, parse_advance
 from support.fakes import FakePublisher, ManualClock, MemoryObjectStore
 from support.fakes.failing import ProcessDied
 
