@@ -6,9 +6,7 @@ writes them twice, and all signatures call one traced function, so the network i
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from dualdeploy.contracts import saved_model
+from dualdeploy.contracts.golden import Picture, encode
 from dualdeploy.images.pixels import decode_rgb
 from trainer.architectures import Network
 from trainer.data.examples import GoldenPicture, written_anew
@@ -123,17 +122,12 @@ def golden(model: Path, pictures: Sequence[GoldenPicture], labels: Sequence[str]
     The model is loaded from disk for it: a copy that answers differently was damaged, or resizes differently.
     """
     serve = load(model).signatures["serving_default"]
-    examples = []
+    answered = []
     for start in range(0, len(pictures), BATCH):
         batch = pictures[start : start + BATCH]
         answers = serve(image_bytes=tf.constant([picture.data for picture in batch]))["probabilities"].numpy()
-        examples += [
-            {
-                "image_bytes": {"b64": base64.b64encode(picture.data).decode()},
-                "label": labels[picture.label],
-                # Seven digits are all that a float32 has.
-                "probabilities": [float(f"{value:.7g}") for value in answer.tolist()],
-            }
+        answered += [
+            Picture(image=picture.data, label=labels[picture.label], probabilities=answer.tolist())
             for picture, answer in zip(batch, answers, strict=True)
         ]
-    return json.dumps({"v": 1, "resize": RESIZE, "examples": examples}).encode()
+    return encode(answered, resize=RESIZE)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
-from dualdeploy.contracts import architectures, cron, dataset_name, machines, yaml_document
+from dualdeploy.contracts import architectures, automl, cron, dataset_name, machines, yaml_document
 from dualdeploy.contracts.example import PRESETS, is_class_name
 from dualdeploy.contracts.quantization import Quantization
 from dualdeploy.contracts.routing import Mode
@@ -315,10 +315,39 @@ class MobileTraining(TargetTraining):
     epochs: int = Field(default=20, ge=1, le=1000)
 
 
+class AutoMLCloud(_Section):
+    """What AutoML may spend on the cloud model, in node hours; Google's own default is 192."""
+
+    budget_node_hours: float = Field(default=8.0, ge=automl.CLOUD_NODE_HOURS[0], le=automl.CLOUD_NODE_HOURS[1])
+    model_type: automl.CloudType = "CLOUD"
+
+
+class AutoMLMobile(_Section):
+    """What AutoML may spend on the phones' model, in node hours; Google's own default is 24."""
+
+    budget_node_hours: float = Field(default=1.0, ge=automl.MOBILE_NODE_HOURS[0], le=automl.MOBILE_NODE_HOURS[1])
+    model_type: automl.MobileType = "MOBILE_TF_VERSATILE_1"
+
+
+class AutoML(_Section):
+    """What counts with `method: automl`, instead of the sections of our own trainer."""
+
+    cloud: AutoMLCloud = AutoMLCloud()
+    mobile: AutoMLMobile = AutoMLMobile()
+
+    def of(self, target: str) -> AutoMLCloud | AutoMLMobile:
+        """The section of `cloud` or `mobile`."""
+        sections: dict[str, AutoMLCloud | AutoMLMobile] = {"cloud": self.cloud, "mobile": self.mobile}
+        return sections[target]
+
+
 class Training(_Section):
-    method: Literal["custom"] = "custom"
+    """`method`: our own trainer with `cloud` and `mobile`, or Google's AutoML with `automl`."""
+
+    method: Literal["custom", "automl"] = "custom"
     cloud: CloudTraining = CloudTraining()
     mobile: MobileTraining = MobileTraining()
+    automl: AutoML = AutoML()
 
     def of(self, target: str) -> TargetTraining:
         """The section of `cloud` or `mobile`."""
@@ -644,6 +673,32 @@ class DatasetConfig(_Section):
             raise ValueError(f"ask_about names {', '.join(unknown)}: labels are {', '.join(labels)}")
         return value
 
+    @pydantic.model_validator(mode="after")
+    def _automl_takes_it(self) -> DatasetConfig:
+        if self.training.method == "automl" and (faults := list(self._automl_faults())):
+            raise ValueError("training.method: automl does not go with " + ". Nor with ".join(faults))
+        return self
+
+    def _automl_faults(self) -> Iterator[str]:
+        """What AutoML would refuse after the training was paid for, or pass over without a word."""
+        serving, usual = self.serving, Serving()
+        if serving.dedicated:
+            yield (
+                "serving.dedicated: true: Vertex AI serves AutoML models on shared endpoints only. Write dedicated:"
+                " false; an endpoint never changes its kind, so if the data set has a dedicated one already, also give"
+                f" it another serving.endpoint, such as {_shared_endpoint(serving.endpoint)}"
+            )
+        ignored = ("machine", "accelerator", "autoscaling", "spot", "service_account", "scale_to_zero")
+        for key in ignored:
+            if getattr(serving, key) != getattr(usual, key):
+                yield f"serving.{key}: Google chooses the machines that AutoML models serve on. Leave {key} out"
+        if self.publishing.quantization != "auto":
+            yield "publishing.quantization: AutoML makes one file for phones, and in one way. Leave quantization out"
+        if len(self.labels) > automl.MOST_LABELS:
+            yield f"{len(self.labels)} labels: AutoML takes at most {automl.MOST_LABELS}"
+        if long := [label for label in self.labels if len(label) > automl.MOST_LABEL_CHARACTERS]:
+            yield f"the label {long[0]!r}: AutoML takes at most {automl.MOST_LABEL_CHARACTERS} characters"
+
     @pydantic.model_validator(mode="before")
     @classmethod
     def _fill_names_from_the_dataset(cls, document: Any) -> Any:
@@ -731,6 +786,11 @@ def _firebase_name(dataset: str) -> str:
     if len(dataset) <= 32:
         return dataset
     return f"{dataset[:23]}-{hashlib.sha256(dataset.encode()).hexdigest()[:8]}"
+
+
+def _shared_endpoint(endpoint: str) -> str:
+    """An id that tells what kind of endpoint it is, and still is one."""
+    return f"{endpoint[:56].rstrip('-')}-shared"
 
 
 def object_name(dataset: str) -> str:

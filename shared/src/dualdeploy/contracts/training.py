@@ -138,19 +138,31 @@ class TrainingJob(_Document):
 class Artifacts(_Document):
     """Where everything is; what a result of an older trainer, or a network of somebody's own, does not have is None.
 
-    `answers`: what the model says to each held-out picture (`contracts.answers`).
+    `answers`: what the model says to each held-out picture (`contracts.answers`). A model that Google keeps has
+    neither files nor metrics here: those are empty.
     """
 
-    saved_model: str
-    pixels_model: str
+    saved_model: str = ""
+    pixels_model: str = ""
     keras: str | None = None
-    metrics: str
+    metrics: str = ""
     golden: str
     labels: str
     confusion_chart: str | None = None
     curves_chart: str | None = None
     answers: str | None = None
     logs: str | None = None
+
+
+class ManagedModel(_Document):
+    """A model that AutoML trained: Google keeps it, it has no files of ours.
+
+    `name` is projects/P/locations/L/models/ID without a version; `type` CLOUD or one of MOBILE_TF_….
+    """
+
+    name: str = Field(pattern=r"^projects/[^/]+/locations/[^/]+/models/[^/@]+$")
+    version: str = Field(min_length=1)
+    type: str = Field(min_length=1)
 
 
 class ClassMetrics(_Document):
@@ -234,7 +246,8 @@ class DataUsed(_Document):
 class TrainingResult(_Document):
     """What one training job left behind; durations in seconds.
 
-    `job` is the id by which Vertex AI knows the job that wrote it, empty anywhere else.
+    `job` is the id by which Vertex AI knows the job, or the pipeline, that it comes from, empty anywhere else. The
+    model is either files (`artifacts`) or `managed`; of what AutoML trained, the `image_size` is not known: 0.
     """
 
     v: Literal[1] = 1
@@ -253,6 +266,14 @@ class TrainingResult(_Document):
     live: LiveMetrics | None = None
     course: Course | None = None
     job: str = ""
+    managed: ManagedModel | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _is_one_model(self) -> TrainingResult:
+        files = bool(self.artifacts.saved_model), bool(self.artifacts.pixels_model)
+        if files != (self.managed is None,) * 2:
+            raise ValueError("a result has either managed, or artifacts.saved_model and artifacts.pixels_model")
+        return self
 
 
 def parse_result(data: bytes, *, source: str) -> TrainingResult:

@@ -393,3 +393,63 @@ def test_a_fault_quotes_no_more_of_a_value_than_tells_which_it_is() -> None:
     message = faults_of({**SMALLEST, "data": {"quiet_period": "x" * 10_000}})
 
     assert len(message) < 500
+
+
+# AutoML --------------------------------------------------------------------------------------------------------------
+
+
+def automl(training: dict[str, Any] | None = None, serving: dict[str, Any] | None = None) -> dict[str, Any]:
+    shared = {"dedicated": False} if serving is None else serving
+    return {"training": {"method": "automl", **(training or {})}, "serving": shared}
+
+
+def test_automl_spends_the_least_unless_told_otherwise() -> None:
+    config = read(automl({"automl": {"mobile": {"budget_node_hours": 2.5}}}))
+
+    assert config.training.automl.of("cloud").budget_node_hours == 8
+    assert config.training.automl.of("cloud").model_type == "CLOUD"
+    assert config.training.automl.of("mobile").budget_node_hours == 2.5
+    assert config.training.automl.of("mobile").model_type == "MOBILE_TF_VERSATILE_1"
+
+
+@pytest.mark.parametrize(
+    ("serving", "says"),
+    [
+        ({}, "serving.dedicated: true: Vertex AI serves AutoML models on shared endpoints only. Write dedicated:"),
+        ({}, "another serving.endpoint, such as flowers-shared"),
+        ({"endpoint": "a" * 63}, f"such as {'a' * 56}-shared"),
+        ({"dedicated": False, "machine": "n1-standard-8"}, "serving.machine: Google chooses the machines"),
+        ({"dedicated": False, "accelerator": {"type": "NVIDIA_TESLA_T4"}}, "serving.accelerator: Google chooses"),
+        ({"dedicated": False, "max_replicas": 2, "autoscaling": {"cpu": 50}}, "serving.autoscaling: Google chooses"),
+        ({"dedicated": False, "spot": True}, "serving.spot: Google chooses"),
+        ({"dedicated": False, "service_account": "a@p.iam.gserviceaccount.com"}, "serving.service_account: Google"),
+        ({"scale_to_zero": {}}, "Nor with serving.scale_to_zero: Google chooses"),
+    ],
+)
+def test_automl_does_not_serve_as_our_own_models_do(serving: dict[str, Any], says: str) -> None:
+    assert says in faults_of({**SMALLEST, **automl(serving=serving)})
+    assert says not in str(read({"serving": serving}))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (automl({"automl": {"cloud": {"budget_node_hours": 7.9}}}), "training.automl.cloud.budget_node_hours: "),
+        (automl({"automl": {"cloud": {"budget_node_hours": 801}}}), "training.automl.cloud.budget_node_hours: "),
+        (automl({"automl": {"mobile": {"budget_node_hours": 0.5}}}), "training.automl.mobile.budget_node_hours: "),
+        (automl({"automl": {"mobile": {"budget_node_hours": 101}}}), "training.automl.mobile.budget_node_hours: "),
+        (automl({"automl": {"cloud": {"model_type": "MOBILE_TF_VERSATILE_1"}}}), "training.automl.cloud.model_type: "),
+        (automl({"automl": {"mobile": {"model_type": "CLOUD"}}}), "training.automl.mobile.model_type: "),
+        ({**automl(), "publishing": {"quantization": "int8"}}, "publishing.quantization: AutoML makes one file"),
+        ({**automl(), "labels": [f"l{n}" for n in range(5_001)]}, "5001 labels: AutoML takes at most 5000"),
+        ({**automl(), "labels": ["daisy", "r" * 129]}, "AutoML takes at most 128 characters"),
+    ],
+)
+def test_what_automl_would_refuse_after_it_was_paid_for_is_refused_at_once(change: dict[str, Any], says: str) -> None:
+    assert says in faults_of({**SMALLEST, **change})
+
+
+def test_a_recorded_configuration_for_automl_is_read_again_with_every_default_in_it() -> None:
+    config = read(automl())
+
+    assert dataset_config.stored(config.model_dump(mode="json")) == config

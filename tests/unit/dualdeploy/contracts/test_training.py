@@ -62,6 +62,42 @@ def test_a_result_survives_being_written_and_read() -> None:
     assert as_mapping(result)["labels"] == ["daisy", "roses"]
 
 
+MANAGED = {"name": "projects/p/locations/us-central1/models/flowers-automl", "version": "1", "type": "CLOUD"}
+NO_FILES = {"golden": "gs://m/x", "labels": "gs://m/x"}
+
+
+def test_a_model_that_google_keeps_has_no_files() -> None:
+    result = parse_result(json.dumps({**RESULT, "artifacts": NO_FILES, "managed": MANAGED}).encode(), source="x")
+
+    assert result.managed is not None
+    assert result.managed.version == "1"
+    assert result.artifacts.saved_model == result.artifacts.pixels_model == result.artifacts.metrics == ""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"managed": MANAGED},
+        {"artifacts": NO_FILES},
+        {"artifacts": {**NO_FILES, "saved_model": "gs://m/x"}},
+        {"artifacts": {**NO_FILES, "pixels_model": "gs://m/x"}, "managed": MANAGED},
+    ],
+)
+def test_a_result_is_of_one_model(change: dict[str, Any]) -> None:
+    with pytest.raises(UnusableResult, match="either managed, or artifacts"):
+        parse_result(json.dumps({**RESULT, **change}).encode(), source="x")
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": f"{MANAGED['name']}@1"}, {"name": "flowers-automl"}, {"version": ""}, {"type": ""}]
+)
+def test_a_managed_model_is_named_whole_and_its_version_apart(change: dict[str, str]) -> None:
+    broken = {**RESULT, "artifacts": NO_FILES, "managed": {**MANAGED, **change}}
+
+    with pytest.raises(UnusableResult, match=r"managed\."):
+        parse_result(json.dumps(broken).encode(), source="x")
+
+
 def test_a_newer_writer_may_say_more() -> None:
     newer = {**RESULT, "carbon": 3, "metrics": {**RESULT["metrics"], "top5": 1.0}}
 
