@@ -206,7 +206,7 @@ def _live_accuracy(
         return None
     try:
         tflite = models.read(_object_name(live, models)).data
-        if on_device.Classifier(tflite).labels != tuple(result.labels):
+        if set(on_device.Classifier(tflite).labels) != set(result.labels):
             return None
         examples = held_out.examples(run, data, by_hash=result.data.split == "hash")
         return on_device.evaluate(tflite, examples, labels=result.labels).accuracy

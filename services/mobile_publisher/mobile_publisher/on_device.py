@@ -84,9 +84,9 @@ class Agreement:
 class Classifier:
     """A .tflite image classifier, loaded; `classify` is what the app on the phone does.
 
-    `labels` come from the file's own labels.txt unless they are given. The input is [1, px, px, 3] of float32
-    (0..255), uint8 or int8; integers are converted with the file's scale and zero point. Not thread-safe, as
-    LiteRT's interpreter is not. Raises UnusableModel.
+    `labels` are in the order of the file's output: as the file names them, else as they are given. Given ones must be
+    the file's own, in any order. The input is [1, px, px, 3] of float32, uint8 or int8, made of a picture as the file
+    says itself (see `_to_input`). Not thread-safe, as LiteRT's interpreter is not. Raises UnusableModel.
     """
 
     def __init__(self, tflite: bytes | Path, *, labels: Sequence[str] | None = None, threads: int = 1) -> None:
@@ -95,9 +95,10 @@ class Classifier:
         self._interpreter = _load(data, threads)
         self._input = _only(self._interpreter.get_input_details(), "input")
         self._output = _only(self._interpreter.get_output_details(), "output")
-        _check_types(self._input, self._output)
+        self._normalization = _normalization(data)
+        _check_types(self._input, self._output, self._normalization)
         self.image_size = _image_size(self._input)
-        self.labels = tuple(labels) if labels is not None else _labels_of(data)
+        self.labels = _labels(data, labels)
         classes = [int(length) for length in self._output["shape"]]
         if classes != [1, len(self.labels)]:
             raise UnusableModel(f"the model answers {classes}, which does not fit {len(self.labels)} labels")
@@ -113,6 +114,20 @@ class Classifier:
             invoke_ms=milliseconds,
         )
 
+    @property
+    def input_type(self) -> str:
+        """`float32`, `uint8` or `int8`."""
+        return str(np.dtype(self._input["dtype"]).name)
+
+    @property
+    def output_type(self) -> str:
+        """`float32`, `uint8` or `int8`."""
+        return str(np.dtype(self._output["dtype"]).name)
+
+    def places(self, labels: Sequence[str]) -> list[int]:
+        """Where in the output each of `labels`, the file's own in any order, stands."""
+        return [self.labels.index(label) for label in labels]
+
     def probabilities(self, image: bytes) -> npt.NDArray[np.float32]:
         """Answer float32 [classes] in the order of `labels`; raises as `classify` does."""
         return self.timed(image)[0]
@@ -120,7 +135,7 @@ class Classifier:
     def timed(self, image: bytes) -> tuple[npt.NDArray[np.float32], float]:
         """The probabilities, and the milliseconds that the interpreter took for them."""
         pixels = resize_bilinear(decode_rgb(image), self.image_size)[None]
-        self._interpreter.set_tensor(self._input["index"], _to_input(pixels, self._input))
+        self._interpreter.set_tensor(self._input["index"], _to_input(pixels, self._input, self._normalization))
         started = time.perf_counter()
         self._interpreter.invoke()
         milliseconds = (time.perf_counter() - started) * 1000
@@ -140,6 +155,7 @@ def evaluate(
     UnusableExamples when no example is left or an index has no label.
     """
     classifier = Classifier(tflite, labels=labels, threads=threads)
+    place_of = {label: place for place, label in enumerate(labels)}
     actually, called = array("l"), array("l")
     times: list[float] = []
     said: list[Answer] = []
@@ -154,8 +170,8 @@ def evaluate(
             continue
         best = int(np.argmax(probabilities))
         actually.append(actual)
-        called.append(best)
-        said.append(Answer(fingerprint(image), labels[actual], labels[best], float(probabilities[best])))
+        called.append(place_of[classifier.labels[best]])
+        said.append(Answer(fingerprint(image), labels[actual], classifier.labels[best], float(probabilities[best])))
         times.append(milliseconds)
     if not times:
         raise UnusableExamples(f"there are no examples to evaluate on ({skipped} unreadable): no gate can be passed")
@@ -183,10 +199,11 @@ def agreement(
     UnusableModel, UnusableExamples, and UnreadableImage (`dualdeploy.images.pixels`).
     """
     classifier = Classifier(tflite, labels=labels)
+    places = classifier.places(labels)
     differences: list[float] = []
     same = 0
     for image, expected in golden:
-        answer = classifier.probabilities(image)
+        answer = classifier.probabilities(image)[places]
         if len(expected) != len(answer):
             raise UnusableExamples(
                 f"golden example {len(differences)} has {len(expected)} probabilities for {len(answer)}"
@@ -283,31 +300,85 @@ def _image_size(details: Mapping[str, Any]) -> int:
     raise UnusableModel(f"the model takes {list(details['shape'])}, not one square RGB picture [1, px, px, 3]")
 
 
-def _check_types(*tensors: Mapping[str, Any]) -> None:
-    for details in tensors:
+def _check_types(taken: Mapping[str, Any], given: Mapping[str, Any], normalization: _Normalization | None) -> None:
+    for details, needs_scale in ((taken, normalization is not None), (given, True)):
         kind, (scale, _) = details["dtype"], details["quantization"]
-        if kind != np.float32 and (kind not in (np.uint8, np.int8) or scale == 0):
+        if kind != np.float32 and (kind not in (np.uint8, np.int8) or (needs_scale and scale == 0)):
             raise UnusableModel(
                 f"tensor {details['name']} is {np.dtype(kind)} with scale {scale}: nothing to convert with"
             )
 
 
-def _labels_of(data: bytes) -> tuple[str, ...]:
+def _labels(data: bytes, given: Sequence[str] | None) -> tuple[str, ...]:
+    """The labels in the order of the output; what was trained elsewhere has its own order, and says it in the file."""
+    description = _description(data)
+    own = description.labels if description else ()
+    if not own:
+        if given is None:
+            raise UnusableModel("the model does not say its labels, and none were given")
+        own = tuple(given)
+    if doubled := sorted({label for label in own if own.count(label) > 1}):
+        raise UnusableModel(f"the model names more than one of its classes {', '.join(doubled)}")
+    if given is not None and set(own) != set(given):
+        missing, foreign = sorted(set(given) - set(own)), sorted(set(own) - set(given))
+        raise UnusableModel(
+            f"the model's labels are not the data set's: {', '.join(missing) or 'none'} missing,"
+            f" {', '.join(foreign) or 'none'} too many"
+        )
+    return own
+
+
+@dataclasses.dataclass(frozen=True)
+class _Normalization:
+    """Turns 0..255 into the real values of the input; one number for all channels, or one for each."""
+
+    mean: npt.NDArray[np.float32]
+    std: npt.NDArray[np.float32]
+
+
+def _normalization(data: bytes) -> _Normalization | None:
+    """What the file says (NormalizationOptions of TFLite metadata); None where it says nothing."""
+    description = _description(data)
+    if description is None or not (description.mean or description.std):
+        return None
+    mean, std = np.asarray(description.mean, np.float32), np.asarray(description.std, np.float32)
+    is_usable = {len(mean), len(std)} <= {1, 3} and np.isfinite(mean).all() and np.isfinite(std).all() and std.all()
+    if not is_usable:
+        raise UnusableModel(
+            f"the model's normalization has mean {list(description.mean)} and std {list(description.std)}: it needs a"
+            " finite number, or one for each of three channels, and a std that is not 0"
+        )
+    return _Normalization(mean, std)
+
+
+def _description(data: bytes) -> tflite_metadata.Description | None:
     try:
-        return tflite_metadata.read(data).labels
+        return tflite_metadata.read(data)
+    except tflite_metadata.NotDescribed:
+        return None
     except tflite_metadata.MetadataError as exc:
-        raise UnusableModel(f"the model does not say its labels, and none were given: {exc}") from exc
+        raise UnusableModel(str(exc)) from exc
 
 
-def _to_input(pixels: npt.NDArray[np.float32], details: Mapping[str, Any]) -> npt.NDArray[Any]:
-    """Float 0..255 to the type of the input. Source: TFLite quantisation, real = scale * (stored - zero)."""
+def _to_input(
+    pixels: npt.NDArray[np.float32], details: Mapping[str, Any], normalization: _Normalization | None
+) -> npt.NDArray[Any]:
+    """Float 0..255 to the input: to its real values as the file says, and those to its type.
+
+    Source: TFLite quantisation, real = scale * (stored - zero), and TFLite metadata, real = (pixel - mean) / std. A
+    file that names no normalisation gets the pixels themselves; int8, which ends at 127, gets them less 128.
+    """
     kind = details["dtype"]
+    real = pixels if normalization is None else (pixels - normalization.mean) / normalization.std
     if kind == np.float32:
-        return pixels
-    scale, zero = details["quantization"]
+        return real.astype(np.float32)
     limits = np.iinfo(kind)
-    stored: npt.NDArray[Any] = np.clip(np.rint(pixels / scale + zero), limits.min, limits.max).astype(kind)
-    return stored
+    if normalization is None:
+        stored = pixels + limits.min
+    else:
+        scale, zero = details["quantization"]
+        stored = real / scale + zero
+    return np.clip(np.rint(stored), limits.min, limits.max).astype(kind)
 
 
 def _from_output(stored: npt.NDArray[Any], details: Mapping[str, Any]) -> npt.NDArray[np.float32]:

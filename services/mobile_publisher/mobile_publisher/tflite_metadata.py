@@ -27,6 +27,12 @@ from dualdeploy.errors import CannotEverSucceed
 LABELS_FILE = "labels.txt"
 DETAILS_FILE = "dualdeploy.json"
 
+#: What the file with the labels is called where the output tensor names none: ours, and that of Vertex AI's AutoML.
+_USUAL_LABELS_FILES = (LABELS_FILE, "dict.txt")
+
+#: Vertex AI's 5,000 labels of 128 characters take less.
+_LARGEST_ASSOCIATED_FILE = 8_000_000
+
 #: The one definition of making a picture fit the input; `dualdeploy.images.pixels` is its implementation.
 RESIZE: Mapping[str, object] = {
     "decode": "RGB",
@@ -46,16 +52,24 @@ _MIN_PARSER_VERSION = "1.0.0"
 # Enum values and union tags of metadata_schema.fbs.
 _NORMALIZATION_OPTIONS, _FEATURE_PROPERTIES, _IMAGE_PROPERTIES = 1, 1, 2
 _COLOR_SPACE_RGB = 1
-_DESCRIPTIONS, _TENSOR_AXIS_LABELS = 1, 2
+_DESCRIPTIONS, _TENSOR_AXIS_LABELS, _TENSOR_VALUE_LABELS = 1, 2, 3
 
 
 class MetadataError(CannotEverSucceed):
     """The file is no TFLite model, carries no description, or contradicts the one it is given."""
 
 
+class NotDescribed(MetadataError):
+    """The file is a TFLite model that says nothing about itself."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a .tflite file says about itself; `mean` and `std` turn 0..255 into the model's input."""
+    """What a .tflite file says about itself.
+
+    `labels` are in the order of the output; `mean` and `std`, one for all channels or one for each, turn 0..255 into
+    the input's real values: (value - mean) / std. All are empty where the file does not say.
+    """
 
     name: str
     description: str
@@ -106,26 +120,29 @@ def describe(
 def read(tflite: bytes) -> Description:
     """Read what `describe` wrote (or another writer of the format, as far as it goes).
 
-    Raises MetadataError when the file is no TFLite model, is damaged or carries no description.
+    Raises NotDescribed when it says nothing, and MetadataError when it is no TFLite model or is damaged.
     """
     try:
         return _read(tflite)
-    except (struct.error, IndexError, TypeError, ValueError, zipfile.BadZipFile) as exc:
+    except (struct.error, IndexError, TypeError, ValueError, zipfile.BadZipFile, NotImplementedError, EOFError) as exc:
         raise MetadataError(f"the description in these {len(tflite)} bytes is damaged: {exc}") from exc
 
 
 def _read(tflite: bytes) -> Description:
     model = _Table.root(tflite, _MODEL_IDENTIFIER, "a TFLite model")
-    metadata = _Table.root(_metadata_buffer(model), _METADATA_IDENTIFIER, "TFLite metadata")
-    files = _files(tflite)
-    labels = tuple(files.get(LABELS_FILE, "").splitlines())
-    details = json.loads(files.get(DETAILS_FILE, "{}"))
+    metadata = _metadata_of(model)
+    with _archive(tflite) as archive:
+        labels_file = _labels_file(metadata, archive.namelist())
+        if metadata is None and not labels_file:
+            raise NotDescribed("the model carries no description: publish it through tflite_metadata.describe")
+        labels = _labels(_text(archive, labels_file)) if labels_file else ()
+        details = json.loads(_text(archive, DETAILS_FILE)) if DETAILS_FILE in archive.namelist() else {}
     shape = next(_tensor_shapes(model, _Model.INPUTS), ())
-    mean, std = _normalization(metadata)
+    mean, std = _normalization(metadata) if metadata else ((), ())
     return Description(
-        name=metadata.text(_ModelMetadata.NAME),
-        description=metadata.text(_ModelMetadata.DESCRIPTION),
-        version=metadata.text(_ModelMetadata.VERSION),
+        name=metadata.text(_ModelMetadata.NAME) if metadata else "",
+        description=metadata.text(_ModelMetadata.DESCRIPTION) if metadata else "",
+        version=metadata.text(_ModelMetadata.VERSION) if metadata else "",
         labels=labels,
         image_size=shape[1] if len(shape) == 4 else 0,
         mean=mean,
@@ -133,6 +150,11 @@ def _read(tflite: bytes) -> Description:
         resize=details.get("resize", {}),
         extra=details.get("extra", {}),
     )
+
+
+def _labels(text: str) -> tuple[str, ...]:
+    """One label a line; a writer may end the file with empty lines, none of which is a label."""
+    return tuple(line.strip() for line in text.rstrip().splitlines())
 
 
 def _check(tflite: bytes, *, labels: Sequence[str], image_size: int) -> None:
@@ -328,11 +350,12 @@ class _Model:
 
 
 class _ModelMetadata:
-    """Slots of ModelMetadata, SubGraphMetadata, TensorMetadata, ProcessUnit and NormalizationOptions."""
+    """Slots of ModelMetadata, SubGraphMetadata, TensorMetadata, AssociatedFile, ProcessUnit, NormalizationOptions."""
 
     NAME, DESCRIPTION, VERSION, SUBGRAPHS = 0, 1, 2, 3
-    INPUT_TENSORS = 2
-    PROCESS_UNITS = 4
+    INPUT_TENSORS, OUTPUT_TENSORS = 2, 3
+    PROCESS_UNITS, ASSOCIATED_FILES = 4, 6
+    FILE_NAME, FILE_TYPE, FILE_LOCALE = 0, 2, 3
     OPTIONS_TYPE, OPTIONS = 0, 1
     MEAN, STD = 0, 1
 
@@ -391,13 +414,13 @@ class _Table:
         return bytes(self._table.Bytes[start : start + self._table.VectorLen(field)])
 
 
-def _metadata_buffer(model: _Table) -> bytes:
+def _metadata_of(model: _Table) -> _Table | None:
     buffers = model.tables(_Model.BUFFERS)
     for entry in model.tables(_Model.METADATA):
         if entry.text(_Model.METADATA_NAME) == _ENTRY.decode():
             index = entry.unsigned(_Model.METADATA_BUFFER, number_types.Uint32Flags)
-            return buffers[index].data(_Model.BUFFER_DATA)
-    raise MetadataError("the model carries no description: publish it through tflite_metadata.describe")
+            return _Table.root(buffers[index].data(_Model.BUFFER_DATA), _METADATA_IDENTIFIER, "TFLite metadata")
+    return None
 
 
 def _tensor_shapes(model: _Table, slot: int) -> Iterator[tuple[int, ...]]:
@@ -419,9 +442,40 @@ def _normalization(metadata: _Table) -> tuple[tuple[float, ...], tuple[float, ..
     return (), ()
 
 
-def _files(tflite: bytes) -> dict[str, str]:
+def _labels_file(metadata: _Table | None, there: Sequence[str]) -> str:
+    """The name of the associated file that holds the labels; empty without one. Raises MetadataError if it is away.
+
+    Source: the output tensor names it (metadata_schema.fbs, AssociatedFileType); of translations, the one for no
+    certain language is meant.
+    """
+    named = list(_files_of_output(metadata)) if metadata else []
+    labels = [file for file in named if file[1] in {_TENSOR_AXIS_LABELS, _TENSOR_VALUE_LABELS}] or named
+    if labels:
+        name, _, _ = min(labels, key=lambda file: bool(file[2]))
+        if name not in there:
+            raise MetadataError(f"the model's labels should be in its file {name}, which is not there")
+        return name
+    return next((name for name in _USUAL_LABELS_FILES if name in there), "")
+
+
+def _files_of_output(metadata: _Table) -> Iterator[tuple[str, int, str]]:
+    """Name, type and language of each file that the output tensor names."""
+    for subgraph in metadata.tables(_ModelMetadata.SUBGRAPHS):
+        for tensor in subgraph.tables(_ModelMetadata.OUTPUT_TENSORS):
+            for file in tensor.tables(_ModelMetadata.ASSOCIATED_FILES):
+                kind = file.unsigned(_ModelMetadata.FILE_TYPE, number_types.Uint8Flags)
+                yield file.text(_ModelMetadata.FILE_NAME), kind, file.text(_ModelMetadata.FILE_LOCALE)
+
+
+def _archive(tflite: bytes) -> zipfile.ZipFile:
+    """The associated files; empty where the model is all there is."""
     try:
-        with zipfile.ZipFile(io.BytesIO(tflite)) as archive:
-            return {name: archive.read(name).decode() for name in archive.namelist()}
+        return zipfile.ZipFile(io.BytesIO(tflite))
     except zipfile.BadZipFile:
-        return {}
+        return zipfile.ZipFile(io.BytesIO(), "w")
+
+
+def _text(archive: zipfile.ZipFile, name: str) -> str:
+    if archive.getinfo(name).file_size > _LARGEST_ASSOCIATED_FILE:
+        raise MetadataError(f"the model's file {name} is larger than {_LARGEST_ASSOCIATED_FILE / 1e6:g} MB")
+    return archive.read(name).decode("utf-8-sig")

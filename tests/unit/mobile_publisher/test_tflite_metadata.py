@@ -132,9 +132,6 @@ def test_bytes_that_are_no_model_are_refused_by_name(data: bytes) -> None:
 def test_a_file_cut_anywhere_is_a_metadata_error_and_nothing_else(tiny_float32: bytes) -> None:
     whole = describe(tiny_float32)
     for length in range(0, len(whole) - 1, 97):
-        try:
+        # The flatbuffer may be whole while the files behind it are cut off: then the labels that it names are missing.
+        with pytest.raises(MetadataError):
             tflite_metadata.read(whole[:length])
-        except MetadataError:
-            continue
-        # The flatbuffer may be whole while the files behind it are cut off: then the labels are missing.
-        assert tflite_metadata.read(whole[:length]).labels == ()
