@@ -3,12 +3,14 @@
 
 package dualdeploy
 
+import java.net.URLEncoder
 import java.util.concurrent.Callable
 import java.util.concurrent.ExecutionException
 import java.util.concurrent.ExecutorService
 import java.util.concurrent.Executors
 import java.util.concurrent.TimeUnit
 import java.util.concurrent.TimeoutException
+import java.util.concurrent.atomic.AtomicInteger
 import kotlin.math.max
 import kotlin.math.min
 
@@ -34,6 +36,18 @@ data class Prediction(
     val probabilities: Map<String, Double> = emptyMap(),
     val modelVersion: String = "",
 )
+
+/** What the phone's model said; `kept`: how many of its answers stood without asking, since the cloud answered last. */
+data class PhoneSaid(val prediction: Prediction, val kept: Int) {
+    /** For the gateway's log: how often both agree, and which share is asked about, are known without keeping a picture. */
+    val headers: Map<String, String>
+        get() = buildMap {
+            put("X-Phone-Label", URLEncoder.encode(prediction.label, "UTF-8").replace("+", "%20"))
+            put("X-Phone-Confidence", prediction.confidence.toString())
+            put("X-Phone-Kept", kept.toString())
+            if (prediction.modelVersion.isNotEmpty()) put("X-Phone-Version", prediction.modelVersion)
+        }
+}
 
 /**
  * `asked`: why the cloud was asked ("unsure", "label"), null where it was not. `fallback`: why not the preferred model
@@ -117,11 +131,11 @@ data class Policy(
 
 /**
  * Blocking: call `classify` off the main thread. `cloud` throws CloudUnavailable, or anything else, which counts as
- * "network"; it is interrupted when `budgetMs` is over. `mayAsk`: "" or why not ("offline", "battery", "metered").
+ * "network"; it is interrupted when `budgetMs` is over, and sends the `headers` of what the phone said. `mayAsk`: "" or why not ("offline", "battery", "metered").
  */
 class Router<Picture>(
     private val phone: (Picture) -> Prediction,
-    private val cloud: (Picture, Policy) -> Prediction,
+    private val cloud: (Picture, Policy, PhoneSaid?) -> Prediction,
     @Volatile var policy: Policy = Policy(),
     @Volatile var mode: InferenceMode? = null,
     private val budgetMs: Long = 1500,
@@ -129,6 +143,8 @@ class Router<Picture>(
     private val mayAsk: () -> String = { "" },
     private val executor: ExecutorService = Executors.newCachedThreadPool { Thread(it).apply { isDaemon = true } },
 ) {
+    private val kept = AtomicInteger()
+
     fun classify(picture: Picture): Answer {
         val began = System.nanoTime()
         val rules = policy
@@ -148,9 +164,17 @@ class Router<Picture>(
             // No model yet, or one that cannot run here. Why is said if the cloud does not answer, either.
             return inCloud(picture, rules, error).copy(fallback = "no_device_model")
         }
-        val asked = asks(own.prediction, rules) ?: return own
+        val asked = asks(own.prediction, rules)
+        if (asked == null) {
+            kept.incrementAndGet()
+            return own
+        }
+        val said = PhoneSaid(own.prediction, kept.get())
         return try {
-            inCloud(picture, rules).copy(asked = asked, onDevice = own.prediction)
+            val answer = inCloud(picture, rules, said = said)
+            // What was kept while the answer came is told with the next one.
+            kept.addAndGet(-said.kept)
+            answer.copy(asked = asked, onDevice = own.prediction)
         } catch (error: CloudUnavailable) {
             own.copy(asked = asked, fallback = error.reason)
         }
@@ -172,12 +196,12 @@ class Router<Picture>(
 
     private fun onDevice(picture: Picture) = Answer(phone(picture), InferenceSource.ON_DEVICE)
 
-    private fun inCloud(picture: Picture, rules: Policy, cause: Throwable? = null): Answer {
+    private fun inCloud(picture: Picture, rules: Policy, cause: Throwable? = null, said: PhoneSaid? = null): Answer {
         val not = mayAsk()
         if (not.isNotEmpty()) throw CloudUnavailable(not, cause = cause)
         if (!breaker.begin()) throw CloudUnavailable("breaker", cause = cause)
         try {
-            val answer = withinBudget { cloud(picture, rules) }
+            val answer = withinBudget { cloud(picture, rules, said) }
             breaker.succeeded()
             return Answer(answer, InferenceSource.IN_CLOUD)
         } catch (error: CloudUnavailable) {

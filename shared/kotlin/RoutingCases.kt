@@ -20,7 +20,7 @@ private fun failures(steps: List<Map<String, String>>): List<String> {
     val labels = steps[0].getValue("ask_about").split(",").filter { it.isNotEmpty() }.toSet()
     val router = Router<String>(
         phone = { said(step.getValue("phone")) },
-        cloud = { _, _ -> said(step.getValue("cloud")) },
+        cloud = { _, _, phone -> cloud(step.getValue("cloud"), phone, step.getValue("sent")) },
         policy = Policy(steps[0].getValue("threshold").toDouble(), labels, InferenceMode.of(steps[0].getValue("mode"))),
         budgetMs = 200,
         breaker = Breaker(now = { step.getValue("at").toDouble() }),
@@ -38,6 +38,14 @@ private fun failures(steps: List<Map<String, String>>): List<String> {
         val expected = step.getValue("expected")
         if (found == expected) null else "${step["case"]} at ${step["at"]}: $found, not $expected"
     }
+}
+
+private fun cloud(cell: String, phone: PhoneSaid?, expected: String): Prediction {
+    // Languages write the same number in different ways.
+    fun parts(told: List<String>) = told.map { it.toDoubleOrNull() ?: it }
+    val found = phone?.headers?.run { listOf("Label", "Confidence", "Kept").map { getValue("X-Phone-$it") } }
+    if (parts(found ?: listOf("nothing")) != parts(expected.split(" "))) throw AssertionError("was sent $found, not $expected")
+    return said(cell)
 }
 
 private fun said(cell: String): Prediction {

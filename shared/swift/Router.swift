@@ -29,6 +29,31 @@ public struct Prediction: Sendable {
   }
 }
 
+/// What the phone's model said; `kept`: how many of its answers stood without asking, since the cloud answered last.
+public struct PhoneSaid: Sendable {
+  public var prediction: Prediction
+  public var kept: Int
+
+  /// For the gateway's log: how often both agree, and which share is asked about, are known without keeping a picture.
+  public var headers: [String: String] {
+    let unreserved = CharacterSet(charactersIn: "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+    var found = [
+      "X-Phone-Label": prediction.label.addingPercentEncoding(withAllowedCharacters: unreserved) ?? "",
+      "X-Phone-Confidence": String(prediction.confidence),
+      "X-Phone-Kept": String(kept),
+    ]
+    if !prediction.modelVersion.isEmpty { found["X-Phone-Version"] = prediction.modelVersion }
+    return found
+  }
+}
+
+/// Counts across the copies of a router.
+public actor Kept {
+  private(set) var count = 0
+
+  func add(_ more: Int) { count += more }
+}
+
 /// `asked`: why the cloud was asked ("unsure", "label"). `fallback`: why not the preferred model answers ("timeout",
 /// "network", "busy", "server", "refused", "breaker", "no_device_model", or what `mayAsk` said).
 public struct Answer: Sendable {
@@ -125,19 +150,20 @@ public struct Policy: Sendable {
 }
 
 /// `cloud` throws CloudUnavailable, or anything else, which counts as "network"; its task is cancelled when `budget`
-/// seconds are over. `mayAsk`: "" or why not ("offline", "battery", "metered").
+/// seconds are over, and it sends the `headers` of what the phone said. `mayAsk`: "" or why not ("offline", "battery", "metered").
 public struct Router<Picture: Sendable>: Sendable {
   public var phone: @Sendable (Picture) async throws -> Prediction
-  public var cloud: @Sendable (Picture, Policy) async throws -> Prediction
+  public var cloud: @Sendable (Picture, Policy, PhoneSaid?) async throws -> Prediction
   public var policy: Policy
   public var mode: InferenceMode?
   public var budget: TimeInterval
   public var breaker: Breaker
   public var mayAsk: @Sendable () -> String
+  private let kept = Kept()
 
   public init(
     phone: @escaping @Sendable (Picture) async throws -> Prediction,
-    cloud: @escaping @Sendable (Picture, Policy) async throws -> Prediction,
+    cloud: @escaping @Sendable (Picture, Policy, PhoneSaid?) async throws -> Prediction,
     policy: Policy = Policy(), mode: InferenceMode? = nil, budget: TimeInterval = 1.5,
     breaker: Breaker = Breaker(), mayAsk: @escaping @Sendable () -> String = { "" }
   ) {
@@ -173,9 +199,15 @@ public struct Router<Picture: Sendable>: Sendable {
       answer.fallback = "no_device_model"
       return answer
     }
-    guard let asked = asks(own.prediction) else { return own }
+    guard let asked = asks(own.prediction) else {
+      await kept.add(1)
+      return own
+    }
+    let said = PhoneSaid(prediction: own.prediction, kept: await kept.count)
     do {
-      var answer = try await inCloud(picture)
+      var answer = try await inCloud(picture, said)
+      // What was kept while the answer came is told with the next one.
+      await kept.add(-said.kept)
       answer.asked = asked
       answer.onDevice = own.prediction
       return answer
@@ -206,12 +238,12 @@ public struct Router<Picture: Sendable>: Sendable {
     Answer(prediction: try await phone(picture), source: .onDevice)
   }
 
-  private func inCloud(_ picture: Picture) async throws -> Answer {
+  private func inCloud(_ picture: Picture, _ said: PhoneSaid? = nil) async throws -> Answer {
     let not = mayAsk()
     if !not.isEmpty { throw CloudUnavailable(not) }
     guard await breaker.begin() else { throw CloudUnavailable("breaker") }
     do {
-      let prediction = try await withinBudget { try await cloud(picture, policy) }
+      let prediction = try await withinBudget { try await cloud(picture, policy, said) }
       await breaker.succeeded()
       return Answer(prediction: prediction, source: .inCloud)
     } catch {

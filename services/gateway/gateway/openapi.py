@@ -37,7 +37,7 @@ PHONE_HEADERS: Mapping[str, str] = {
     "X-Phone-Label": "the label that the phone's model gave, percent-encoded UTF-8",
     "X-Phone-Confidence": "its probability, 0 to 1",
     "X-Phone-Version": "the version of the phone's model",
-    "X-Phone-Kept": "how many answers of the phone were kept, without asking, since it asked last",
+    "X-Phone-Kept": "how many answers of the phone were kept, without asking, since the cloud answered last",
 }
 
 

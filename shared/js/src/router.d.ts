@@ -18,6 +18,12 @@ export interface Prediction {
   modelVersion?: string;
 }
 
+/** What the phone's model said of a picture that the cloud is asked about. */
+export interface PhoneSaid extends Prediction {
+  /** How many answers of the phone stood without asking, since the cloud answered last. */
+  kept: number;
+}
+
 export interface Answer extends Prediction {
   inferenceSource: Source;
   /** Milliseconds, of all that was done for this picture. */
@@ -96,7 +102,9 @@ export class Breaker {
 export interface RouterOptions<Picture> {
   phone: (picture: Picture) => Promise<Prediction> | Prediction;
   /** Throws CloudUnavailable, or anything else, which counts as 'network'. */
-  cloud: (picture: Picture, signal: AbortSignal, policy: Policy) => Promise<Prediction> | Prediction;
+  cloud: (
+    picture: Picture, signal: AbortSignal, policy: Policy, said: PhoneSaid | null,
+  ) => Promise<Prediction> | Prediction;
   policy?: Policy;
   /** Instead of the policy's. */
   mode?: Mode;
@@ -126,4 +134,9 @@ export function gateway(options: {
   dataset: string;
   headers?: () => Record<string, string> | Promise<Record<string, string>>;
   fetch?: typeof globalThis.fetch;
-}): (picture: {png(px: number): Promise<Blob> | Blob}, signal: AbortSignal, policy: Policy) => Promise<Prediction>;
+}): (
+  picture: {png(px: number): Promise<Blob> | Blob}, signal: AbortSignal, policy: Policy, said?: PhoneSaid | null,
+) => Promise<Prediction>;
+
+/** The headers X-Phone-* of the gateway, for an app that asks it by itself. */
+export function phoneHeaders(said: PhoneSaid | null): Record<string, string>;

@@ -89,6 +89,9 @@ export function policyOf(routing, sha256) {
 }
 
 export class Router {
+  // Answers of the phone that stood without asking, since the cloud answered last.
+  #kept = 0;
+
   constructor({
     phone,
     cloud,
@@ -133,9 +136,16 @@ export class Router {
       return {...await this.#inCloud(picture, error), fallback: 'no_device_model'};
     }
     const asked = this.#asks(own);
-    if (!asked) return own;
+    if (!asked) {
+      this.#kept += 1;
+      return own;
+    }
+    const kept = this.#kept;
     try {
-      return {...await this.#inCloud(picture), asked, onDevice: own};
+      const answer = await this.#inCloud(picture, undefined, {...own, kept});
+      // What was kept while the answer came is told with the next one.
+      this.#kept -= kept;
+      return {...answer, asked, onDevice: own};
     } catch (error) {
       return {...own, asked, fallback: reasonOf(error)};
     }
@@ -159,12 +169,12 @@ export class Router {
     return {...await this.phone(picture), inferenceSource: InferenceSource.ON_DEVICE};
   }
 
-  async #inCloud(picture, cause = undefined) {
+  async #inCloud(picture, cause = undefined, said = null) {
     const not = this.mayAsk();
     if (not) throw new CloudUnavailable(not, {cause});
     if (!this.breaker.begin()) throw new CloudUnavailable('breaker', {cause});
     try {
-      const answer = await withinBudget((signal) => this.cloud(picture, signal, this.policy), this.budgetMs);
+      const answer = await withinBudget((signal) => this.cloud(picture, signal, this.policy, said), this.budgetMs);
       this.breaker.succeeded();
       return {...answer, inferenceSource: InferenceSource.IN_CLOUD};
     } catch (error) {
@@ -179,15 +189,27 @@ export class Router {
 // POST /predict/<dataset> of services/gateway. `headers` gives those of App Check, and of a user who is signed in.
 // A picture has png(px), which gives what to send: see `Picture` of ./browser.js.
 export function gateway({url, dataset, headers = () => ({}), fetch: send = globalThis.fetch}) {
-  return async (picture, signal, policy) => {
+  return async (picture, signal, policy, said = null) => {
     const body = await picture.png(policy.px);
-    const own = {'content-type': 'image/png', ...await headers()};
+    const own = {'content-type': 'image/png', ...phoneHeaders(said), ...await headers()};
     const address = `${url.replace(/\/$/, '')}/predict/${encodeURIComponent(dataset)}`;
     const response = await send(address, {method: 'POST', signal, body, headers: own});
     if (response.ok) return response.json();
     const {status} = response;
     const reason = status === 429 ? 'busy' : status >= 500 ? 'server' : 'refused';
     throw new CloudUnavailable(reason, {status, retryAfter: seconds(response.headers.get('retry-after'))});
+  };
+}
+
+// What the phone's model said, for the gateway's log: how often both agree, and which share is asked about, are known
+// without keeping a picture.
+export function phoneHeaders(said) {
+  if (!said) return {};
+  return {
+    'X-Phone-Label': encodeURIComponent(said.label),
+    'X-Phone-Confidence': String(said.confidence),
+    'X-Phone-Kept': String(said.kept),
+    ...said.modelVersion ? {'X-Phone-Version': said.modelVersion} : {},
   };
 }
 

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import {readFileSync} from 'node:fs';
 import {test} from 'node:test';
 
-import {Breaker, CloudUnavailable, InferenceMode, InferenceSource, Router, gateway, policyOf} from '../src/router.js';
+import {Breaker, CloudUnavailable, InferenceMode, InferenceSource, Router, gateway, phoneHeaders, policyOf} from '../src/router.js';
 
 const [header, ...lines] = readFileSync(new URL('../../fixtures/routing_cases.tsv', import.meta.url), 'utf8').trimEnd().split('\n');
 const columns = header.split('\t');
@@ -25,8 +25,10 @@ function phone(cell) {
   return prediction(cell);
 }
 
-function cloud(cell) {
+function cloud(cell, said, sent) {
   assert.notEqual(cell, 'not asked', 'the cloud was asked');
+  const {'X-Phone-Label': label, 'X-Phone-Confidence': confidence, 'X-Phone-Kept': kept} = phoneHeaders(said);
+  assert.equal(said ? `${label} ${confidence} ${kept}` : 'nothing', sent);
   if (cell === 'hangs') return new Promise(() => {});
   if (cell === 'network') throw new TypeError('fetch failed');
   const [status, retryAfter] = cell.split(' ').map(Number);
@@ -48,7 +50,7 @@ for (const [name, steps] of cases) {
     const {mode, threshold, ask_about: labels} = steps[0];
     const router = new Router({
       phone: () => phone(step.phone),
-      cloud: () => cloud(step.cloud),
+      cloud: (_picture, _signal, _policy, said) => cloud(step.cloud, said, step.sent),
       mode,
       policy: {threshold: Number(threshold), askAbout: labels ? labels.split(',') : []},
       budgetMs: 5,
@@ -162,6 +164,41 @@ test('the gateway is sent a PNG with the headers of the app', async () => {
   assert.equal(asked.address, 'https://gateway/predict/a%20b');
   assert.deepEqual(asked.headers, {'content-type': 'image/png', 'X-Firebase-AppCheck': 'token'});
   assert.equal(await asked.body.text(), 'png of 48');
+});
+
+test('the gateway is told what the phone said', async () => {
+  let headers;
+  const send = async (_address, options) => { headers = options.headers; return answering(200, {label: 'roses'})(); };
+  const ask = gateway({url: 'https://gateway', dataset: 'd', fetch: send});
+  const phone = () => ({label: 'gänse blume', confidence: 0.25, probabilities: {}, modelVersion: 'abc-1'});
+  await new Router({phone, cloud: ask, policy: POLICY}).classify(PICTURE);
+  assert.deepEqual(headers, {
+    'content-type': 'image/png', 'X-Phone-Label': 'g%C3%A4nse%20blume', 'X-Phone-Confidence': '0.25', 'X-Phone-Kept': '0',
+    'X-Phone-Version': 'abc-1',
+  });
+});
+
+test('what is kept while an answer comes is told with the next one', async () => {
+  const told = [];
+  let answer;
+  let confidence = 0.1;
+  const router = new Router({
+    phone: () => ({label: 'daisy', confidence}),
+    cloud: (_picture, _signal, _policy, said) => { told.push(said.kept); return new Promise((resolve) => { answer = resolve; }); },
+    policy: {threshold: 0.5},
+  });
+  const first = router.classify();
+  await new Promise(setImmediate);
+  confidence = 0.9;
+  await router.classify();
+  answer({label: 'roses', confidence: 1});
+  await first;
+  confidence = 0.1;
+  const second = router.classify();
+  await new Promise(setImmediate);
+  answer({label: 'roses', confidence: 1});
+  await second;
+  assert.deepEqual(told, [0, 1]);
 });
 
 for (const [status, header, expected] of [

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway import openapi
+
 PACKAGE = Path(__file__).parents[3] / "shared" / "js"
 
 #: The oldest that has what is used: fetch, crypto and a test runner.
@@ -49,3 +51,9 @@ def test_what_is_exported_is_declared_and_the_other_way_round(module: str) -> No
     declared = (PACKAGE / "src" / f"{module}.d.ts").read_text(encoding="utf-8")
     values = re.findall(r"^export (?:const|class|function) (\w+)", declared, re.MULTILINE)
     assert sorted(shown.stdout.split()) == sorted(values)
+
+
+@pytest.mark.parametrize("path", ["js/src/router.js", "kotlin/Router.kt", "swift/Router.swift"])
+def test_what_a_client_tells_of_the_phone_is_what_the_gateway_logs(path: str) -> None:
+    written = (PACKAGE.parent / path).read_text(encoding="utf-8")
+    assert set(re.findall(r"X-Phone-\w+", written)) == set(openapi.PHONE_HEADERS)
