@@ -29,3 +29,14 @@ LEAST_PICTURES_OF_A_LABEL = 10
 MOST_PICTURE_BYTES = 30_000_000
 #: JPEG and PNG are all that our own records may hold; GIF, BMP and ICO it would take besides.
 FORMATS = ("JPEG", "PNG")
+
+_MODEL_ENDINGS = {"cloud": "_automl", "mobile": "_mobile"}
+
+
+def model_id(dataset: str, target: str) -> str:
+    """Where AutoML's models of a data set are in the Model Registry, each run as a version.
+
+    Apart from the model that our own versions belong to: whether one model may hold both kinds is not written. No name
+    of a data set has an underscore, so no other data set has this id. At most 63 characters, as Vertex AI asks.
+    """
+    return f"dualdeploy-{dataset}{_MODEL_ENDINGS[target]}"
