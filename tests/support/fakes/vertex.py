@@ -48,6 +48,7 @@ class _Pending:
     done: bool = False
     error: str = ""
     code: int = 0
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def label_in_picture(deployed: DeployedModel, instance: Mapping[str, Any]) -> Answer:
@@ -349,7 +350,7 @@ class FakeVertex:
                 if self.auto_finish:
                     self._finish(name)
                 pending = self.operations[name]
-                return Operation(name, pending.done, pending.error, pending.code)
+                return Operation(name, pending.done, pending.error, pending.code, pending.metadata)
 
         return self.faults.run("operation", looked)
 

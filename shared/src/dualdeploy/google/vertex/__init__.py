@@ -1,6 +1,7 @@
 """Vertex AI as the services use it: values, the port, and the gateway that calls Google."""
 
-from dualdeploy.google.vertex.gateway import CALL_TIMEOUT, MOST_PREDICTION_CLIENTS, RETRY_DEADLINE, VertexGateway
+from dualdeploy.google.vertex.clients import CALL_TIMEOUT, RETRY_DEADLINE
+from dualdeploy.google.vertex.gateway import MOST_PREDICTION_CLIENTS, VertexGateway
 from dualdeploy.google.vertex.port import Vertex
 from dualdeploy.google.vertex.types import (
     ATTEMPT_LABEL,

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dualdeploy import lazily
 from dualdeploy.errors import (
     RejectedByGoogle,
     ResourceMissing,
 )
-from dualdeploy.google.calls import call
 from dualdeploy.google.vertex import messages
+from dualdeploy.google.vertex.clients import CALL_TIMEOUT, RETRY_DEADLINE, Clients
+from dualdeploy.google.vertex.clients import asked as _call
 from dualdeploy.google.vertex.types import (
     Answer,
     CustomJobSpec,
@@ -29,25 +30,14 @@ from dualdeploy.google.vertex.types import (
     JobOutcome,
     ModelSpec,
     ModelVersion,
-    Operation,
     RequestLogging,
 )
-
-#: Seconds that one HTTP call may take, and seconds after which a failed reading call is not repeated any more.
-CALL_TIMEOUT = 15.0
-
-
-RETRY_DEADLINE = 10.0
-
 
 #: Clients of dedicated endpoints that one instance keeps, however many data sets it serves.
 MOST_PREDICTION_CLIENTS = 32
 
 
-Result = TypeVar("Result")
-
-
-class VertexGateway:
+class VertexGateway(Clients):
     """The real thing, or an emulator of it at `emulator_host` (`host:port`, plain HTTP, no credentials).
 
     `call_timeout` in seconds, `retry_deadline` too: nothing is repeated after it.
@@ -62,11 +52,13 @@ class VertexGateway:
         call_timeout: float = CALL_TIMEOUT,
         retry_deadline: float = RETRY_DEADLINE,
     ) -> None:
-        self._parent = f"projects/{project}/locations/{region}"
-        self._region = region
-        self._emulator_host = emulator_host
-        self._call_timeout = call_timeout
-        self._retry_deadline = retry_deadline
+        super().__init__(
+            project=project,
+            region=region,
+            emulator_host=emulator_host,
+            call_timeout=call_timeout,
+            retry_deadline=retry_deadline,
+        )
         self._predictions = functools.lru_cache(maxsize=MOST_PREDICTION_CLIENTS)(self._new_predictions)
 
     # Jobs ------------------------------------------------------------------------------------------------------
@@ -357,44 +349,10 @@ class VertexGateway:
         first = predictions[0]
         return Answer(answer.deployed_model_id, first if isinstance(first, Mapping) else {}, seconds)
 
-    def operation(self, name: str) -> Operation | None:
-        """The operation as it stands, or None when Vertex AI no longer knows it."""
-        try:
-            found = self._operation(name)
-        except ResourceMissing:
-            return None
-        code = int(found.error.code)
-        return Operation(name, bool(found.done), found.error.message or f"code {code}" if code else "", code)
-
     # Inside ----------------------------------------------------------------------------------------------------
-
-    def _operation(self, name: str) -> Any:
-        json_format = lazily.load("google.protobuf.json_format")
-
-        client = self._endpoints.transport.operations_client
-
-        def get() -> Any:
-            return _call(f"get {name}", lambda: client.get_operation(name=name, **self._patience(repeat=True)))
-
-        try:
-            return get()
-        except json_format.ParseError:
-            # Begun through v1beta1 by another instance: its messages can be read once their package is imported.
-            self._beta_endpoints  # noqa: B018  # for its effect
-            return get()
 
     def _endpoint_name(self, endpoint_id: str) -> str:
         return f"{self._parent}/endpoints/{endpoint_id}"
-
-    def _patience(self, *, repeat: bool) -> dict[str, Any]:
-        """GAPIC clients repeat nothing by themselves, and only reading calls may be repeated."""
-        exceptions = lazily.load("google.api_core.exceptions")
-        retries = lazily.load("google.api_core.retry")
-        transient = retries.if_exception_type(
-            exceptions.ServiceUnavailable, exceptions.TooManyRequests, exceptions.BadGateway
-        )
-        retry = retries.Retry(predicate=transient, initial=0.2, maximum=3.0, timeout=self._retry_deadline)
-        return {"timeout": self._call_timeout, "retry": retry if repeat else None}
 
     @functools.cached_property
     def _jobs(self) -> Any:
@@ -404,32 +362,6 @@ class VertexGateway:
     def _models(self) -> Any:
         return lazily.load("google.cloud.aiplatform_v1").ModelServiceClient(**self._client_arguments())
 
-    @functools.cached_property
-    def _endpoints(self) -> Any:
-        return lazily.load("google.cloud.aiplatform_v1").EndpointServiceClient(**self._client_arguments())
-
-    @functools.cached_property
-    def _beta_endpoints(self) -> Any:
-        """For what v1 does not have. A second package of its size (a second, 65 MB): only who scales to zero pays."""
-        return lazily.load("google.cloud.aiplatform_v1beta1").EndpointServiceClient(**self._client_arguments())
-
     def _new_predictions(self, dns: str) -> Any:
         """A dedicated endpoint answers at a host of its own only; those that were asked last are kept."""
         return lazily.load("google.cloud.aiplatform_v1").PredictionServiceClient(**self._client_arguments(dns))
-
-    def _client_arguments(self, host: str = "") -> dict[str, Any]:
-        if not self._emulator_host:
-            return {
-                "transport": "rest",
-                "client_options": {"api_endpoint": host or f"{self._region}-aiplatform.googleapis.com"},
-            }
-        # Anonymous on purpose: otherwise a real bearer token would travel over plain HTTP.
-        return {
-            "transport": "rest",
-            "credentials": lazily.load("google.auth.credentials").AnonymousCredentials(),
-            "client_options": {"api_endpoint": f"http://{self._emulator_host}"},
-        }
-
-
-def _call(what: str, function: Callable[[], Result]) -> Result:
-    return call(f"Vertex AI, {what}", function)

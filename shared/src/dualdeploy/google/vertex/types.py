@@ -251,12 +251,23 @@ class Deployment:
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """A long-running operation: `code` (of google.rpc) and `error` are Google's once it is done and failed."""
+    """A long-running operation: `code` (of google.rpc) and `error` are Google's once it is done and failed.
+
+    `metadata` is what its kind tells besides, as JSON: `genericMetadata.partialFailures` of an import, `outputInfo` of
+    an export.
+    """
 
     name: str
     done: bool
     error: str = ""
     code: int = 0
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def partial_failures(self) -> list[str]:
+        """What an operation that did not fail could not do all the same; Google tells at most 20 of them."""
+        failures = self.metadata.get("genericMetadata", {}).get("partialFailures", [])
+        return [str(each.get("message", "")) for each in failures]
 
     def failure(self, what: str) -> DualDeployError:
         """What its failure means, by the table: most of them are no reason not to start another one."""
