@@ -9,6 +9,7 @@ import pytest
 
 from local_cloud import topology as topologies
 from local_cloud.cloud import LocalCloud
+from support import automl_data
 from support.accounts import PROJECT, REGION, REPOSITORY, Service, World
 
 
@@ -17,7 +18,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("permissions")
     described = topologies.load(REPOSITORY / "infra" / "topology.json", project=PROJECT, region=REGION)
     stub = topologies.Image("trainer", str(folder), ("python", "-c", "pass"))
-    described = dataclasses.replace(described, images={**described.images, "trainer": stub})
+    described = dataclasses.replace(
+        described, images={**described.images, "trainer": stub}, automl=automl_data.QUICK_IN_TOPOLOGY
+    )
     service = Service()
     # The clock stands: what a story publishes is the only thing that moves.
     cloud = LocalCloud(described, state_dir=folder / "cloud", repository=REPOSITORY, clock_seconds=3600)

@@ -22,6 +22,7 @@ from local_cloud.faults import Faults
 from local_cloud.iam import PROJECT_NUMBER
 from local_cloud.storage import Storage
 from local_cloud.vertex import Image, Vertex
+from support.automl_data import QUICK_AUTOML
 
 PROJECT = "demo-dualdeploy"
 REGION = "us-central1"
@@ -65,7 +66,6 @@ class Cloud:
             faults=self.faults,
             state_dir=self.state_dir / "vertex",
             project=PROJECT,
-            region=REGION,
             storage_address=self.storage.address,
             environment=lambda _account: {"STORAGE_EMULATOR_HOST": f"http://{self.storage.address}"},
             **{
@@ -73,6 +73,8 @@ class Cloud:
                     "trainer": Image(TOY_IMAGES / "trainer", ("python", "job.py")),
                     "predictor": Image(TOY_IMAGES / "predictor", ("python", "server.py")),
                 },
+                "region": REGION,
+                "automl": QUICK_AUTOML,
                 "publish_log": self._note,
                 "operation_seconds": 0.05,
                 "grace_seconds": 0.5,
@@ -121,6 +123,14 @@ class Cloud:
     @property
     def jobs(self) -> aiplatform_v1.JobServiceClient:
         return self.client(aiplatform_v1.JobServiceClient)
+
+    @property
+    def datasets(self) -> aiplatform_v1.DatasetServiceClient:
+        return self.client(aiplatform_v1.DatasetServiceClient)
+
+    @property
+    def pipelines(self) -> aiplatform_v1.PipelineServiceClient:
+        return self.client(aiplatform_v1.PipelineServiceClient)
 
     @property
     def models(self) -> aiplatform_v1.ModelServiceClient:

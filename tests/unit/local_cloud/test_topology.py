@@ -46,6 +46,11 @@ def document() -> dict[str, Any]:
         "schedules": {"clock": {"topic": "clock", "cron": "* * * * *", "data": {"v": 1}}},
         "services": {"launcher": {"kind": "function", "folder": "services/launcher"}},
         "images": {"trainer": {"folder": "services/trainer", "command": ["python", "-m", "trainer"]}},
+        "automl": {
+            "search": {"folder": "infra/search", "command": ["python", "search.py"], "path": ["services/trainer"]},
+            "server": {"folder": "infra/search", "command": ["python", "serve.py"]},
+            "seconds_per_node_hour": 0.5,
+        },
     }
 
 
@@ -90,6 +95,14 @@ def test_placeholders_are_filled_and_defaults_applied(tmp_path: Path, document: 
     assert read.subscription_path("reader") == "projects/demo-dualdeploy/subscriptions/reader"
 
 
+def test_what_stands_for_automl_is_read_and_need_not_be_there(tmp_path: Path, document: dict[str, Any]) -> None:
+    read = load(write(tmp_path, document)).automl
+    assert read is not None
+    assert (read.search.path, read.server.path, read.seconds_per_node_hour) == (("services/trainer",), (), 0.5)
+    del document["automl"]
+    assert load(write(tmp_path, document)).automl is None
+
+
 def test_what_was_read_cannot_be_changed(tmp_path: Path, document: dict[str, Any]) -> None:
     read = load(write(tmp_path, document))
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -104,6 +117,7 @@ def test_all_faults_are_reported_together_each_with_its_path(tmp_path: Path, doc
     document["subscriptions"]["launcher-tick"]["ack_deadline_seconds"] = "long"
     document["subscriptions"]["reader"] = {"topic": "dead"}
     document["images"]["trainer"]["command"] = "python"
+    del document["automl"]["seconds_per_node_hour"]
     with pytest.raises(TopologyError) as refused:
         load(write(tmp_path, document))
 
@@ -115,6 +129,7 @@ def test_all_faults_are_reported_together_each_with_its_path(tmp_path: Path, doc
     assert "subscriptions.launcher-tick.ack_deadline_seconds: must be an integer, got str" in message
     assert "subscriptions.reader.service: is missing" in message
     assert "images.trainer.command: must be a list, got str" in message
+    assert "automl.seconds_per_node_hour: is missing" in message
 
 
 @pytest.mark.parametrize("project", ["short", "Upper-case", "ends-with-", "1digit-first", "x" * 31])

@@ -35,7 +35,7 @@ from local_cloud.remote_config import RemoteConfig
 from local_cloud.scheduler import Scheduler
 from local_cloud.storage import Storage
 from local_cloud.topology import Subscription, Topology, Trigger
-from local_cloud.vertex import Image, Vertex
+from local_cloud.vertex import AutoMl, Image, Vertex
 
 logger = logging.getLogger(__name__)
 
@@ -194,6 +194,7 @@ class LocalCloud:
             storage_address=self.storage.address,
             environment=self._container_environment,
             images=self._images(),
+            automl=self._automl(),
             publish_log=self.sinks.route,
             on_served=served.note,
             quotas=lambda: self.project.quotas,
@@ -374,10 +375,17 @@ class LocalCloud:
         return ""
 
     def _images(self) -> dict[str, Image]:
-        return {
-            name: Image(folder=self._repository / image.folder, command=image.command)
-            for name, image in self.topology.images.items()
-        }
+        return {name: self._image(image) for name, image in self.topology.images.items()}
+
+    def _image(self, image: topologies.Image) -> Image:
+        path = tuple(self._repository / folder for folder in image.path)
+        return Image(folder=self._repository / image.folder, command=image.command, path=path)
+
+    def _automl(self) -> AutoMl | None:
+        named = self.topology.automl
+        if named is None:
+            return None
+        return AutoMl(self._image(named.search), self._image(named.server), named.seconds_per_node_hour)
 
     def _container_environment(self, account: str) -> dict[str, str]:
         """What an image has installed, a folder has on its path; the addresses are those of the account.

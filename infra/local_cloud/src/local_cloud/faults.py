@@ -51,6 +51,8 @@ JOB_PLACEMENT = frozenset({"no-capacity"})
 JOB = frozenset({"crash", "stall"})
 #: With the machines of a job that is running.
 JOB_MACHINE = frozenset({"preempt"})
+#: With the model of a training that succeeded.
+MODEL_APPEARANCE = frozenset({"delay:SECONDS"})
 
 
 class UnknownOperation(ValueError):

@@ -100,11 +100,24 @@ class Service:
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """A container image that Vertex runs: locally a folder and a command in it."""
+    """A container image that Vertex runs: locally a folder and a command in it.
+
+    `path`: folders that it imports from besides.
+    """
 
     name: str
     folder: str
     command: tuple[str, ...]
+    path: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoMl:
+    """What stands for AutoML: the command that learns, the one that serves, and how many seconds a node hour takes."""
+
+    search: Image
+    server: Image
+    seconds_per_node_hour: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +135,7 @@ class Topology:
     #: Those that no event reaches; a project can do without each.
     web_services: Mapping[str, Service]
     images: Mapping[str, Image]
+    automl: AutoMl | None = None
 
     @property
     def deployed(self) -> Mapping[str, Service]:
@@ -274,7 +288,7 @@ def _kind(value: object) -> str:
 
 def _read(reader: _Reader, file: _Section) -> Topology:
     services = file.each("services", _service)
-    images = file.each("images", lambda name, each: Image(name, each.text("folder"), each.texts("command")))
+    images = file.each("images", _image)
     topics = file.each("topics", lambda name, _each: name)
     return Topology(
         project=reader.fill("", "${project}"),
@@ -295,6 +309,19 @@ def _read(reader: _Reader, file: _Section) -> Topology:
         services=services,
         web_services=file.each("web_services", _service),
         images=images,
+        automl=_automl(file.section("automl")) if file.has("automl") else None,
+    )
+
+
+def _image(name: str, section: _Section) -> Image:
+    return Image(name, section.text("folder"), section.texts("command"), section.texts("path"))
+
+
+def _automl(section: _Section) -> AutoMl:
+    return AutoMl(
+        search=_image("search", section.section("search")),
+        server=_image("server", section.section("server")),
+        seconds_per_node_hour=section.number("seconds_per_node_hour"),
     )
 
 

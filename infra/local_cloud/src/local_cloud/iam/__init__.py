@@ -2,7 +2,7 @@
 
 from local_cloud.iam.bindings import AGENTS, PROJECT_NUMBER, Bindings, BindingsError, Condition, Grant
 from local_cloud.iam.gate import Find, Gate
-from local_cloud.iam.judge import CUSTOM_CODE, OWNER, PREDICTOR, ApiIsOff, Iam, Refused, StalePolicy, agent
+from local_cloud.iam.judge import CUSTOM_CODE, OWNER, PREDICTOR, VERTEX, ApiIsOff, Iam, Refused, StalePolicy, agent
 
 __all__ = [
     "AGENTS",
@@ -10,6 +10,7 @@ __all__ = [
     "OWNER",
     "PREDICTOR",
     "PROJECT_NUMBER",
+    "VERTEX",
     "ApiIsOff",
     "Bindings",
     "BindingsError",

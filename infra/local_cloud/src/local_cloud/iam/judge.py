@@ -25,6 +25,8 @@ _LOG = logging.getLogger("local_cloud.iam")
 OWNER = "user:owner@example.com"
 #: As whom Vertex AI runs a model server, and a job that names no account.
 PREDICTOR = "serviceAccount:model-server@vertex-ai.example.com"
+#: As whom Vertex AI reads the pictures of data sets and writes exports.
+VERTEX = f"serviceAccount:service-{PROJECT_NUMBER}@gcp-sa-aiplatform.iam.gserviceaccount.com"
 CUSTOM_CODE = f"serviceAccount:service-{PROJECT_NUMBER}@gcp-sa-aiplatform-cc.iam.gserviceaccount.com"
 
 #: What Cloud Storage grants on a new bucket, so that the basic roles of the project mean something there.
@@ -127,7 +129,7 @@ class Iam:
         iam.accounts = {each.partition(":")[2]: False for each in members}
         # Who signs pushes calls our services, and nothing of Google's.
         own = [each for each in members if not each.partition("@")[0].endswith("-caller")]
-        iam.callers += [*own, OPERATOR, PREDICTOR, CUSTOM_CODE]
+        iam.callers += [*own, OPERATOR, PREDICTOR, CUSTOM_CODE, VERTEX]
         return iam
 
     def member(self, account: str) -> str:

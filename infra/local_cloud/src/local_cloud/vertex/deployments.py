@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from local_cloud.vertex import machines, sleep
+from local_cloud.vertex import automl, machines, sleep
 from local_cloud.vertex.bodies import whole_number
 from local_cloud.vertex.errors import failed_precondition, invalid_argument
 from local_cloud.vertex.images import Image, command_line, resolve
 from local_cloud.vertex.job_spec import SERVICE_ACCOUNT
 from local_cloud.vertex.models import Models
 from local_cloud.vertex.names import last_segment
-from local_cloud.vertex.processes import container_environment
+from local_cloud.vertex.searches import MODEL_VARIABLE, search_environment
 from local_cloud.vertex.servers import ServerSpec
 
 _ONLINE = "aiplatform.googleapis.com/prediction/online"
@@ -27,16 +27,21 @@ Document = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Host:
-    """What every model server of the location runs on."""
+    """What every model server of the location runs on; `automl` is what serves models of AutoML."""
 
     images: Mapping[str, Image]
+    automl: Image | None
     python: str
     environment: Callable[[], Mapping[str, str]]
     project_number: str
 
 
-def deployable(deployed: Mapping[str, Any], models: Models, *, may_sleep: bool = False) -> Document:
-    """The Model version that `deployed` names, if it can be deployed as asked; to no replica only if it `may_sleep`.
+def deployable(
+    endpoint: Mapping[str, Any], deployed: Mapping[str, Any], models: Models, *, may_sleep: bool = False
+) -> Document:
+    """The Model version that `deployed` names, if it can be deployed on `endpoint` as asked; to no replica only if it
+
+    `may_sleep`.
 
     Raises:
         ApiError: 400 naming what is missing, 404 when there is no such model or version.
@@ -44,11 +49,17 @@ def deployable(deployed: Mapping[str, Any], models: Models, *, may_sleep: bool =
     if not deployed.get("model"):
         raise invalid_argument("deployed_model.model is required.")
     model = models.resolve(deployed["model"])
-    if not (model.get("containerSpec") or {}).get("imageUri"):
+    if "automl" in model:
+        automl.refuse_endpoint(model, endpoint)
+    elif not (model.get("containerSpec") or {}).get("imageUri"):
         raise failed_precondition(f"The Model {model['name']} has no container_spec and cannot be deployed.")
     resources = deployed.get("dedicatedResources") or deployed.get("automaticResources")
     if not resources:
         raise invalid_argument("deployed_model needs dedicated_resources or automatic_resources.")
+    kind = "dedicated_resources" if "dedicatedResources" in deployed else "automatic_resources"
+    if kind.upper() not in model["supportedDeploymentResourcesTypes"]:
+        # Source: https://github.com/googleapis/python-aiplatform/issues/773
+        raise invalid_argument(f"'{kind}' is not supported for Model {model['name']}.")
     if "dedicatedResources" in deployed:
         machines.check(resources.get("machineSpec") or {}, "deployed_model.dedicated_resources.machine_spec")
     if may_sleep and sleep.sleeps(deployed):
@@ -95,12 +106,12 @@ def server_spec(
     """How the server of a deployed model is started.
 
     Raises:
-        ApiError: NOT_FOUND when the image is not known here.
+        ApiError: NOT_FOUND when the image is not known here, FAILED_PRECONDITION where nothing stands for AutoML.
 
     Source: "Custom container requirements", environment variables available in the container.
     """
-    container = model["containerSpec"]
-    image = resolve(container["imageUri"], host.images)
+    container = model.get("containerSpec") or {}
+    image = _image(model, host)
     endpoint_id, deployed_id = last_segment(endpoint["name"]), deployed["id"]
     default_route = f"/v1/endpoints/{endpoint_id}/deployedModels/{deployed_id}"
     health_route = container.get("healthRoute") or default_route
@@ -118,6 +129,7 @@ def server_spec(
         "AIP_PROJECT_NUMBER": host.project_number,
         "AIP_MACHINE_TYPE": machine.get("machineType", ""),
         **_declared(container),
+        **({MODEL_VARIABLE: model["automl"]["folder"]} if "automl" in model else {}),
     }
     return ServerSpec(
         command=command_line(
@@ -127,11 +139,20 @@ def server_spec(
             arguments=list(container.get("args") or ()),
         ),
         folder=image.folder,
-        environment=container_environment(host.environment(), variables),
+        environment=search_environment(image, host.environment(), variables),
         health_route=health_route,
         predict_route=predict_route,
         log=folder / endpoint_id / deployed_id / "log",
     )
+
+
+def _image(model: Mapping[str, Any], host: Host) -> Image:
+    """What serves a model."""
+    if "automl" not in model:
+        return resolve(model["containerSpec"]["imageUri"], host.images)
+    if host.automl is None:
+        raise failed_precondition("The topology of this local cloud names nothing that serves models of AutoML.")
+    return host.automl
 
 
 def _declared(container: Mapping[str, Any]) -> dict[str, str]:

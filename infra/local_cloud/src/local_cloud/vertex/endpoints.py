@@ -12,7 +12,7 @@ from typing import Any
 import flask
 
 from local_cloud.api import ApiError
-from local_cloud.vertex import deployments, machines, pages, sleep, traffic
+from local_cloud.vertex import automl, deployments, machines, pages, sleep, traffic
 from local_cloud.vertex.bodies import camel_case, update_mask
 from local_cloud.vertex.deployments import Host
 from local_cloud.vertex.errors import aborted, already_exists, failed_precondition, invalid_argument, not_found
@@ -304,7 +304,7 @@ class Endpoints:
         with self._records.transaction():
             record = self.existing(name)
             self._refuse_taken(record, given)
-            model = deployments.deployable(deployed, self._models, may_sleep=version() == "v1beta1")
+            model = deployments.deployable(record, deployed, self._models, may_sleep=version() == "v1beta1")
             sleep.refuse_company(record, deployed)
             deployed = {
                 **deployed,
@@ -346,6 +346,8 @@ class Endpoints:
     def _prepare_deploy(self, arguments: Document, stop: threading.Event) -> Work:
         deployed, key = arguments["deployedModel"], (arguments["name"], arguments["deployedModel"]["id"])
         model = self._models.resolve(deployed["model"])
+        if "automl" in model:
+            self._require_nodes()
         spec = deployments.server_spec(self.existing(arguments["name"]), deployed, model, self._host, self._folder)
         server = self._servers.start(key, spec, restarts_first_failure=False)
         try:
@@ -365,8 +367,21 @@ class Endpoints:
 
         return Work(apply, settle=lambda applied: None if applied else self._servers.stop(key))
 
+    def _require_nodes(self) -> None:
+        """Raises ApiError when AutoML serves as many models as it may.
+
+        Source: https://github.com/GoogleCloudPlatform/vertex-ai-samples/issues/264
+        """
+        deployed = [model for _, endpoint in self._records.all(ENDPOINTS) for model in endpoint["deployedModels"]]
+        if sum("automaticResources" in each for each in deployed) >= automl.DEPLOYED_MODELS:
+            raise ApiError(
+                429,
+                "RESOURCE_EXHAUSTED",
+                "The following quotas are exceeded: AutoMLImageClassificationDeployedModelNodes",
+            )
+
     def _start_limit(self, model: Mapping[str, Any]) -> float:
-        given = model["containerSpec"].get("deploymentTimeout")
+        given = (model.get("containerSpec") or {}).get("deploymentTimeout")
         limit = seconds(given, "container_spec.deployment_timeout") if given else self._server_start_seconds
         return min(limit, self._server_start_seconds)
 

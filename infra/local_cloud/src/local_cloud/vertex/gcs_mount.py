@@ -10,27 +10,21 @@ code that builds such paths itself (it must ask for them by an argument to find 
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import time
-import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
-import urllib3
-
 from dualdeploy import local_paths
+from local_cloud.vertex.objects import Objects
 
 MOUNT_ROOT_VARIABLE = "GCS_MOUNT_ROOT"
 
 _PATH = re.compile(r"(?<![\w./-])/gcs/(?P<bucket>[a-z0-9][a-z0-9._-]{1,61}[a-z0-9])(?P<object>/[^\s,;:'\"]*)?")
-_PAUSES = (0.1, 0.3, 1.0, 3.0)
-_RETRYABLE = frozenset({408, 429, 500, 502, 503, 504})
-_TIMEOUT = urllib3.Timeout(connect=5, read=60)
 
 
 class MountFailed(RuntimeError):
-    """Cloud Storage did not give or take an object of the mount."""
+    """An object of the mount cannot be a file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +40,8 @@ class GcsMount:
 
     def __init__(self, root: Path, *, storage_address: str, stable_seconds: float = 1.0) -> None:
         self.root = root
-        self._base = f"http://{storage_address}"
+        self._objects = Objects(lambda: storage_address)
         self._stable_seconds = stable_seconds
-        self._pool = urllib3.PoolManager(retries=False, timeout=_TIMEOUT)
         self._mentioned: set[tuple[str, str]] = set()
         self._uploaded: dict[Path, _Stamp] = {}
 
@@ -64,7 +57,7 @@ class GcsMount:
         """Fetch every object below the paths that `map` has seen.
 
         Raises:
-            MountFailed: Cloud Storage answered an error.
+            StorageFailed: Cloud Storage answered an error.
         """
         for bucket, prefix in sorted(self._mentioned):
             folder = self._place(bucket, prefix) if prefix else self.root / bucket
@@ -80,7 +73,7 @@ class GcsMount:
                 file is closed, which cannot be seen from outside; an unchanged file is taken for a closed one.
 
         Raises:
-            MountFailed: Cloud Storage answered an error.
+            StorageFailed: Cloud Storage answered an error.
         """
         stored = []
         for path in sorted(self.root.rglob("*")):
@@ -99,19 +92,12 @@ class GcsMount:
         return f"{self.root}/{bucket}" + (matched["object"] or "")
 
     def _names(self, bucket: str, prefix: str) -> Iterator[str]:
-        token = ""
-        while True:
-            query = urllib.parse.urlencode({"prefix": prefix, "pageToken": token} if token else {"prefix": prefix})
-            page = json.loads(self._request("GET", f"/storage/v1/b/{bucket}/o?{query}"))
-            # A prefix is not a folder: /gcs/b/data must not bring data-old/ along.
-            yield from (
-                item["name"]
-                for item in page.get("items", ())
-                if not prefix or prefix.endswith("/") or item["name"] == prefix or item["name"].startswith(prefix + "/")
-            )
-            token = page.get("nextPageToken", "")
-            if not token:
-                return
+        # A prefix is not a folder: /gcs/b/data must not bring data-old/ along.
+        return (
+            name
+            for name in self._objects.names(bucket, prefix)
+            if not prefix or prefix.endswith("/") or name == prefix or name.startswith(prefix + "/")
+        )
 
     def _fetch(self, bucket: str, name: str) -> None:
         path = self._place(bucket, name)
@@ -120,7 +106,7 @@ class GcsMount:
             path.mkdir(parents=True, exist_ok=True)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self._request("GET", f"/download/storage/v1/b/{bucket}/o/{_quoted(name)}?alt=media"))
+        path.write_bytes(self._objects.read(bucket, name))
         stamp = _stamp(path)
         if stamp is not None:
             self._uploaded[path] = stamp
@@ -134,27 +120,8 @@ class GcsMount:
     def _store(self, path: Path) -> str:
         bucket, *parts = path.relative_to(self.root).parts
         name = "/".join(parts)
-        query = urllib.parse.urlencode({"uploadType": "media", "name": name})
-        self._request("POST", f"/upload/storage/v1/b/{bucket}/o?{query}", body=path.read_bytes())
+        self._objects.write(bucket, name, path.read_bytes())
         return f"gs://{bucket}/{name}"
-
-    def _request(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        """One request, repeated with back-off while Cloud Storage asks for it, as FUSE does."""
-        headers = {"Content-Type": "application/octet-stream"} if body is not None else {}
-        for pause in (*_PAUSES, None):
-            try:
-                response = self._pool.request(method, self._base + path, body=body, headers=headers)
-            except urllib3.exceptions.HTTPError as error:
-                failure = str(error)
-            else:
-                if response.status < 300:
-                    return response.data
-                failure = f"HTTP {response.status} {response.data[:200]!r}"
-                if response.status not in _RETRYABLE:
-                    break
-            if pause is not None:
-                time.sleep(pause)
-        raise MountFailed(f"{method} {path}: {failure}")
 
 
 def _stamp(path: Path) -> _Stamp | None:
@@ -164,7 +131,3 @@ def _stamp(path: Path) -> _Stamp | None:
         # A temporary file may be gone between being listed and being looked at.
         return None
     return None if path.is_dir() else _Stamp(status.st_mtime_ns, status.st_size)
-
-
-def _quoted(name: str) -> str:
-    return urllib.parse.quote(name, safe="")

@@ -17,10 +17,14 @@ _URI = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """What stands for a container image: `command` runs in `folder`; a leading "python" is replaced."""
+    """What stands for a container image: `command` runs in `folder`; a leading "python" is replaced.
+
+    `path`: folders that it imports from besides.
+    """
 
     folder: Path
     command: tuple[str, ...]
+    path: tuple[Path, ...] = ()
 
 
 def repository_name(uri: object) -> str:

@@ -18,6 +18,7 @@ from local_cloud.vertex.errors import CODES
 from local_cloud.vertex.gcs_mount import MOUNT_ROOT_VARIABLE, GcsMount, MountFailed
 from local_cloud.vertex.images import Image, command_line, resolve
 from local_cloud.vertex.job_spec import Replica
+from local_cloud.vertex.objects import StorageFailed
 from local_cloud.vertex.processes import Process, container_environment
 
 #: Faults planned for this name hit the next job that starts: `crash` kills it, `stall` freezes it.
@@ -135,7 +136,7 @@ class JobRun:
                 restarts -= 1
         except ApiError as error:
             return _failed(error.message, error.status)
-        except MountFailed as error:
+        except (MountFailed, StorageFailed) as error:
             return _failed(f"Cloud Storage FUSE: {error}", "INTERNAL")
         except OSError as error:
             return _failed(f"The container could not be started: {error}", "INTERNAL")

@@ -9,9 +9,10 @@ from typing import Any
 
 from local_cloud.api import ApiError
 from local_cloud.iam import Iam, Refused, agent
-from local_cloud.vertex import pages
+from local_cloud.vertex import automl, evaluation, pages
 from local_cloud.vertex.bodies import update_mask, whole_number
 from local_cloud.vertex.errors import already_exists, failed_precondition, invalid_argument, invalid_field, not_found
+from local_cloud.vertex.evaluation import Answers
 from local_cloud.vertex.filters import id_field, labels_field, text_field
 from local_cloud.vertex.images import Image, resolve
 from local_cloud.vertex.names import (
@@ -51,6 +52,7 @@ _LISTING = pages.Listing(
 )
 _VERSIONS_LISTING = pages.Listing(key="models", fields={"labels": labels_field()}, orders=_ORDERS)
 _EVALUATIONS_LISTING = pages.Listing(key="modelEvaluations", fields={})
+_SLICES_LISTING = pages.Listing(key="modelEvaluationSlices", fields={})
 
 #: What a version takes from the uploaded Model; everything else there is the model's or output only.
 _VERSION_FIELDS = (
@@ -62,6 +64,15 @@ _VERSION_FIELDS = (
     "predictSchemata",
     "versionDescription",
 )
+
+#: What AutoML's models of images are asked and answer. Source: aiplatform.v1.schema.predict.
+_PREDICT = "gs://google-cloud-aiplatform/schema/predict"
+_AUTOML_METADATA = "gs://google-cloud-aiplatform/schema/model/metadata/automl_image_classification_1.0.0.yaml"
+_AUTOML_SCHEMATA = {
+    "instanceSchemaUri": f"{_PREDICT}/instance/image_classification_1.0.0.yaml",
+    "parametersSchemaUri": f"{_PREDICT}/params/image_classification_1.0.0.yaml",
+    "predictionSchemaUri": f"{_PREDICT}/prediction/classification_1.0.0.yaml",
+}
 
 #: What every model with a container of its own can do, as Vertex AI writes it on the model.
 _SUPPORTED: Mapping[str, Any] = {
@@ -160,6 +171,22 @@ class Models:
             self._get_evaluation,
             answer="ModelEvaluation",
         )
+        slices = f"{path}/<evaluation>/slices"
+        wire.operation(
+            "aiplatform.models.evaluations.slices.list",
+            "GET",
+            slices,
+            self._list_slices,
+            answer="ListModelEvaluationSlicesResponse",
+            differs="of AutoML's models only, one for each label",
+        )
+        wire.operation(
+            "aiplatform.models.evaluations.slices.get",
+            "GET",
+            f"{slices}/<part>",
+            self._get_slice,
+            answer="ModelEvaluationSlice",
+        )
 
     def resolve(self, reference: str) -> Document:
         """The Model, at the version meant by a full name such as …/models/flowers@2, …@golden or …/flowers.
@@ -183,9 +210,7 @@ class Models:
         artifact = model.get("artifactUri") or ""
         if artifact and not _IN_BUCKET.fullmatch(artifact):
             raise invalid_field("model.artifact_uri", f"{artifact!r} is not a folder of Cloud Storage (gs://…).")
-        aliases = list(model.get("versionAliases") or ())
-        for alias in aliases:
-            _check_alias(alias)
+        aliases = self.check_aliases(model)
         with self._records.transaction():
             name = self._upload_target(parent, request)
             arguments = {
@@ -196,6 +221,13 @@ class Models:
                 "created": now(),
             }
             return self._operations.start(_UPLOAD, name, arguments)
+
+    def check_aliases(self, model: Mapping[str, Any]) -> list[str]:
+        """The aliases that a new version shall have. Raises ApiError 400 for one that is malformed."""
+        aliases = list(model.get("versionAliases") or ())
+        for alias in aliases:
+            _check_alias(alias)
+        return aliases
 
     def _upload_target(self, parent: str, request: Mapping[str, Any]) -> str:
         """The name of the model to create or to extend; refuses an id that is malformed or taken."""
@@ -268,6 +300,99 @@ class Models:
         self._records.put(MODELS, name, record)
         return {"model": name, "modelVersionId": version_id}
 
+    # What AutoML trained
+
+    def trained_target(self, parent: str, wanted: Mapping[str, Any]) -> str:
+        """The name of the model that a training is to make or to extend.
+
+        Raises:
+            ApiError: as an upload, and for a parent that names a version or that AutoML did not train. Whether Google
+                takes a parent of custom models is not known [U].
+        """
+        parent_model = str(wanted.get("parentModel") or "")
+        if "@" in parent_model:
+            # "Vertex AI is not able to find a resource if it contains this suffix":
+            # https://github.com/apache/airflow/pull/39640
+            raise not_found(f"The Model does not exist: {parent_model}.")
+        name = self._upload_target(parent, wanted)
+        if parent_model and any("automl" not in version for version in self._existing(name)["versions"].values()):
+            raise failed_precondition(f"The Model {name} was not trained by AutoML: it cannot be the parent.")
+        return name
+
+    def reserve(self, parent: str, pipeline: Mapping[str, Any]) -> tuple[str, str]:
+        """Name and version of the model of a training that succeeds; it is there after `add_trained`.
+
+        Raises:
+            ApiError: when meanwhile the name was taken or the parent deleted.
+        """
+        name = self.trained_target(parent, pipeline)
+        record = self._records.get(MODELS, name)
+        if record is None:
+            return name, "1"
+        version_id = str(record["nextVersion"])
+        record["nextVersion"] += 1
+        self._records.put(MODELS, name, record)
+        return name, version_id
+
+    def add_trained(self, pipeline: Mapping[str, Any], trained: Mapping[str, Any]) -> None:
+        """Add the version that a pipeline's `modelToUpload` names, with its evaluation; call in a transaction.
+
+        A parent that was deleted meanwhile stays deleted.
+        """
+        model, moment = pipeline["modelToUpload"], now()
+        name, version_id = model["name"], model["versionId"]
+        record = self._records.get(MODELS, name)
+        if record is None and pipeline.get("parentModel"):
+            return
+        record = record or {**_new_record(name, model, moment), "nextVersion": 2}
+        counts = trained["counts"]
+        record["versions"][version_id] = {
+            **{key: model[key] for key in ("versionDescription",) if key in model},
+            "labels": model.get("labels") or {} if pipeline.get("parentModel") else {},
+            "versionAliases": [],
+            "versionCreateTime": moment,
+            "versionUpdateTime": moment,
+            "metadataSchemaUri": _AUTOML_METADATA,
+            "metadata": {
+                "modelType": trained["modelType"],
+                "trainingDataItemsCount": str(counts["training"]),
+                "validationDataItemsCount": str(counts["validation"]),
+                "eligibleAsBaseModel": True,
+            },
+            "predictSchemata": _AUTOML_SCHEMATA,
+            "trainingPipeline": pipeline["name"],
+            "modelSourceInfo": {"sourceType": "AUTOML"},
+            "automl": {key: trained[key] for key in ("folder", "modelType", "labels", "ids")},
+        }
+        _add_aliases(record, version_id, model.get("versionAliases") or ())
+        if len(record["versions"]) == 1:
+            _add_aliases(record, version_id, [DEFAULT_ALIAS])
+        self._records.put(MODELS, name, record)
+        self._evaluate(f"{name}@{version_id}", Answers(**trained["tested"]))
+
+    def _evaluate(self, version: str, tested: Answers) -> None:
+        """Add what AutoML says of a version: an evaluation, with a slice for each label."""
+        name, moment = f"{version}/evaluations/{new_id()}", now()
+        slices = [
+            {
+                "name": f"{name}/slices/{new_id()}",
+                "slice": {"dimension": "annotationSpec", "value": label},
+                "metricsSchemaUri": automl.METRICS_SCHEMA,
+                "metrics": evaluation.metrics_of_label(tested, place),
+                "createTime": moment,
+            }
+            for place, label in enumerate(tested.labels)
+        ]
+        document = {
+            "name": name,
+            "metricsSchemaUri": automl.METRICS_SCHEMA,
+            "metrics": evaluation.metrics(tested),
+            "createTime": moment,
+            "sliceDimensions": ["annotationSpec"],
+            "slices": slices,
+        }
+        self._records.put(_EVALUATIONS, name, document)
+
     # Reading
 
     def _get(self, project: str, location: str, model: str) -> Document:
@@ -312,7 +437,7 @@ class Models:
             "versionId": version_id,
             "labels": labels,
             "deployedModels": deployed,
-            **_SUPPORTED,
+            **(automl.supported(version["automl"]["modelType"]) if "automl" in version else _SUPPORTED),
         }
 
     def _deployments(self, name: str) -> Iterable[tuple[str, str, str]]:
@@ -379,9 +504,9 @@ class Models:
         def apply() -> Document:
             self._refuse_deployed(arguments["name"], None)
             self._records.remove(MODELS, arguments["name"])
-            for _, evaluation in self._records.all(_EVALUATIONS):
-                if evaluation["name"].startswith(arguments["name"] + "/"):
-                    self._records.remove(_EVALUATIONS, evaluation["name"])
+            for _, evaluated in self._records.all(_EVALUATIONS):
+                if evaluated["name"].startswith(arguments["name"] + "/"):
+                    self._records.remove(_EVALUATIONS, evaluated["name"])
             return {}
 
         return Work(apply)
@@ -428,11 +553,11 @@ class Models:
 
     def _import_evaluation(self, project: str, location: str, model: str) -> Document:
         evaluated = self._get(project, location, model)
-        evaluation = body().get("modelEvaluation") or {}
-        if not evaluation.get("metricsSchemaUri") or "metrics" not in evaluation:
+        given = body().get("modelEvaluation") or {}
+        if not given.get("metricsSchemaUri") or "metrics" not in given:
             raise invalid_argument("model_evaluation.metrics_schema_uri and model_evaluation.metrics are required.")
         stored = {
-            **evaluation,
+            **given,
             "name": f"{evaluated['name']}@{evaluated['versionId']}/evaluations/{new_id()}",
             "createTime": now(),
         }
@@ -444,6 +569,17 @@ class Models:
         prefix = f"{evaluated['name']}@{evaluated['versionId']}/evaluations/"
         found = self._records.all(_EVALUATIONS)
         return pages.answer(_EVALUATIONS_LISTING, [pair for pair in found if pair[1]["name"].startswith(prefix)])
+
+    def _list_slices(self, project: str, location: str, model: str, evaluation: str) -> Document:
+        found = self._get_evaluation(project, location, model, evaluation)
+        return pages.answer(_SLICES_LISTING, enumerate(found.get("slices", ())))
+
+    def _get_slice(self, project: str, location: str, model: str, evaluation: str, part: str) -> Document:
+        for found in self._get_evaluation(project, location, model, evaluation).get("slices", ()):
+            if last_segment(found["name"]) == part:
+                each: Document = found
+                return each
+        raise not_found(f"The ModelEvaluationSlice does not exist: {model}/evaluations/{evaluation}/slices/{part}.")
 
     def _get_evaluation(self, project: str, location: str, model: str, evaluation: str) -> Document:
         name = f"{self._location.check(project, location)}/models/{model.partition('@')[0]}"

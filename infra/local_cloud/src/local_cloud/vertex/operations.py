@@ -13,7 +13,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flask
@@ -35,6 +35,8 @@ EMPTY_TYPE = "type.googleapis.com/google.protobuf.Empty"
 RUN = "aiplatform.operations.run"
 
 _COLLECTION = "operations"
+#: What operations are named under, besides the location.
+_COLLECTIONS = "models,endpoints,customJobs,datasets,trainingPipelines"
 _LISTING = pages.Listing(key="operations", fields={})
 _LOG = logging.getLogger(__name__)
 
@@ -47,10 +49,15 @@ def _nothing(_: bool) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What `prepare` hands back: `apply` changes records and returns the response; `settle(applied)` tidies."""
+    """What `prepare` hands back: `apply` changes records and returns the response; `settle(applied)` tidies.
+
+    `generic` is what the operation's generic metadata says besides, `metadata` its own metadata.
+    """
 
     apply: Callable[[], Document]
     settle: Callable[[bool], None] = _nothing
+    generic: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +192,7 @@ class Operations:
                 # A cancellation that came first has already written the outcome.
                 if not stop.is_set() and "done" not in self._existing(name):
                     response = {"@type": kind.response_type(record["version"]), **work.apply()}
-                    self._finish(name, {"response": response})
+                    self._finish(name, {"response": response}, work)
                     applied = True
         finally:
             work.settle(applied)
@@ -201,21 +208,23 @@ class Operations:
             raise refusal
         return False
 
-    def _finish(self, name: str, outcome: Document) -> None:
+    def _finish(self, name: str, outcome: Document, work: Work | None = None) -> None:
         with self._records.transaction():
             record = self._records.get(_COLLECTION, name)
             if record is None or "done" in record["operation"]:
                 return
-            record["operation"]["metadata"]["genericMetadata"]["updateTime"] = now()
+            metadata = record["operation"]["metadata"]
+            metadata["genericMetadata"] |= {"updateTime": now(), **(work.generic if work else {})}
+            metadata |= work.metadata if work else {}
             record["operation"] |= {"done": True, **outcome}
             self._records.put(_COLLECTION, name, record)
 
     def register(self, wire: Wire) -> None:
         """Add the operation methods to `wire`, at every path that Google's generated clients use.
 
-        The clients poll `/ui/…`, not `/v1/…`, and poll nested names for models, endpoints and jobs.
+        The clients poll `/ui/…`, not `/v1/…`, and poll names below a resource for all but deletions.
         """
-        nested = "/<any(models,endpoints,customJobs):collection>/<resource>"
+        nested = f"/<any({_COLLECTIONS}):collection>/<resource>"
         for path in ("/operations", f"{nested}/operations"):
             self._register(wire, "get", "GET", f"{path}/<operation>", self._get, answer="Operation")
             self._register(wire, "list", "GET", path, self._list, answer="ListOperationsResponse")

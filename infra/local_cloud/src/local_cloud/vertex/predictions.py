@@ -11,6 +11,7 @@ import flask
 import urllib3
 
 from local_cloud.api import ApiError
+from local_cloud.vertex import automl
 from local_cloud.vertex.endpoints import Endpoints
 from local_cloud.vertex.errors import failed_precondition, invalid_argument
 from local_cloud.vertex.models import Models
@@ -73,14 +74,35 @@ class Predictions:
             body="PredictRequest",
             verbatim=True,
         )
-        wire.operation("aiplatform.endpoints.rawPredict", "POST", f"{path}:rawPredict", self._raw_predict)
+        wire.operation(
+            "aiplatform.endpoints.rawPredict",
+            "POST",
+            f"{path}:rawPredict",
+            self._raw_predict,
+            differs="refused for models of AutoML (unverified)",
+        )
 
     def _predict(self, project: str, location: str, endpoint: str) -> Document:
         record = self._addressed(project, location, endpoint)
         if not isinstance(body().get("instances"), list):
             raise invalid_argument("instances is required and must be a list.")
         deployed = self._drawn(record)
-        answer = self._forward(record, deployed, "application/json")
+        model = self._models.resolve(deployed["model"])
+        if "automl" in model:
+            predictions = self._predict_with_automl(record, deployed, model["automl"])
+        else:
+            predictions = self._ask(record, deployed, flask.request.get_data())
+        return {
+            **predictions,
+            "deployedModelId": deployed["id"],
+            "model": model["name"],
+            "modelDisplayName": model["displayName"],
+            "modelVersionId": model["versionId"],
+        }
+
+    def _ask(self, record: Mapping[str, Any], deployed: Mapping[str, Any], question: bytes) -> Document:
+        """What the model server answers to a PredictRequest."""
+        answer = self._forward(record, deployed, "application/json", question)
         try:
             predictions = json.loads(answer.data)
         except ValueError:
@@ -89,19 +111,24 @@ class Predictions:
             raise ApiError(
                 500, "INTERNAL", 'The model server must answer a JSON object with "predictions"; use rawPredict else.'
             )
-        model, _, version = deployed["model"].partition("@")
-        return {
-            **predictions,
-            "deployedModelId": deployed["id"],
-            "model": model,
-            "modelDisplayName": self._models.resolve(deployed["model"])["displayName"],
-            "modelVersionId": version,
-        }
+        return predictions
+
+    def _predict_with_automl(
+        self, record: Mapping[str, Any], deployed: Mapping[str, Any], trained: Mapping[str, Any]
+    ) -> Document:
+        """The model's numbers, in the form that AutoML gives them."""
+        asked = automl.question(body())
+        request = json.dumps({"instances": [{"content": asked.content}]}).encode()
+        scores = self._ask(record, deployed, request)["predictions"][0]
+        return {"predictions": [automl.answer(asked, trained["labels"], trained["ids"], scores)]}
 
     def _raw_predict(self, project: str, location: str, endpoint: str) -> flask.Response:
         record = self._addressed(project, location, endpoint)
         deployed = self._drawn(record)
-        answer = self._forward(record, deployed, flask.request.content_type or "application/json")
+        if "automl" in self._models.resolve(deployed["model"]):
+            raise failed_precondition("rawPredict is not supported for models of AutoML.")
+        content_type = flask.request.content_type or "application/json"
+        answer = self._forward(record, deployed, content_type, flask.request.get_data())
         headers = {
             "Content-Type": answer.headers.get("Content-Type", "application/json"),
             "X-Vertex-AI-Endpoint-Id": last_segment(record["name"]),
@@ -127,7 +154,7 @@ class Predictions:
         raise failed_precondition(f"Endpoint {record['name']} doesn't have traffic_split.")
 
     def _forward(
-        self, record: Mapping[str, Any], deployed: Mapping[str, Any], content_type: str
+        self, record: Mapping[str, Any], deployed: Mapping[str, Any], content_type: str, question: bytes
     ) -> urllib3.BaseHTTPResponse:
         self._sleepers.ask(record, deployed)
         server = self._servers.get((record["name"], deployed["id"]))
@@ -137,7 +164,7 @@ class Predictions:
             raise ApiError(503, "UNAVAILABLE", f"DeployedModel {deployed['id']} has no healthy model server.")
         began, is_error = time.perf_counter(), True
         try:
-            answer = self._answer_of(server, address, content_type, _timeout(record))
+            answer = self._answer_of(server, address, content_type, question, _timeout(record))
             is_error = answer.status >= 300
         finally:
             seconds = time.perf_counter() - began
@@ -147,13 +174,13 @@ class Predictions:
         return answer
 
     def _answer_of(
-        self, server: ModelServer, address: str, content_type: str, timeout: float
+        self, server: ModelServer, address: str, content_type: str, question: bytes, timeout: float
     ) -> urllib3.BaseHTTPResponse:
         try:
             return self._servers.pool.request(
                 "POST",
                 f"http://{address}{server.spec.predict_route}",
-                body=flask.request.get_data(),
+                body=question,
                 headers={"Content-Type": content_type},
                 timeout=urllib3.Timeout(connect=5, read=timeout),
                 retries=False,

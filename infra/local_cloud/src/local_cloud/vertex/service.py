@@ -12,15 +12,20 @@ from typing import Any
 from local_cloud.api import Api
 from local_cloud.faults import Faults
 from local_cloud.http import HttpServer
-from local_cloud.iam import PREDICTOR, Gate, Iam, refusals
+from local_cloud.iam import PREDICTOR, VERTEX, Gate, Iam, refusals
+from local_cloud.vertex.automl import AutoMl
 from local_cloud.vertex.custom_jobs import CustomJobs
+from local_cloud.vertex.datasets import Datasets
 from local_cloud.vertex.deployments import Host
 from local_cloud.vertex.endpoints import Endpoints
+from local_cloud.vertex.exports import Exports
 from local_cloud.vertex.images import Image
+from local_cloud.vertex.imports import READERS
 from local_cloud.vertex.job_log import JobLog
 from local_cloud.vertex.job_run import Machine
 from local_cloud.vertex.models import Models
 from local_cloud.vertex.names import Location
+from local_cloud.vertex.objects import Objects
 from local_cloud.vertex.operations import Operations
 from local_cloud.vertex.permissions import resources_of
 from local_cloud.vertex.predictions import Predictions, Served, nobody_counts
@@ -28,19 +33,20 @@ from local_cloud.vertex.records import Records
 from local_cloud.vertex.servers import ModelServers
 from local_cloud.vertex.sleep import Sleepers
 from local_cloud.vertex.traffic import Draw
+from local_cloud.vertex.training_pipelines import TrainingPipelines
 from local_cloud.vertex.wire import Wire
 
 
 def _register_what_nobody_makes(wire: Wire) -> None:
-    """Lists of resources that this API cannot create: clients look at them all the same, and find nothing."""
-    for collection, message in (
-        ("datasets", "ListDatasetsResponse"),
-        ("deploymentResourcePools", "ListDeploymentResourcePoolsResponse"),
-    ):
-        name = f"aiplatform.{collection}.list"
-        wire.operation(
-            name, "GET", f"/{collection}", _nothing, answer=message, differs="none can be made, so none is there"
-        )
+    """A list of resources that this API cannot create: clients look at it all the same, and find nothing."""
+    wire.operation(
+        "aiplatform.deploymentResourcePools.list",
+        "GET",
+        "/deploymentResourcePools",
+        _nothing,
+        answer="ListDeploymentResourcePoolsResponse",
+        differs="none can be made, so none is there",
+    )
 
 
 def _nothing(project: str, location: str) -> dict[str, Any]:
@@ -49,7 +55,7 @@ def _nothing(project: str, location: str) -> dict[str, Any]:
 
 
 class Vertex:
-    """aiplatform.googleapis.com on loopback: custom jobs, Model Registry, endpoints, operations.
+    """aiplatform.googleapis.com on loopback: custom jobs, AutoML, Model Registry, endpoints, operations.
 
     Args:
         state_dir: holds the records (`vertex.sqlite`), `jobs/<id>/log` and `endpoints/<id>/<id>/log`; what was
@@ -59,6 +65,7 @@ class Vertex:
             runs as (`serviceAccount:…`).
         iam: judges callers (default: there is the owner alone).
         images: what stands for a container image, by the base name of its repository.
+        automl: what stands for AutoML; without it nothing is trained.
         publish_log: receives the LogEntry of each job that ends; called from the job's thread.
         python: replaces a leading "python" of an image's command.
         operation_seconds: how long an operation takes at least, and a job to be provisioned.
@@ -84,6 +91,7 @@ class Vertex:
         storage_address: str,
         environment: Callable[[str], Mapping[str, str]],
         images: Mapping[str, Image],
+        automl: AutoMl | None = None,
         publish_log: Callable[[dict[str, Any]], None],
         python: str = sys.executable,
         port: int = 0,
@@ -144,7 +152,9 @@ class Vertex:
             operations=self._operations,
             models=models,
             servers=self._servers,
-            host=Host(images, python, lambda: environment(PREDICTOR), location.number),
+            host=Host(
+                images, automl.server if automl else None, python, lambda: environment(PREDICTOR), location.number
+            ),
             folder=state_dir / "endpoints",
             sleepers=sleepers,
             quotas=quotas,
@@ -159,9 +169,39 @@ class Vertex:
             sleepers=sleepers,
             on_served=on_served,
         )
+
+        def storage_of_vertex() -> str:
+            return environment(VERTEX).get("STORAGE_EMULATOR_HOST", "").removeprefix("http://") or storage_address
+
+        objects = Objects(storage_of_vertex, connections=READERS)
+        datasets = Datasets(records=self._records, location=location, operations=self._operations, objects=objects)
+        self._pipelines = TrainingPipelines(
+            records=self._records,
+            location=location,
+            operations=self._operations,
+            faults=faults,
+            datasets=datasets,
+            models=models,
+            objects=objects,
+            means=automl,
+            python=python,
+            environment=lambda: environment(VERTEX),
+            folder=state_dir / "automl",
+            provisioning_seconds=operation_seconds,
+        )
+        exports = Exports(location=location, operations=self._operations, models=models, objects=objects)
         # The specific paths (endpoints/ID:predict) before the general ones (endpoints/ID).
         wire = Wire(self.api)
-        for resource in (predictions, self._operations, self._jobs, models, self._endpoints):
+        for resource in (
+            predictions,
+            exports,
+            self._operations,
+            self._jobs,
+            models,
+            self._endpoints,
+            datasets,
+            self._pipelines,
+        ):
             resource.register(wire)
         _register_what_nobody_makes(wire)
 
@@ -170,6 +210,7 @@ class Vertex:
         self._endpoints.resume()
         self._operations.resume()
         self._jobs.resume()
+        self._pipelines.resume()
         self._server.start()
         return self
 
@@ -183,6 +224,7 @@ class Vertex:
         self._closed = True
         self._server.close()
         self._jobs.close()
+        self._pipelines.close()
         self._operations.close()
         self._servers.close()
         self._records.close()
