@@ -5,7 +5,6 @@ Not through the generated client, whose import costs a second of each cold start
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import functools
 import json
@@ -14,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from dualdeploy import lazily
+from dualdeploy.contracts import prediction
 from dualdeploy.errors import ServiceUnavailable
 from dualdeploy.google.calls import call
 from gateway.serving import Live
@@ -25,7 +25,10 @@ _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What the endpoint said of a picture; `deployed_model` and `version` name who answered, as Vertex AI does."""
+    """What the endpoint said of a picture; `deployed_model` and `version` name who answered, as Vertex AI does.
+
+    `prediction` has `label` and `confidence`, whatever form the model answers in.
+    """
 
     prediction: Mapping[str, Any]
     deployed_model: str
@@ -46,7 +49,7 @@ class VertexEndpoints:
         self._lock = threading.Lock()
 
     def predict(self, live: Live, picture: bytes, *, seconds: float) -> Answer:
-        body = json.dumps({"instances": [{"b64": base64.b64encode(picture).decode()}]})
+        body = json.dumps({"instances": [prediction.instance(picture, live.form)]})
 
         def ask() -> Any:
             with self._lock:
@@ -84,8 +87,9 @@ class VertexEndpoints:
 
 def _read(document: Any, live: Live) -> Answer:
     try:
-        prediction = document["predictions"][0]
-        {"label": prediction["label"], "confidence": float(prediction["confidence"])}  # for its errors
+        first = document["predictions"][0]
+        said = prediction.said(first)
     except (LookupError, TypeError, ValueError) as exc:
         raise ServiceUnavailable(f"{live.endpoint} answers without a label and a confidence: {exc!r}") from exc
-    return Answer(prediction, str(document.get("deployedModelId", "")), str(document.get("modelVersionId", "")))
+    read = {**first, "label": said.label, "confidence": said.confidence}
+    return Answer(read, str(document.get("deployedModelId", "")), str(document.get("modelVersionId", "")))

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from dualdeploy.contracts.prediction import Form
 from dualdeploy.errors import RetryLater
 from dualdeploy.ledger import Ledger, Served, Serving
 
@@ -27,6 +28,7 @@ class _Served(Served):
     endpoint: str = ""
     endpoint_dns: str = ""
     deployed_model: str = ""
+    takes_content: bool = False
 
 
 class _Serving(Serving):
@@ -35,12 +37,16 @@ class _Serving(Serving):
 
 @dataclasses.dataclass(frozen=True)
 class Live:
-    """`endpoint` is the full name, `dns` the host of a dedicated one; the others say which model serves everyone."""
+    """`endpoint` is the full name, `dns` the host of a dedicated one; the others say which model serves everyone.
+
+    `form` is how pictures are sent: what serves takes it, and what may have a share of the traffic beside it.
+    """
 
     endpoint: str
     dns: str
     run_id: str
     deployed_model: str
+    form: Form = "b64"
 
 
 class WhatServes:
@@ -84,4 +90,5 @@ class WhatServes:
         if serving is None or serving.current is None or serving.undeployed_at or not serving.current.endpoint:
             return None
         current = serving.current
-        return Live(current.endpoint, current.endpoint_dns, current.run_id, current.deployed_model)
+        form: Form = "content" if current.takes_content else "b64"
+        return Live(current.endpoint, current.endpoint_dns, current.run_id, current.deployed_model, form)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flask
@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from dualdeploy import logs
 from predictor import instances
-from predictor.answers import Answer, Fault, Prediction
+from predictor.answers import Answer, Fault, Prediction, Wanted
 from predictor.batching import Batcher, Overloaded
 from predictor.instances import BadRequest, Picture
 from predictor.readiness import Readiness
@@ -61,9 +61,9 @@ def _predict(batcher: Batcher, settings: PredictorSettings) -> flask.Response | 
     if flask.request.headers.get("Content-Encoding", "identity") != "identity":
         return _error(415, "compressed bodies are not accepted: send plain JSON")
     try:
-        parsed = instances.parse(_body(), max_instances=settings.max_instances)
-        flask.g.instances = len(parsed)
-        answers = _answers(batcher, parsed)
+        asked = instances.parse(_body(), max_instances=settings.max_instances)
+        flask.g.instances = len(asked.items)
+        answers = _answers(batcher, asked.items)
     except BadRequest as exc:
         return _error(400, exc.message)
     except Overloaded as exc:
@@ -74,7 +74,11 @@ def _predict(batcher: Batcher, settings: PredictorSettings) -> flask.Response | 
         return _error(400, instances.describe(faults))
     # Vertex AI passes on no header of ours: whoever needs to know which run answered finds it here.
     run = {"run": settings.model_version} if settings.model_version else {}
-    return {"predictions": [{**each.as_json(), **(run if isinstance(each, Prediction) else {})} for each in answers]}
+    return {"predictions": [_as_json(answer, asked.wanted, run) for answer in answers]}
+
+
+def _as_json(answer: Answer, wanted: Wanted, run: Mapping[str, str]) -> dict[str, Any]:
+    return {**answer.as_json(wanted), **run} if isinstance(answer, Prediction) else answer.as_json()
 
 
 def _answers(batcher: Batcher, parsed: Sequence[Picture | Fault]) -> list[Answer]:

@@ -10,12 +10,13 @@ import base64
 import binascii
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from dualdeploy.images import image_file
 from dualdeploy.images.image_file import MAX_PIXELS, UnreadableImage
-from predictor.answers import Fault
+from predictor.answers import LEAST_CONFIDENCE, MOST_LABELS, Fault, Wanted
 
 #: Pixels of all pictures of a request together, and of a batch: the graph decodes several at a time.
 MAX_REQUEST_PIXELS = 2 * MAX_PIXELS
@@ -41,13 +42,26 @@ class Picture:
     pixels: int
 
 
-def parse(body: bytes, *, max_instances: int) -> list[Picture | Fault]:
-    """Return the JPEG or PNG files in `{"instances": [...]}`, in order.
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a body asks: of which pictures, and how much of each."""
 
-    An instance is `{"b64": …}`, `{"image_bytes": {"b64": …}}`, `{"image_bytes": …}` or the base64 string alone;
-    a request may mix them. What else the body has (`parameters`) is ignored. Raises BadRequest.
+    items: list[Picture | Fault]
+    wanted: Wanted
+
+
+def parse(body: bytes, *, max_instances: int) -> Request:
+    """Read the JPEG or PNG files in `{"instances": [...], "parameters": {...}}`, in order.
+
+    An instance is `{"b64": …}`, AutoML's `{"content": …}`, `{"image_bytes": {"b64": …}}`, `{"image_bytes": …}` or the
+    base64 string alone; a request may mix them. What else it has (`mimeType`) is ignored, because the file itself says
+    what it is. `parameters` are AutoML's, `confidenceThreshold` and `maxPredictions`. Raises BadRequest.
     """
-    instances = _instances(body)
+    document = _document(body)
+    return Request(_items(_instances(document), max_instances), _wanted(document.get("parameters")))
+
+
+def _items(instances: list[Any], max_instances: int) -> list[Picture | Fault]:
     if len(instances) > max_instances:
         raise BadRequest(f"instances holds {len(instances)} pictures, at most {max_instances}: send several requests")
     parsed = [_parsed(instance) for instance in instances]
@@ -76,7 +90,7 @@ def describe(faults: Mapping[int, str]) -> str:
     return "; ".join(listed)
 
 
-def _instances(body: bytes) -> list[Any]:
+def _document(body: bytes) -> Mapping[str, Any]:
     try:
         document = json.loads(body)
     except ValueError as exc:  # also for what Python refuses though JSON allows it: integers of 4300 digits
@@ -85,15 +99,35 @@ def _instances(body: bytes) -> list[Any]:
         raise BadRequest('the body is nested too deeply: send {"instances": [...]}') from exc
     if not isinstance(document, dict) or "instances" not in document:
         raise BadRequest(f'the body has no "instances": {_WHAT_TO_SEND} in {{"instances": [...]}}')
+    return document
+
+
+def _instances(document: Mapping[str, Any]) -> list[Any]:
     instances = document["instances"]
     if not isinstance(instances, list) or not instances:
         raise BadRequest(f'"instances" must be a list of at least one picture: {_WHAT_TO_SEND}')
     return instances
 
 
+def _wanted(parameters: Any) -> Wanted:
+    """Of other parameters, and of null, AutoML's models take no notice either."""
+    if not isinstance(parameters, dict):
+        return Wanted()
+    least, most = parameters.get("confidenceThreshold"), parameters.get("maxPredictions")
+    least, most = LEAST_CONFIDENCE if least is None else least, MOST_LABELS if most is None else most
+    if isinstance(least, bool) or not isinstance(least, int | float) or not 0 <= least <= 1:
+        raise BadRequest('"parameters.confidenceThreshold" must be a number from 0 to 1')
+    # Vertex AI's clients send every number as a double.
+    if isinstance(most, bool) or not isinstance(most, int | float) or not 1 <= most < math.inf or most % 1:
+        raise BadRequest('"parameters.maxPredictions" must be a whole number of at least 1')
+    return Wanted(int(most), float(least))
+
+
 def _base64_of(instance: Any) -> str:
     match instance:
-        case str(text) | {"b64": str(text)} | {"image_bytes": str(text)} | {"image_bytes": {"b64": str(text)}}:
+        case str(text) | {"b64": str(text)} | {"content": str(text)}:
+            return text
+        case {"image_bytes": str(text) | {"b64": str(text)}}:
             return text
         case dict():
             raise ValueError(f"an object with the keys {[key[:40] for key in sorted(instance)[:5]]}: {_WHAT_TO_SEND}")

@@ -135,7 +135,8 @@ def test_the_answer_is_200_json_with_one_prediction_for_each_instance_in_order(c
     # Vertex AI adds deployedModelId and more beside it: another key of ours would be in their way.
     assert list(document) == ["predictions"]
     assert [prediction["label"] for prediction in document["predictions"]] == ["red", "green", "blue", "red"]
-    assert all(set(each) == {"label", "confidence", "probabilities", "run"} for each in document["predictions"])
+    own, automls = {"label", "confidence", "probabilities", "run"}, {"ids", "displayNames", "confidences"}
+    assert all(set(each) == own | automls for each in document["predictions"])
     # Vertex AI passes on no header: which run answered stands in the answer itself.
     assert {each["run"] for each in document["predictions"]} == {"toys-0123456789ab"}
 

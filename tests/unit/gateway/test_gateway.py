@@ -7,11 +7,12 @@ import dataclasses
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
+from dualdeploy.contracts.prediction import Form
 from dualdeploy.errors import (
     DualDeployError,
     ModelAsleep,
@@ -20,7 +21,7 @@ from dualdeploy.errors import (
     ResourceMissing,
     ServiceUnavailable,
 )
-from dualdeploy.ledger import Ledger
+from dualdeploy.ledger import Ledger, names
 from dualdeploy.settings import WrongSettings, load
 from gateway.endpoint import Answer, VertexEndpoints
 from gateway.quotas import Limit, OverQuota, Quotas
@@ -449,6 +450,48 @@ def test_a_dedicated_endpoint_is_asked_at_its_own_host_and_a_shared_one_at_the_r
     shared = dataclasses.replace(_live(), dns="")
     assert endpoints._url(_live()) == "https://1.prediction.vertexai.goog/v1/projects/p/endpoints/1:predict"
     assert endpoints._url(shared) == "https://us-central1-aiplatform.googleapis.com/v1/projects/p/endpoints/1:predict"
+
+
+@pytest.mark.parametrize("form", ["b64", "content"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"label": "roses", "confidence": 0.75, "probabilities": {"roses": 0.75, "tulips": 0.25}},
+        {"ids": ["7", "2"], "displayNames": ["roses", "tulips"], "confidences": [0.75, 0.25]},
+    ],
+)
+def test_models_of_both_roads_are_asked_and_read_alike(form: Form, said: dict[str, Any]) -> None:
+    endpoints, session = VertexEndpoints(region="us-central1"), Session(said)
+    endpoints._session = session
+    answer = endpoints.predict(dataclasses.replace(_live(), form=form), b"picture", seconds=5)
+    assert session.sent == [{"instances": [{form: base64.b64encode(b"picture").decode()}]}]
+    assert (answer.prediction["label"], answer.prediction["confidence"]) == ("roses", 0.75)
+
+
+@pytest.mark.parametrize(("current", "form"), [({}, "b64"), ({"takes_content": True}, "content")])
+def test_a_picture_is_sent_as_what_serves_takes_it(world: Any, picture: bytes, current: Any, form: str) -> None:
+    document = json.loads(world.store.read(names.serving("cloud", "flowers")).data)
+    world.serve(current={**document["current"], **current})
+    assert ask(world.client, world, picture).status_code == 200
+    assert world.endpoints.asked[0][0].form == form
+
+
+@dataclasses.dataclass
+class Session:
+    """Answers every request with one prediction."""
+
+    said: Mapping[str, Any]
+    sent: list[Any] = dataclasses.field(default_factory=list)
+
+    def post(self, _url: str, *, data: str, **_options: Any) -> Session:
+        self.sent.append(json.loads(data))
+        return self
+
+    def raise_for_status(self) -> None:
+        return
+
+    def json(self) -> Any:
+        return {"predictions": [self.said], "deployedModelId": "d", "modelVersionId": "1"}
 
 
 def _live() -> Live:

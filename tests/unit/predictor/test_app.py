@@ -110,13 +110,31 @@ def test_an_answer_has_a_prediction_for_each_instance_in_order(
     answer = send(ready, b64(png), b64(jpeg), {"image_bytes": b64(png)})
     assert answer.status_code == 200
     assert answer.headers["X-Model-Version"] == RUN
-    assert answer.json == {
-        "predictions": [
-            {"label": "png", "confidence": 1.0, "probabilities": {"png": 1.0, "jpeg": 0.0}, "run": RUN},
-            {"label": "jpeg", "confidence": 0.75, "probabilities": {"png": 0.25, "jpeg": 0.75}, "run": RUN},
-            {"label": "png", "confidence": 1.0, "probabilities": {"png": 1.0, "jpeg": 0.0}, "run": RUN},
-        ]
-    }
+    png_says = {"label": "png", "confidence": 1.0, "probabilities": {"png": 1.0, "jpeg": 0.0}, "run": RUN}
+    png_says |= {"ids": ["0", "1"], "displayNames": ["png", "jpeg"], "confidences": [1.0, 0.0]}
+    jpeg_says = {"label": "jpeg", "confidence": 0.75, "probabilities": {"png": 0.25, "jpeg": 0.75}, "run": RUN}
+    jpeg_says |= {"ids": ["1", "0"], "displayNames": ["jpeg", "png"], "confidences": [0.75, 0.25]}
+    assert answer.json == {"predictions": [png_says, jpeg_says, png_says]}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "names"),
+    [
+        ({}, ["jpeg", "png"]),
+        ({"maxPredictions": 1}, ["jpeg"]),
+        ({"confidenceThreshold": 0.5}, ["jpeg"]),
+        ({"confidenceThreshold": 0.9}, []),
+    ],
+)
+def test_a_client_of_automl_gets_as_much_as_it_asks_for(
+    ready: flask.testing.FlaskClient, jpeg: bytes, parameters: dict[str, Any], names: list[str]
+) -> None:
+    body = {"instances": [{"content": b64(jpeg)["b64"], "mimeType": "image/jpeg"}], "parameters": parameters}
+    (prediction,) = ready.post(SETTINGS.predict_route, json=body).json["predictions"]  # type: ignore[index]
+    assert prediction["displayNames"] == names
+    assert len(prediction["ids"]) == len(prediction["confidences"]) == len(names)
+    # Those who read our own form are not kept from anything by it.
+    assert (prediction["label"], prediction["confidence"]) == ("jpeg", 0.75)
 
 
 def test_a_broken_picture_has_an_error_in_its_place_and_its_neighbours_are_answered(

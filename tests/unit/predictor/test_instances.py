@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from predictor import instances
-from predictor.answers import Fault
+from predictor.answers import Fault, Wanted
 from predictor.instances import BadRequest, Picture
 from support.nested import nested
 
@@ -28,12 +28,12 @@ def encoded(data: bytes) -> str:
 
 
 def files(sent: bytes) -> list[bytes]:
-    return [item.data for item in instances.parse(sent, max_instances=4) if isinstance(item, Picture)]
+    return [item.data for item in instances.parse(sent, max_instances=4).items if isinstance(item, Picture)]
 
 
 def faults(sent: bytes) -> list[str | None]:
     """The reason of each instance that is wrong, None for each picture."""
-    parsed = instances.parse(sent, max_instances=50)
+    parsed = instances.parse(sent, max_instances=50).items
     return [item.reason if isinstance(item, Fault) else None for item in parsed]
 
 
@@ -53,6 +53,40 @@ def test_every_shape_of_instance_is_read_and_shapes_may_be_mixed(png: bytes, jpe
     assert files(body(*items)) == [png, jpeg, png, jpeg]
 
 
+def test_requests_of_automl_are_read_whatever_type_they_name(png: bytes, jpeg: bytes) -> None:
+    items = [{"content": encoded(png)}, {"content": encoded(jpeg), "mimeType": "image/jpeg"}]
+    assert files(body(*items, {"content": encoded(png), "mimeType": "image/webp"})) == [png, jpeg, png]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "wanted"),
+    [
+        (None, Wanted(10, 0.0)),
+        ({}, Wanted(10, 0.0)),
+        ([], Wanted(10, 0.0)),
+        ({"anything": 1, "confidenceThreshold": None, "maxPredictions": None}, Wanted(10, 0.0)),
+        ({"confidenceThreshold": 0.5, "maxPredictions": 3}, Wanted(3, 0.5)),
+        ({"confidenceThreshold": 1, "maxPredictions": 2.0}, Wanted(2, 1.0)),
+    ],
+)
+def test_parameters_of_automl_are_read_and_others_are_not(png: bytes, parameters: Any, wanted: Wanted) -> None:
+    sent = json.dumps({"instances": [encoded(png)], "parameters": parameters}).encode()
+    assert instances.parse(sent, max_instances=1).wanted == wanted
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("confidenceThreshold", value) for value in (-0.1, 1.1, "0.5", True, [], float("nan"), float("inf"))),
+        *(("maxPredictions", value) for value in (0, -1, 2.5, "3", True, {}, float("nan"), float("inf"))),
+    ],
+)
+def test_parameters_that_mean_nothing_are_refused_by_name(png: bytes, key: str, value: Any) -> None:
+    sent = json.dumps({"instances": [encoded(png)], "parameters": {key: value}}).encode()
+    with pytest.raises(BadRequest, match=f"parameters.{key}"):
+        instances.parse(sent, max_instances=1)
+
+
 def test_line_breaks_in_base64_are_harmless(png: bytes) -> None:
     assert files(body(base64.encodebytes(png).decode())) == [png]
 
@@ -62,7 +96,7 @@ def test_keys_beside_the_picture_are_ignored(png: bytes) -> None:
 
 
 def test_the_pixels_of_a_picture_come_from_its_header(png: bytes) -> None:
-    assert instances.parse(body(encoded(png), encoded(huge_png(800, 600))), max_instances=2) == [
+    assert instances.parse(body(encoded(png), encoded(huge_png(800, 600))), max_instances=2).items == [
         Picture(png, 12),
         Picture(huge_png(800, 600), 480_000),
     ]
@@ -140,7 +174,7 @@ def test_too_many_instances_are_refused_with_the_limit(png: bytes) -> None:
 
 def test_pictures_that_are_too_large_together_are_refused() -> None:
     large = encoded(huge_png(8_000, 7_500))
-    assert len(instances.parse(body(large, large), max_instances=3)) == 2
+    assert len(instances.parse(body(large, large), max_instances=3).items) == 2
     with pytest.raises(BadRequest, match="180 megapixels together"):
         instances.parse(body(large, large, large), max_instances=3)
 
@@ -159,5 +193,5 @@ def test_no_body_whatever_raises_anything_but_bad_request(sent: bytes) -> None:
 
 @given(st.lists(json_values, min_size=1, max_size=4))
 def test_every_instance_whatever_is_a_fault_in_its_place(items: list[Any]) -> None:
-    parsed = instances.parse(json.dumps({"instances": items}).encode(), max_instances=4)
+    parsed = instances.parse(json.dumps({"instances": items}).encode(), max_instances=4).items
     assert [type(item) for item in parsed] == [Fault] * len(items)

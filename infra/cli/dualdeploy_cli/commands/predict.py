@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from dualdeploy_cli.output import console, emit, printable
 from dualdeploy_cli.session import Session, pass_session
 
 if TYPE_CHECKING:
+    from dualdeploy.contracts.prediction import Form
     from dualdeploy.google.vertex import Endpoint, Vertex
 
 #: Vertex AI passes on 1.5 MB to a shared endpoint: docs/serving.md. In base64 that is this many bytes.
@@ -37,8 +37,8 @@ def predict(session: Session, *, dataset: str, images: tuple[Path, ...], project
       dualdeploy predict flowers rose.jpg
       dualdeploy predict flowers photos/*.jpg --json
     """
-    vertex, endpoint = _endpoint(session, dataset, project)
-    answers = [{"image": str(path), **_ask(vertex, endpoint, path)} for path in images]
+    vertex, endpoint, form = _endpoint(session, dataset, project)
+    answers = [{"image": str(path), **_ask(vertex, endpoint, path, form)} for path in images]
     if as_json:
         emit(answers)
     else:
@@ -49,8 +49,8 @@ def predict(session: Session, *, dataset: str, images: tuple[Path, ...], project
         raise click.exceptions.Exit(REFUSED)
 
 
-def _endpoint(session: Session, dataset: str, project: str) -> tuple[Vertex, Endpoint]:
-    """Where the data set is served, as the ledger has it."""
+def _endpoint(session: Session, dataset: str, project: str) -> tuple[Vertex, Endpoint, Form]:
+    """Where the data set is served, and how pictures are sent there, as the ledger has it."""
     from dualdeploy.ledger import Ledger, Serving, names
 
     ledger = Ledger(session.bucket(session.bucket_name("ledger", project)), clock=session.clock())
@@ -64,23 +64,26 @@ def _endpoint(session: Session, dataset: str, project: str) -> tuple[Vertex, End
     endpoint = vertex.find_endpoint(name.rsplit("/", 1)[-1])
     if endpoint is None:
         raise Refused(f"Vertex AI has no endpoint {name}: dualdeploy doctor looks for what is wrong")
-    return vertex, endpoint
+    takes_content = bool(current and (current.model_extra or {}).get("takes_content"))
+    return vertex, endpoint, "content" if takes_content else "b64"
 
 
-def _ask(vertex: Vertex, endpoint: Endpoint, image: Path) -> dict[str, Any]:
+def _ask(vertex: Vertex, endpoint: Endpoint, image: Path, form: Form) -> dict[str, Any]:
+    from dualdeploy.contracts import prediction
     from dualdeploy.errors import ModelAsleep, RejectedByGoogle
 
     data = image.read_bytes()
     if len(data) > _MOST_BYTES:
         return {"error": f"has {len(data):,} bytes, and a request may have {_MOST_BYTES:,}: make it smaller"}
-    instance = {"b64": base64.b64encode(data).decode()}
     try:
-        answer = vertex.predict(endpoint, instance)
+        answer = vertex.predict(endpoint, prediction.instance(data, form))
+        said = prediction.said(answer.prediction)
     except ModelAsleep:
         return {"error": "the model was scaled to zero and wakes now: ask again in some minutes"}
-    except RejectedByGoogle as exc:
+    except (RejectedByGoogle, ValueError) as exc:
         return {"error": str(exc)}
-    return {**answer.prediction, "milliseconds": round(answer.seconds * 1000)}
+    read = {"label": said.label, "confidence": said.confidence}
+    return {**answer.prediction, **read, "milliseconds": round(answer.seconds * 1000)}
 
 
 def _line(answer: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import dataclasses
 import io
@@ -19,6 +18,7 @@ import requests
 from google.api_core.exceptions import GoogleAPICallError
 from google.auth.credentials import AnonymousCredentials
 
+from dualdeploy.contracts import prediction
 from dualdeploy.contracts.routing import Routing
 from dualdeploy.images import pixels as images
 from local_cloud.demo.source import Picture
@@ -68,15 +68,15 @@ def ask_cloud(endpoint: str, pictures: Sequence[Picture], *, environment: Mappin
     )
     answers, times = [], []
     for picture in pictures:
-        instance = {"b64": base64.b64encode(picture.data).decode()}
+        instance = prediction.instance(picture.data, "content")
         started = time.perf_counter()
         try:
             response = client.predict(endpoint=endpoint, instances=[instance], timeout=60)
         except GoogleAPICallError as exc:
             raise NoAnswer(f"the endpoint {endpoint} did not answer: {exc}") from exc
         times.append((time.perf_counter() - started) * 1000)
-        prediction = response.predictions[0]
-        answers.append(Answer(str(prediction["label"]), float(prediction["confidence"])))
+        said = prediction.said(response.predictions[0])
+        answers.append(Answer(said.label, said.confidence))
     return Answers(answers, statistics.median(times))
 
 
