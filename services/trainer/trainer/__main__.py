@@ -14,7 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 from dualdeploy.errors import DualDeployError
-from trainer import training_run
+from trainer import preparation, training_run
 from trainer.process import arguments, failures, progress, workers
 from trainer.process import storage as locations
 from trainer.process.shutdown import Departure
@@ -28,7 +28,11 @@ def main(argv: Sequence[str] | None = None, *, departure: Departure | None = Non
     with progress.reporting() as reporter, tempfile.TemporaryDirectory(prefix="trainer-") as work:
         departure.remove(Path(work))
         try:
-            line = arguments.parse(argv)
+            given = sys.argv[1:] if argv is None else list(argv)
+            if given[:1] == [arguments.PREPARE]:
+                _prepare(given[1:], Path(work))
+                return failures.EXIT_DONE
+            line = arguments.parse(given)
             where = workers.place(os.environ)
             document = locations.read(line.job, locations.Patience(line.flags.patience)) if line.job else None
             order = arguments.order(line, document)
@@ -46,6 +50,12 @@ def main(argv: Sequence[str] | None = None, *, departure: Departure | None = Non
             log.exception("the trainer failed: this is a bug")
             return failures.exit_code(exc)
     return failures.EXIT_DONE
+
+
+def _prepare(argv: Sequence[str], work: Path) -> None:
+    job, seconds = arguments.parse_preparation(argv)
+    patience = locations.Patience(seconds)
+    preparation.run(preparation.parse(locations.read(job, patience), source=job), work=work, patience=patience)
 
 
 if __name__ == "__main__":

@@ -194,7 +194,7 @@ def load(
                     if wanted.learned or wanted.held_out:
                         for prepared in _ahead(reader, shards, wanted, evaluation=shards is held_out, number=number):
                             kept.add(prepared)
-                _refuse_too_many(kept.bad, kept.skipped, kept.seen, max_bad_records)
+                refuse_too_many(kept.bad, kept.skipped, kept.seen, max_bad_records)
                 data = kept.finish("hash" if by_hash else "named")
             break
         except _NoRoom as exc:
@@ -231,7 +231,7 @@ def training_side(image_size: int, augmentation: Augmentation) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Record:
+class Record:
     """A record as it was read: `data` from byte `offset` of the shard with this number, None of a compressed one."""
 
     shard: Shard
@@ -245,7 +245,7 @@ class _Record:
 class _Picture:
     """A record's picture and label, not yet decoded."""
 
-    source: _Record
+    source: Record
     data: bytes
     label: int
     held_out: bool
@@ -259,7 +259,7 @@ class _Prepared:
     label: int
     held_out: bool
     data: bytes
-    source: _Record
+    source: Record
     alone: bool = True
 
 
@@ -288,7 +288,7 @@ class _Reader:
     split_by_hash: bool
     decode: Decode | None
 
-    def prepare(self, records: Sequence[_Record], evaluation: bool, wanted: _Wanted) -> list[_Outcome]:
+    def prepare(self, records: Sequence[Record], evaluation: bool, wanted: _Wanted) -> list[_Outcome]:
         """What came of each record; the pictures to learn from are decoded together if there is a decoder for that."""
         found = [self._picture(record, evaluation, wanted) for record in records]
         together = [each for each in found if isinstance(each, _Picture) and not each.held_out]
@@ -304,7 +304,7 @@ class _Reader:
                 outcomes.append(_Prepared(next(pixels), each.label, False, each.data, each.source, alone=False))
         return outcomes
 
-    def _picture(self, record: _Record, evaluation: bool, wanted: _Wanted) -> _Picture | BadRecord | None:
+    def _picture(self, record: Record, evaluation: bool, wanted: _Wanted) -> _Picture | BadRecord | None:
         try:
             example = self.schema.read(record.data)
             held_out = self.schema.is_held_out(example) if self.split_by_hash else evaluation
@@ -368,11 +368,11 @@ def _ahead(
             yield from upcoming.popleft().result()
 
 
-def _groups(shards: Sequence[Shard], first: int) -> Iterator[list[_Record] | BadRecord]:
+def _groups(shards: Sequence[Shard], first: int) -> Iterator[list[Record] | BadRecord]:
     """Records of all shards in their order, so many at a time; bad ones come as they are met."""
-    group: list[_Record] = []
+    group: list[Record] = []
     for number, shard in enumerate(shards, first):
-        for record in _records(shard, number):
+        for record in records(shard, number):
             if isinstance(record, BadRecord):
                 yield record
                 continue
@@ -384,7 +384,8 @@ def _groups(shards: Sequence[Shard], first: int) -> Iterator[list[_Record] | Bad
         yield group
 
 
-def _records(shard: Shard, number: int) -> Iterator[_Record | BadRecord]:
+def records(shard: Shard, number: int) -> Iterator[Record | BadRecord]:
+    """A shard's records, and those that are damaged, as they are met. Raises UnusableData for one that ends early."""
     damaged: list[CorruptRecords] = []
     try:
         with shard.path.open("rb") as stream:
@@ -393,7 +394,7 @@ def _records(shard: Shard, number: int) -> Iterator[_Record | BadRecord]:
             for record in read_records(stream, name=shard.name, damaged=damaged.append):
                 yield from _named(damaged)
                 offset = None if compressed else record.offset + HEADER_BYTES
-                yield _Record(shard, number, record.index, record.data, offset)
+                yield Record(shard, number, record.index, record.data, offset)
             yield from _named(damaged)
     except CorruptRecords as exc:
         raise UnusableData(f"{exc}. Write this shard again; the job needs all of it") from exc
@@ -422,7 +423,7 @@ class _Kept:
         #: The held-out ones, while there is memory for them.
         self._held_out: list[npt.NDArray[Any]] | None = []
         self._room_for_held_out = memory // 4
-        self._golden = _GoldenSet(classes)
+        self._golden = GoldenSet(classes)
         self.bad: list[BadRecord] = []
         self.skipped = 0
         self.seen = 0
@@ -445,7 +446,7 @@ class _Kept:
             return
         self._note(prepared)
         if prepared.held_out:
-            self._golden.consider(prepared)
+            self._golden.consider(prepared.data, prepared.label, prepared.pixels)
             self._keep_held_out(prepared.pixels)
         elif not self._each_time:
             self._train.append(prepared.pixels)
@@ -498,7 +499,7 @@ class _Kept:
         )
 
 
-class _GoldenSet:
+class GoldenSet:
     """The pictures of each class with the smallest checksums: the same ones whatever order the shards come in.
 
     With more classes than pictures are wanted, those of all classes together.
@@ -512,14 +513,15 @@ class _GoldenSet:
         self._chosen: dict[int, list[tuple[int, int, GoldenPicture]]] = collections.defaultdict(list)
         self._seen = 0
 
-    def consider(self, prepared: _Prepared) -> None:
+    def consider(self, data: bytes, label: int, pixels: npt.NDArray[Any]) -> None:
+        """A picture's file, its class, and its pixels in 0..255, for the case that the file is too large."""
         self._seen += 1
-        chosen = self._chosen[0 if self._together else prepared.label]
-        too_large = len(prepared.data) > GOLDEN_BYTES
-        order = -((int(too_large) << 32) | int(google_crc32c.value(prepared.data)))
+        chosen = self._chosen[0 if self._together else label]
+        too_large = len(data) > GOLDEN_BYTES
+        order = -((int(too_large) << 32) | int(google_crc32c.value(data)))
         if len(chosen) < self._of_each or order > chosen[0][0]:
-            data = written_anew(prepared.pixels) if too_large else prepared.data
-            heapq.heappush(chosen, (order, self._seen, GoldenPicture(data, prepared.label)))
+            kept = written_anew(pixels) if too_large else data
+            heapq.heappush(chosen, (order, self._seen, GoldenPicture(kept, label)))
         if len(chosen) > self._of_each:
             heapq.heappop(chosen)
 
@@ -615,7 +617,8 @@ class _Copies(_ScratchFile):
         return start
 
 
-def _refuse_too_many(bad: Sequence[BadRecord], skipped: int, seen: int, allowed: float) -> None:
+def refuse_too_many(bad: Sequence[BadRecord], skipped: int, seen: int, allowed: float) -> None:
+    """Raises UnusableData that names bad records when more than the share `allowed` of all are bad."""
     if skipped > allowed * seen:
         named = "\n  ".join(str(record) for record in bad)
         more = f"\n  and {skipped - len(bad)} more" if skipped > len(bad) else ""

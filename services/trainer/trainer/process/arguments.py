@@ -18,6 +18,9 @@ from dualdeploy.contracts.shards import ShardNames
 from dualdeploy.contracts.training import TARGETS, TrainingJob, TrainingParameters
 from trainer.process.failures import UnusableJob
 
+#: The first argument of what prepares a data set for AutoML, instead of training.
+PREPARE = "prepare-automl"
+
 #: What a person gets who names only data and labels: minutes on a laptop, from scratch.
 LAPTOP_DEFAULTS: dict[str, dict[str, Any]] = {
     "cloud": {"architecture": "densenet121", "image_size": 48, "epochs": 6, "learning_rate": 0.001},
@@ -83,6 +86,7 @@ def parse(argv: Sequence[str] | None) -> CommandLine:
         prog="python -m trainer",
         description="Train one image classifier from TFRecord shards.",
         epilog="Either --job, or --data with --labels and --output. Flags override the job description. "
+        f"`python -m trainer {PREPARE} --job …` prepares a data set for AutoML instead. "
         "Exit codes: 0 done, 64 do not retry, 75 retry later (134 on Vertex AI, which then does), 1 bug.",
         allow_abbrev=False,
     )
@@ -102,6 +106,19 @@ def parse(argv: Sequence[str] | None) -> CommandLine:
         parser.add_argument(f"--{name}", type=kind, help=describes)
     flags = parser.parse_args(argv)
     return CommandLine(flags.target, flags.job, flags)
+
+
+def parse_preparation(argv: Sequence[str]) -> tuple[str, float]:
+    """What `prepare-automl` is told: the job description, and seconds to wait for Cloud Storage. Raises UnusableJob."""
+    parser = _Parser(
+        prog=f"python -m trainer {PREPARE}",
+        description="Write the pictures of TFRecord shards, and the files by which AutoML imports them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--job", required=True, help="job description: gs://… or a path")
+    parser.add_argument("--patience", type=float, default=300.0, help="seconds to wait for Cloud Storage")
+    flags = parser.parse_args(argv)
+    return flags.job, flags.patience
 
 
 def order(line: CommandLine, document: bytes | None) -> Order:

@@ -245,17 +245,19 @@ def publish_folders(folders: Mapping[Path, str], patience: Patience) -> None:
             future.result()
 
 
-def write(location: str, content: Callable[[], bytes], patience: Patience) -> None:
+def write(
+    location: str, content: Callable[[], bytes], patience: Patience, *, bucket_of: Bucket = GcsObjectStore
+) -> None:
     """Put one file in place in a single act: nobody sees half of it, and repeating is harmless."""
     if is_gs(location):
         bucket, name = split_gs(location)
-        store = GcsObjectStore(bucket)
-        patience.call(f"writing {location}", lambda: _replace_object(store, name, content()))
+        store = bucket_of(bucket)
+        patience.call(f"writing {location}", lambda: replace_object(store, name, content()))
     else:
         _replace_file(Path(location), content())
 
 
-def _replace_object(store: GcsObjectStore, name: str, data: bytes) -> None:
+def replace_object(store: ObjectStore, name: str, data: bytes) -> None:
     """Replace what an earlier attempt of this same job may have left, at the generation that was seen."""
     media = "application/json" if name.endswith(".json") else "application/octet-stream"
     for _ in range(DECISIONS):
