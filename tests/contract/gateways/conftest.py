@@ -17,8 +17,9 @@ from typing import Any, Protocol
 import pytest
 
 from dualdeploy.errors import ServiceUnavailable
+from dualdeploy.google.automl import AutoML, AutoMLGateway
 from dualdeploy.google.firebase_ml import FirebaseMl, FirebaseMlGateway
-from dualdeploy.google.object_store import ABSENT, GcsObjectStore
+from dualdeploy.google.object_store import ABSENT, GcsObjectStore, ObjectStore
 from dualdeploy.google.pubsub import Publisher, PubSubPublisher
 from dualdeploy.google.vertex import Answer, CustomJobSpec, DeployedModel, Deployment, ModelSpec, Vertex, VertexGateway
 from local_cloud.faults import Faults as CloudFaults
@@ -28,7 +29,8 @@ from local_cloud.storage import Storage
 from local_cloud.vertex import Image
 from local_cloud.vertex import Vertex as VertexEmulator
 from support import signing
-from support.fakes import FakeFirebaseMl, FakePublisher, FakeVertex
+from support.automl_data import QUICK_AUTOML
+from support.fakes import FakeAutoML, FakeFirebaseMl, FakePublisher, FakeVertex, MemoryObjectStore
 from support.fakes.vertex import label_in_picture
 
 PROJECT = "demo-dualdeploy"
@@ -171,6 +173,7 @@ def vertex_emulator(
         publish_log=lambda _entry: None,
         operation_seconds=0.05,
         grace_seconds=0.5,
+        automl=QUICK_AUTOML,
     ).start()
     yield emulator
     emulator.close()
@@ -226,6 +229,66 @@ class Specs:
 @pytest.fixture
 def specs() -> Specs:
     return Specs()
+
+
+# AutoML --------------------------------------------------------------------------------------------------------------
+
+
+class AutoMLSide(Protocol):
+    automl: AutoML
+    models: ObjectStore
+
+    def finish(self, operation: str) -> None:
+        """Return when the operation is done."""
+
+    def end(self, pipeline: str) -> None:
+        """Return when the pipeline has ended by itself."""
+
+
+class FakeAutoMLSide:
+    def __init__(self) -> None:
+        self.models: ObjectStore = MemoryObjectStore(MODELS_BUCKET)
+        self.fake = FakeAutoML(self.models)
+        self.automl: AutoML = self.fake
+
+    def finish(self, operation: str) -> None:
+        self.fake.finish_operations()
+
+    def end(self, pipeline: str) -> None:
+        self.fake.end_pipeline(pipeline)
+
+
+class CloudAutoMLSide:
+    def __init__(self, emulator: VertexEmulator, models: GcsObjectStore) -> None:
+        self.automl: AutoML = AutoMLGateway(project=PROJECT, region=REGION, emulator_host=emulator.address)
+        self.models: ObjectStore = models
+
+    def finish(self, operation: str) -> None:
+        def done() -> bool:
+            found = self.automl.operation(operation)
+            return found is not None and found.done
+
+        wait_for(operation, done)
+
+    def end(self, pipeline: str) -> None:
+        wait_for(pipeline, lambda: self.automl.get_pipeline(pipeline).ended)
+
+
+@pytest.fixture
+def cloud_models(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Iterator[GcsObjectStore]:
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import storage as google_storage
+
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://{storage.address}")
+    with google_storage.Client(project=PROJECT, credentials=AnonymousCredentials()) as client:
+        yield GcsObjectStore(MODELS_BUCKET, client=lambda: client)
+
+
+@pytest.fixture(params=["fake", "local cloud"])
+def automl_side(request: pytest.FixtureRequest) -> AutoMLSide:
+    if request.param == "fake":
+        return FakeAutoMLSide()
+    return CloudAutoMLSide(request.getfixturevalue("vertex_emulator"), request.getfixturevalue("cloud_models"))
 
 
 # Firebase ML ---------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Stateful stand-ins for Google's services that can fail on command; for tests, never imported by a service."""
 
+from support.fakes.automl import FakeAutoML
 from support.fakes.clock import ManualClock
 from support.fakes.failing import Failing, Faults
 from support.fakes.firebase import FakeFirebaseMl
@@ -11,6 +12,7 @@ from support.fakes.vertex import FakeVertex
 
 __all__ = [
     "Failing",
+    "FakeAutoML",
     "FakeFirebaseMl",
     "FakeMonitoring",
     "FakePublisher",

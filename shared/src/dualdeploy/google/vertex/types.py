@@ -58,6 +58,10 @@ OUTCOME_BY_STATE: Mapping[str, JobOutcome] = {
     "JOB_STATE_FAILED": JobOutcome.FAILED,
     "JOB_STATE_EXPIRED": JobOutcome.FAILED,
     "JOB_STATE_CANCELLED": JobOutcome.CANCELLED,
+    # Those of a training pipeline: https://cloud.google.com/vertex-ai/docs/reference/rest/v1/PipelineState
+    "PIPELINE_STATE_SUCCEEDED": JobOutcome.SUCCEEDED,
+    "PIPELINE_STATE_FAILED": JobOutcome.FAILED,
+    "PIPELINE_STATE_CANCELLED": JobOutcome.CANCELLED,
 }
 
 
@@ -102,6 +106,11 @@ class Job:
     @property
     def outcome(self) -> JobOutcome:
         return OUTCOME_BY_STATE.get(self.state, JobOutcome.UNFINISHED)
+
+    @property
+    def billed_seconds(self) -> float:
+        """How long the job ran, as Vertex AI has it; 0 when it never started."""
+        return (self.ended - self.started).total_seconds() if self.started and self.ended else 0.0
 
     @property
     def is_queued(self) -> bool:
