@@ -177,7 +177,7 @@ bench: $(STAMP) ## Measure; rows go to build/bench/report.json
 
 .PHONY: routes-table
 routes-table: $(STAMP) ## Write docs/routes.md from the steps of cloud_deployer and mobile_publisher
-	@PYTHONPATH=$(TEST_PATH) $(BIN)/python tests/routes_table.py > docs/routes.md
+	@PYTHONPATH=$(TEST_PATH) $(BIN)/python -m support.routes_table > docs/routes.md
 
 .PHONY: architecture-pictures
 architecture-pictures: $(STAMP) ## Draw the pictures of docs/architecture.md from topology.json, the states and the routes
@@ -185,11 +185,11 @@ architecture-pictures: $(STAMP) ## Draw the pictures of docs/architecture.md fro
 
 .PHONY: coverage-table
 coverage-table: $(STAMP) ## Write infra/local_cloud/COVERAGE.md from the route tables
-	$(BIN)/python -m local_cloud coverage
+	@$(BIN)/python -m local_cloud.coverage
 
 .PHONY: permissions-table
 permissions-table: $(STAMP) ## Write the tables of docs/permissions.md from infra/bindings.json
-	$(BIN)/python -m local_cloud permissions
+	@PYTHONPATH=$(TEST_PATH) $(BIN)/python -m support.permissions_page
 
 ##@ Ship it
 
@@ -217,14 +217,14 @@ destroy: $(STAMP) ## Take everything down, after asking; buckets with data stay 
 setup: $(STAMP) ## Make .venv with everything pinned
 
 # uv installs what pip would, several times faster, and compiles to bytecode at once.
-$(STAMP): requirements-dev.txt shared/pyproject.toml infra/local_cloud/pyproject.toml infra/cli/pyproject.toml
+$(STAMP): requirements-dev.txt shared/pyproject.toml infra/local_cloud/pyproject.toml infra/demo/pyproject.toml infra/cli/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' || { echo "Python's venv module is missing; on Debian: apt-get install python3-venv"; exit 1; }
 	@echo "Setting up $(VENV) (about a minute the first time) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements-dev.txt
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e shared -e infra/local_cloud -e infra/cli
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e shared -e infra/local_cloud -e infra/demo -e infra/cli
 	@touch $@
 
 .PHONY: lock

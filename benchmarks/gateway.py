@@ -27,11 +27,12 @@ import requests
 from benchmarks.report import Row, append_rows
 from benchmarks.validator import jpeg
 from dualdeploy.google.vertex import Deployment, ModelSpec, VertexGateway
+from dualdeploy_demo.stack import Stack
 from local_cloud import topology as topologies
-from local_cloud.cloud import DEFAULT_PROJECT, DEFAULT_REGION, LocalCloud
-from local_cloud.stack import Stack
+from local_cloud.cloud import LocalCloud
 
 ROOT = Path(__file__).resolve().parent.parent
+PROJECT, REGION = "demo-dualdeploy", "us-central1"
 #: On an idle machine; the figure of a busy one says more about it.
 GOAL_MORE_MS = 15.0
 PER_SECOND, BURST, TIMES, SECONDS = 5.0, 20, 10, 6.0
@@ -77,10 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        described = topologies.load(ROOT / "infra" / "topology.json", project=DEFAULT_PROJECT, region=DEFAULT_REGION)
+        described = topologies.load(ROOT / "infra" / "topology.json", project=PROJECT, region=REGION)
         stub = topologies.Image("predictor", scratch, (sys.executable, "-c", PREDICTOR))
         described = dataclasses.replace(described, images={**described.images, "predictor": stub})
-        with LocalCloud(described, state_dir=folder / "cloud", repository=ROOT, clock_seconds=3600) as cloud:
+        with LocalCloud(described, state_dir=folder / "cloud", clock_seconds=3600) as cloud:
             stack = Stack(cloud, repository=ROOT, log_folder=folder)
             try:
                 endpoint = _deploy(cloud)
@@ -140,7 +141,7 @@ def _ten_times_the_quota(cloud: LocalCloud, stack: Stack) -> list[Row]:
 
 def _deploy(cloud: LocalCloud) -> str:
     given = cloud.environment()
-    vertex = VertexGateway(project=DEFAULT_PROJECT, region=DEFAULT_REGION, emulator_host=given["VERTEX_EMULATOR_HOST"])
+    vertex = VertexGateway(project=PROJECT, region=REGION, emulator_host=given["VERTEX_EMULATOR_HOST"])
 
     def finish(operation: str) -> None:
         while not (found := vertex.operation(operation)) or not found.done:
@@ -148,13 +149,13 @@ def _deploy(cloud: LocalCloud) -> str:
         assert not found.error, found.error
 
     def put(bucket: str, name: str, data: bytes) -> None:
-        address = f"{given['STORAGE_EMULATOR_HOST']}/upload/storage/v1/b/{DEFAULT_PROJECT}-{bucket}/o"
+        address = f"{given['STORAGE_EMULATOR_HOST']}/upload/storage/v1/b/{PROJECT}-{bucket}/o"
         requests.post(address, params={"uploadType": "media", "name": name}, data=data, timeout=5).raise_for_status()
 
     put("models", "m/saved_model.pb", b"model")
     finish(vertex.start_create_endpoint("flowers", display_name="flowers", labels={}))
-    image = f"us-docker.pkg.dev/{DEFAULT_PROJECT}/images/predictor:1"
-    spec = ModelSpec("m", "m", f"gs://{DEFAULT_PROJECT}-models/m", image, "/predict", "/", 8080, {}, {}, ["alias"])
+    image = f"us-docker.pkg.dev/{PROJECT}/images/predictor:1"
+    spec = ModelSpec("m", "m", f"gs://{PROJECT}-models/m", image, "/predict", "/", 8080, {}, {}, ["alias"])
     finish(vertex.start_upload(spec))
     version = vertex.find_model_version("m", "alias")
     found: Any = vertex.find_endpoint("flowers")

@@ -114,7 +114,7 @@ class _Bench:
     """Painted flowers, and trainings of them."""
 
     def __init__(self, folder: Path) -> None:
-        from local_cloud.demo import flowers  # noqa: PLC0415 (found through the path above)
+        from dualdeploy_demo import flowers  # noqa: PLC0415 (found through the path above)
 
         self._folder = folder
         self._data = folder / "data"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from local_cloud.demo import flowers
+from dualdeploy_demo import flowers
 from local_cloud.iam.bindings import Binding, Bindings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -29,8 +29,8 @@ MISSING = {
 _DEMO = """
 import sys
 from pathlib import Path
-from local_cloud.demo import run
-from local_cloud.demo.request import DataRequest
+from dualdeploy_demo import run
+from dualdeploy_demo.request import DataRequest
 repository, data, bindings, build, *labels = sys.argv[1:]
 asked = DataRequest(Path(data), labels=labels)
 sys.exit(run.main(Path(repository), build=Path(build), asked=asked, bindings=Path(bindings)))

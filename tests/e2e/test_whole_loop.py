@@ -25,9 +25,9 @@ from dualdeploy.errors import UnknownRun
 from dualdeploy.google.object_store import GcsObjectStore
 from dualdeploy.ledger import Ledger, Release, Serving, State
 from dualdeploy.ledger.standing import standing
-from local_cloud.demo import answers, flowers
-from local_cloud.demo.source import Picture
-from local_cloud.supervisor import running
+from dualdeploy_demo import answers, flowers
+from dualdeploy_demo.source import Picture
+from dualdeploy_demo.supervisor import running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 

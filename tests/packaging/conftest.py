@@ -26,9 +26,9 @@ from urllib.parse import quote
 import pytest
 import requests
 
+from dualdeploy_demo.stack import procfile_command
 from local_cloud import cloud as clouds
 from local_cloud.cloud import LocalCloud
-from local_cloud.stack import procfile_command
 from support.fakes.callers import AUDIENCE, SENDER
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -103,7 +103,9 @@ def install(tmp_path_factory: pytest.TempPathFactory, package: ModuleType) -> Ca
 @pytest.fixture(scope="session")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
     """Every emulator; no service is registered, so nothing but the tests sends events."""
-    with clouds.load(REPOSITORY, state_dir=tmp_path_factory.mktemp("cloud"), clock_seconds=3600) as running:
+    with clouds.load(
+        REPOSITORY / "infra" / "topology.json", state_dir=tmp_path_factory.mktemp("cloud"), clock_seconds=3600
+    ) as running:
         yield running
 
 

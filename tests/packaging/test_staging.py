@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from dualdeploy import __file__ as shared_library
-from local_cloud.stack import procfile_command
+from dualdeploy_demo.stack import procfile_command
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EVENT_SERVICES = ["training_launcher", "job_notifier", "cloud_deployer", "mobile_publisher"]

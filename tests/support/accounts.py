@@ -26,12 +26,12 @@ from dualdeploy.google.object_store import GcsObjectStore
 from dualdeploy.google.pubsub import PubSubPublisher
 from dualdeploy.google.remote_config import RemoteConfigGateway
 from dualdeploy.google.vertex import CustomJobSpec, VertexGateway
-from local_cloud.cloud import DEFAULT_PROJECT, DEFAULT_REGION, LocalCloud
+from local_cloud.cloud import LocalCloud
 from local_cloud.iam import OWNER
 from local_cloud.iam.bindings import Bindings
 
 REPOSITORY = Path(__file__).parents[2]
-PROJECT, REGION = DEFAULT_PROJECT, DEFAULT_REGION
+PROJECT, REGION = "demo-dualdeploy", "us-central1"
 BINDINGS = Bindings.load(REPOSITORY / "infra" / "bindings.json")
 TINY_MODEL = REPOSITORY / "tests" / "fixtures" / "tiny_float32.tflite"
 IMAGES = f"{REGION}-docker.pkg.dev/{PROJECT}/dualdeploy"

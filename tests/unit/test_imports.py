@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -300,3 +301,22 @@ def test_contracts_need_neither_a_client_nor_a_web_framework() -> None:
 @pytest.mark.parametrize("service", SERVICES)
 def test_every_service_has_sources_to_be_looked_at(service: str) -> None:
     assert list(imports_of(REPOSITORY / "services" / service))
+
+
+def test_the_local_cloud_imports_nothing_of_ours_and_installs_nothing_of_ours() -> None:
+    members = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    ours = set(members["tool"]["ruff"]["lint"]["isort"]["known-first-party"]) - {"local_cloud"}
+    assert {"dualdeploy", "dualdeploy_cli", "dualdeploy_demo", *SERVICES} <= ours
+    assert faults(REPOSITORY / "infra" / "local_cloud", tuple(ours)) == []
+    project = tomllib.loads((REPOSITORY / "infra" / "local_cloud" / "pyproject.toml").read_text(encoding="utf-8"))
+    named = {name.replace("-", "_") for name in project["project"]["dependencies"]}
+    assert named & ours == set()
+
+
+def test_the_local_cloud_installs_every_package_that_it_imports() -> None:
+    project = tomllib.loads((REPOSITORY / "infra" / "local_cloud" / "pyproject.toml").read_text(encoding="utf-8"))
+    here = REPOSITORY / "infra" / "local_cloud" / "src"
+    roots = {module.partition(".")[0] for _, module in imports_of(here)} - set(sys.stdlib_module_names)
+    named = {name.replace("-", "_").partition("_")[0] for name in project["project"]["dependencies"]}
+    # pytest is there wherever the plugin is loaded.
+    assert {root.partition("_")[0] for root in roots} - {"local", "pytest"} <= named | {"grpc"}

@@ -17,7 +17,7 @@ from dualdeploy_cli.session import CHECKOUT, Session
 
 #: Title → commands, as `dualdeploy --help` shows them.
 SECTIONS: Mapping[str, Sequence[click.Command]] = {
-    "Try it": (local.demo, local.up, local.down),
+    "Try it": (local.demo, local.up, local.demo_data, local.down),
     "Data": (data.shards, data.validate, networks.check_module),
     "Watch": (runs.runs, runs.run, releases.status, doctoring.doctor, predict.predict),
     "Act": (

@@ -107,7 +107,8 @@ class Session:
     def _enter_local_cloud(self) -> None:
         if not self.environment_file.exists():
             return
-        from local_cloud.environment_file import is_running, read_environment
+        from dualdeploy_demo.supervisor import is_running
+        from local_cloud.environment_file import read_environment
 
         variables = read_environment(self.environment_file)
         if "LOCAL_CLOUD_PID" in variables and not is_running(self.environment_file):

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import requests
 
+from dualdeploy_demo.stack import Stack
 from local_cloud import cloud as clouds
-from local_cloud.stack import Stack
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 OWN = {"Sec-Fetch-Site": "same-origin"}
@@ -21,7 +21,7 @@ OWN = {"Sec-Fetch-Site": "same-origin"}
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("console")
-    with clouds.load(REPOSITORY, state_dir=folder / "cloud", clock_seconds=3600) as cloud:
+    with clouds.load(REPOSITORY / "infra" / "topology.json", state_dir=folder / "cloud", clock_seconds=3600) as cloud:
         stack = Stack(cloud, repository=REPOSITORY, log_folder=folder)
         try:
             for name in ("cloud_deployer", "mobile_publisher", "console"):

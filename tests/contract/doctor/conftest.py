@@ -15,10 +15,11 @@ from google.cloud import pubsub_v1, storage
 
 from dualdeploy import clock as clocks
 from dualdeploy_cli.session import Session
+from dualdeploy_demo.stack import Stack
 from local_cloud import cloud as clouds
 from local_cloud import topology as topologies
 from local_cloud.cloud import LocalCloud
-from local_cloud.stack import ServiceDidNotStart, Stack
+from local_cloud.stack import ServiceDidNotStart
 from support.command_line import call
 
 REPOSITORY = Path(__file__).parents[3]
@@ -118,7 +119,7 @@ def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
         (place / "Procfile").write_text("web: python service.py\n")
         (place / "service.py").write_text(SERVICE)
     before = dict(os.environ)
-    cloud = clouds.load(REPOSITORY, state_dir=folder / "cloud", clock_seconds=0.2)
+    cloud = clouds.load(REPOSITORY / "infra" / "topology.json", state_dir=folder / "cloud", clock_seconds=0.2)
     stack = Stack(cloud, repository=folder / "checkout", log_folder=folder / "logs", start_limit_seconds=20)
     try:
         ward = Ward(stack.start())

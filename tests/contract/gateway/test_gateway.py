@@ -16,9 +16,10 @@ from firebase_admin import app_check, credentials
 from google.auth.credentials import AnonymousCredentials
 
 from dualdeploy.google.vertex import Deployment, ModelSpec, VertexGateway
+from dualdeploy_demo.stack import Stack
 from local_cloud import topology as topologies
-from local_cloud.cloud import DEFAULT_PROJECT, DEFAULT_REGION, LocalCloud
-from local_cloud.stack import Stack
+from local_cloud.cloud import LocalCloud
+from support.accounts import PROJECT, REGION
 from support.pictures import picture
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -58,14 +59,14 @@ class World:
     @property
     def vertex(self) -> VertexGateway:
         return VertexGateway(
-            project=DEFAULT_PROJECT,
-            region=DEFAULT_REGION,
+            project=PROJECT,
+            region=REGION,
             emulator_host=self.cloud.environment()["VERTEX_EMULATOR_HOST"],
         )
 
     def token(self, debug_token: str = "") -> requests.Response:
         given = self.cloud.environment()
-        exchange = f"projects/{DEFAULT_PROJECT}/apps/{given['APP_CHECK_APP']}:exchangeDebugToken"
+        exchange = f"projects/{PROJECT}/apps/{given['APP_CHECK_APP']}:exchangeDebugToken"
         body = {"debugToken": debug_token or given["APP_CHECK_DEBUG_TOKEN"]}
         return requests.post(f"http://{given['APP_CHECK_EMULATOR_HOST']}/v1/{exchange}", json=body, timeout=5)
 
@@ -81,7 +82,7 @@ class World:
     def write(self, document: dict[str, Any]) -> None:
         address = self.cloud.environment()["STORAGE_EMULATOR_HOST"]
         requests.post(
-            f"{address}/upload/storage/v1/b/{DEFAULT_PROJECT}-ledger/o",
+            f"{address}/upload/storage/v1/b/{PROJECT}-ledger/o",
             params={"uploadType": "media", "name": "serving/cloud/flowers.json"},
             data=json.dumps(document).encode(),
             timeout=5,
@@ -97,11 +98,11 @@ class World:
     def deploy(self) -> str:
         """A model behind an endpoint; returns the endpoint's name."""
         self.finish(self.vertex.start_create_endpoint("flowers", display_name="flowers", labels={}))
-        image = f"us-docker.pkg.dev/{DEFAULT_PROJECT}/images/predictor:1"
+        image = f"us-docker.pkg.dev/{PROJECT}/images/predictor:1"
         spec = ModelSpec(
             "m",
             "m",
-            f"gs://{DEFAULT_PROJECT}-models/m",
+            f"gs://{PROJECT}-models/m",
             image,
             "/predict",
             "/",
@@ -111,7 +112,7 @@ class World:
             ["alias"],
         )
         requests.post(
-            f"{self.cloud.environment()['STORAGE_EMULATOR_HOST']}/upload/storage/v1/b/{DEFAULT_PROJECT}-models/o",
+            f"{self.cloud.environment()['STORAGE_EMULATOR_HOST']}/upload/storage/v1/b/{PROJECT}-models/o",
             params={"uploadType": "media", "name": "m/saved_model.pb"},
             data=b"model",
             timeout=5,
@@ -129,10 +130,10 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("gateway")
-    described = topologies.load(REPOSITORY / "infra" / "topology.json", project=DEFAULT_PROJECT, region=DEFAULT_REGION)
+    described = topologies.load(REPOSITORY / "infra" / "topology.json", project=PROJECT, region=REGION)
     stub = topologies.Image("predictor", str(folder), ("python", "-c", PREDICTOR))
     described = dataclasses.replace(described, images={**described.images, "predictor": stub})
-    with LocalCloud(described, state_dir=folder / "cloud", repository=REPOSITORY, clock_seconds=3600) as cloud:
+    with LocalCloud(described, state_dir=folder / "cloud", clock_seconds=3600) as cloud:
         stack = Stack(cloud, repository=REPOSITORY, log_folder=folder)
         try:
             # One user of one address asks as often as this file likes.
@@ -190,7 +191,7 @@ def test_firebase_itself_takes_the_tokens_that_the_local_cloud_gives_out(
 
     given = world.cloud.environment()
     monkeypatch.setattr(app_check._AppCheckService, "_JWKS_URL", given["APP_CHECK_KEYS_URL"])
-    app = firebase_admin.initialize_app(Nobody(), {"projectId": DEFAULT_PROJECT}, name="judge")
+    app = firebase_admin.initialize_app(Nobody(), {"projectId": PROJECT}, name="judge")
     try:
         claims = app_check.verify_token(world.token().json()["token"], app)
     finally:

@@ -24,7 +24,9 @@ def repository() -> Path:
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
     """One running cloud for a module; its clock beats every 0.2 s."""
-    with clouds.load(REPOSITORY, state_dir=tmp_path_factory.mktemp("cloud"), clock_seconds=0.2) as cloud:
+    with clouds.load(
+        REPOSITORY / "infra" / "topology.json", state_dir=tmp_path_factory.mktemp("cloud"), clock_seconds=0.2
+    ) as cloud:
         yield cloud
 
 

@@ -87,7 +87,7 @@ def test_the_clock_reaches_every_service(cloud: LocalCloud, service: object) -> 
 def test_a_message_published_before_its_service_was_there_is_delivered_when_it_comes(
     repository: Path, tmp_path: Path, service: object
 ) -> None:
-    with clouds.load(repository, state_dir=tmp_path, clock_seconds=600) as late:
+    with clouds.load(repository / "infra" / "topology.json", state_dir=tmp_path, clock_seconds=600) as late:
         topic = late.topology.topic_path("training-completed")
         late.pubsub.publish(topic, b'{"v": 1}', {"target": "mobile"})
         late.pubsub.publish(topic, b'{"v": 2}', {"target": "cloud"})
@@ -101,12 +101,12 @@ def test_a_message_published_before_its_service_was_there_is_delivered_when_it_c
 def test_a_restart_on_the_same_folder_delivers_what_was_waiting(
     repository: Path, tmp_path: Path, service: object
 ) -> None:
-    with clouds.load(repository, state_dir=tmp_path, clock_seconds=600) as first:
+    with clouds.load(repository / "infra" / "topology.json", state_dir=tmp_path, clock_seconds=600) as first:
         url = f"http://{first.storage.address}/upload/storage/v1/b/demo-dualdeploy-data/o"
         requests.post(url, params={"uploadType": "media", "name": "waiting"}, data=b"x", timeout=5)
         first.pubsub.publish(first.topology.topic_path("retrain-requested"), b'{"v": 7}', {})
 
-    with clouds.load(repository, state_dir=tmp_path, clock_seconds=600) as second:
+    with clouds.load(repository / "infra" / "topology.json", state_dir=tmp_path, clock_seconds=600) as second:
         second.register_service("training_launcher", service.address)
         assert data_of(service.wait_for("/events/retrain-requested")[1]) == {"v": 7}
         assert json.loads(service.wait_for("/events/object-finalized")[1])["name"] == "waiting"
@@ -130,12 +130,12 @@ def test_a_service_that_the_topology_lacks_is_refused(cloud: LocalCloud) -> None
 
 def test_two_clouds_do_not_share_a_folder(repository: Path, tmp_path: Path) -> None:
     with (
-        clouds.load(repository, state_dir=tmp_path),
+        clouds.load(repository / "infra" / "topology.json", state_dir=tmp_path),
         pytest.raises(StateInUse, match="in use by another local cloud"),
     ):
-        clouds.load(repository, state_dir=tmp_path)
+        clouds.load(repository / "infra" / "topology.json", state_dir=tmp_path)
 
-    clouds.load(repository, state_dir=tmp_path).close()
+    clouds.load(repository / "infra" / "topology.json", state_dir=tmp_path).close()
 
 
 def test_a_taken_port_is_an_error_that_leaves_the_folder_free(
@@ -143,9 +143,9 @@ def test_a_taken_port_is_an_error_that_leaves_the_folder_free(
 ) -> None:
     taken = int(cloud.storage.address.rsplit(":", 1)[1])
     with pytest.raises(OSError, match="in use"):
-        clouds.load(repository, state_dir=tmp_path, ports=Ports(storage=taken))
+        clouds.load(repository / "infra" / "topology.json", state_dir=tmp_path, ports=Ports(storage=taken))
 
-    clouds.load(repository, state_dir=tmp_path).close()
+    clouds.load(repository / "infra" / "topology.json", state_dir=tmp_path).close()
 
 
 def test_the_environment_names_every_emulator_and_every_bucket(cloud: LocalCloud) -> None:

@@ -36,7 +36,9 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
-    with clouds.load(REPOSITORY, state_dir=tmp_path_factory.mktemp("cloud"), clock_seconds=3600) as cloud:
+    with clouds.load(
+        REPOSITORY / "infra" / "topology.json", state_dir=tmp_path_factory.mktemp("cloud"), clock_seconds=3600
+    ) as cloud:
         yield cloud
 
 

@@ -22,7 +22,9 @@ from local_cloud.cloud import LocalCloud
 @pytest.fixture(scope="module")
 def realistic(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[LocalCloud]:
     folder = tmp_path_factory.mktemp("realistic")
-    with clouds.load(repository, state_dir=folder, clock_seconds=3600, realistic=True) as cloud:
+    with clouds.load(
+        repository / "infra" / "topology.json", state_dir=folder, clock_seconds=3600, realistic=True
+    ) as cloud:
         yield cloud
 
 

@@ -118,7 +118,9 @@ class Client:
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Client]:
-    with clouds.load(repository, state_dir=tmp_path_factory.mktemp("cloud"), clock_seconds=3600) as cloud:
+    with clouds.load(
+        repository / "infra" / "topology.json", state_dir=tmp_path_factory.mktemp("cloud"), clock_seconds=3600
+    ) as cloud:
         cloud.register_service("training_launcher", cloud.control.address)
         yield Client(cloud)
 

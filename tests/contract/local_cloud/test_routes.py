@@ -19,7 +19,7 @@ APIS = ("storage", "vertex", "firebase_ml", "remote_config", "deployed", "contro
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[LocalCloud]:
     """A cloud that was built and not started: its applications answer without a network."""
-    cloud = clouds.load(repository, state_dir=tmp_path_factory.mktemp("cloud"))
+    cloud = clouds.load(repository / "infra" / "topology.json", state_dir=tmp_path_factory.mktemp("cloud"))
     yield cloud
     cloud.close()
 

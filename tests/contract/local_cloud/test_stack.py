@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import requests
 
+from dualdeploy_demo.stack import Stack
 from local_cloud import cloud as clouds
 from local_cloud import topology
-from local_cloud.stack import ServiceDidNotStart, Stack
+from local_cloud.stack import ServiceDidNotStart
 
 #: A service that says which process it is.
 HEALTHY = """
@@ -62,7 +63,7 @@ def stack_of(tmp_path: Path, repository: Path) -> Iterator[Callable[..., Stack]]
                 (folder / "Procfile").write_text("web: python service.py\n")
                 (folder / "service.py").write_text(programs.get(name, others))
             stack = Stack(
-                clouds.load(repository, state_dir=tmp_path / "cloud"),
+                clouds.load(repository / "infra" / "topology.json", state_dir=tmp_path / "cloud"),
                 repository=tmp_path / "checkout",
                 log_folder=tmp_path / "logs",
                 start_limit_seconds=start_limit_seconds,

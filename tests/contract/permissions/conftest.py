@@ -23,7 +23,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     )
     service = Service()
     # The clock stands: what a story publishes is the only thing that moves.
-    cloud = LocalCloud(described, state_dir=folder / "cloud", repository=REPOSITORY, clock_seconds=3600)
+    cloud = LocalCloud(described, state_dir=folder / "cloud", clock_seconds=3600)
     with cloud, pytest.MonkeyPatch.context() as patch:
         # As on every service: Google's client does not ask for the metadata of buckets.
         patch.setenv("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")

@@ -30,11 +30,12 @@ from dualdeploy.google.object_store import GcsObjectStore
 from dualdeploy.images import tfrecord
 from dualdeploy.ledger import Ledger, State
 from dualdeploy.ledger.standing import Standing, standing
+from dualdeploy_demo.stack import Stack
 from local_cloud import topology as topologies
-from local_cloud.cloud import DEFAULT_PROJECT, DEFAULT_REGION, LocalCloud
+from local_cloud.cloud import LocalCloud
 from local_cloud.iam.bindings import Bindings, grants
-from local_cloud.stack import Stack
 from support import on_phone
+from support.accounts import PROJECT, REGION
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -59,7 +60,7 @@ class Project:
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.environment = stack.environment()
-        self._client = storage.Client(project=DEFAULT_PROJECT, credentials=AnonymousCredentials())
+        self._client = storage.Client(project=PROJECT, credentials=AnonymousCredentials())
         self.ledger = Ledger(GcsObjectStore(self.environment["LEDGER_BUCKET"], client=lambda: self._client))
         self._phones = requests.Session()
 
@@ -108,7 +109,7 @@ class Project:
     def told(self, installation: str) -> str:
         """The version that Remote Config gives an installation; empty for "as the pointer says"."""
         host = self.environment["REMOTE_CONFIG_EMULATOR_HOST"]
-        url = f"http://{host}/v1/projects/{DEFAULT_PROJECT}/namespaces/firebase:fetch"
+        url = f"http://{host}/v1/projects/{PROJECT}/namespaces/firebase:fetch"
         answer = self._phones.post(url, json={"appInstanceId": installation}, timeout=10)
         answer.raise_for_status()
         return str(answer.json().get("entries", {}).get(KEY, ""))
@@ -116,7 +117,7 @@ class Project:
     def expression(self) -> str:
         """The condition of the rollout under way, as the app team sees it in the template; empty without one."""
         host = self.environment["REMOTE_CONFIG_EMULATOR_HOST"]
-        template = self._phones.get(f"http://{host}/v1/projects/{DEFAULT_PROJECT}/remoteConfig", timeout=10).json()
+        template = self._phones.get(f"http://{host}/v1/projects/{PROJECT}/remoteConfig", timeout=10).json()
         return "".join(condition["expression"] for condition in template.get("conditions", []))
 
     def look_at(self, share: int) -> dict[str, str]:
@@ -171,13 +172,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     folder = tmp_path_factory.mktemp("stack")
     make_model = [sys.executable, "tests/fixtures/make_tiny_tflite.py", "saved-model", str(folder / "model")]
     subprocess.run(make_model, cwd=REPOSITORY, check=True, timeout=120)
-    described = topologies.load(REPOSITORY / "infra" / "topology.json", project=DEFAULT_PROJECT, region=DEFAULT_REGION)
+    described = topologies.load(REPOSITORY / "infra" / "topology.json", project=PROJECT, region=REGION)
     trainer = topologies.Image("trainer", str(TOY_TRAINER), ("python", "job.py", str(folder / "model")))
     toys = dataclasses.replace(described, images={**described.images, "trainer": trainer})
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as opened:
         # A publisher that is killed while it holds the lease keeps nobody waiting for ten minutes.
         patch.setenv("LEASE_SECONDS", "60")
-        cloud = LocalCloud(toys, state_dir=folder / "state", repository=REPOSITORY, clock_seconds=0.5, realistic=True)
+        cloud = LocalCloud(toys, state_dir=folder / "state", clock_seconds=0.5, realistic=True)
         stack = Stack(cloud, repository=REPOSITORY, log_folder=folder / "logs")
         opened.callback(stack.close)
         stack.start()

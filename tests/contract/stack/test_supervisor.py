@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from local_cloud import supervisor
-from local_cloud.environment_file import is_running
+from dualdeploy_demo import supervisor
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -59,7 +58,7 @@ def start_owner(tmp_path: Path, mark: str) -> subprocess.Popen[bytes]:
         # Whoever runs the tests in the background may have made them ignore it.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pathlib import Path\n"
-        "from local_cloud.supervisor import running\n"
+        "from dualdeploy_demo.supervisor import running\n"
         "folder, repository = Path(sys.argv[1]), Path(sys.argv[2])\n"
         "with running(repository, state=folder / 'state', environment_file=folder / 'cloud.env'):\n"
         "    print('up', flush=True)\n"
@@ -98,7 +97,7 @@ def test_what_up_leaves_running_is_found_and_stopped_by_down(
     monkeypatch.setenv("MARK", mark)
     environment_file = tmp_path / "cloud.env"
     process, environment = supervisor.start(REPOSITORY, state=tmp_path / "state", environment_file=environment_file)
-    assert is_running(environment_file)
+    assert supervisor.is_running(environment_file)
     status = requests.get(environment["CLOUD_DEPLOYER_URL"] + "/status/flowers", timeout=10)
     assert status.status_code == 404
 
@@ -113,7 +112,7 @@ def test_an_environment_file_of_a_process_that_is_no_stack_stops_nobody(tmp_path
     environment_file = tmp_path / "cloud.env"
     environment_file.write_text(f"LOCAL_CLOUD_PID={os.getppid()}\n")
     parent = Path(f"/proc/{os.getppid()}/cmdline")
-    if parent.exists() and b"local_cloud" in parent.read_bytes():
-        pytest.skip("the parent of the tests mentions the local cloud in its own command line")
+    if parent.exists() and b"dualdeploy_demo.supervisor" in parent.read_bytes():
+        pytest.skip("the parent of the tests mentions the supervisor in its own command line")
     assert not supervisor.stop_recorded(environment_file)
     assert not environment_file.exists()

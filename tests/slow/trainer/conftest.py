@@ -17,7 +17,7 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage as google_storage
 
-from local_cloud.demo import flowers
+from dualdeploy_demo import flowers
 from local_cloud.faults import Faults
 from local_cloud.storage import Storage
 

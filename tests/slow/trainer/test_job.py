@@ -23,7 +23,7 @@ from dualdeploy.contracts import answers
 from dualdeploy.contracts.training import LiveMetrics, parse_result
 from dualdeploy.images.pixels import decode_rgb, resize_bilinear
 from dualdeploy.images.tfrecord import read_records
-from local_cloud.demo.flowers import Picture, Style
+from dualdeploy_demo.flowers import Picture, Style
 from trainer.outputs import event_log
 
 from .conftest import LABELS, Cloud, trainer_environment

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from dualdeploy.contracts.training import TrainingResult, parse_result
-from local_cloud.demo import flowers
+from dualdeploy_demo import flowers
 
 pytestmark = pytest.mark.slow
 

@@ -21,6 +21,7 @@ COMMANDS = program.program.commands
 #: What is missing or wrong, for each command that can be called wrongly; the others take no argument.
 WRONG = {
     "demo": ["--data", "/nowhere"],
+    "demo-data": ["--data", "/nowhere"],
     "up": ["--bindings", "/nowhere"],
     "shards": [],
     "validate": ["/nowhere"],

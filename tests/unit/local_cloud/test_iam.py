@@ -11,9 +11,9 @@ import pytest
 
 from local_cloud import topology as topologies
 from local_cloud.iam import OWNER, PREDICTOR, Bindings, BindingsError, Condition, Grant, Iam, Refused, agent
-from local_cloud.iam import page as permissions_page
 from local_cloud.iam.bindings import read_json
 from local_cloud.iam.gate import asks
+from support import permissions_page
 
 REPOSITORY = Path(__file__).parents[3]
 PROJECT = "demo-dualdeploy"

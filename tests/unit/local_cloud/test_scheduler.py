@@ -17,7 +17,7 @@ def test_every_beat_publishes_every_schedule() -> None:
     published: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
     other = Schedule("other", "other-topic", "* * * * *", {})
     scheduler = Scheduler(
-        schedules=[CLOCK, other],
+        schedules={"clock": CLOCK, "other": other},
         publish=lambda topic, data, _attributes: published.put((topic, data)),
         clock_seconds=0.01,
     ).start()
@@ -35,7 +35,7 @@ def test_a_failing_publisher_does_not_stop_the_clock() -> None:
         beats.put(topic)
         raise ConnectionError("Pub/Sub is away")
 
-    scheduler = Scheduler(schedules=[CLOCK], publish=publish, clock_seconds=0.01).start()
+    scheduler = Scheduler(schedules={"clock": CLOCK}, publish=publish, clock_seconds=0.01).start()
     beats.get(timeout=5)
     beats.get(timeout=5)
     scheduler.close()
@@ -44,7 +44,7 @@ def test_a_failing_publisher_does_not_stop_the_clock() -> None:
 def test_nothing_is_published_after_closing() -> None:
     beats: list[str] = []
     scheduler = Scheduler(
-        schedules=[CLOCK], publish=lambda topic, _data, _attributes: beats.append(topic), clock_seconds=30
+        schedules={"clock": CLOCK}, publish=lambda topic, _data, _attributes: beats.append(topic), clock_seconds=30
     ).start()
     scheduler.close()
 
@@ -54,4 +54,4 @@ def test_nothing_is_published_after_closing() -> None:
 @pytest.mark.parametrize("seconds", [0, -1])
 def test_a_clock_that_cannot_tick_is_refused(seconds: float) -> None:
     with pytest.raises(ValueError, match="clock_seconds"):
-        Scheduler(schedules=[], publish=lambda *_: None, clock_seconds=seconds)
+        Scheduler(schedules={}, publish=lambda *_: None, clock_seconds=seconds)

@@ -126,10 +126,54 @@ def test_all_faults_are_reported_together_each_with_its_path(tmp_path: Path, doc
     assert "buckets.data.triggers[0].service: no service 'launcherr'; there are launcher" in message
     assert "subscriptions.launcher-tick.topic: no topic 'clok'; there are clock, dead" in message
     assert "subscriptions.launcher-tick.path: 'events/clock' must start with a slash" in message
-    assert "subscriptions.launcher-tick.ack_deadline_seconds: must be an integer, got str" in message
-    assert "subscriptions.reader.service: is missing" in message
-    assert "images.trainer.command: must be a list, got str" in message
+    assert "subscriptions.launcher-tick.ack_deadline_seconds: must be an integer, not a text" in message
+    assert "subscriptions.reader.service: is missing; it must be a text" in message
+    assert "images.trainer.command: must be a list, not a text" in message
     assert "automl.seconds_per_node_hour: is missing" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"bucket": {}}, "bucket: is not a key; did you mean 'buckets'?"),
+        (
+            {"subscriptions": {"s": {"topic": "t", "pull": True, "ack_deadline": 60}}},
+            "did you mean 'ack_deadline_seconds'",
+        ),
+        ({"local": {"python-path": ["src"]}}, "local.python-path: is not a key; did you mean 'python_path'?"),
+        (
+            {"images": {"trainer": {"comand": ["python"]}}},
+            "images.trainer.comand: is not a key; did you mean 'command'?",
+        ),
+        ({"images": {"trainer": {}}}, "images.trainer.command: is missing; give what its container would start"),
+        ({"schedules": {"s": {"topic": "u", "cron": "* * * * *"}}}, "no topic 'u'; there are t"),
+        ({"topics": {}, "schedules": {"s": {"topic": "u", "cron": "*"}}}, "the file has none; add it to topics"),
+        ({"local": {"project": 7}}, "local.project: must be a text, not a number"),
+    ],
+)
+def test_a_slip_is_answered_with_the_key_and_what_mends_it(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(TopologyError) as refused:
+        topology.load(write(tmp_path, {"topics": {"t": {}}, **change}))
+    assert said in str(refused.value)
+
+
+def test_keys_for_other_readers_are_left_alone(tmp_path: Path) -> None:
+    document = {"description": "…", "owner": "us", "topics": {"t": {"publishers": []}}}
+    assert topology.load(write(tmp_path, document)).topics == ("t",)
+
+
+def test_paths_are_relative_to_the_topology_and_those_of_code_to_its_root(tmp_path: Path) -> None:
+    own = {"root": "../code", "python_path": ["lib"], "bindings": "who.json", "project": "shop-project"}
+    image = {"trainer": {"folder": "train", "command": ["python", "train.py"]}}
+    (tmp_path / "infra").mkdir()
+    read = topology.load(write(tmp_path / "infra", {"local": own, "images": image}))
+
+    assert read.project == "shop-project"
+    assert read.local.root == tmp_path / "code"
+    assert read.local.python_path == (tmp_path / "code" / "lib",)
+    assert read.local.bindings == tmp_path / "infra" / "who.json"
+    with pytest.raises(TopologyError, match=r"images\.trainer\.folder: .*/code/train is not a folder"):
+        topology.require_folders(read)
 
 
 @pytest.mark.parametrize("project", ["short", "Upper-case", "ends-with-", "1digit-first", "x" * 31])

@@ -9,7 +9,7 @@ import pytest
 
 from dualdeploy.google.object_store import ABSENT
 from dualdeploy.images.tfrecord import encode_example
-from local_cloud.demo import source
+from dualdeploy_demo import source
 from support import odd_images
 from support.chain import Chain, shard_bytes
 from support.command_line import invoke

@@ -1,8 +1,9 @@
-"""demo, up, down: the whole system on this machine."""
+"""demo, demo-data, up, down: the whole system on this machine."""
 
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import click
@@ -14,11 +15,15 @@ from dualdeploy_cli.session import Session, pass_session
 
 _FILE = click.Path(path_type=Path, exists=True)
 _bindings = click.option("--bindings", type=_FILE, help="who may do what; default: infra/bindings.json")
+_data = click.option("--data", type=_FILE, help="folder of TFRecord shards of your own; default: painted flowers")
+_yaml_file = click.option(
+    "--yaml", "yaml_file", type=_FILE, help="the data set's configuration: its labels and data are used"
+)
 
 
 @click.command
-@click.option("--data", type=_FILE, help="folder of TFRecord shards of your own; default: painted flowers")
-@click.option("--yaml", "yaml_file", type=_FILE, help="the data set's configuration: its labels and data are used")
+@_data
+@_yaml_file
 @options.labels
 @click.option("--cloud", default="", metavar="NETWORK", help="for the cloud: keras:<Name>, or a file that builds one")
 @click.option("--mobile", default="", metavar="NETWORK", help="for phones: keras:<Name>, or a file that builds one")
@@ -48,8 +53,8 @@ def demo(
       dualdeploy demo --data my/shards --labels cats,dogs
       dualdeploy demo --cloud keras:EfficientNetV2B0 --mobile my_network.py
     """
-    from local_cloud.demo import run
-    from local_cloud.demo.request import DataRequest
+    from dualdeploy_demo import run
+    from dualdeploy_demo.request import DataRequest
 
     build = session.checkout / "build" / "demo"
     asked = DataRequest(data, yaml_file, labels, {"cloud": cloud, "mobile": mobile})
@@ -57,6 +62,44 @@ def demo(
     if as_json and (build / "report.json").exists():
         emit(json.loads((build / "report.json").read_text(encoding="utf-8")))
     click.get_current_context().exit(code)
+
+
+@click.command("demo-data")
+@_data
+@_yaml_file
+@options.labels
+@options.as_json
+@pass_session
+def demo_data(
+    session: Session, *, data: Path | None, yaml_file: Path | None, labels: tuple[str, ...], as_json: bool
+) -> None:
+    """Configure a data set and upload its shards to the running local cloud, or to the project of the environment.
+
+    Without --data flowers are painted: the same pictures every time, so a second upload is recognised as nothing
+    new. The configuration is the demo's own, but for labels and data.
+
+    \b
+    Examples:
+      dualdeploy demo-data
+      dualdeploy demo-data --data my/shards --labels cats,dogs
+    """
+    from dualdeploy_demo import upload
+    from dualdeploy_demo.request import DataRequest
+    from dualdeploy_demo.source import UnusableFolder
+
+    project = session.project("")
+    # Before any of Google's clients is built: they read the variables of the running local cloud.
+    buckets = {f"{kind.upper()}_BUCKET": session.bucket_name(kind, "") for kind in ("config", "data")}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            found = DataRequest(data, yaml_file, labels).source(Path(folder))
+        except UnusableFolder as exc:
+            raise Refused(str(exc)) from exc
+        configured = upload.install_config(found, buckets)
+        note(f"configured {configured}")
+        upload.upload_shards(found, buckets, note)
+    if as_json:
+        emit({"project": project, "dataset": found.dataset, "config": configured, "shards": sorted(found.files)})
 
 
 @click.command
@@ -75,11 +118,11 @@ def up(session: Session, *, realistic: bool, bindings: Path | None, as_json: boo
       dualdeploy up
       set -a; source build/local_cloud.env; set +a
     """
-    from local_cloud import guide, supervisor
-    from local_cloud.environment_file import is_running, read_environment
+    from dualdeploy_demo import guide, supervisor
+    from local_cloud.environment_file import read_environment
 
     file = session.environment_file
-    is_up = file.exists() and is_running(file)
+    is_up = file.exists() and supervisor.is_running(file)
     if is_up:
         environment = read_environment(file)
         note(f"already running; {file} has its addresses, dualdeploy down stops it")
@@ -111,7 +154,7 @@ def down(session: Session, *, as_json: bool) -> None:
     Example:
       dualdeploy down
     """
-    from local_cloud import supervisor
+    from dualdeploy_demo import supervisor
 
     stopped = supervisor.stop_recorded(session.environment_file)
     if as_json:

@@ -1,126 +1,168 @@
-"""The command line: `python -m local_cloud serve | stack | coverage | permissions`.
-
-`serve` is the emulators alone; `stack` is the emulators and our services. `dualdeploy up` leaves a stack running behind
-the terminal, and `dualdeploy demo` runs the whole loop on a stack of its own.
-"""
+"""The command line: `local-cloud serve`, or `python -m local_cloud serve`."""
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import logging
 import signal
-import sys
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from local_cloud import coverage, supervisor, topology
-from local_cloud.cloud import DEFAULT_PROJECT, DEFAULT_REGION, LocalCloud, StateInUse, load
+import click
+
+from local_cloud.cloud import LocalCloud, Ports, StateInUse, load
 from local_cloud.environment_file import write_environment
 from local_cloud.iam import BindingsError
-from local_cloud.iam import page as permissions_page
 from local_cloud.pubsub.store import StoreUnusable
-from local_cloud.stack import ServiceDidNotStart
-from local_cloud.topology import TopologyError
+from local_cloud.stack import ServiceDidNotStart, Stack
+from local_cloud.topology import DEFAULT_PROJECT, DEFAULT_REGION, TopologyError
 
-#: infra/local_cloud/src/local_cloud/__main__.py, seen from the root of a checkout.
-_CHECKOUT = Path(__file__).resolve().parents[4]
+#: Where `--ports fixed` begins: below the ports that Linux, macOS and Windows give to whatever asks for any.
+FIRST_FIXED_PORT = 9400
+#: Services follow after it, in the order of the topology.
+_FIRST_OF_SERVICES = 20
+#: What has a sentence for people; everything else is a fault of this program and shows its trace.
+_EXPECTED = (TopologyError, BindingsError, StateInUse, StoreUnusable, ServiceDidNotStart, OSError)
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit status."""
-    options = _parser().parse_args(arguments)
+class PortChoice(click.ParamType[int]):
+    """`free`, `fixed`, or the first of the ports: 0 for any free ones."""
+
+    name = "free|fixed|FIRST"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if value in {"free", "fixed"}:
+            return FIRST_FIXED_PORT if value == "fixed" else 0
+        if not value.isdecimal() or not 1024 <= int(value) <= 65000:
+            self.fail(f"{value!r}: free, fixed, or a port from 1024 to 65000", param, ctx)
+        return int(value)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def program() -> None:
+    """Google Cloud on this machine, for Google's own clients.
+
+    Storage, Pub/Sub, Eventarc, Vertex AI (jobs, models, endpoints), Firebase ML, Remote Config, Monitoring,
+    Scheduler and IAM in one process, on loopback. A custom job really runs as a process, a deployed model
+    really is a server, an endpoint really splits its traffic.
+
+    \b
+    First:  local-cloud serve                              an empty project; Ctrl-C stops it
+    Then:   local-cloud serve --topology topology.json     your buckets, topics, services, images
+    Ask it: open the control address in a browser          what there is, and who was refused what
+
+    The README of the package says how a topology is written, and which setting points each client here.
+    """
+
+
+@program.command(short_help="Run a project until Ctrl-C.")
+@click.option("--topology", type=_FILE, help="what the project has; default: nothing, clients make it")
+@click.option("--bindings", type=_FILE, help="who may do what; default: the topology's, else everyone everything")
+@click.option("--state", type=_FOLDER, help="folder that survives restarts; default: one that goes with the process")
+@click.option("--project", default="", metavar="ID", help=f"default: the topology's, else {DEFAULT_PROJECT}")
+@click.option("--region", default="", metavar="NAME", help=f"default: the topology's, else {DEFAULT_REGION}")
+@click.option(
+    "--ports",
+    type=PortChoice(),
+    default="free",
+    show_default=True,
+    help=f"fixed: the same each time, from {FIRST_FIXED_PORT} on; or the first of them",
+)
+@click.option("--environment-file", type=_FILE, help="written when everything answers, removed at the end")
+@click.option(
+    "--clock-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=2.0,
+    show_default=True,
+    help="how often every schedule fires",
+)
+@click.option("--realistic", is_flag=True, help="keep Google's rates, time-outs and back-offs")
+def serve(
+    *,
+    topology: Path | None,
+    bindings: Path | None,
+    state: Path | None,
+    project: str,
+    region: str,
+    ports: int,
+    environment_file: Path | None,
+    clock_seconds: float,
+    realistic: bool,
+) -> None:
+    """Run a project until Ctrl-C, SIGTERM or POST /shutdown.
+
+    Services of the topology that have a command run too, and receive their events; what they print is in the
+    folder `logs` of the state. The environment file has KEY=value lines that a shell reads: set -a; source FILE.
+
+    \b
+    Examples:
+      local-cloud serve
+      local-cloud serve --topology topology.json --environment-file cloud.env
+      local-cloud serve --topology topology.json --bindings bindings.json --ports fixed --state .cloud
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        return _COMMANDS[options.command](options)
-    except (TopologyError, BindingsError, StateInUse, StoreUnusable, ServiceDidNotStart, OSError) as exc:
-        print(f"local_cloud: {exc}", file=sys.stderr)
-        return 2
+        with _folder(state) as folder:
+            cloud = load(
+                topology,
+                state_dir=folder / "cloud",
+                project=project,
+                region=region,
+                bindings_file=bindings,
+                ports=Ports.fixed(ports) if ports else Ports(),
+                clock_seconds=clock_seconds,
+                realistic=realistic,
+            )
+            first = ports + _FIRST_OF_SERVICES
+            stack = Stack(cloud, log_folder=folder / "logs", ports=range(first, first + 1000) if ports else ())
+            _run(stack, environment_file)
+    except _EXPECTED as exc:
+        click.echo(f"local-cloud: {exc}", err=True)
+        click.get_current_context().exit(2)
 
 
-def serve(options: argparse.Namespace) -> int:
-    """Start everything, write the environment file, and run until a signal or POST /shutdown."""
-    cloud = load(
-        options.repository,
-        state_dir=options.state,
-        project=options.project,
-        region=options.region,
-        topology_file=options.topology,
-        bindings_file=options.bindings,
-        clock_seconds=options.clock_seconds,
-        realistic=options.realistic,
-    )
+def _run(stack: Stack, environment_file: Path | None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: cloud.control.stop_requested.set())
-    environment_file: Path | None = options.environment_file
+        signal.signal(number, lambda *_: stack.cloud.control.stop_requested.set())
     try:
-        cloud.start()
+        stack.start()
         if environment_file is not None:
-            write_environment(environment_file, cloud.environment())
-        print(_table(cloud, environment_file), flush=True)
-        cloud.control.stop_requested.wait()
+            write_environment(environment_file, stack.environment())
+        click.echo(_table(stack, environment_file))
+        stack.cloud.control.stop_requested.wait()
     finally:
         # Services that start after this must not find addresses that nobody listens on.
         if environment_file is not None:
             environment_file.unlink(missing_ok=True)
-        cloud.close()
-    return 0
+        stack.close()
 
 
-def run_stack(options: argparse.Namespace) -> int:
-    """Be a stack until a signal comes."""
-    return supervisor.run(
-        options.repository.resolve(),
-        state=options.state.resolve(),
-        environment_file=options.environment_file.resolve(),
-        clock_seconds=options.clock_seconds,
-        realistic=options.realistic,
-        leashed=options.leashed,
-        bindings=options.bindings,
-        web=options.web,
-    )
+@contextlib.contextmanager
+def _folder(state: Path | None) -> Iterator[Path]:
+    if state is not None:
+        yield state
+        return
+    with tempfile.TemporaryDirectory(prefix="local-cloud-") as folder:
+        yield Path(folder)
 
 
-def write_coverage(options: argparse.Namespace) -> int:
-    """Write COVERAGE.md, or with --check say whether the committed one is current."""
-    repository: Path = options.repository
-    described = topology.load(
-        options.topology or repository / "infra" / "topology.json", project=DEFAULT_PROJECT, region=DEFAULT_REGION
-    )
-    path = repository / "infra" / "local_cloud" / "COVERAGE.md"
-    page = coverage.page(described, repository)
-    if not options.check:
-        path.write_text(page, encoding="utf-8")
-        return 0
-    if path.exists() and path.read_text(encoding="utf-8") == page:
-        return 0
-    print(f"{path} is not current; run `python -m local_cloud coverage`", file=sys.stderr)
-    return 1
-
-
-def write_permissions(options: argparse.Namespace) -> int:
-    """Write the tables of docs/permissions.md, or with --check say whether they are current."""
-    repository: Path = options.repository
-    path = repository / permissions_page.FILE
-    there = path.read_text(encoding="utf-8")
-    page = permissions_page.filled(there, repository)
-    if not options.check:
-        path.write_text(page, encoding="utf-8")
-        return 0
-    if there == page:
-        return 0
-    print(f"{path} is not current; run `python -m local_cloud permissions`", file=sys.stderr)
-    return 1
-
-
-def _table(cloud: LocalCloud, environment_file: Path | None) -> str:
+def _table(stack: Stack, environment_file: Path | None) -> str:
+    cloud: LocalCloud = stack.cloud
     rows = [
+        ("status page", f"http://{cloud.control.address}"),
         ("Cloud Storage", f"http://{cloud.storage.address}"),
         ("Pub/Sub", cloud.pubsub.address),
         ("Vertex AI", f"http://{cloud.vertex.address}"),
         ("Firebase ML", f"http://{cloud.firebase_ml.address}"),
-        ("Monitoring", cloud.monitoring.address),
         ("Remote Config", f"http://{cloud.remote_config.address}"),
-        ("control", f"http://{cloud.control.address}"),
+        ("Monitoring", cloud.monitoring.address),
+        *((name, f"http://{service.address}") for name, service in stack.services.items()),
         ("project", f"{cloud.topology.project} in {cloud.topology.region}"),
         ("environment", str(environment_file or "(not written, see --environment-file)")),
     ]
@@ -129,42 +171,10 @@ def _table(cloud: LocalCloud, environment_file: Path | None) -> str:
     return "\n".join(["local cloud ready; stop it with Ctrl-C", *lines])
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="local_cloud", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    serving = commands.add_parser("serve", help="run the local cloud until Ctrl-C")
-    serving.add_argument("--state", type=Path, required=True, help="folder that survives restarts")
-    serving.add_argument("--project", default=DEFAULT_PROJECT)
-    serving.add_argument("--region", default=DEFAULT_REGION)
-    serving.add_argument("--clock-seconds", type=float, default=2.0, help="how often schedules fire")
-    serving.add_argument("--environment-file", type=Path, help="written when ready, such as build/local_cloud.env")
-    stacking = commands.add_parser("stack", help="run the local cloud and our services until Ctrl-C")
-    stacking.add_argument("--state", type=Path, required=True, help="folder that survives restarts")
-    stacking.add_argument("--clock-seconds", type=float, default=2.0, help="how often schedules fire")
-    stacking.add_argument("--environment-file", type=Path, required=True, help="written when ready")
-    stacking.add_argument("--web", action="store_true", help="with the services that no event reaches")
-    stacking.add_argument("--leashed", action="store_true", help="end when standard input ends")
-    covering = commands.add_parser("coverage", help="write infra/local_cloud/COVERAGE.md")
-    covering.add_argument("--check", action="store_true", help="only say whether it is current")
-    permitting = commands.add_parser("permissions", help="write the tables of docs/permissions.md")
-    permitting.add_argument("--check", action="store_true", help="only say whether they are current")
-    for command in (serving, stacking):
-        command.add_argument("--realistic", action="store_true", help="keep Google's rates, time-outs and back-offs")
-    for command in (serving, stacking, covering, permitting):
-        command.add_argument("--repository", type=Path, default=_CHECKOUT, help="root of the checkout")
-    for command in (serving, covering):
-        command.add_argument("--topology", type=Path, help="default: infra/topology.json of the repository")
-    for command in (serving, stacking):
-        command.add_argument("--bindings", type=Path, help="default: infra/bindings.json of the repository")
-    return parser
+def main() -> None:
+    """The entry point of `local-cloud`."""
+    program(prog_name="local-cloud")
 
-
-_COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
-    "serve": serve,
-    "stack": run_stack,
-    "coverage": write_coverage,
-    "permissions": write_permissions,
-}
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,4 +1,4 @@
-"""The local cloud: every emulator, wired together as infra/topology.json says."""
+"""The local cloud: every emulator, wired together as a topology says."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from local_cloud import gcloud
 from local_cloud import topology as topologies
 from local_cloud.app_tokens import AppTokens
 from local_cloud.cloud_logging import LogSinks
+from local_cloud.cloud_logging.sinks import Sink
 from local_cloud.control import Control, UnknownService
 from local_cloud.credentials import IamCredentials, MetadataServer
 from local_cloud.deployed import Deployed, Project, Revision
@@ -25,7 +26,6 @@ from local_cloud.eventarc import Eventarc, transport
 from local_cloud.faults import Faults
 from local_cloud.firebase_ml import FirebaseMl
 from local_cloud.iam import CUSTOM_CODE, OWNER, Bindings, Iam, Refused, agent, refusals
-from local_cloud.iam.bindings import FILE as BINDINGS_FILE
 from local_cloud.identity import Identity, TokenMint
 from local_cloud.monitoring import Monitoring
 from local_cloud.monitoring.requests import Requests
@@ -39,9 +39,6 @@ from local_cloud.vertex import AutoMl, Image, Vertex
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_PROJECT = "demo-dualdeploy"
-DEFAULT_REGION = "us-central1"
-
 
 class StateInUse(RuntimeError):
     """Another local cloud runs on the same state folder."""
@@ -49,26 +46,33 @@ class StateInUse(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Ports:
-    """Which ports to listen on; 0 is any free one."""
+    """Which ports the owner of the project calls, in the order of `fixed`; 0 is any free one."""
 
+    control: int = 0
     storage: int = 0
     pubsub: int = 0
     vertex: int = 0
     firebase_ml: int = 0
     remote_config: int = 0
     monitoring: int = 0
-    control: int = 0
-    identity: int = 0
     deployed: int = 0
+    iam_credentials: int = 0
+    identity: int = 0
+    app_tokens: int = 0
+
+    @classmethod
+    def fixed(cls, first: int) -> Ports:
+        """The same ports each time: `first` is that of the control address, the others follow."""
+        return cls(*range(first, first + len(dataclasses.fields(cls))))
 
 
 class LocalCloud:
     """One project of Google Cloud on loopback.
 
-    `topology` says what there is, `repository` where the images' folders are, `state_dir` holds everything
-    that survives a restart. A schedule fires every `clock_seconds`. `realistic` keeps Google's rates and pauses;
-    without it nobody waits ten seconds for a retry (`pace`). `bindings` say who may do what (default:
-    infra/bindings.json of the repository).
+    `topology` says what there is and where its code is, `state_dir` holds everything that survives a restart. A
+    schedule fires every `clock_seconds`. `realistic` keeps Google's rates and pauses; without it nobody waits ten
+    seconds for a retry (`pace`). `bindings` say who may do what (default: the file that the topology names; without
+    one everyone may do everything).
     Raises StateInUse where another local cloud holds `state_dir`, OSError where a port is taken, BindingsError for
     bindings that cannot be used.
     """
@@ -78,7 +82,6 @@ class LocalCloud:
         topology: Topology,
         *,
         state_dir: Path | str,
-        repository: Path | str,
         ports: Ports = Ports(),  # frozen, and nothing but zeros
         clock_seconds: float = 2.0,
         realistic: bool = False,
@@ -88,12 +91,11 @@ class LocalCloud:
         self.topology = topology
         self.faults = Faults()
         #: Who may do what; everyone who calls is judged.
-        self.iam = Iam.of(topology, bindings or Bindings.load(Path(repository) / BINDINGS_FILE))
+        self.iam = Iam.of(topology, bindings or _own_bindings(topology))
         self.services: dict[str, str] = {}
         #: What a service's process tells of itself, by name; whoever runs the services puts it here.
         self.revisions: dict[str, Callable[[], Revision]] = {}
         self.project = Project()
-        self._repository = Path(repository).resolve()
         self._pace = REALISTIC if realistic else QUICK
         #: How often schedules fire: a service is told, because what it waits for it looks at again then.
         self.tick_seconds = clock_seconds
@@ -114,11 +116,15 @@ class LocalCloud:
         self.mint = TokenMint(self._state / "identity")
         self.identity = Identity(self.mint, faults=self.faults, port=self._ports.identity)
         parts.callback(self.identity.close)
-        self.app_tokens = AppTokens(self.mint, project=self.topology.project, faults=self.faults)
+        self.app_tokens = AppTokens(
+            self.mint, project=self.topology.project, faults=self.faults, port=self._ports.app_tokens
+        )
         parts.callback(self.app_tokens.close)
         self.metadata = MetadataServer(faults=self.faults, iam=self.iam, mint=self.mint)
         parts.callback(self.metadata.close)
-        self.iam_credentials = IamCredentials(faults=self.faults, iam=self.iam, mint=self.mint)
+        self.iam_credentials = IamCredentials(
+            faults=self.faults, iam=self.iam, mint=self.mint, port=self._ports.iam_credentials
+        )
         parts.callback(self.iam_credentials.close)
         self.pubsub = PubSub(
             faults=self.faults,
@@ -185,7 +191,13 @@ class LocalCloud:
             port=self._ports.monitoring,
         )
         parts.callback(self.monitoring.close)
-        self.sinks = LogSinks(self.topology.log_sinks.values(), publish=self._publish_as("Cloud Logging"))
+        self.sinks = LogSinks(
+            [
+                Sink(self.topology.local.named(each.name), each.topic, each.filter)
+                for each in self.topology.log_sinks.values()
+            ],
+            publish=self._publish_as("Cloud Logging"),
+        )
         self.vertex = Vertex(
             faults=self.faults,
             state_dir=self._state / "vertex",
@@ -207,7 +219,7 @@ class LocalCloud:
 
     def _build_controls(self, parts: contextlib.ExitStack, *, clock_seconds: float) -> None:
         self.scheduler = Scheduler(
-            schedules=self.topology.schedules.values(),
+            schedules={self.topology.local.named(name): each for name, each in self.topology.schedules.items()},
             publish=self._publish_as("gcp-sa-cloudscheduler"),
             clock_seconds=clock_seconds,
         )
@@ -378,8 +390,8 @@ class LocalCloud:
         return {name: self._image(image) for name, image in self.topology.images.items()}
 
     def _image(self, image: topologies.Image) -> Image:
-        path = tuple(self._repository / folder for folder in image.path)
-        return Image(folder=self._repository / image.folder, command=image.command, path=path)
+        path = tuple(self.topology.local.root / folder for folder in image.path)
+        return Image(folder=self.topology.local.root / image.folder, command=image.command, path=path)
 
     def _automl(self) -> AutoMl | None:
         named = self.topology.automl
@@ -393,12 +405,16 @@ class LocalCloud:
         One that is not of the project gets those of Vertex AI's own. What a Dockerfile sets is set here too:
         nobody asks for the metadata of buckets.
         """
-        paths = [str(self._repository / "shared" / "src"), os.environ.get("PYTHONPATH", "")]
         return {
             **self.environment(account if account in self.iam.callers else CUSTOM_CODE),
             "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA": "true",
-            "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+            **self.python_path(),
         }
+
+    def python_path(self) -> Mapping[str, str]:
+        """PYTHONPATH of what the local cloud runs: what the topology names, and what this process has."""
+        paths = [*map(str, self.topology.local.python_path), os.environ.get("PYTHONPATH", "")]
+        return {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
     # --- what flows between the emulators ----------------------------------------------------------------------
 
@@ -471,20 +487,26 @@ def _silence(address: str) -> str:
 
 
 def load(
-    repository: Path | str,
+    topology_file: Path | str | None,
     *,
     state_dir: Path | str,
-    project: str = DEFAULT_PROJECT,
-    region: str = DEFAULT_REGION,
-    topology_file: Path | str | None = None,
+    project: str = "",
+    region: str = "",
     bindings_file: Path | str | None = None,
     **settings: Any,
 ) -> LocalCloud:
-    """A local cloud for a checkout of the repository; `settings` are LocalCloud's own."""
-    file = Path(topology_file or Path(repository) / "infra" / "topology.json")
-    topology = topologies.load(file, project=project, region=region)
-    bindings = Bindings.load(Path(bindings_file or Path(repository) / BINDINGS_FILE))
-    return LocalCloud(topology, state_dir=state_dir, repository=repository, bindings=bindings, **settings)
+    """A local cloud as files say, or an empty project without a topology; `settings` are LocalCloud's own."""
+    if topology_file is None:
+        topology = Topology.empty(project=project, region=region)
+    else:
+        topology = topologies.load(Path(topology_file), project=project, region=region)
+        topologies.require_folders(topology)
+    bindings = Bindings.load(Path(bindings_file)) if bindings_file else None
+    return LocalCloud(topology, state_dir=state_dir, bindings=bindings, **settings)
+
+
+def _own_bindings(topology: Topology) -> Bindings | None:
+    return Bindings.load(topology.local.bindings) if topology.local.bindings else None
 
 
 @contextlib.contextmanager

@@ -12,17 +12,20 @@ from local_cloud.api import Operation
 from local_cloud.cloud import LocalCloud
 from local_cloud.topology import Topology
 
+#: Beside the README of this package.
+PAGE = Path(__file__).resolve().parents[2] / "COVERAGE.md"
+
 _HEAD = """\
 # What the local cloud covers
 
-Generated from the route tables by `python -m local_cloud coverage`; a test fails when it is not current.
+Generated from the route tables by `make coverage-table`; a test fails when it is not current.
 Every operation below can be told to fail: see `Faults` and `POST /faults` of the control API. With `--realistic` it
 keeps Google's rates, time-outs and back-offs. Its answers are those that were recorded of the real services, row by row
 in `tests/contract/local_cloud/test_recorded_answers.py`.
-Every call of Google's APIs is judged: by the grants of infra/bindings.json, by the roles of
-`local_cloud/iam/roles.json` and by what `local_cloud/iam/operations.json` says that an operation asks. The port tells
-who calls: each account has ports of its own, and those that `make up` prints are the owner's. What was never verified
-is in [docs/permissions.md](../../docs/permissions.md).
+With a file of bindings every call of Google's APIs is judged: by its grants, by the roles of
+`local_cloud/iam/roles.json` and by what `local_cloud/iam/operations.json` says that an operation asks; both files mark
+what was never verified. The port tells who calls: each account has ports of its own, and those that are printed are the
+owner's.
 An empty last column means: no difference that we know of, as far as the client libraries show one.
 """
 
@@ -78,7 +81,7 @@ def sections(cloud: LocalCloud) -> list[Section]:
         ),
         Section(
             "What is deployed (REST)",
-            "plain HTTP, as `make doctor` asks, with GOOGLE_APIS_EMULATOR_HOST",
+            "plain HTTP, with GOOGLE_APIS_EMULATOR_HOST",
             cloud.deployed.api.operations,
             _absent(deployed),
         ),
@@ -107,7 +110,7 @@ def sections(cloud: LocalCloud) -> list[Section]:
             ("delegates, lifetimes and scopes; `generateIdToken`, `signJwt`",),
         ),
         Section(
-            "Control API (ours)",
+            "Control API (the local cloud's own)",
             "people, demonstrations and tests",
             cloud.control.api.operations,
             (),
@@ -131,10 +134,10 @@ def render(parts: Iterable[Section]) -> str:
     return "\n".join(lines)
 
 
-def page(topology: Topology, repository: Path) -> str:
+def page() -> str:
     """The page for the code as it is now; nothing is started."""
     with tempfile.TemporaryDirectory() as folder:
-        cloud = LocalCloud(topology, state_dir=folder, repository=repository)
+        cloud = LocalCloud(Topology.empty(), state_dir=folder)
         try:
             return render(sections(cloud))
         finally:
@@ -144,3 +147,7 @@ def page(topology: Topology, repository: Path) -> str:
 def _absent(package: object) -> Sequence[str]:
     absent: Sequence[str] = getattr(package, "ABSENT", ())
     return absent
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -88,7 +88,7 @@ class MetadataServer:
 class IamCredentials:
     """iamcredentials.googleapis.com for IAM_CREDENTIALS_EMULATOR_HOST; who asks is told by the token."""
 
-    def __init__(self, *, faults: Faults, iam: Iam, mint: TokenMint) -> None:
+    def __init__(self, *, faults: Faults, iam: Iam, mint: TokenMint, port: int = 0) -> None:
         self._iam = iam
         self._mint = mint
         self.api = Api(
@@ -104,7 +104,7 @@ class IamCredentials:
         self.api.operation(
             "iamcredentials.signBlob", "POST", f"{_ACCOUNTS}:signBlob", differs="signed with the local cloud's one key"
         )(self.sign_blob)
-        self._server = HttpServer(self.api.app, name="iam-credentials", threads=4)
+        self._server = HttpServer(self.api.app, name="iam-credentials", port=port, threads=4)
         self.address = self._server.address
 
     def start(self) -> IamCredentials:

@@ -1,9 +1,8 @@
-"""`build/local_cloud.env`: KEY=value lines that a shell, a script or a test suite can read."""
+"""The environment file: KEY=value lines that a shell, a script or a test suite can read."""
 
 from __future__ import annotations
 
 import shlex
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,21 +22,3 @@ def read_environment(path: Path) -> dict[str, str]:
     lines = path.read_text(encoding="utf-8").splitlines()
     pairs = (line.split("=", 1) for line in lines if "=" in line)
     return {key: "".join(shlex.split(value)) for key, value in pairs}
-
-
-def is_running(environment_file: Path) -> bool:
-    """Whether the stack that wrote `environment_file` is alive."""
-    number = int(read_environment(environment_file).get("LOCAL_CLOUD_PID", "0"))
-    return number > 0 and is_stack(number)
-
-
-def is_stack(number: int) -> bool:
-    """Whether the process is ours and alive: numbers are used again, and a zombie is dead."""
-    record = Path(f"/proc/{number}/cmdline")
-    if Path("/proc/self").exists():
-        # Empty for a zombie, absent when there is no such process.
-        return record.exists() and b"local_cloud" in record.read_bytes()
-    listing = subprocess.run(
-        ["ps", "-o", "stat=,args=", "-p", str(number)], capture_output=True, text=True, check=False
-    )
-    return "local_cloud" in listing.stdout and not listing.stdout.lstrip().startswith("Z")

@@ -34,7 +34,7 @@ REFUSALS: Mapping[str, Recorded] = {
     "cannot-act-as-yet": Recorded(
         400,
         "INVALID_ARGUMENT",
-        "You do not have permission to act as service_account: trainer@demo-dualdeploy.iam.gserviceaccount.com. (or it"
+        "You do not have permission to act as service_account: trainer@demo-project.iam.gserviceaccount.com. (or it"
         " may not exist).",
         "github.com/googleapis/python-aiplatform/issues/1073",
     ),

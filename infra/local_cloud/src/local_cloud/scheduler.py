@@ -7,7 +7,7 @@ import datetime
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 
 from local_cloud.topology import Schedule
 
@@ -27,20 +27,20 @@ class Job:
 class Scheduler:
     """Publishes every schedule once per `clock_seconds`; the cron text is Google's business.
 
-    `publish(topic, data, attributes)` takes the schedule's short topic name.
+    `schedules` are by their names on Google Cloud; `publish(topic, data, attributes)` takes a short topic name.
     """
 
     def __init__(
         self,
         *,
-        schedules: Iterable[Schedule],
+        schedules: Mapping[str, Schedule],
         publish: Callable[[str, bytes, dict[str, str]], object],
         clock_seconds: float,
     ) -> None:
         if clock_seconds <= 0:
             raise ValueError(f"clock_seconds={clock_seconds} must be positive")
-        #: By the names that Terraform gives them; pausing one is setting `is_paused`.
-        self.jobs = {f"dualdeploy-{schedule.name}": Job(schedule) for schedule in schedules}
+        #: By the same names; pausing one is setting `is_paused`.
+        self.jobs = {name: Job(schedule) for name, schedule in schedules.items()}
         self._publish = publish
         self._clock_seconds = clock_seconds
         self._closing = threading.Event()

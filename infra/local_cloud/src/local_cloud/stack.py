@@ -1,19 +1,18 @@
-"""The local cloud together with our services, each a process of its own started by its production command."""
+"""The local cloud together with the services of its topology, each a process of its own."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import getpass
 import http.client
 import logging
 import os
-import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from local_cloud.cloud import LocalCloud
@@ -27,6 +26,8 @@ log = logging.getLogger(__name__)
 START_LIMIT_SECONDS = 90.0
 #: Seconds for one answer; a server that listens but still loads gives none.
 _HEALTH_SECONDS = 3.0
+#: What a service answers that has no such route.
+_HAS_NO_HEALTH_ROUTE = frozenset({404, 405, 501})
 #: Seconds before a service that died is started again: doubling from the first to the last.
 FIRST_RESTART_SECONDS, LAST_RESTART_SECONDS = 0.5, 30.0
 
@@ -58,14 +59,17 @@ class ServiceProcess:
         self,
         name: str,
         folder: Path,
+        command: Sequence[str],
         *,
         environment: Mapping[str, str],
         log_file: Path,
         inherited: Mapping[str, str] | None = None,
+        port: int = 0,
     ) -> None:
         self.name = name
-        self.address = f"{LOOPBACK}:{free_port()}"
+        self.address = f"{LOOPBACK}:{port or free_port()}"
         self._folder = folder
+        self._command = list(command)
         # As in Terraform, tokens for the service are made out to its address.
         own = {"HOST": LOOPBACK, "PORT": self.address.rsplit(":", 1)[1]}
         #: What the service was given, without what this machine gives to every process.
@@ -107,6 +111,9 @@ class ServiceProcess:
         try:
             with urllib.request.urlopen(f"http://{self.address}/healthz", timeout=timeout) as answer:
                 return bool(answer.status == 200)
+        except urllib.error.HTTPError as exc:
+            with exc:
+                return exc.code in _HAS_NO_HEALTH_ROUTE  # it listens, which is all that Cloud Run asks by itself
         except (OSError, http.client.HTTPException):
             return False  # not listening yet, or not healthy yet
 
@@ -126,11 +133,9 @@ class ServiceProcess:
             self._process.end(grace_seconds=5)
 
     def _start(self) -> Process:
-        # The Procfile is what buildpacks run in production, through a shell, with PORT set.
-        command = procfile_command(self._folder / "Procfile")
         self._started = time.monotonic()
         return Process(
-            ["/bin/sh", "-c", f"exec {command}"],
+            self._command,
             folder=self._folder,
             environment=self._environment,
             log=self._log_file,
@@ -153,25 +158,27 @@ class ServiceProcess:
 
 
 class Stack:
-    """A local cloud and every service of its topology; `environment` points clients and scripts at both.
+    """A local cloud and services of its topology; `environment` points clients and scripts at both.
 
-    All services together have `start_limit_seconds` to become healthy. `web`: those that no event reaches run too.
+    `services` run (default: those with a command in the topology); all together have `start_limit_seconds` to become
+    healthy. `ports` are theirs in the same order, any free ones without them.
     """
 
     def __init__(
         self,
         cloud: LocalCloud,
         *,
-        repository: Path,
         log_folder: Path,
+        services: Iterable[str] | None = None,
+        ports: Iterable[int] = (),
         python: str = sys.executable,
         start_limit_seconds: float = START_LIMIT_SECONDS,
-        web: bool = False,
     ) -> None:
         self.cloud = cloud
         self.services: dict[str, ServiceProcess] = {}
-        self._web = web
-        self._repository = repository
+        deployed = cloud.topology.deployed
+        self._starting = list(services if services is not None else [k for k, each in deployed.items() if each.command])
+        self._ports = dict(zip(self._starting, ports, strict=False))
         self._log_folder = log_folder
         self._bin = str(Path(python).parent)
         self._start_limit_seconds = start_limit_seconds
@@ -184,9 +191,8 @@ class Stack:
         Raises ServiceDidNotStart as soon as a service ends, or when not all are healthy in time.
         """
         self.cloud.start()
-        topology = self.cloud.topology
-        for name, service in (topology.deployed if self._web else topology.services).items():
-            self.services[name] = self._process(name, service.folder)
+        for name in self._starting:
+            self.services[name] = self._process(name)
         self._wait_until_healthy()
         for name, process in self.services.items():
             self._serve(name, process)
@@ -198,7 +204,7 @@ class Stack:
         Raises ServiceDidNotStart when it is not healthy in time; the revision before it then goes on serving, as on
         Cloud Run.
         """
-        process = self._process(name, self.cloud.topology.deployed[name].folder, variables)
+        process = self._process(name, variables)
         try:
             process.wait_until_healthy(time.monotonic() + self._start_limit_seconds)
         except ServiceDidNotStart as exc:
@@ -218,21 +224,43 @@ class Stack:
         self.cloud.revisions.pop(name, None)
         self.services.pop(name).close()
 
-    def _process(self, name: str, folder: str, variables: Mapping[str, str | None] | None = None) -> ServiceProcess:
-        given = {**self._service_environment(name), **(variables or {})}
-        python_path = [str(self._repository / "shared" / "src"), os.environ.get("PYTHONPATH", "")]
+    def folder_of(self, name: str) -> Path:
+        """Where a service's command runs."""
+        topology = self.cloud.topology
+        return topology.local.root / topology.deployed[name].folder
+
+    def command_of(self, name: str) -> Sequence[str]:
+        """What starts a service; HOST and PORT are in its environment."""
+        return self.cloud.topology.deployed[name].command
+
+    def variables_of(self, name: str) -> Mapping[str, str]:
+        """What a deployment would set on a service, for this project."""
+        topology = self.cloud.topology
+        return {
+            **self.cloud.environment(self.cloud.iam.member(name.replace("_", "-"))),
+            # One refused request for each bucket and each missing object, which nothing comes of.
+            "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA": "true",
+            **self._urls(),
+            "PUSH_SERVICE_ACCOUNTS": topology.caller_of(name),
+            **{f"{image.upper()}_IMAGE": topology.image_uri(image) for image in topology.images},
+        }
+
+    def _process(self, name: str, variables: Mapping[str, str | None] | None = None) -> ServiceProcess:
+        given = {**self.variables_of(name), **(variables or {})}
         inherited = {
             **os.environ,
             "PATH": os.pathsep.join([self._bin, os.environ.get("PATH", "")]),
-            "PYTHONPATH": os.pathsep.join(filter(None, python_path)),
+            **self.cloud.python_path(),
             "PYTHONUNBUFFERED": "1",
         }
         return ServiceProcess(
             name,
-            self._repository / folder,
+            self.folder_of(name),
+            self.command_of(name),
             environment={key: value for key, value in given.items() if value is not None},
             log_file=self._log_folder / f"{name}.log",
             inherited=inherited,
+            port=self._ports.get(name, 0),
         )
 
     def _serve(self, name: str, process: ServiceProcess) -> None:
@@ -278,47 +306,3 @@ class Stack:
 
     def _urls(self) -> dict[str, str]:
         return {f"{name.upper()}_URL": f"http://{service.address}" for name, service in self.services.items()}
-
-    def _service_environment(self, name: str) -> dict[str, str]:
-        """What Terraform sets on a service, for this project."""
-        topology = self.cloud.topology
-        repository = f"{topology.region}-docker.pkg.dev/{topology.project}/dualdeploy"
-        return {
-            **self.cloud.environment(self.cloud.iam.member(name.replace("_", "-"))),
-            "TRAINING_SERVICE_ACCOUNT": self.cloud.iam.member("trainer").removeprefix("serviceAccount:"),
-            # One refused request for each bucket and each missing object, which nothing comes of.
-            "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA": "true",
-            "GIT_REVISION": revision_of(self._repository),
-            # The console names the person to the services, whose addresses it has; its pages may ask the gateway.
-            "CONSOLE_SERVICE_ACCOUNT": self.cloud.iam.member("console").removeprefix("serviceAccount:"),
-            "CONSOLE_PERSON": f"{getpass.getuser()}@localhost",
-            **self._urls(),
-            **({"ALLOWED_ORIGINS": self._urls()["CONSOLE_URL"]} if "console" in self.services else {}),
-            "TICK_SECONDS": f"{max(1.0, self.cloud.tick_seconds):g}",
-            "PUSH_SERVICE_ACCOUNTS": topology.caller_of(name),
-            **{f"{image.upper()}_IMAGE": f"{repository}/{image}:local" for image in topology.images},
-        }
-
-
-def revision_of(repository: Path) -> str:
-    """The commit that is checked out; nothing where that cannot be told, as in an unpacked archive."""
-    try:
-        told = subprocess.run(
-            ["git", "-C", str(repository), "rev-parse", "HEAD"],  # the git that people use here
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return told.stdout.strip()
-
-
-def procfile_command(path: Path) -> str:
-    """The command of the `web` process."""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        kind, _, command = line.partition(":")
-        if kind.strip() == "web" and command.strip():
-            return command.strip()
-    raise ValueError(f"{path} has no line that begins with web:")

@@ -1,11 +1,12 @@
-"""The topology: which buckets, topics, subscriptions and services there are, read from infra/topology.json.
+"""The topology: which buckets, topics, subscriptions, services and images a project has, read from a JSON file.
 
-Terraform reads the same file; keys that only Terraform or people need are left alone here.
+The README of this package has every key. Other tools may read the same file: keys that are only theirs are left alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -14,6 +15,9 @@ from typing import Any, TypeVar
 
 #: Firebase project ids are those of Google Cloud: https://cloud.google.com/resource-manager/docs/creating-managing-projects
 PROJECT_ID = re.compile(r"[a-z][a-z0-9-]{4,28}[a-z0-9]")
+
+DEFAULT_PROJECT = "demo-project"
+DEFAULT_REGION = "us-central1"
 
 _PLACEHOLDER = re.compile(r"\$\{([^}]*)\}")
 _Item = TypeVar("_Item")
@@ -91,11 +95,15 @@ class LogSink:
 
 @dataclasses.dataclass(frozen=True)
 class Service:
-    """A service of ours: events are delivered to it, or people and apps call it."""
+    """A service of the project: events are delivered to it, or people and apps call it.
+
+    With a `command` the local cloud runs it in `folder`; without one its address is registered by the control API.
+    """
 
     name: str
     kind: str
     folder: str
+    command: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +129,26 @@ class AutoMl:
 
 
 @dataclasses.dataclass(frozen=True)
+class Local:
+    """What only the local cloud reads, with every path whole."""
+
+    #: Folders of services and images are relative to it.
+    root: Path = Path()
+    #: What services and containers have on PYTHONPATH, as if it were installed in their images.
+    python_path: tuple[Path, ...] = ()
+    #: Who may do what; without it everyone may do everything.
+    bindings: Path | None = None
+    #: Keys of the buckets that model servers may read; None: of all. Vertex AI copies artifacts, here they stay.
+    model_buckets: tuple[str, ...] | None = None
+    #: What the system is called: its images' repository, and what names of schedules and sinks begin with.
+    name: str = ""
+
+    def named(self, what: str) -> str:
+        """The name of a schedule or a sink on Google Cloud."""
+        return f"{self.name}-{what}" if self.name else what
+
+
+@dataclasses.dataclass(frozen=True)
 class Topology:
     """The whole architecture of one project in one region."""
 
@@ -136,6 +164,14 @@ class Topology:
     web_services: Mapping[str, Service]
     images: Mapping[str, Image]
     automl: AutoMl | None = None
+    local: Local = Local()  # frozen
+
+    @classmethod
+    def empty(cls, *, project: str = "", region: str = "") -> Topology:
+        """A project in which nothing was made yet."""
+        project, region = project or DEFAULT_PROJECT, region or DEFAULT_REGION
+        _require_project(project)
+        return cls(project, region, {}, (), {}, {}, {}, {}, {}, {})
 
     @property
     def deployed(self) -> Mapping[str, Service]:
@@ -150,6 +186,15 @@ class Topology:
         """The account that delivers events to a service: `google_service_account.caller` of Terraform."""
         return f"{service.replace('_', '-')}-caller@{self.project}.iam.gserviceaccount.com"
 
+    def image_uri(self, image: str) -> str:
+        """Where Artifact Registry would have an image of the project."""
+        return f"{self.region}-docker.pkg.dev/{self.project}/{self.local.name or 'images'}/{image}:local"
+
+    def bucket_named(self, word: str) -> str:
+        """The full name of the bucket that `word` means: its key, its name, or its name without the project."""
+        names = [bucket.name for key, bucket in self.buckets.items() if word in {key, bucket.name}]
+        return names[0] if names else f"{self.project}-{word}"
+
     def topic_path(self, topic: str) -> str:
         """Pub/Sub's full name of a topic."""
         return f"projects/{self.project}/topics/{topic}"
@@ -159,24 +204,53 @@ class Topology:
         return f"projects/{self.project}/subscriptions/{subscription}"
 
 
-def load(path: Path, *, project: str, region: str) -> Topology:
-    """Read a topology file for one project and region.
+def load(path: Path, *, project: str = "", region: str = "") -> Topology:
+    """Read a topology file for one project and region; without them for those that it names itself.
 
     Raises TopologyError with every fault of the file, each with its path.
     """
-    if not PROJECT_ID.fullmatch(project):
-        raise TopologyError(f"project {project!r}: 6 to 30 of [a-z0-9-], a letter first, no hyphen last")
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise TopologyError(f"{path}: no such file; name the topology file") from None
     except ValueError as exc:
         raise TopologyError(f"{path}: not JSON: {exc}") from exc
+    given = document.get("local") if isinstance(document, dict) else None
+    own: Mapping[str, Any] = given if isinstance(given, dict) else {}
+    project = project or _text_or(own.get("project"), DEFAULT_PROJECT)
+    region = region or _text_or(own.get("region"), DEFAULT_REGION)
+    _require_project(project)
     reader = _Reader({"project": project, "region": region})
-    topology = _read(reader, _Section(reader, "", document))
+    topology = _read(reader, _Section(reader, "", document), path.resolve().parent)
+    reader.look_for_slips()
     if reader.faults:
-        raise TopologyError("\n".join([f"{path}: {len(reader.faults)} faults", *reader.faults]))
+        many = f"{len(reader.faults)} faults" if len(reader.faults) > 1 else "1 fault"
+        raise TopologyError("\n".join([f"{path}: {many}", *reader.faults]))
     return topology
+
+
+def require_folders(topology: Topology) -> None:
+    """Raises TopologyError where a folder is missing that the local cloud would run something in."""
+    running: dict[str, str] = {f"images.{name}.folder": each.folder for name, each in topology.images.items()}
+    if topology.automl:
+        running |= {
+            f"automl.{each.name}.folder": each.folder for each in (topology.automl.search, topology.automl.server)
+        }
+    for section, services in (("services", topology.services), ("web_services", topology.web_services)):
+        running |= {f"{section}.{name}.folder": each.folder for name, each in services.items() if each.command}
+    found = {key: topology.local.root / folder for key, folder in running.items()}
+    if faults := [f"  {key}: {path} is not a folder" for key, path in found.items() if not path.is_dir()]:
+        raise TopologyError("\n".join(["folders are relative to that of the topology, or to local.root:", *faults]))
+
+
+def _text_or(value: object, default: str) -> str:
+    """A value of another kind is reported when its section is read."""
+    return value if isinstance(value, str) and value else default
+
+
+def _require_project(project: str) -> None:
+    if not PROJECT_ID.fullmatch(project):
+        raise TopologyError(f"project {project!r}: 6 to 30 of [a-z0-9-], a letter first, no hyphen last")
 
 
 class _Reader:
@@ -184,10 +258,16 @@ class _Reader:
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         self._variables = variables
+        self.sections: list[_Section] = []
         self.faults: list[str] = []
 
     def fault(self, path: str, what: str) -> None:
         self.faults.append(f"  {path or 'the file'}: {what}")
+
+    def look_for_slips(self) -> None:
+        """Report what looks like a misspelt key; every other key that is not known here is for another reader."""
+        for section in self.sections:
+            section.look_for_slips()
 
     def fill(self, path: str, text: str) -> str:
         """Replace ${project} and ${region}; any other placeholder is a fault."""
@@ -207,13 +287,23 @@ class _Section:
         self._reader = reader
         self.path = path
         self._values: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
+        self._asked: set[str] = set()
+        reader.sections.append(self)
         if not isinstance(value, Mapping):
-            reader.fault(path, f"must be an object, got {_kind(value)}")
+            reader.fault(path, f"must be an object, not {_kind(value)}")
 
     def fault(self, key: str, what: str) -> None:
         self._reader.fault(self._at(key), what)
 
+    def look_for_slips(self) -> None:
+        absent = self._asked - set(self._values)
+        for key in set(self._values) - self._asked:
+            longer = [each for each in sorted(absent) if each.startswith(f"{key}_")]
+            if meant := difflib.get_close_matches(key, sorted(absent), n=1, cutoff=0.8) or longer:
+                self.fault(key, f"is not a key; did you mean {meant[0]!r}?")
+
     def has(self, key: str) -> bool:
+        self._asked.add(key)
         return key in self._values
 
     def text(self, key: str, default: str | None = None) -> str:
@@ -240,6 +330,7 @@ class _Section:
         return tuple(self._reader.fill(self._at(key), value) for value in values)
 
     def section(self, key: str) -> _Section:
+        self._asked.add(key)
         return _Section(self._reader, self._at(key), self._values.get(key, {}))
 
     def sections(self, key: str) -> list[_Section]:
@@ -261,17 +352,19 @@ class _Section:
     def one_of(self, key: str, known: Mapping[str, object], what: str) -> str:
         name = self.text(key)
         if name and name not in known:
-            self.fault(key, f"no {what} {name!r}; there are {', '.join(sorted(known))}")
+            there = f"there are {', '.join(sorted(known))}" if known else f"the file has none; add it to {what}s"
+            self.fault(key, f"no {what} {name!r}; {there}")
         return name
 
     def _value(self, key: str, kind: Any, default: Any) -> Any:
+        self._asked.add(key)
         value = self._values.get(key, default)
         if value is None:
-            self.fault(key, "is missing")
+            self.fault(key, f"is missing; it must be {_KINDS[kind]}")
         elif isinstance(value, kind) and not isinstance(value, bool):
             return value
         else:
-            self.fault(key, f"must be {_KINDS[kind]}, got {_kind(value)}")
+            self.fault(key, f"must be {_KINDS[kind]}, not {_kind(value)}")
         return _EMPTY[kind]
 
     def _at(self, key: str) -> str:
@@ -282,11 +375,21 @@ _KINDS = {str: "a text", int: "an integer", (int, float): "a number", dict: "an 
 _EMPTY: dict[Any, Any] = {str: "", int: 0, (int, float): 0.0, dict: {}, list: []}
 
 
+_WORDS: dict[type, str] = {
+    str: "a text",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    dict: "an object",
+    list: "a list",
+}
+
+
 def _kind(value: object) -> str:
-    return "nothing" if value is None else type(value).__name__
+    return _WORDS.get(type(value), "nothing")
 
 
-def _read(reader: _Reader, file: _Section) -> Topology:
+def _read(reader: _Reader, file: _Section, folder: Path) -> Topology:
     services = file.each("services", _service)
     images = file.each("images", _image)
     topics = file.each("topics", lambda name, _each: name)
@@ -310,11 +413,8 @@ def _read(reader: _Reader, file: _Section) -> Topology:
         web_services=file.each("web_services", _service),
         images=images,
         automl=_automl(file.section("automl")) if file.has("automl") else None,
+        local=_local(file.section("local"), folder),
     )
-
-
-def _image(name: str, section: _Section) -> Image:
-    return Image(name, section.text("folder"), section.texts("command"), section.texts("path"))
 
 
 def _automl(section: _Section) -> AutoMl:
@@ -325,8 +425,30 @@ def _automl(section: _Section) -> AutoMl:
     )
 
 
+def _local(section: _Section, folder: Path) -> Local:
+    """Paths are relative to the folder of the topology; those of code to `root`."""
+    for key, default in (("project", DEFAULT_PROJECT), ("region", DEFAULT_REGION)):
+        section.text(key, default)  # read by whoever loads the file
+    root = (folder / section.text("root", ".")).resolve()
+    bindings = section.text("bindings", "")
+    return Local(
+        root,
+        tuple(root / each for each in section.texts("python_path")),
+        folder / bindings if bindings else None,
+        section.texts("model_buckets") if section.has("model_buckets") else None,
+        section.text("name", ""),
+    )
+
+
 def _service(name: str, section: _Section) -> Service:
-    return Service(name, section.text("kind", "service"), section.text("folder"))
+    return Service(name, section.text("kind", "service"), section.text("folder", "."), section.texts("command"))
+
+
+def _image(name: str, section: _Section) -> Image:
+    command = section.texts("command")
+    if not command and not section.has("command"):
+        section.fault("command", 'is missing; give what its container would start, such as ["python", "train.py"]')
+    return Image(name, section.text("folder", "."), command, section.texts("path"))
 
 
 def _bucket(key: str, section: _Section, topics: Mapping[str, object], services: Mapping[str, object]) -> Bucket:

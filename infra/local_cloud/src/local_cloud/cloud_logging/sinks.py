@@ -11,7 +11,6 @@ from typing import Any
 
 from local_cloud.cloud_logging.filters import compile_filter
 from local_cloud.iam import Refused
-from local_cloud.topology import LogSink
 
 _LOG = logging.getLogger(__name__)
 
@@ -27,15 +26,15 @@ class Sink:
 
 
 class LogSinks:
-    """Named as Terraform names them, `dualdeploy-<name>`. `publish(topic, data, attributes)` takes a short topic name.
+    """Named as on Google Cloud. `publish(topic, data, attributes)` takes a short topic name.
 
     Source of what is published: https://cloud.google.com/logging/docs/export/pubsub
     """
 
-    def __init__(self, sinks: Iterable[LogSink], *, publish: Callable[[str, bytes, Mapping[str, str]], object]) -> None:
+    def __init__(self, sinks: Iterable[Sink], *, publish: Callable[[str, bytes, Mapping[str, str]], object]) -> None:
         self._lock = threading.Lock()
         self._publish = publish
-        self._sinks = {sink.name: sink for sink in (Sink(f"dualdeploy-{s.name}", s.topic, s.filter) for s in sinks)}
+        self._sinks = {sink.name: sink for sink in sinks}
 
     def find(self, name: str) -> Sink | None:
         with self._lock:

@@ -117,7 +117,7 @@ class Deployed:
         if revision is None:
             raise _not_found(f"Resource '{service}' of kind 'SERVICE' in region '{location}'")
         account = self._project.runs_as.get(name) or f"{service}@{project}.iam.gserviceaccount.com"
-        image = f"{location}-docker.pkg.dev/{project}/dualdeploy/{service}:local"
+        image = self._topology.image_uri(service)
         path = f"projects/{project}/locations/{location}/services/{service}"
         return resources.service(path, revision, account=account, image=image, created=self._created)
 

@@ -1,4 +1,4 @@
-"""infra/bindings.json: who may do what, as Terraform grants it, and which roles are made of which permissions."""
+"""A file of bindings: who may do what, as Terraform grants it, and which roles are made of which permissions."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from local_cloud.topology import Topology
 
 #: Google's number of the project; its service agents are named after it.
 PROJECT_NUMBER = "123456789012"
-FILE = Path("infra") / "bindings.json"
 
 #: People whom Terraform's variable `operators` names, and the one whom the local cloud has for them.
 OPERATORS = "an operator"
 OPERATOR = "user:operator@example.com"
 
-#: Google's own accounts, as infra/bindings.json calls them.
+#: Google's own accounts, as files of bindings call them.
 AGENTS: Mapping[str, str] = {
     "Pub/Sub": f"service-{PROJECT_NUMBER}@gcp-sa-pubsub.iam.gserviceaccount.com",
     "Cloud Storage": f"service-{PROJECT_NUMBER}@gs-project-accounts.iam.gserviceaccount.com",
@@ -82,13 +81,13 @@ class Grant:
 
 @dataclasses.dataclass(frozen=True)
 class Binding:
-    """One line of the file, in its words. `page` is Google's page that asks for what the local cloud cannot show."""
+    """One line of the file, in its words; `why` is for people, `page` is why Google asks for what is not shown here."""
 
     section: str
     account: str
     role: str
     on: str
-    why: str
+    why: str = ""
     objects: tuple[str, ...] = ()
     lists: bool = False
     only_bucket: str = ""
@@ -119,12 +118,13 @@ class Bindings:
         """Raises BindingsError for a file that is missing or not of this form."""
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
+            sections: Mapping[str, Any] = document["bindings"]
             bindings = tuple(
                 Binding(section, **{**row, "objects": tuple(row.get("objects", ()))})
-                for section, rows in document["bindings"].items()
+                for section, rows in sections.items()
                 for row in rows
             )
-            read = cls(document["custom_roles"], bindings)
+            read = cls(document.get("custom_roles", {}), bindings)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
             raise BindingsError(f"{file}: {type(exc).__name__}: {exc}") from exc
         names = [each.name for each in read.bindings]
@@ -168,7 +168,7 @@ def condition(binding: Binding, topology: Topology) -> Condition | None:
         return Condition((f"projects/_/buckets/{name}/",), title="only-sources-of-functions")
     if not binding.objects:
         return None
-    bucket = f"projects/_/buckets/{topology.project}-{binding.on.removeprefix('bucket ')}"
+    bucket = f"projects/_/buckets/{topology.bucket_named(binding.on.removeprefix('bucket '))}"
     title = f"only-{'-and-'.join(prefix.rstrip('/') for prefix in binding.objects)}"
     prefixes = tuple(f"{bucket}/objects/{prefix}" for prefix in binding.objects)
     return Condition(prefixes, bucket if binding.lists else "", title)
@@ -186,7 +186,7 @@ def _resources(on: str, topology: Topology) -> Iterator[str]:
     location = f"{project}/locations/{topology.region}"
     names: Mapping[str, str] = {
         "project": project,
-        "bucket": f"buckets/{topology.project}-{rest}",
+        "bucket": f"buckets/{topology.bucket_named(rest)}",
         "topic": f"{project}/topics/{rest}",
         "service": f"{location}/services/{rest}",
         "account": f"{project}/serviceAccounts/{rest}@{topology.project}.iam.gserviceaccount.com",

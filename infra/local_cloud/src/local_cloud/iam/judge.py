@@ -79,6 +79,8 @@ class Iam:
 
     def __init__(self, *, project: str, custom_roles: Mapping[str, Any] | None = None) -> None:
         self.project = project
+        #: A project for which no bindings were written: what people try out should not fail for a grant.
+        self._permits_everything = False
         #: An emulator that runs alone serves whatever project its caller names.
         self._is_any_project = False
         self._roles = Roles(project, custom_roles or {})
@@ -113,19 +115,25 @@ class Iam:
         return iam
 
     @classmethod
-    def of(cls, topology: Topology, bindings: Bindings) -> Iam:
-        """What Terraform leaves behind, and what Google grants its own accounts.
+    def of(cls, topology: Topology, bindings: Bindings | None) -> Iam:
+        """What Terraform leaves behind, and what Google grants its own accounts; without bindings all is permitted.
 
         Raises BindingsError for a role that is not known.
         """
-        iam = cls(project=topology.project, custom_roles=bindings.custom_roles)
+        iam = cls(project=topology.project, custom_roles=bindings.custom_roles if bindings else None)
+        iam._permits_everything = bindings is None
         for email, role in of_agents(PROJECT_NUMBER).items():
             iam.grant(Grant(f"projects/{topology.project}", role, f"serviceAccount:{email}"))
         # Vertex AI copies an artifact and lets the model server read the copy; here it stays where it is.
-        iam.grant(Grant(f"buckets/{topology.buckets['models'].name}", "roles/storage.objectViewer", PREDICTOR))
-        for grant in bindings.grants(topology):
+        readable = topology.local.model_buckets
+        for bucket in topology.buckets.values():
+            if readable is None or bucket.key in readable:
+                iam.grant(Grant(f"buckets/{bucket.name}", "roles/storage.objectViewer", PREDICTOR))
+        for grant in bindings.grants(topology) if bindings else ():
             iam.grant(grant)
-        members = [member(account, topology.project) for account in bindings.accounts]
+        # A service runs as an account of its name, whether it was granted anything or not.
+        accounts = [*(bindings.accounts if bindings else ()), *(each.replace("_", "-") for each in topology.deployed)]
+        members = [member(account, topology.project) for account in dict.fromkeys(accounts)]
         iam.accounts = {each.partition(":")[2]: False for each in members}
         # Who signs pushes calls our services, and nothing of Google's.
         own = [each for each in members if not each.partition("@")[0].endswith("-caller")]
@@ -161,6 +169,8 @@ class Iam:
 
     def allows(self, caller: str, permission: str, resource: str) -> bool:
         resource = self.by_id(resource)
+        if self._permits_everything:
+            return not self.accounts.get(caller.partition(":")[2])
         if self.accounts.get(caller.partition(":")[2]):
             return False
         if permission == "iam.serviceAccounts.actAs" and self._is_unknown(resource.rpartition("/")[2]):

@@ -13,9 +13,8 @@ import dataclasses
 import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from dualdeploy import local_paths
 from local_cloud.vertex.objects import Objects
 
 MOUNT_ROOT_VARIABLE = "GCS_MOUNT_ROOT"
@@ -112,10 +111,15 @@ class GcsMount:
             self._uploaded[path] = stamp
 
     def _place(self, bucket: str, name: str) -> Path:
-        try:
-            return local_paths.inside(self.root / bucket, name)
-        except local_paths.LeavesItsFolder as exc:
-            raise MountFailed(f"gs://{bucket}/{name} cannot be a file: {exc}") from exc
+        """The file of an object. Raises MountFailed for a name that is absolute, goes up, is empty or has a NUL.
+
+        Cloud Storage takes `a/../b`, `/etc/passwd` and `a//b` for names like any other
+        (https://cloud.google.com/storage/docs/objects#naming), and joining a path with an absolute one gives that one.
+        """
+        parts = PurePosixPath(name).parts
+        if not parts or parts[0].startswith("/") or ".." in parts or "\0" in name:
+            raise MountFailed(f"gs://{bucket}/{name} cannot be a file: the object would be written outside its folder")
+        return (self.root / bucket).joinpath(*parts)
 
     def _store(self, path: Path) -> str:
         bucket, *parts = path.relative_to(self.root).parts

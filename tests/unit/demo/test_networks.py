@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dualdeploy.contracts import dataset_config
-from local_cloud.demo import networks, source
-from local_cloud.demo.source import DataSource, UnusableFolder
+from dualdeploy_demo import networks, source
+from dualdeploy_demo.source import DataSource, UnusableFolder
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dualdeploy.contracts import architectures
-from local_cloud.demo.source import DataSource, UnusableFolder
+from dualdeploy_demo.source import DataSource, UnusableFolder
 
 
 def chosen(found: DataSource, networks: Mapping[str, str]) -> DataSource:

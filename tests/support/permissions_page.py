@@ -1,4 +1,7 @@
-"""The tables of docs/permissions.md, made of infra/bindings.json and of what is unverified in this package's data."""
+"""The tables of docs/permissions.md, made of infra/bindings.json and of what is unverified in the local cloud's data.
+
+`make permissions-table` writes them.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,10 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from local_cloud.iam.bindings import FILE as BINDINGS_FILE
 from local_cloud.iam.bindings import Binding, Bindings, read_json
 
 FILE = Path("docs") / "permissions.md"
+BINDINGS_FILE = Path("infra") / "bindings.json"
 
 _TABLE = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -69,3 +72,8 @@ def _unverified_rows() -> Iterator[tuple[str, str]]:
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(cells)} |" for cells in rows)]
     return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    PAGE = Path(__file__).resolve().parents[2] / FILE
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), Path(__file__).resolve().parents[2]), encoding="utf-8")

@@ -16,7 +16,7 @@ from dualdeploy.contracts.local_data import LABELS_FILE, LocalData, open_data
 from dualdeploy.errors import InvalidDatasetConfig
 from dualdeploy.images import tfrecord
 from dualdeploy.images.unusable import UnusableRecord
-from local_cloud.demo import flowers
+from dualdeploy_demo import flowers
 
 #: Not the seed that the training settings were chosen on, so that the accuracy shown is not their best case.
 STYLE = flowers.Style(seed=2026)

@@ -28,7 +28,7 @@ def describe(environment: Mapping[str, str], environment_file: Path) -> str:
             "Point any client, script or test suite at it:",
             f"  set -a; source {shlex.quote(str(environment_file))}; set +a",
             "Then, for example (source .venv/bin/activate puts dualdeploy on PATH):",
-            "  .venv/bin/python -m local_cloud.demo.drop             # paint flowers, configure them, drop them in",
+            "  dualdeploy demo-data                                  # paint flowers, configure and upload them",
             "  dualdeploy runs                                       # states, costs, and what is waited for",
             "  dualdeploy status flowers                             # what serves, what is under way",
             "  dualdeploy redeploy flowers                           # release the recorded run again",

@@ -1,6 +1,6 @@
 """A data set of painted flowers: TFRecord shards that look like the public flowers data set's.
 
-    python -m local_cloud.demo.flowers --output DIR --train 640 --eval 160 --shards 4 --seed 7
+    python -m dualdeploy_demo.flowers --output DIR --train 640 --eval 160 --shards 4 --seed 7
 
 The same arguments give the same bytes, so a second upload of them is recognised as nothing new.
 """
@@ -23,7 +23,7 @@ from pathlib import Path
 from PIL import Image
 
 from dualdeploy.images.tfrecord import encode_example, write_records
-from local_cloud.demo.painting import FLOWERS, LEVELS, paint
+from dualdeploy_demo.painting import FLOWERS, LEVELS, paint
 
 #: In the order of the public flowers data set: the position is the class index.
 LABELS = tuple(FLOWERS)
@@ -136,7 +136,7 @@ def _painters() -> concurrent.futures.ProcessPoolExecutor:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m local_cloud.demo.flowers", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m dualdeploy_demo.flowers", description=__doc__.split("\n")[0])
     at_least = functools.partial(_whole_number, minimum=0)
     positive = functools.partial(_whole_number, minimum=1)
     parser.add_argument("--output", type=Path, required=True, help="folder for the shards; made if absent")

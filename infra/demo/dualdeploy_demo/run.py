@@ -21,11 +21,9 @@ from dualdeploy.errors import DualDeployError
 from dualdeploy.google.object_store import GcsObjectStore
 from dualdeploy.ledger import Ledger, State
 from dualdeploy.ledger.standing import Standing
-from local_cloud import supervisor
-from local_cloud.demo import answers, drop, picture, report, source, watch
-from local_cloud.demo.request import DataRequest
-from local_cloud.demo.source import DataSource
-from local_cloud.environment_file import is_running
+from dualdeploy_demo import answers, picture, report, source, supervisor, upload, watch
+from dualdeploy_demo.request import DataRequest
+from dualdeploy_demo.source import DataSource
 
 CLAIM_LIMIT_SECONDS = 120.0
 RUN_LIMIT_SECONDS = 1500.0
@@ -117,7 +115,7 @@ def main(
     told = sys.stderr if to_stderr else sys.stdout
     console = Console(file=told, width=None if told.isatty() else 120)
     paths = Paths(build)
-    if paths.environment_file.exists() and is_running(paths.environment_file):
+    if paths.environment_file.exists() and supervisor.is_running(paths.environment_file):
         console.print(f"Another demo is running (see {paths.environment_file}); wait for it, or stop it with Ctrl-C.")
         return 1
     if asked.data is not None and asked.data.resolve().is_relative_to(build):
@@ -163,8 +161,8 @@ def _run(
         # Google's clients find the local cloud in their own variables, as anybody's would.
         os.environ.update(environment)
         with teller.phase("upload"):
-            drop.install_config(found, environment)
-            drop.upload(found, environment, lambda line: teller("upload", line))
+            upload.install_config(found, environment)
+            upload.upload_shards(found, environment, lambda line: teller("upload", line))
         ledger = Ledger(GcsObjectStore(environment["LEDGER_BUCKET"]))
         with teller.phase("train_and_deploy"):
             look = _refusals(environment)

@@ -13,9 +13,9 @@ from rich.console import Console
 from dualdeploy.contracts.routing import Phone, Routing
 from dualdeploy.ledger import State
 from dualdeploy.ledger.standing import Standing
-from local_cloud.demo import picture, report
-from local_cloud.demo.answers import Answer, Answers
-from local_cloud.demo.source import DataSource, Picture
+from dualdeploy_demo import picture, report
+from dualdeploy_demo.answers import Answer, Answers
+from dualdeploy_demo.source import DataSource, Picture
 
 LABELS = ["daisy", "dandelion", "roses", "sunflowers", "tulips"]
 CLOUD_FACTS = {

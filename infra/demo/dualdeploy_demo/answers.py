@@ -21,7 +21,7 @@ from google.auth.credentials import AnonymousCredentials
 from dualdeploy.contracts import prediction
 from dualdeploy.contracts.routing import Routing
 from dualdeploy.images import pixels as images
-from local_cloud.demo.source import Picture
+from dualdeploy_demo.source import Picture
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dualdeploy.images.tfrecord import encode_example, write_records
-from local_cloud.demo import source
+from dualdeploy_demo import source
 
 
 def shard(path: Path, labels: Sequence[int], *, image: bytes = b"\xff\xd8 a picture") -> None:

@@ -13,8 +13,8 @@ from rich.table import Table
 from dualdeploy.contracts.routing import Routing
 from dualdeploy.ledger import State
 from dualdeploy.ledger.standing import Standing
-from local_cloud.demo.answers import Answers, share_right, together
-from local_cloud.demo.source import DataSource
+from dualdeploy_demo.answers import Answers, share_right, together
+from dualdeploy_demo.source import DataSource
 
 #: The demo's own networks, which must learn something, and what people call them.
 DEMONSTRATED = {"densenet121": "DenseNet121", "mobilenet_v3_small": "MobileNetV3"}

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from dualdeploy.images.tfrecord import encode_example, parse_example, read_records, write_records
-from local_cloud.demo import flowers, source
-from local_cloud.demo.flowers import LABELS, Style
+from dualdeploy_demo import flowers, source
+from dualdeploy_demo.flowers import LABELS, Style
 from support.command_line import invoke
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from dualdeploy.contracts.routing import Routing
-from local_cloud.demo.answers import Answer
-from local_cloud.demo.source import Picture
+from dualdeploy_demo.answers import Answer
+from dualdeploy_demo.source import Picture
 
 COLUMNS = 5
 SHOWN = 15

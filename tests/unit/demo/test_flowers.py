@@ -12,8 +12,8 @@ from PIL import Image
 
 from dualdeploy.images.pixels import decode_rgb
 from dualdeploy.images.tfrecord import parse_example, read_records
-from local_cloud.demo import flowers, painting
-from local_cloud.demo.flowers import LABELS, Picture, Style
+from dualdeploy_demo import flowers, painting
+from dualdeploy_demo.flowers import LABELS, Picture, Style
 
 SMALL = {"train": 11, "held_out": 5, "shards": 2, "style": Style(seed=3, side=32)}
 

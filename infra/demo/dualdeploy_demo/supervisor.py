@@ -1,8 +1,10 @@
-"""`up`, `down` and the process between them that keeps the stack running."""
+"""`up`, `down` and the process between them that keeps the stack running: `python -m dualdeploy_demo.supervisor`."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -12,10 +14,16 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from dualdeploy_demo.stack import TOPOLOGY, Stack
 from local_cloud import cloud as clouds
-from local_cloud.environment_file import is_running, is_stack, read_environment, write_environment
-from local_cloud.stack import Stack
+from local_cloud.environment_file import read_environment, write_environment
+from local_cloud.iam import BindingsError
+from local_cloud.pubsub.store import StoreUnusable
+from local_cloud.stack import ServiceDidNotStart
+from local_cloud.topology import TopologyError
 
+#: In the command line of every stack.
+_MARK = "dualdeploy_demo.supervisor"
 START_LIMIT_SECONDS = 120.0
 STOP_LIMIT_SECONDS = 30.0
 
@@ -37,7 +45,7 @@ def run(
 ) -> int:
     """Be the stack until a signal comes, or POST /shutdown, or, when `leashed`, standard input ends."""
     cloud = clouds.load(
-        repository,
+        repository / TOPOLOGY,
         state_dir=state / "cloud",
         clock_seconds=clock_seconds,
         realistic=realistic,
@@ -84,7 +92,7 @@ def start(
     state.mkdir(parents=True, exist_ok=True)
     environment_file.unlink(missing_ok=True)
     log_file = state / "stack.log"
-    command = [sys.executable, "-m", "local_cloud", "stack", "--state", str(state)]
+    command = [sys.executable, "-m", _MARK, "--state", str(state)]
     command += ["--repository", str(repository), "--environment-file", str(environment_file)]
     command += ["--clock-seconds", str(clock_seconds)]
     command += ["--leashed"] if leashed else []
@@ -148,6 +156,24 @@ def stop_recorded(environment_file: Path) -> bool:
     return True
 
 
+def is_running(environment_file: Path) -> bool:
+    """Whether the stack that wrote `environment_file` is alive."""
+    number = int(read_environment(environment_file).get("LOCAL_CLOUD_PID", "0"))
+    return number > 0 and is_stack(number)
+
+
+def is_stack(number: int) -> bool:
+    """Whether the process is ours and alive: numbers are used again, and a zombie is dead."""
+    record = Path(f"/proc/{number}/cmdline")
+    if Path("/proc/self").exists():
+        # Empty for a zombie, absent when there is no such process.
+        return record.exists() and _MARK.encode() in record.read_bytes()
+    listing = subprocess.run(
+        ["ps", "-o", "stat=,args=", "-p", str(number)], capture_output=True, text=True, check=False
+    )
+    return _MARK in listing.stdout and not listing.stdout.lstrip().startswith("Z")
+
+
 @contextlib.contextmanager
 def running(
     repository: Path, *, state: Path, environment_file: Path, bindings: Path | None = None
@@ -160,3 +186,26 @@ def running(
         yield variables
     finally:
         stop(process)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """What `start` runs; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m dualdeploy_demo.supervisor", description="Be a stack.")
+    for name in ("--repository", "--state", "--environment-file"):
+        parser.add_argument(name, type=lambda text: Path(text).resolve(), required=True)
+    parser.add_argument("--clock-seconds", type=float, default=2.0, help="how often schedules fire")
+    parser.add_argument("--bindings", type=Path, help="who may do what")
+    parser.add_argument("--web", action="store_true", help="with the services that no event reaches")
+    parser.add_argument("--leashed", action="store_true", help="end when standard input ends")
+    parser.add_argument("--realistic", action="store_true", help="keep Google's rates, time-outs and back-offs")
+    options = vars(parser.parse_args(arguments))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        return run(options.pop("repository"), **options)
+    except (TopologyError, BindingsError, clouds.StateInUse, StoreUnusable, ServiceDidNotStart, OSError) as exc:
+        print(f"dualdeploy: {exc}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
