@@ -15,7 +15,6 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 LABELS_FILE = "dict.txt"
-IMAGE_SIZE = 224
 #: pixel = real * 127 + 128
 MEAN, DEVIATION = 128.0, 127.0
 

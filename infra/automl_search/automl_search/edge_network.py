@@ -9,7 +9,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from automl_search import edge_file
-from automl_search.edge_file import DEVIATION, IMAGE_SIZE, MEAN
+from automl_search.edge_file import DEVIATION, MEAN
+from automl_search.folders import IMAGE_SIZE
 
 _PIXEL = (1 / DEVIATION, int(MEAN))
 

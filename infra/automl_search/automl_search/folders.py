@@ -8,6 +8,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+#: The side of the pictures that AutoML's phone files take.
+IMAGE_SIZE = 224
+
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
