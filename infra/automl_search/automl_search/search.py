@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def train(task: Task) -> None:
     for name, pictures in (("train", task.of_set("training")), ("eval", task.of_set("validation"))):
         write_records(shards / f"{name}.tfrecord", (_record(task, each, picture) for each in pictures))
     _run_trainer(task, asked, shards)
+    shutil.rmtree(shards)
     test = task.of_set("test")
     classify = _phone_classifier(task) if task.is_for_phones else served(task.folder)
     folders.write_scores(task, {each.file: list(classify(task.read(each))) for each in test})

@@ -275,6 +275,18 @@ ROWS: list[tuple[str, Ask, int, dict[str, Any]]] = [
         {"error.status": "INVALID_ARGUMENT"},
     ),
     (
+        "vertex: an export in no format",
+        lambda client: client.vertex("POST", f"{client.model()}:export", {"outputConfig": {"exportFormatId": ""}}),
+        400,
+        {
+            "error.status": "FAILED_PRECONDITION",
+            "error.message": re.compile(
+                r"Exporting artifact for model `projects/\d+/locations/us-central1/models/[\w-]+` in format `` is not"
+                r" supported\.$"
+            ),
+        },
+    ),
+    (
         "vertex: a job that needs more than the quota",
         lambda client: client.vertex(
             "POST",

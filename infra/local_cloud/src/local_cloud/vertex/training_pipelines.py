@@ -81,6 +81,8 @@ _OTHER_SPLITS = ("predefinedSplit", "timestampSplit", "stratifiedSplit")
 #: "By default roughly 80% of data is used for training, 10% for validation, and 10% for test."
 _FRACTIONS = {"trainingFraction": 0.8, "validationFraction": 0.1, "testFraction": 0.1}
 _NOTHING = "-"
+#: Where a search finds its pictures in its folder.
+_PICTURES = "pictures"
 _LOOK_SECONDS = 0.2
 _LOG = logging.getLogger(__name__)
 
@@ -98,7 +100,7 @@ class _Picture:
 
     @property
     def file(self) -> str:
-        return f"pictures/{self.digest}"
+        return f"{_PICTURES}/{self.digest}"
 
 
 class _Failed(Exception):  # how a pipeline ends
@@ -368,6 +370,8 @@ class TrainingPipelines:
         if not self._search(folder, task, labels, pictures, stop):
             return None
         tested = _tested(folder, labels, last_segment(dataset), pictures)
+        # They lie in the bucket as well; a model is its other files.
+        shutil.rmtree(folder / _PICTURES)
         if stop.wait(max(0.0, began + self._seconds(task) - time.monotonic())):
             return None
         return {
@@ -414,7 +418,7 @@ class TrainingPipelines:
     ) -> bool:
         """Run what stands for the search; False when it was stopped."""
         shutil.rmtree(folder, ignore_errors=True)  # of an attempt that a restart cut off
-        (folder / "pictures").mkdir(parents=True)
+        (folder / _PICTURES).mkdir(parents=True)
         for picture in pictures:
             bucket, name = split_uri(picture.uri) or ("", "")
             try:
