@@ -9,8 +9,9 @@ __all__ = ["ABSENT", "AutoMl", "Image", "Vertex"]
 #: What COVERAGE.md names as missing.
 ABSENT = (
     (
-        "AutoML's own search: the command under `automl` in infra/topology.json stands for it, a modest training of"
-        " ours; its phone files are like AutoML's (uint8 in and out, `dict.txt` inside, labels in any order)"
+        "AutoML's own search: the command under `automl` in the topology stands for it. Ours is a modest training"
+        " (infra/automl_search), whose phone files are like AutoML's: uint8 in and out, labels in a `dict.txt` inside,"
+        " in any order"
     ),
     (
         "AutoML for anything but images with one label each; CSV files, data items, annotations, saved queries,"

@@ -162,8 +162,8 @@ class TrainingPipelines:
             body="TrainingPipeline",
             field="training_pipeline",
             answer="TrainingPipeline",
-            differs="AutoML image classification with a single label only; a command of infra/topology.json stands for"
-            " its search, and early stopping always comes at 0.9 of the least budget; base models and Model Garden's"
+            differs="AutoML image classification with a single label only; a command of the topology stands for its"
+            " search, and early stopping always comes at 0.9 of the least budget; base models and Model Garden's"
             " types are refused; a sixth training is refused, not queued, and a parent of custom models too"
             " (unverified)",
         )
