@@ -100,12 +100,13 @@ class Automl:
         return f"{pipeline.model_to_upload.name}@{pipeline.model_to_upload.version_id}"
 
     def deploy(self, endpoint: str, model: str, **fields: Any) -> Any:
+        split = fields.pop("split", {"0": 100})
         deployed = {"model": model, "automatic_resources": {"min_replica_count": 1}, **fields}
         return self.cloud.finish(
             self.cloud.endpoints.deploy_model(
                 endpoint=endpoint,
                 deployed_model={key: each for key, each in deployed.items() if each is not None},
-                traffic_split={"0": 100},
+                traffic_split=split,
             )
         ).deployed_model.id
 
@@ -329,6 +330,22 @@ def test_another_region_has_no_automl(new_cloud: Callable[..., Any]) -> None:
         cloud.datasets.create_dataset(parent=parent, dataset=dataset)
     with pytest.raises(google_errors.BadRequest, match="europe-west4, us-central1"):
         cloud.pipelines.create_training_pipeline(parent=parent, training_pipeline=Automl(cloud).pipeline("datasets/1"))
+
+
+def test_a_custom_model_and_one_of_automl_share_an_endpoint(ml: Automl, cloud_model: str, custom_model: str) -> None:
+    name = ml.cloud.endpoint("automl-shared")
+    ml.cloud.deploy(name, custom_model, "1", split={"0": 100})
+    ml.deploy(name, cloud_model, id="2", split={"1": 100, "0": 0})
+    value = struct_pb2.Value()
+    value.struct_value.update({"content": IMAGE, "mimeType": "image/png"})
+    for share, deployed, field in ((0, "1", "MODEL_LABEL"), (100, "2", "displayNames")):
+        ml.cloud.endpoints.update_endpoint(
+            endpoint={"name": name, "traffic_split": {"1": 100 - share, "2": share}},
+            update_mask={"paths": ["traffic_split"]},
+        )
+        answer = ml.cloud.predictions.predict(endpoint=name, instances=[value])
+        assert answer.deployed_model_id == deployed
+        assert field in answer.predictions[0]
 
 
 # --- imports ---------------------------------------------------------------------------------------------------------

@@ -18,4 +18,5 @@ ABSENT = (
         " versions and exports of data sets"
     ),
     "exports but tflite, batch predictions, training pipelines of custom code, base models",
+    "quotas of calls a minute, and of deployments of AutoML's models at once",
 )
