@@ -129,7 +129,7 @@ lint: $(STAMP) ## Style, format and types
 
 .PHONY: policy
 policy: build/policy/.installed ## Look for what is widely held to be unsafe in Terraform and Dockerfiles (checkov)
-	@build/policy/bin/checkov --quiet --compact --skip-download --framework terraform dockerfile --directory infra/terraform --directory services
+	@build/policy/bin/checkov --quiet --compact --skip-download --framework terraform dockerfile --directory infra/terraform --directory infra/own_container --directory services
 
 # In an environment of its own: what checkov pins clashes with what we do.
 build/policy/.installed: infra/policy/requirements.txt | $(STAMP)
@@ -236,7 +236,7 @@ lock: $(STAMP) ## Resolve every requirements.in again
 	$(BIN)/uv pip compile --quiet --no-deps --python-version 3.11 --no-header --generate-hashes infra/schema/requirements.in -o infra/schema/requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes tests/browser/requirements.in -o tests/browser/requirements.txt
 	$(BIN)/uv pip compile --quiet --no-deps --python-version 3.11 --no-header --generate-hashes infra/kotlin/requirements.in -o infra/kotlin/requirements.txt
-	for tool in policy audit; do \
+	for tool in policy audit own_container; do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes infra/$$tool/requirements.in -o infra/$$tool/requirements.txt; \
 	done
 

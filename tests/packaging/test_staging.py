@@ -158,6 +158,16 @@ def test_an_image_requires_hashes_compiles_bytecode_and_does_not_run_as_root(ser
     assert ("\nHEALTHCHECK" in text) == (service != "trainer")
 
 
+def test_the_example_of_an_image_of_ones_own_is_held_to_the_same() -> None:
+    folder = REPOSITORY / "infra" / "own_container"
+    text = (folder / "Dockerfile").read_text(encoding="utf-8")
+    assert re.findall(r"pip install (.*)", text) == ["--no-cache-dir --require-hashes --no-deps -r requirements.txt"]
+    assert text.index("\nUSER 10001") < text.index("\nENTRYPOINT")
+    assert all((folder / name).exists() for name in re.findall(r"^COPY (\S+) ", text, flags=re.MULTILINE))
+    locked = set(re.findall(r"^(\S+)==(\S+)", (folder / "requirements.txt").read_text(), flags=re.MULTILINE))
+    assert set(re.findall(r"^(\S+)==(\S+)", (folder / "requirements.in").read_text(), flags=re.MULTILINE)) <= locked
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_an_image_copies_only_what_is_staged(service: str, package: ModuleType, tmp_path: Path) -> None:
     folder, _ = package.package(service, output=tmp_path)
@@ -170,7 +180,8 @@ def test_an_image_copies_only_what_is_staged(service: str, package: ModuleType, 
 
 def test_every_image_starts_from_one_base_by_digest(package: ModuleType) -> None:
     builds = [package.dockerfile(service, REPOSITORY / "services" / service) for service in SERVICES]
-    builds.append((REPOSITORY / "infra" / "deploy" / "cloudbuild.yaml").read_text(encoding="utf-8"))
+    others = ("infra/deploy/cloudbuild.yaml", "infra/own_container/Dockerfile")
+    builds += [(REPOSITORY / path).read_text(encoding="utf-8") for path in others]
     bases = {
         base for text in builds for base in re.findall(r"^(?:FROM|    name:) (python:\S+)", text, flags=re.MULTILINE)
     }

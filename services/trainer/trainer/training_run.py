@@ -416,7 +416,7 @@ def _summary(result: TrainingResult) -> None:
         worst[1].f1,
         seconds["total"],
         seconds["train"],
-        result.artifacts.metrics.rsplit("/", 1)[0],
+        result.artifacts.golden.rsplit("/", 1)[0],
         extra={"accuracy": result.metrics.accuracy, "durations": dict(seconds)},
     )
 

@@ -71,7 +71,7 @@ def custom_job(
     parameters = dataset_config.stored(run.config).training.of(target)
     return CustomJobSpec(
         display_name=f"{run.run_id}-{target}",
-        image=settings.trainer_image,
+        image=parameters.image or settings.trainer_image,
         arguments=[
             "--target",
             target,

@@ -66,7 +66,7 @@ def places(job: TrainingJob, environ: Mapping[str, str] = os.environ) -> Artifac
 
 def publish_labels(job: TrainingJob, where: Artifacts, patience: Patience) -> None:
     """The first act: a place that cannot be written shall not cost a training. Raises UnwritableOutput."""
-    locations.write(where.labels, "".join(f"{label}\n" for label in job.labels).encode, patience)
+    locations.write(str(where.labels), "".join(f"{label}\n" for label in job.labels).encode, patience)
 
 
 def publish(staging: Staging, job: TrainingJob, where: Artifacts, patience: Patience) -> None:

@@ -36,6 +36,9 @@ BIGQUERY_TABLE = r"^bq://[a-z][a-z0-9.:-]*(\.[A-Za-z0-9_]+){0,2}$"
 #: Email address of a service account.
 SERVICE_ACCOUNT = r"^[a-z0-9-]+@[a-z0-9.-]+\.gserviceaccount\.com$"
 
+#: A container image by digest; a tag may name another one tomorrow.
+IMAGE = re.compile(r"(?!.*//)[a-z0-9][a-z0-9._/:-]*[a-z0-9]@sha256:[0-9a-f]{64}")
+
 #: Vertex AI: an endpoint id given by the user begins with a letter and has at most 63 of `[a-z0-9-]`.
 ENDPOINT_ID = r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$"
 
@@ -246,6 +249,17 @@ def _known(architecture: str) -> str:
     return architecture
 
 
+def _pinned(image: str) -> str:
+    if image and not IMAGE.fullmatch(image):
+        repository = image.rpartition("://")[2].partition("@")[0]
+        name = repository.rpartition(":")[0] if ":" in repository.rpartition("/")[2] else repository
+        raise ValueError(
+            f"must name an image by its digest, which never becomes another one: write {name or 'REPOSITORY'}@sha256:"
+            "<64 hex digits>, as `docker push` says it"
+        )
+    return image
+
+
 #: `keras:<Name>`, the short name of one of those, or `module:gs://…`; see `dualdeploy.contracts.architectures`.
 Architecture = Annotated[str, pydantic.AfterValidator(_known)]
 
@@ -253,9 +267,11 @@ Architecture = Annotated[str, pydantic.AfterValidator(_known)]
 class TargetTraining(_Section):
     """How one of the two models is trained. Sizes in pixels, `timeout` a duration.
 
-    `capacity` is how its machines are asked for, one way after the other; first as spot, then as usual if not said.
+    `image` trains it instead of ours, by the contract of docs/own-container.md. `capacity` is how its machines are
+    asked for, one way after the other; first as spot, then as usual if not said.
     """
 
+    image: Annotated[str, pydantic.AfterValidator(_pinned)] = ""
     architecture: Architecture
     weights: Annotated[str, Field(pattern=r"^(none|imagenet|gs://[^/]+/.+)$")] = "imagenet"
     image_size: int = Field(default=224, ge=32, le=1024)

@@ -136,21 +136,21 @@ class TrainingJob(_Document):
 
 
 class Artifacts(_Document):
-    """Where everything is; what a result of an older trainer, or a network of somebody's own, does not have is None.
+    """Where everything is; empty or None is what this job did not make, or what is a model that Google keeps.
 
-    `answers`: what the model says to each held-out picture (`contracts.answers`). A model that Google keeps has
-    neither files nor metrics here: those are empty.
+    Read are `golden`, `saved_model` of the cloud's model and `pixels_model` of the phones', and `answers` where it is
+    there: what the model says to each held-out picture (`contracts.answers`). The others are for people.
     """
 
     saved_model: str = ""
     pixels_model: str = ""
-    keras: str | None = None
-    metrics: str = ""
     golden: str
-    labels: str
+    answers: str | None = None
+    keras: str | None = None
+    metrics: str | None = None
+    labels: str | None = None
     confusion_chart: str | None = None
     curves_chart: str | None = None
-    answers: str | None = None
     logs: str | None = None
 
 
@@ -270,9 +270,12 @@ class TrainingResult(_Document):
 
     @pydantic.model_validator(mode="after")
     def _is_one_model(self) -> TrainingResult:
-        files = bool(self.artifacts.saved_model), bool(self.artifacts.pixels_model)
-        if files != (self.managed is None,) * 2:
-            raise ValueError("a result has either managed, or artifacts.saved_model and artifacts.pixels_model")
+        """Of the kind that its target takes."""
+        needed = {"cloud": "saved_model", "mobile": "pixels_model"}[self.target]
+        if self.managed and (self.artifacts.saved_model or self.artifacts.pixels_model):
+            raise ValueError("a result has either managed, or files of a model in artifacts")
+        if not self.managed and not getattr(self.artifacts, needed):
+            raise ValueError(f"a result for target {self.target} needs artifacts.{needed}, where the model lies")
         return self
 
 
@@ -281,7 +284,7 @@ def parse_result(data: bytes, *, source: str) -> TrainingResult:
     try:
         return TrainingResult.model_validate_json(data)
     except pydantic.ValidationError as exc:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors())
+        faults = "; ".join(": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"]))) for e in exc.errors())
         raise UnusableResult(f"{source} is not a training result of version 1: {faults}") from exc
 
 

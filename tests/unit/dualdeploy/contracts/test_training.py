@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pydantic
@@ -11,8 +13,14 @@ import pytest
 from dualdeploy.contracts import dataset_config
 from dualdeploy.contracts.training import (
     TARGETS,
+    Artifacts,
+    DataUsed,
+    Metrics,
     Recipe,
+    ShardReference,
+    ShardSplit,
     TrainingJob,
+    TrainingResult,
     artifact_directory,
     as_mapping,
     job_name,
@@ -63,7 +71,7 @@ def test_a_result_survives_being_written_and_read() -> None:
 
 
 MANAGED = {"name": "projects/p/locations/us-central1/models/flowers-automl", "version": "1", "type": "CLOUD"}
-NO_FILES = {"golden": "gs://m/x", "labels": "gs://m/x"}
+NO_FILES = {"golden": "gs://m/x"}
 
 
 def test_a_model_that_google_keeps_has_no_files() -> None:
@@ -71,20 +79,20 @@ def test_a_model_that_google_keeps_has_no_files() -> None:
 
     assert result.managed is not None
     assert result.managed.version == "1"
-    assert result.artifacts.saved_model == result.artifacts.pixels_model == result.artifacts.metrics == ""
+    assert result.artifacts.saved_model == result.artifacts.pixels_model == ""
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "says"),
     [
-        {"managed": MANAGED},
-        {"artifacts": NO_FILES},
-        {"artifacts": {**NO_FILES, "saved_model": "gs://m/x"}},
-        {"artifacts": {**NO_FILES, "pixels_model": "gs://m/x"}, "managed": MANAGED},
+        ({"managed": MANAGED}, "either managed, or files of a model"),
+        ({"artifacts": {**NO_FILES, "pixels_model": "gs://m/x"}, "managed": MANAGED}, "either managed, or files of a"),
+        ({"artifacts": NO_FILES}, "target cloud needs artifacts.saved_model"),
+        ({"artifacts": {**NO_FILES, "pixels_model": "gs://m/x"}}, "target cloud needs artifacts.saved_model"),
     ],
 )
-def test_a_result_is_of_one_model(change: dict[str, Any]) -> None:
-    with pytest.raises(UnusableResult, match="either managed, or artifacts"):
+def test_a_result_is_of_one_model(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(UnusableResult, match=says):
         parse_result(json.dumps({**RESULT, **change}).encode(), source="x")
 
 
@@ -116,6 +124,17 @@ def test_every_fault_of_a_result_is_told_with_its_path() -> None:
     assert message.startswith("gs://m/results/x.json is not a training result of version 1: ")
     for path in ("v:", "target:", "artifacts:", "metrics.accuracy:", "metrics.loss:", "metrics.examples:"):
         assert path in message
+
+
+@pytest.mark.parametrize(("target", "model"), [("cloud", "saved_model"), ("mobile", "pixels_model")])
+def test_only_what_somebody_reads_is_required(target: str, model: str) -> None:
+    least = {**RESULT, "target": target, "artifacts": {model: "gs://m/model", "golden": "gs://m/golden.json"}}
+
+    assert parse_result(json.dumps(least).encode(), source="x").target == target
+    for name in (model, "golden"):
+        without = {**least, "artifacts": {key: value for key, value in least["artifacts"].items() if key != name}}
+        with pytest.raises(UnusableResult, match=rf"artifacts\.{name}"):
+            parse_result(json.dumps(without).encode(), source="x")
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"PK\x03\x04"])
@@ -164,6 +183,16 @@ def test_results_lie_outside_the_folder_of_artifacts() -> None:
     assert artifact_directory("r", "cloud") == "runs/r/cloud"
     assert job_name("r", "cloud") == "runs/r/cloud/job.json"
     assert not result_name("r", "cloud").startswith("runs/")
+
+
+def test_whoever_writes_a_container_is_told_of_every_field_that_it_gets_and_of_every_one_that_it_must_write() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "own-container.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"`([a-z_0-9.]+)`", page))
+    assert {name.partition(".")[0] for name in told} >= TrainingJob.model_fields.keys()
+    assert told >= {f"shards.{name}" for name in ShardSplit.model_fields} | ShardReference.model_fields.keys()
+    for model, place in ((TrainingResult, ""), (Artifacts, "artifacts."), (Metrics, "metrics."), (DataUsed, "data.")):
+        needed = {f"{place}{name}" for name, field in model.model_fields.items() if field.is_required()}
+        assert told >= needed - {"artifacts", "metrics", "data"}, needed - told
 
 
 def test_the_recipe_that_is_configured_is_the_one_that_is_trained_by() -> None:
