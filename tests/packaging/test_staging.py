@@ -117,7 +117,7 @@ def test_a_staged_service_is_whole_and_holds_nothing_else(service: str, package:
     library = Path(shared_library).parent
     # Its data as well: a table of prices that stayed behind would be missed by the first run only.
     shared = {str(path.relative_to(library)) for kind in ("*.py", "*.json") for path in library.rglob(kind)}
-    assert "prices.json" in shared
+    assert "contracts/prices.json" in shared
     with zipfile.ZipFile(folder / wheel) as archive:
         packed = {name.removeprefix("dualdeploy/") for name in archive.namelist() if name.startswith("dualdeploy/")}
     assert packed == shared
