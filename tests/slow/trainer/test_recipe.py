@@ -144,6 +144,41 @@ def test_from_scratch_every_weight_learns_and_so_do_the_batch_statistics(picture
     assert [report.epoch for report, _ in reports] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["a published network", "one of somebody's own"])
+def test_a_picture_that_the_network_is_very_wrong_about_teaches_it_as_much(own: bool, tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    from trainer import architectures
+    from trainer.loop import recipe
+
+    file = tmp_path / "net.py"
+    file.write_text(
+        "import keras\ndef build(classes, image_size):\n    return keras.Sequential([keras.layers.Flatten(),"
+        " keras.layers.Dense(classes, activation='softmax')])\n"
+    )
+    network = architectures.build(
+        "module:net.py" if own else "mobilenet_v3_small",
+        classes=3,
+        image_size=SIZE,
+        weights="none",
+        module=file if own else None,
+    )
+    bias = network.model.trainable_variables[-1].value
+    bias.assign([0.0, 60.0, 0.0])
+
+    @tf.function(autograph=False)
+    def learn() -> tuple[Any, Any]:
+        with tf.GradientTape() as tape:
+            answer = network.model(tf.zeros((1, SIZE, SIZE, 3)))
+            loss = recipe.cross_entropy(answer, tf.constant([0]), 0.1)
+        return loss, tape.gradient(loss, bias)
+
+    loss, gradient = learn()
+    assert float(loss[0]) == pytest.approx(60 * (0.9 + 2 * 0.1 / 3), rel=0.05)
+    # What the network said, less what is true.
+    assert np.allclose(gradient, [-0.9 - 0.1 / 3, 1 - 0.1 / 3, -0.1 / 3], atol=0.01)
+
+
 def test_from_pretrained_weights_the_head_learns_first_and_then_only_the_top_of_the_base(
     pictures: Any, weights_file: Path
 ) -> None:

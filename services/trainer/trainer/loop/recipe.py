@@ -25,7 +25,7 @@ import tensorflow as tf
 from dualdeploy.contracts.training import Augmentation, Metrics, Recipe
 from trainer.architectures import Network
 from trainer.loop.augmentation import augment
-from trainer.loop.optimizer import EPSILON, AdamW
+from trainer.loop.optimizer import AdamW
 from trainer.loop.replicas import Team
 from trainer.process.checkpoints import Checkpoint
 from trainer.process.failures import DivergedTraining, UnusableModule
@@ -359,15 +359,12 @@ def _gradients(lesson: Lesson, phase: Phase, optimizer: AdamW, everyone: float) 
     """Forward and backward: a replica's share of the mean loss, of the hits, and of the (scaled) gradients."""
     settings, model = lesson.settings, lesson.network.model
     variables = [variable.value for variable in phase.variables]
-    classes = int(model.output_shape[-1])
-    smooth = settings.recipe.label_smoothing
 
     def learn(pixels: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
             probabilities = model(pixels, training=phase.batch_statistics)
-            target = tf.one_hot(labels, classes) * (1 - smooth) + smooth / classes
-            each = -tf.reduce_sum(target * tf.math.log(probabilities + EPSILON), axis=1)
+            each = cross_entropy(probabilities, labels, settings.recipe.label_smoothing)
             if settings.class_weights is not None:
                 each *= tf.gather(tf.constant(settings.class_weights, tf.float32), labels)
             loss = tf.reduce_sum(each) / everyone
@@ -382,6 +379,17 @@ def _gradients(lesson: Lesson, phase: Phase, optimizer: AdamW, everyone: float) 
         return loss, tf.reduce_sum(tf.cast(hits, tf.float32)) / everyone, gradients
 
     return learn
+
+
+def cross_entropy(probabilities: Any, labels: Any, smoothing: float) -> Any:
+    """The loss of each picture [batch]: probabilities [batch, classes] as the network answered them, classes [batch].
+
+    Keras takes it from the scores that the network's softmax was given: of a probability below 1e-7 a logarithm has no
+    gradient left, and what the network is most wrong about would teach it nothing.
+    """
+    classes = probabilities.shape[-1]
+    target = tf.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
+    return keras.ops.categorical_crossentropy(target, probabilities)
 
 
 def schedule(progress: Any, warm_up: float) -> Any:
