@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import itertools
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dualdeploy import clock as clocks
+from dualdeploy.clock import Clock
 from dualdeploy.errors import RejectedByGoogle, ResourceConflict, ResourceMissing
 from dualdeploy.google.automl import ML_USE, SETS, Evaluated, ManagedDataset, Pipeline, PipelineSpec
 from dualdeploy.google.object_store import ObjectMissing, ObjectStore
 from dualdeploy.google.vertex import JobOutcome, Operation
 from support.fakes.failing import Faults
 from support.fakes.vertex import FAILED_PRECONDITION, PARENT
+
+#: Of google.rpc.
+NOT_FOUND = 5
 
 #: Google tells no more of the lines that an import could not use.
 REPORTED_FAILURES = 20
@@ -37,7 +41,15 @@ class FakeAutoML:
     first look. `fail_operation` plans the message that the next one of a kind ends with.
     """
 
-    def __init__(self, models: ObjectStore, *, faults: Faults | None = None, auto_finish: bool = False) -> None:
+    def __init__(
+        self,
+        models: ObjectStore,
+        *,
+        faults: Faults | None = None,
+        auto_finish: bool = False,
+        clock: Clock = clocks.utc_now,
+    ) -> None:
+        self.clock = clock
         self.faults = faults or Faults()
         self.auto_finish = auto_finish
         self.datasets: dict[str, ManagedDataset] = {}
@@ -79,7 +91,7 @@ class FakeAutoML:
         hidden: bool = False,
     ) -> None:
         """`right` is the share of the test pictures that the model names; `hidden`: its model is not there yet."""
-        now, spec = datetime.datetime.now(datetime.UTC), self.specs[name]
+        now, spec = self.clock(), self.specs[name]
         ended = dataclasses.replace(
             self.pipelines[name],
             state=state,
@@ -125,7 +137,7 @@ class FakeAutoML:
 
     def start_create_dataset(self, display_name: str, labels: Mapping[str, str]) -> str:
         name = f"{PARENT}/datasets/{next(self._ids)}"
-        created = datetime.datetime.now(datetime.UTC)
+        created = self.clock()
 
         def work() -> Mapping[str, Any]:
             self.datasets[name] = ManagedDataset(name, dict(labels), 0, created)
@@ -136,6 +148,7 @@ class FakeAutoML:
 
     def start_import(self, dataset: str, uris: Sequence[str]) -> str:
         def work() -> Mapping[str, Any]:
+            self._existing(dataset)
             failures = [failure for uri in uris for failure in self._import(dataset, uri)]
             self.datasets[dataset] = dataclasses.replace(self.datasets[dataset], items=len(self.items[dataset]))
             told = [{"code": 3, "message": each} for each in failures[:REPORTED_FAILURES]]
@@ -174,7 +187,7 @@ class FakeAutoML:
                     name,
                     "PIPELINE_STATE_PENDING",
                     dict(spec.labels),
-                    created=datetime.datetime.now(datetime.UTC),
+                    created=self.clock(),
                     model_type=spec.model_type,
                     budget=spec.node_hours,
                 )
@@ -258,5 +271,9 @@ class FakeAutoML:
             if pending.done:
                 return
             pending.done = True
-            if not pending.error:
+            if pending.error:
+                return
+            try:
                 pending.metadata = pending.work()
+            except ResourceMissing as exc:
+                pending.error, pending.code = str(exc), NOT_FOUND

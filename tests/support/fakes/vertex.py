@@ -109,6 +109,10 @@ class FakeVertex:
         delete_model, delete_endpoint) ends with this error."""
         self._failures.setdefault(kind, []).append((message, code))
 
+    def add_version(self, version: ModelVersion) -> None:
+        """A version that was not uploaded: a training left it."""
+        self.models.setdefault(version.name.rsplit("/", 1)[-1], _Model()).versions.append(version)
+
     # The port --------------------------------------------------------------------------------------------------
 
     def create_custom_job(self, spec: CustomJobSpec) -> Job:

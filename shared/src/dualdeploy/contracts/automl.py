@@ -137,8 +137,8 @@ def directory(dataset: str, key: str) -> str:
     return f"automl/{dataset}/{key}"
 
 
-def preparation_name(dataset: str, key: str) -> str:
-    return f"{directory(dataset, key)}/job.json"
+def preparation_name(dataset: str, key: str, attempt: int) -> str:
+    return f"{directory(dataset, key)}/job-{attempt}.json"
 
 
 def prepared_name(dataset: str, key: str) -> str:

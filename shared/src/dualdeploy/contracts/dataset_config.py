@@ -345,9 +345,23 @@ class AutoMLMobile(_Section):
     model_type: automl.MobileType = "MOBILE_TF_VERSATILE_1"
 
 
+class AutoMLData(_Section):
+    """The job that turns shards into pictures which AutoML imports: one machine, no accelerator."""
+
+    machine: str = "e2-standard-4"
+    timeout: Annotated[TimeLimit, Field(le=604800.0)] = 21600.0
+
+    @pydantic.model_validator(mode="after")
+    def _vertex_ai_has_the_machine(self) -> AutoMLData:
+        if fault := _machine_fault(self.machine, None):
+            raise ValueError(fault)
+        return self
+
+
 class AutoML(_Section):
     """What counts with `method: automl`, instead of the sections of our own trainer."""
 
+    data: AutoMLData = AutoMLData()
     cloud: AutoMLCloud = AutoMLCloud()
     mobile: AutoMLMobile = AutoMLMobile()
 
@@ -376,7 +390,10 @@ class Training(_Section):
 
 
 class TargetBudget(_Section):
-    """What an hour of this target's job costs (overrides our table), and how long it is expected to take."""
+    """What an hour of this target's job costs (overrides our table), and how long it is expected to take.
+
+    Of AutoML's trainings it is what a node hour costs, and their budgets are what they are expected to take.
+    """
 
     usd_per_hour: float | None = Field(default=None, ge=0, lt=100_000)
     expected: TimeLimit | None = None
@@ -390,10 +407,11 @@ class Budget(_Section):
     unknown_price: Literal["refuse", "warn"] = "refuse"
     cloud: TargetBudget = TargetBudget()
     mobile: TargetBudget = TargetBudget()
+    data: TargetBudget = TargetBudget()
 
     def of(self, target: str) -> TargetBudget:
-        """The section of `cloud` or `mobile`."""
-        return {"cloud": self.cloud, "mobile": self.mobile}[target]
+        """The section of `cloud` or `mobile`, or of the job that prepares `data` for AutoML."""
+        return {"cloud": self.cloud, "mobile": self.mobile, "data": self.data}[target]
 
     @property
     def is_limited(self) -> bool:

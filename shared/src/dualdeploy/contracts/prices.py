@@ -42,6 +42,15 @@ class AcceleratorPrice(_Strict):
     source: str
 
 
+class NodePrice(_Strict):
+    """Of an hour of one node that trains for AutoML; `kind` is `cloud` or `mobile`. Google's list names no region."""
+
+    kind: Literal["cloud", "mobile"]
+    usd_per_hour: float = pydantic.Field(gt=0)
+    as_of: str
+    source: str
+
+
 class PriceTable(_Strict):
     """List prices in US dollars per hour. `what` and `spot` say to people what the numbers cover."""
 
@@ -52,6 +61,14 @@ class PriceTable(_Strict):
     spot: str
     machines: tuple[MachinePrice, ...]
     accelerators: tuple[AcceleratorPrice, ...]
+    automl: tuple[NodePrice, ...] = ()
+
+    def node_hour(self, kind: str) -> tuple[float | None, str]:
+        """Price of an hour of one node of AutoML's training, and where it comes from; see `hour`."""
+        for each in self.automl:
+            if each.kind == kind:
+                return each.usd_per_hour, f"{each.usd_per_hour:g} USD a node hour of AutoML (list price, {each.as_of})"
+        return None, f"no price of a node hour of AutoML's {kind} training is known"
 
     def hour(
         self, *, use: Use, region: str, machine: str, accelerator: str = "", count: int = 0

@@ -201,6 +201,35 @@ class Launch(_Moving):
         return bool(self.queued_until) and now >= clocks.from_text(self.queued_until)
 
 
+class ManagedData(Document):
+    """The data set at AutoML of everything that is trained on the same pictures, and how far it is.
+
+    `step` is `prepare`, `dataset`, `import`, `ready`, `failed` (with a `reason`), `deleting` or `deleted`. `users` are
+    the runs that need it; without any, since `idle_since`, it is deleted. `job` is the one that prepares it, of
+    attempt `attempt`, `payer` the run that pays for those jobs, which took `spent_seconds` so far. `anew`: what an
+    earlier attempt prepared is not relied on. `managed` is the data set's full name, `operation` what is waited for.
+    `uncounted_since`: since when an import that is over shows another number of `pictures`.
+    """
+
+    v: int = 1
+    dataset: str
+    key: str
+    step: str
+    since: str
+    users: tuple[str, ...] = ()
+    idle_since: str = ""
+    attempt: int = 0
+    job: str = ""
+    payer: str = ""
+    spent_seconds: float = 0.0
+    anew: bool = False
+    pictures: int = 0
+    managed: str = ""
+    operation: str = ""
+    uncounted_since: str = ""
+    reason: str = ""
+
+
 class Ended(Document):
     """How one attempt of a training ended: created once by job_notifier, then only `announced` and `job` change.
 

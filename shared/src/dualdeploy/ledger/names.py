@@ -9,6 +9,7 @@ runs/<run>/<target>/ended-<attempt>.json     job_notifier: how one attempt of th
 runs/<run>/<target>/release-<n>.json         cloud_deployer or mobile_publisher: one release of the trained model
 serving/<target>/<dataset>.json              the same two: what serves, what is under way, who waits
 data/<dataset>.json                          training_launcher: the newest run, what arrived, the schedule
+automl/<dataset>/<key>.json                  training_launcher: the data set at AutoML of runs of the same pictures
 claims/endpoints/<id>.json                   cloud_deployer: which data set holds an endpoint
 claims/names/<name>.json                     mobile_publisher: which data set holds a publishing name
 routing/<dataset>.json                       mobile_publisher: when phones ask the cloud model, and why
@@ -97,6 +98,10 @@ def serving(target: str, dataset: str) -> str:
 
 def data(dataset: str) -> str:
     return f"data/{dataset}.json"
+
+
+def managed_data(dataset: str, key: str) -> str:
+    return f"automl/{dataset}/{key}.json"
 
 
 def endpoint_claim(endpoint: str) -> str:
