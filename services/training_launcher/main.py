@@ -8,6 +8,7 @@ import flask
 import functions_framework
 
 from dualdeploy import logs, settings
+from dualdeploy.google.automl import AutoMLGateway
 from dualdeploy.google.object_store import GcsObjectStore
 from dualdeploy.google.pubsub import PubSubPublisher
 from dualdeploy.google.vertex import VertexGateway
@@ -28,6 +29,7 @@ def create_receiver() -> Receiver:
         data=GcsObjectStore(read.data_bucket),
         config=GcsObjectStore(read.config_bucket),
         models=GcsObjectStore(read.models_bucket),
+        automl=AutoMLGateway(project=read.project, region=read.region, emulator_host=read.vertex_emulator_host),
         vertex=VertexGateway(project=read.project, region=read.region, emulator_host=read.vertex_emulator_host),
         publisher=PubSubPublisher(read.project),
         settings=read,

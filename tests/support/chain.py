@@ -10,6 +10,7 @@ infra/topology.json. Several versions of a service can run side by side (`Chain.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -17,6 +18,7 @@ import itertools
 import json
 import random
 import re
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,12 +33,13 @@ import mobile_publisher.service
 import training_launcher.service
 from cloud_deployer.settings import DeployerSettings
 from dualdeploy.clock import to_text
-from dualdeploy.contracts import training
+from dualdeploy.contracts import automl, training
 from dualdeploy.contracts.dataset_config import object_name
 from dualdeploy.contracts.events import Envelope
 from dualdeploy.contracts.training import TARGETS, TrainingJob
 from dualdeploy.errors import CannotEverSucceed, LeaseHeld, RetryLater
-from dualdeploy.google.vertex import RUN_LABEL, TARGET_LABEL, JobOutcome
+from dualdeploy.google.automl import Pipeline
+from dualdeploy.google.vertex import RUN_LABEL, TARGET_LABEL, JobOutcome, ModelVersion
 from dualdeploy.http.entrypoint import Handler
 from dualdeploy.ledger import Ledger, Serving, State, names
 from dualdeploy.ledger.due import Due
@@ -50,6 +53,7 @@ from mobile_publisher.world import World as PublisherWorld
 from support import chain_data
 from support.chain_data import HELD_OUT, LABELS, NUMBERED, QUIET_SECONDS, WHOLE, config_document, overwrite, shard_bytes
 from support.fakes import (
+    FakeAutoML,
     FakeFirebaseMl,
     FakeMonitoring,
     FakePublisher,
@@ -61,6 +65,9 @@ from support.fakes import (
 )
 from support.fakes.callers import cloud_run_callers
 from support.fakes.failing import ProcessDied
+from trainer import preparation
+from trainer.process.failures import UnusableData
+from trainer.process.storage import Patience
 from training_launcher.settings import LauncherSettings
 
 __all__ = ["HELD_OUT", "LABELS", "NUMBERED", "QUIET_SECONDS", "WHOLE", "Chain", "Delivery", "overwrite", "shard_bytes"]
@@ -140,6 +147,8 @@ class Chain:
         self.models = self._store("models")
         self.phones = self._store("phones")
         self.vertex = FakeVertex(faults=self._faults("vertex"))
+        self.automl = FakeAutoML(self.models, faults=self._faults("automl"), clock=self.clock)
+        self.automl.trained = self._trained
         self.monitoring = FakeMonitoring(faults=self._faults("monitoring"))
         self.firebase = FakeFirebaseMl(faults=self._faults("firebase"), looks_locked=looks_locked)
         self.remote_config = FakeRemoteConfig(faults=self._faults("remote_config"))
@@ -157,11 +166,12 @@ class Chain:
         """A new instance of a service; `instead` replaces something of what it is given."""
         common = {"ledger": self.ledger, "models": self.models, "publisher": self.publisher}
         settings = self.settings[service]
+        trains = {"vertex": self.vertex, "automl": self.automl}
         if service == "training_launcher":
-            given = {**common, "data": self.data, "config": self.config, "vertex": self.vertex, "settings": settings}
+            given = {**common, **trains, "data": self.data, "config": self.config, "settings": settings}
             return training_launcher.service.compose(**{**given, **instead})
         if service == "job_notifier":
-            given = {**common, "vertex": self.vertex, "settings": settings}
+            given = {**common, **trains, "settings": settings}
             return job_notifier.service.compose(**{**given, **instead})
         if service == "cloud_deployer":
             given = {**common, "config": self.config, "vertex": self.vertex, "monitoring": self.monitoring}
@@ -198,6 +208,7 @@ class Chain:
         """Another project in the same state, so that a thousand tests need not bring it there a thousand times."""
         other = Chain(looks_locked=self._looks_locked)
         pairs = [(self.vertex, other.vertex), (self.firebase, other.firebase), (self.publisher, other.publisher)]
+        pairs += [(self.automl, other.automl)]
         pairs += [(self.data, other.data), (self.config, other.config), (self.models, other.models)]
         pairs += [(self.remote_config, other.remote_config), (self.monitoring, other.monitoring)]
         pairs += [(self.ledger_store, other.ledger_store), (self.phones, other.phones)]
@@ -375,10 +386,16 @@ class Chain:
     def unfinished_jobs(self) -> list[str]:
         return [name for name, job in list(self.vertex.jobs.items()) if job.outcome is JobOutcome.UNFINISHED]
 
+    def unfinished_pipelines(self) -> list[str]:
+        return [name for name, each in list(self.automl.pipelines.items()) if each.outcome is JobOutcome.UNFINISHED]
+
     def train(self, job_name: str, *, accuracy: float = 0.95, hints: bool = True) -> None:
         """Do what services/trainer does on Vertex AI: read the job, write the result last, end, be logged."""
         job = self.vertex.jobs[job_name]
         run_id, target = job.labels[RUN_LABEL], job.labels[TARGET_LABEL]
+        if target == automl.DATA:
+            self._prepare(job_name)
+            return
         document = TrainingJob.model_validate_json(self.models.read(training.job_name(run_id, target)).data)
         assert document.output.result == self.models.uri(training.result_name(run_id, target))
         if target in self.job_states:
@@ -389,6 +406,22 @@ class Chain:
         self.vertex.end_job(job_name)
         if hints:
             self.queue += [self.result_hint(run_id, target), self.log_hint(job_name)]
+
+    def _prepare(self, job_name: str) -> None:
+        """Do what `python -m trainer prepare-automl` does, by its own code."""
+        document = self.models.read(self.vertex.job_specs[job_name].arguments[-1].removeprefix(self.models.uri("")))
+        order = preparation.parse(document.data, source=job_name)
+        with tempfile.TemporaryDirectory() as work, contextlib.suppress(UnusableData):
+            buckets = {"data": self.data, "models": self.models}
+            preparation.run(order, work=Path(work), patience=Patience(0.0), bucket_of=buckets.__getitem__)
+            self.vertex.end_job(job_name)
+            return
+        self.vertex.end_job(job_name, "JOB_STATE_FAILED", error="exit status 64")
+
+    def _trained(self, pipeline: Pipeline) -> None:
+        """Where AutoML's models are."""
+        spec = self.automl.specs[pipeline.name]
+        self.vertex.add_version(ModelVersion(pipeline.model, pipeline.version, [spec.alias], "", dict(spec.labels)))
 
     def write_result(self, run_id: str, target: str, *, accuracy: float = 0.95, name: str = "", **more: Any) -> None:
         chain_data.write_result(self.models, run_id, target, clock=self.clock, accuracy=accuracy, name=name, **more)
@@ -414,8 +447,11 @@ class Chain:
             self.drain(redeliver=redeliver)
             for job in self.unfinished_jobs():
                 self.train(job)
+            for pipeline in self.unfinished_pipelines():
+                self.automl.end_pipeline(pipeline)
             self.drain(redeliver=redeliver)
             self.vertex.finish_operations()
+            self.automl.finish_operations()
             self.tick()
             if self.is_quiet():
                 return
@@ -425,8 +461,9 @@ class Chain:
         return (
             not self.queue
             and not self.unfinished_jobs()
+            and not self.unfinished_pipelines()
             and not self.active()
-            and all(operation.done for operation in self.vertex.operations.values())
+            and all(each.done for each in (*self.vertex.operations.values(), *self.automl.operations.values()))
         )
 
     # What came of it -------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def shard_bytes(name: str, edition: int = 1, examples: int = 4) -> bytes:
         strong, weak = seed.randrange(128, 256), (seed.randrange(256), seed.randrange(64))
         colour = (weak[1], weak[0], strong) if label == 0 else (strong, weak[0], weak[1])
         image = Image.new("RGB", (8, 8), colour)
-        image.putpixel((number, number), (seed.randrange(256), seed.randrange(256), seed.randrange(256)))
+        image.putpixel((number % 8, number // 8), (seed.randrange(256), seed.randrange(256), seed.randrange(256)))
         image.save(encoded, "PNG")
         records.append(tfrecord.encode_example({"image": [encoded.getvalue()], "class": [label]}))
     tfrecord.write_records(out, records)

@@ -105,6 +105,7 @@ from dualdeploy.google.monitoring import MonitoringGateway
 from dualdeploy.google.object_store import ABSENT
 from dualdeploy.google.remote_config import RemoteConfigGateway
 from support.fakes import FakePublisher, MemoryObjectStore
+from dualdeploy.google.automl import AutoMLGateway
 from dualdeploy.google.vertex import VertexGateway
 
 data, config, models, store = (MemoryObjectStore(name) for name in ("data", "config", "models", "ledger"))
@@ -134,12 +135,13 @@ for target in ("cloud", "mobile"):
 
 read = settings.load(getattr(importlib.import_module(f"{service}.settings"), sys.argv[2]), os.environ)
 vertex = VertexGateway(project="demo-project", region="us-central1")
+automl = AutoMLGateway(project="demo-project", region="us-central1")
 given = dict(ledger=ledger, publisher=FakePublisher(), settings=read)
 compose = importlib.import_module(f"{service}.service").compose
 if service == "training_launcher":
-    service_ = compose(**given, data=data, config=config, models=models, vertex=vertex)
+    service_ = compose(**given, data=data, config=config, models=models, vertex=vertex, automl=automl)
 elif service == "job_notifier":
-    service_ = compose(**given, models=models, vertex=vertex)
+    service_ = compose(**given, models=models, vertex=vertex, automl=automl)
 elif service == "cloud_deployer":
     monitoring = MonitoringGateway(project="demo-project")
     service_ = compose(**given, config=config, models=models, vertex=vertex, monitoring=monitoring)

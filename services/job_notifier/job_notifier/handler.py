@@ -4,6 +4,7 @@
     ml_job log entry ──────────────────────┼─► GetCustomJob decides ─► ended-<attempt>.json ─► training-completed
     marker of the launcher, each minute ───┘
 
+Of an AutoML pipeline the marker alone tells, and GetTrainingPipeline decides; its result is written here (`pipelines`).
 No Google event tells that a CustomJob ended, so no hint is believed, and none is needed: the markers alone suffice. A
 marker goes only when the end of its training was published.
 """
@@ -24,6 +25,7 @@ from dualdeploy.errors import (
     UnknownRun,
     UnusableResult,
 )
+from dualdeploy.google.automl import AutoML, Pipeline, is_pipeline
 from dualdeploy.google.object_store import ObjectMissing, ObjectStore
 from dualdeploy.google.pubsub import Publisher
 from dualdeploy.google.vertex import RUN_LABEL, TARGET_LABEL, Job, JobOutcome, Vertex
@@ -31,6 +33,7 @@ from dualdeploy.http.ticks import Next, Ticks
 from dualdeploy.ledger import Ended, Launch, Ledger, Versioned, names, spending
 from dualdeploy.ledger.due import Due
 from dualdeploy.outcome import Outcome, done, ignored
+from job_notifier.pipelines import Pipelines
 from job_notifier.settings import NotifierSettings
 
 log = logging.getLogger(__name__)
@@ -56,6 +59,7 @@ class JobNotifier:
         ledger: Ledger,
         models: ObjectStore,
         vertex: Vertex,
+        automl: AutoML,
         publisher: Publisher,
         due: Due,
         settings: NotifierSettings,
@@ -63,6 +67,7 @@ class JobNotifier:
         self._ledger = ledger
         self._models = models
         self._vertex = vertex
+        self._pipelines = Pipelines(ledger=ledger, models=models, automl=automl)
         self._publisher = publisher
         self._due = due
         self._settings = settings
@@ -129,10 +134,12 @@ class JobNotifier:
             outcome = "cancelled" if launch.called_off else "failed"
             return self._ended(launch, attempt, outcome=outcome, reason=launch.reason) if launch.is_over else None
         try:
-            job = self._vertex.get_custom_job(launch.job)
+            job = self._job(launch.job)
         except ResourceMissing:
             return self._ended(launch, attempt, outcome="failed", reason=f"{launch.job} no longer exists")
         if job.outcome is JobOutcome.UNFINISHED:
+            if job.state == "PIPELINE_STATE_PAUSED":
+                log.warning("%s is paused: only people can let it go on", job.name)
             if launch.has_waited(self._ledger.clock()) and job.is_queued and not launch.passed_over:
                 # The launcher decides how the machines are asked for.
                 self._due.put(f"{LAUNCH}/{launch.run_id}", service=LAUNCHER)
@@ -141,8 +148,12 @@ class JobNotifier:
         launch = self._ledger.read_launch(launch.run_id, launch.target).document
         return self._judge(launch, attempt, job) if launch.attempt == attempt else None
 
-    def _judge(self, launch: Launch, attempt: int, job: Job) -> Ended:
-        seconds = _seconds(job)
+    def _job(self, name: str) -> Job:
+        return self._pipelines.get(name) if is_pipeline(name) else self._vertex.get_custom_job(name)
+
+    def _judge(self, launch: Launch, attempt: int, job: Job) -> Ended | None:
+        """How a job ended; None while its result is not there yet."""
+        seconds = job.billed_seconds
         if job.outcome is JobOutcome.CANCELLED and launch.passed_over and not launch.called_off:
             return self._ended(launch, attempt, outcome="no_capacity", reason=launch.passed_over, seconds=seconds)
         if job.outcome is JobOutcome.CANCELLED:
@@ -153,6 +164,8 @@ class JobNotifier:
             reason = f"the job {job.outcome}: {job.error or 'Vertex AI gives no reason'}"
             return self._ended(launch, attempt, outcome=outcome, reason=reason, seconds=seconds)
         try:
+            if isinstance(job, Pipeline) and not self._pipelines.write_result(launch, job):
+                return None
             result = self._read_result(launch)
         except UnusableResult as exc:
             return self._ended(launch, attempt, outcome="failed", reason=str(exc), seconds=seconds)
@@ -257,8 +270,3 @@ def _parts(what: str) -> tuple[str, str, int]:
     if target not in TARGETS or not attempt.isascii() or not attempt.isdigit():
         raise CannotEverSucceed(f"{what!r} is not <run>/<target>/<attempt>")
     return run_id, target, int(attempt)
-
-
-def _seconds(job: Job) -> float:
-    """How long the job ran, as Vertex AI has it; 0 when it never started."""
-    return (job.ended - job.started).total_seconds() if job.started and job.ended else 0.0

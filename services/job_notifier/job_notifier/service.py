@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from dualdeploy.contracts import events
+from dualdeploy.google.automl import AutoML
 from dualdeploy.google.object_store import ObjectStore
 from dualdeploy.google.pubsub import Publisher
 from dualdeploy.google.vertex import Vertex
@@ -40,11 +41,19 @@ class Service:
 
 
 def compose(
-    *, ledger: Ledger, models: ObjectStore, vertex: Vertex, publisher: Publisher, settings: NotifierSettings
+    *,
+    ledger: Ledger,
+    models: ObjectStore,
+    vertex: Vertex,
+    automl: AutoML,
+    publisher: Publisher,
+    settings: NotifierSettings,
 ) -> Service:
     """Wire the service together; touches nothing yet."""
     due = Due(SERVICE, ledger, every=settings.tick_seconds)
-    notifier = JobNotifier(ledger=ledger, models=models, vertex=vertex, publisher=publisher, due=due, settings=settings)
+    notifier = JobNotifier(
+        ledger=ledger, models=models, vertex=vertex, automl=automl, publisher=publisher, due=due, settings=settings
+    )
     ticks = Ticks(
         {JOB: notifier},
         due=due,

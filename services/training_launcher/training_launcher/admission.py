@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from dualdeploy import clock as clocks
 from dualdeploy.clock import Clock
@@ -20,10 +21,11 @@ _VERDICT = "validation.json"
 
 @dataclasses.dataclass(frozen=True)
 class Admission:
-    """The verdict; `reason` is one line that names the first fault, empty when accepted."""
+    """The verdict; `reason` is one line that names the first fault, empty when accepted. `found` is all of it."""
 
     accepted: bool
     reason: str
+    found: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +65,7 @@ def examine(
         recorded = notes.keep(_VERDICT, found)
     document = json.loads(recorded)
     accepted = document["verdict"] == "accepted"
-    return Admission(accepted, "" if accepted else document["reason"])
+    return Admission(accepted, "" if accepted else document["reason"], document)
 
 
 def is_about_the_objects(ledger: Ledger, run_id: str) -> bool:

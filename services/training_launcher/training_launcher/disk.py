@@ -23,6 +23,15 @@ def gigabytes(run: Run) -> int:
     That is enough for `trainer.data.pictures`; what decoded pictures need besides is used if it is there.
     """
     stored = sum(shard.size * (2 if shard.name.lower().endswith(".gz") else 1) for shard in run.snapshot.shards)
+    return _of(stored)
+
+
+def gigabytes_for_two(run: Run) -> int:
+    """What the job needs that reads one shard after the other, the next already on its way."""
+    return _of(sum(sorted(shard.size for shard in run.snapshot.shards)[-2:]))
+
+
+def _of(stored: int) -> int:
     needed = _OTHERS_GB + _SPARE * stored / 1e9
     return max(LEAST_GB, -int(-needed // _STEP_GB) * _STEP_GB)
 

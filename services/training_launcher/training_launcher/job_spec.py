@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dualdeploy.contracts import dataset_config, training
+from dualdeploy.contracts.split import Split
 from dualdeploy.contracts.training import (
     FeatureNames,
     LiveModel,
@@ -28,17 +29,13 @@ def training_job(run: Run, target: Target, *, models_bucket: str, live: LiveMode
     """The document that the trainer reads: exactly the snapshot's shards, where to write, and whom to compare with."""
     config = dataset_config.stored(run.config)
     parameters = config.training.of(target)
-    divided = split_of_run(run)
     return TrainingJob(
         run_id=run.run_id,
         dataset=run.dataset,
         target=target,
         labels=config.labels,
         features=FeatureNames(**config.data.features.model_dump(), first_label=config.data.first_label),
-        shards=ShardSplit(
-            train=_references(run, divided.train),
-            eval=_references(run, divided.eval),
-        ),
+        shards=shards(run, split_of_run(run)),
         training=TrainingParameters(
             architecture=parameters.architecture,
             weights=parameters.weights,
@@ -96,6 +93,11 @@ def custom_job(
 def job_labels(run: Run, target: str) -> dict[str, str]:
     """What the jobs of all attempts have in common."""
     return {RUN_LABEL: run.run_id, TARGET_LABEL: target, DATASET_LABEL: run.dataset}
+
+
+def shards(run: Run, divided: Split) -> ShardSplit:
+    """The shards of a run, divided, each at exactly its version."""
+    return ShardSplit(train=_references(run, divided.train), eval=_references(run, divided.eval))
 
 
 def _references(run: Run, names: Iterable[str]) -> tuple[ShardReference, ...]:

@@ -1,21 +1,35 @@
-"""The Vertex AI jobs of one target of a run: found, created, called off."""
+"""The jobs of one target of a run: found, created, called off. What kind of jobs they are, its method knows."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-from dualdeploy.contracts import training
-from dualdeploy.contracts.training import Target
 from dualdeploy.errors import ResourceMissing
-from dualdeploy.google.object_store import ABSENT, GenerationChanged, ObjectStore
-from dualdeploy.google.vertex import ATTEMPT_LABEL, Job, JobOutcome, Vertex
-from dualdeploy.ledger import Launch, Ledger, Placement, Run
-from training_launcher import job_spec
-from training_launcher.live_model import live_model
-from training_launcher.settings import LauncherSettings
+from dualdeploy.google.vertex import ATTEMPT_LABEL, Job, JobOutcome
+from dualdeploy.ledger import Launch, Placement, Run
 
 log = logging.getLogger(__name__)
+
+
+class Kind(Protocol):
+    """One kind of jobs of Vertex AI; raises what `google.errors` makes of its answers."""
+
+    def labels(self, run: Run, target: str) -> Mapping[str, str]:
+        """What the jobs of all attempts have in common."""
+
+    def find(self, labels: Mapping[str, str]) -> Sequence[Job]:
+        """Jobs with all these labels, oldest first."""
+
+    def get(self, name: str) -> Job: ...
+
+    def create(self, run: Run, launch: Launch, *, placement: Placement, timeout: float) -> Job:
+        """A job of the attempt that comes next, with `labels` and ATTEMPT_LABEL. `timeout` in seconds."""
+
+    def cancel(self, name: str) -> None:
+        """Ask for its end; one that has ended needs none."""
 
 
 class Jobs:
@@ -25,11 +39,8 @@ class Jobs:
     must not cancel what others created meanwhile.
     """
 
-    def __init__(self, *, ledger: Ledger, models: ObjectStore, vertex: Vertex, settings: LauncherSettings) -> None:
-        self._ledger = ledger
-        self._models = models
-        self._vertex = vertex
-        self._settings = settings
+    def __init__(self, kind: Kind) -> None:
+        self._kind = kind
 
     def present(self, run: Run, launch: Launch) -> list[Job]:
         """The jobs of the attempt that comes next, oldest first."""
@@ -45,7 +56,7 @@ class Jobs:
         else:
             # What an earlier attempt left behind would train beside this one.
             self._call_off_but("", jobs)
-            created = self._create(run, launch, placement, timeout)
+            created = self._kind.create(run, launch, placement=placement, timeout=timeout)
             log.info("started %s", created.name, extra={"target": launch.target})
             # Not `created`: an instance that was frozen after it had looked, for longer than its lease, may have
             # started another one. Whoever creates looks again, so that the later of the two sees both.
@@ -61,17 +72,17 @@ class Jobs:
 
     def cancel(self, name: str) -> None:
         with contextlib.suppress(ResourceMissing):
-            self._vertex.cancel_custom_job(name)
+            self._kind.cancel(name)
 
     def is_queued(self, name: str) -> bool:
         """Whether Vertex AI still has no machine for the job."""
         with contextlib.suppress(ResourceMissing):
-            return self._vertex.get_custom_job(name).is_queued
+            return self._kind.get(name).is_queued
         return False
 
     def _until(self, attempt: int, run: Run, launch: Launch) -> list[Job]:
         """The jobs of this target up to an attempt, oldest first."""
-        found = self._vertex.find_custom_jobs(job_spec.job_labels(run, launch.target))
+        found = self._kind.find(self._kind.labels(run, launch.target))
         return [job for job in found if _attempt(job) <= attempt]
 
     def _call_off_but(self, name: str, jobs: list[Job]) -> None:
@@ -79,18 +90,6 @@ class Jobs:
             if job.name != name and job.outcome is JobOutcome.UNFINISHED:
                 log.warning("%s is one too many, cancelled: %s is the one", job.name, name)
                 self.cancel(job.name)
-
-    def _create(self, run: Run, launch: Launch, placement: Placement, timeout: float) -> Job:
-        target: Target = "cloud" if launch.target == "cloud" else "mobile"
-        live = live_model(run.dataset, target, ledger=self._ledger, models=self._models)
-        document = job_spec.training_job(run, target, models_bucket=self._settings.models_bucket, live=live)
-        with contextlib.suppress(GenerationChanged):
-            # An earlier copy stays: a run is frozen, and what was live at the first attempt is as good to compare with.
-            self._models.put(training.job_name(run.run_id, target), document.to_json(), expect=ABSENT)
-        spec = job_spec.custom_job(
-            run, target, self._settings, placement=placement, timeout=timeout, attempt=launch.attempt + 1
-        )
-        return self._vertex.create_custom_job(spec)
 
 
 def _of(attempt: int, jobs: list[Job]) -> list[Job]:

@@ -4,6 +4,7 @@
         └ rejected    └ rejected         └ no quota, no capacity: asked again later (`placing` says as what)
                                          ◄── Vertex AI could not place the job ◄── ended ◄─┘ job_notifier says so
 
+What a job needs first is made in between, where there is such a thing (`methods`): a data set at AutoML.
 One instance at a time works on a run (a lease); what keeps a second job from being started are the labels, and what an
 instance writes that was frozen meanwhile fails by its generation.
 """
@@ -18,7 +19,7 @@ from dualdeploy import clock as clocks
 from dualdeploy import logs
 from dualdeploy.contracts import dataset_config, prices
 from dualdeploy.contracts.training import TARGETS
-from dualdeploy.errors import LeaseHeld, LedgerContention, NoCapacity, RejectedByGoogle, RetryLater
+from dualdeploy.errors import LeaseHeld, LedgerContention, NoCapacity, RejectedByGoogle, RetryLater, UnusableResult
 from dualdeploy.google.object_store import ObjectStore
 from dualdeploy.google.vertex import Job
 from dualdeploy.http.ticks import Next
@@ -42,7 +43,8 @@ from dualdeploy.ledger.spending import Estimate
 from training_launcher import budget, placing
 from training_launcher.admission import Admission, examine
 from training_launcher.data_sets import DataSets
-from training_launcher.jobs import Jobs
+from training_launcher.managed_data import Unprepared
+from training_launcher.methods import Methods
 from training_launcher.settings import LauncherSettings
 from training_launcher.superseding import Superseding
 
@@ -58,6 +60,9 @@ LONGEST_WAIT_SECONDS = 1800.0
 #: With less time left, a job whose machines were taken away is not asked for again; a job that had its machines for
 #: less than that counts as one that Vertex AI could not place.
 LEAST_SECONDS = 60.0
+
+#: Kind of the wait for what a job needs: it ends by itself, well or not.
+PREPARING = "Preparing"
 
 #: When a creation that was answered by nothing is looked for once more.
 UNANSWERED_SECONDS = 120.0
@@ -93,7 +98,7 @@ class Launching:
         *,
         ledger: Ledger,
         data: ObjectStore,
-        jobs: Jobs,
+        methods: Methods,
         due: Due,
         data_sets: DataSets,
         superseding: Superseding,
@@ -101,7 +106,7 @@ class Launching:
     ) -> None:
         self._ledger = ledger
         self._data = data
-        self._jobs = jobs
+        self._methods = methods
         self._due = due
         self._data_sets = data_sets
         self._superseding = superseding
@@ -124,12 +129,13 @@ class Launching:
             launch = self._opened(run, target)
             if launch.document.state == State.LAUNCHING:
                 # Its process may have died each time between creating a job and recording its name.
-                for job in self._jobs.present(run, launch.document):
-                    self._jobs.cancel(job.name)
+                jobs = self._methods.of(run).jobs
+                for job in jobs.present(run, launch.document):
+                    jobs.cancel(job.name)
             if launch.document.state in (State.PENDING, State.LAUNCHING):
                 self._end(launch, State.FAILED, why)
         if self._is_over(run):
-            self._data_sets.over(run)
+            self._over(run)
 
     # A look at a run -------------------------------------------------------------------------------------------
 
@@ -144,7 +150,7 @@ class Launching:
         if unreadable and not times:
             raise unreadable[0]
         if not unreadable and self._is_over(run):
-            self._data_sets.over(run)
+            self._over(run)
         return Next(message, min(times) if times else None)
 
     def _open(self, run: Run) -> tuple[list[Versioned[Launch]], list[UnreadableDocument]]:
@@ -182,6 +188,11 @@ class Launching:
     def _is_over(self, run: Run) -> bool:
         return all(self._ledger.read_launch(run.run_id, target).document.is_over for target in TARGETS)
 
+    def _over(self, run: Run) -> None:
+        """Nothing of the run is trained any more."""
+        self._methods.of(run).needs.over(run)
+        self._data_sets.over(run)
+
     def _opened(self, run: Run, target: str) -> Versioned[Launch]:
         """The training of one target, begun if it was not yet."""
         name = names.launch(run.run_id, target)
@@ -207,6 +218,8 @@ class Launching:
         try:
             earlier = self._data_sets.earlier(run)
             admission = examine(run, ledger=self._ledger, data=self._data, clock=self._ledger.clock, earlier=earlier)
+            if admission.accepted and (refusal := self._methods.of(run).needs.refusal(run, admission.found)):
+                admission = Admission(accepted=False, reason=refusal)
             if admission.accepted:
                 admission = self._within_budget(run, estimate)
         except RetryLater as exc:
@@ -280,16 +293,33 @@ class Launching:
                 return self._call_off_unnamed(each)
             held = launch.holdup
             is_over = held is not None and bool(held.until) and now >= clocks.from_text(held.until)
-            if held and is_over and not self._jobs.present(each.run, launch):
+            if held and is_over and not self._methods.of(each.run).jobs.present(each.run, launch):
                 return self._end(each.launch, State.FAILED, self._given_up(launch, held)), None
-            job = self._jobs.find_or_create(each.run, launch, placement=each.placement, timeout=each.seconds_left)
-        except RejectedByGoogle as exc:
-            return self._end(each.launch, State.FAILED, f"the job could not be created: {exc}"), None
+            asked = self._ask(each)
+        except (RejectedByGoogle, Unprepared, UnusableResult) as exc:
+            why = f"the job could not be created: {exc}" if isinstance(exc, RejectedByGoogle) else str(exc)
+            return self._end(each.launch, State.FAILED, why), None
         except LedgerContention:
             raise
         except RetryLater as exc:
             return self._wait(each, exc)
-        return self._accepted(each, job)
+        return self._prepares(each, asked) if isinstance(asked, str) else self._accepted(each, asked)
+
+    def _ask(self, each: _Target) -> Job | str:
+        """The job, or what has to be there before it can be asked for."""
+        method = self._methods.of(each.run)
+        if needed := method.needs.waits_for(each.run, each.estimate):
+            return needed
+        return method.jobs.find_or_create(each.run, each.document, placement=each.placement, timeout=each.seconds_left)
+
+    def _prepares(self, each: _Target, needed: str) -> tuple[str, datetime.datetime | None]:
+        """What the job needs is being made: people are told, and it is looked at again at the next tick."""
+        launch = each.document
+        if launch.holdup is None or (launch.holdup.kind, launch.holdup.what) != (PREPARING, needed):
+            since = launch.holdup.since if launch.holdup and launch.holdup.kind == PREPARING else self._now()
+            held = Holdup(what=needed, kind=PREPARING, since=since)
+            self._write(each.launch, launch.changed(holdup=held, retry_at=""))
+        return f"is prepared: {needed}", self._due.soon()
 
     def _accepted(self, each: _Target, job: Job) -> tuple[str, datetime.datetime | None]:
         attempt = each.document.attempt + 1
@@ -314,16 +344,16 @@ class Launching:
 
     def _training(self, each: _Target) -> tuple[str, datetime.datetime | None]:
         """Vertex AI has the job: job_notifier looks at it, what is older makes way, and its end is taken note of."""
-        launch = each.document
+        launch, jobs = each.document, self._methods.of(each.run).jobs
         ended = self._ledger.find_ended(launch.run_id, launch.target, launch.attempt)
         if ended:
             return self._settle(each, ended.document)
         self._due.put(self._job_key(launch, launch.attempt), service=NOTIFIER)
         if launch.called_off:
-            self._jobs.cancel(launch.job)
+            jobs.cancel(launch.job)
             return "is called off", None
         if launch.passed_over:
-            self._jobs.cancel(launch.job)
+            jobs.cancel(launch.job)
             return "is given up for another machine", None
         self._superseding.call_off_older(each.run, launch.target)
         if launch.unanswered:
@@ -335,7 +365,7 @@ class Launching:
 
     def _look_for_unanswered(self, each: _Target) -> _Target:
         """A creation ended without an answer: what came of it after all is looked for once its time is over."""
-        self._jobs.call_off_others(each.run, each.document)
+        self._methods.of(each.run).jobs.call_off_others(each.run, each.document)
         return dataclasses.replace(each, launch=self._write(each.launch, each.document.changed(unanswered=False)))
 
     def _look_for_queued(self, each: _Target) -> tuple[str, datetime.datetime | None]:
@@ -343,12 +373,12 @@ class Launching:
 
         job_notifier, which looks at the job each minute, asks for this look.
         """
-        launch = each.document
-        if not launch.has_waited(self._ledger.clock()) or not self._jobs.is_queued(launch.job):
+        launch, jobs = each.document, self._methods.of(each.run).jobs
+        if not launch.has_waited(self._ledger.clock()) or not jobs.is_queued(launch.job):
             return "training", None
         reason = f"Vertex AI had no {each.placement.describe()} for {launch.job} since {launch.since}"
         self._write(each.launch, launch.changed(passed_over=reason))
-        self._jobs.cancel(launch.job)
+        jobs.cancel(launch.job)
         return f"is given up for another machine: {reason}", None
 
     # Ends ------------------------------------------------------------------------------------------------------
@@ -408,7 +438,7 @@ class Launching:
 
     def _call_off_unnamed(self, each: _Target) -> tuple[str, datetime.datetime | None]:
         """Whoever launched it may have died between creating a job and recording its name: then it ends by that job."""
-        jobs = self._jobs.present(each.run, each.document)
+        jobs = self._methods.of(each.run).jobs.present(each.run, each.document)
         if jobs:
             return self._accepted(each, jobs[0])
         return self._end(each.launch, State.SUPERSEDED, each.document.called_off), None
@@ -435,7 +465,7 @@ class Launching:
             self._due.put(self._job_key(document, last), service=NOTIFIER)
         # Last: whether Vertex AI answers or not, the end is told.
         if document.job or document.unanswered:
-            self._jobs.call_off_others(run, document)
+            self._methods.of(run).jobs.call_off_others(run, document)
 
     # What passes by itself -------------------------------------------------------------------------------------
 
@@ -493,6 +523,9 @@ class Launching:
 
     def _job_key(self, launch: Launch, attempt: int) -> str:
         return f"{JOB}/{launch.run_id}/{launch.target}/{attempt}"
+
+    def _now(self) -> str:
+        return clocks.to_text(self._ledger.clock())
 
     def _in(self, seconds: float) -> datetime.datetime:
         return self._ledger.clock() + datetime.timedelta(seconds=seconds)

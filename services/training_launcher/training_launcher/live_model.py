@@ -29,4 +29,9 @@ def live_model(dataset: str, target: Target, *, ledger: Ledger, models: ObjectSt
     except (CannotEverSucceed, ObjectMissing) as exc:
         log.warning("%s is not compared with the live model of %s: %s", target, dataset, exc, extra={"target": target})
         return None
+    if result.managed:
+        log.info(
+            "%s is not compared with the live model of %s: AutoML's models answer on endpoints only", target, dataset
+        )
+        return None
     return LiveModel(run_id=run_id, saved_model=result.artifacts.saved_model)

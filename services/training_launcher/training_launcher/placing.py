@@ -6,12 +6,16 @@ import datetime
 
 from dualdeploy import clock as clocks
 from dualdeploy.contracts import dataset_config
+from dualdeploy.contracts.dataset_config import AutoMLCloud, AutoMLMobile
 from dualdeploy.google.vertex import ENTRY_LABEL, Job
 from dualdeploy.ledger import Launch, Placement, Run
 from dualdeploy.ledger.spending import Estimate
 
 #: What Vertex AI needs to say that it waited for long enough (`flex_start`), before it is told so.
 ITS_OWN_WAIT_SECONDS = 600.0
+
+#: Of the only way of asking there is: the limit of a launch ends it.
+_ONE_WAY_SECONDS = 86_400.0
 
 #: What Vertex AI has to get the machines ready that it has: for so long a job is queued in any case.
 PREPARING_SECONDS = 600.0
@@ -59,11 +63,15 @@ def queued_until(
 
 
 def _ways(run: Run, target: str) -> int:
-    return len(dataset_config.stored(run.config).training.of(target).capacity)
+    training = dataset_config.stored(run.config).training
+    return 1 if training.method == "automl" else len(training.of(target).capacity)
 
 
 def _entry(run: Run, target: str, estimate: Estimate, *, number: int, since: str) -> Placement:
-    entry = dataset_config.stored(run.config).training.of(target).capacity[number]
+    training = dataset_config.stored(run.config).training
+    if training.method == "automl":
+        return _nodes(training.automl.of(target), since, estimate.targets[target].usd_per_hour)
+    entry = training.of(target).capacity[number]
     priced = estimate.targets[target]
     return Placement(
         entry=number,
@@ -74,4 +82,12 @@ def _entry(run: Run, target: str, estimate: Estimate, *, number: int, since: str
         count=entry.accelerator.count if entry.accelerator else 0,
         strategy=entry.strategy,
         usd_per_hour=priced.by_entry[number] if number < len(priced.by_entry) else priced.usd_per_hour,
+    )
+
+
+def _nodes(wish: AutoMLCloud | AutoMLMobile, since: str, price: float | None) -> Placement:
+    """Google chooses what AutoML trains on: there is one way of asking."""
+    hours = f"{wish.budget_node_hours:g} node hours"
+    return Placement(
+        since=since, wait=_ONE_WAY_SECONDS, machine=f"AutoML {wish.model_type}", strategy=hours, usd_per_hour=price
     )

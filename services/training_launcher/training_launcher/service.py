@@ -7,6 +7,7 @@ import functools
 from collections.abc import Mapping
 
 from dualdeploy.contracts import events
+from dualdeploy.google.automl import AutoML
 from dualdeploy.google.object_store import ObjectStore
 from dualdeploy.google.pubsub import Publisher
 from dualdeploy.google.vertex import Vertex
@@ -18,10 +19,14 @@ from training_launcher import modules
 from training_launcher.arrivals import ARRIVALS, Arrivals
 from training_launcher.claiming import LAUNCH, Claiming
 from training_launcher.configurations import CONFIG, SWEEP, SWEEP_ALL, Configurations, Sweep
+from training_launcher.custom_jobs import CustomJobs
 from training_launcher.data_sets import DataSets
 from training_launcher.handler import Launcher
 from training_launcher.jobs import Jobs
 from training_launcher.launching import Launching
+from training_launcher.managed_data import DATASET, ManagedDatas, Unneeded
+from training_launcher.methods import Method, Methods, Nothing
+from training_launcher.pipelines import Pipelines
 from training_launcher.schedules import SCHEDULE, Schedules
 from training_launcher.settings import LauncherSettings
 from training_launcher.superseding import Superseding
@@ -59,6 +64,7 @@ def compose(
     config: ObjectStore,
     models: ObjectStore,
     vertex: Vertex,
+    automl: AutoML,
     publisher: Publisher,
     settings: LauncherSettings,
 ) -> Service:
@@ -90,10 +96,16 @@ def compose(
         data_sets=data_sets,
         settings=settings,
     )
+    managed = ManagedDatas(ledger=ledger, models=models, vertex=vertex, automl=automl, due=due, settings=settings)
     launching = Launching(
         ledger=ledger,
         data=data,
-        jobs=Jobs(ledger=ledger, models=models, vertex=vertex, settings=settings),
+        methods=Methods(
+            custom=Method(
+                Jobs(CustomJobs(ledger=ledger, models=models, vertex=vertex, settings=settings)), needs=Nothing()
+            ),
+            automl=Method(Jobs(Pipelines(automl=automl, data=managed)), needs=managed),
+        ),
         due=due,
         data_sets=data_sets,
         superseding=Superseding(ledger=ledger, due=due, data_sets=data_sets),
@@ -110,6 +122,7 @@ def compose(
     works: dict[str, Work] = {
         ARRIVALS: arrivals,
         LAUNCH: launching,
+        DATASET: Unneeded(ledger=ledger, automl=automl, due=due),
         SCHEDULE: schedules,
         CONFIG: Configurations(config=config, due=due, data_sets=data_sets, record=of_configuration),
         SWEEP: Sweep(config=config, due=due, record=of_configuration),

@@ -1,7 +1,8 @@
 """Newer data calls off the training of older data, once Vertex AI has taken the newer job.
 
 That is done where `on_new_data` is `supersede`; and, whatever it is, to a run that a marker began with a part of the
-batch (`Run.extends`): a model of half of an upload is of use to no one.
+batch (`Run.extends`): a model of half of an upload is of use to no one. A pipeline of AutoML is called off only where
+`on_new_data` asks for it: Google bills it all the same.
 
 ::
 
@@ -18,6 +19,7 @@ import logging
 from collections.abc import Iterator
 
 from dualdeploy.errors import CannotEverSucceed
+from dualdeploy.google.automl import is_pipeline
 from dualdeploy.ledger import Launch, Ledger, Run, State, Versioned, names
 from dualdeploy.ledger.due import Due
 from training_launcher.claiming import LAUNCH
@@ -56,12 +58,17 @@ class Superseding:
         """Write down that `by` takes the place of this training. Raises LedgerContention."""
         document = launch.document
         reason = f"newer data arrived while it was {document.state}: superseded by {by.run_id}"
+        if is_pipeline(document.job):
+            reason += "; AutoML bills the node hours that it has used"
         name = names.launch(document.run_id, document.target)
         return self._ledger.write(name, document.changed(called_off=reason), expect=launch.generation)
 
     def _call_off(self, run: Run, target: str, *, by: Run) -> None:
         found = self._find(run, target)
         if found is None or found.document.is_over:
+            return
+        if is_pipeline(found.document.job) and not _supersedes(by):
+            log.info("%s/%s trains to its end: AutoML bills a pipeline that is cancelled", run.run_id, target)
             return
         if not found.document.called_off:
             self.note(found, by=by)
