@@ -59,25 +59,3 @@ def test_it_is_ready_when_its_environment_is_written_and_stops_cleanly(
     assert "local cloud ready" in output
     assert environment["STORAGE_EMULATOR_HOST"] in output
     assert not (tmp_path / "build" / "local_cloud.env").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--project", "X"], "project 'X'"),
-        (["--topology", "nowhere.json"], "nowhere.json: no such file"),
-    ],
-)
-def test_a_wrong_argument_is_one_clear_line(tmp_path: Path, arguments: list[str], words: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "local_cloud", "serve", "--state", str(tmp_path / "state"), *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr

@@ -63,3 +63,29 @@ def test_faults_are_planned_shown_and_cleared(cloud: LocalCloud, control: str) -
 def test_a_plan_that_cannot_happen_is_refused(cloud: LocalCloud, control: str, plan: dict[str, object]) -> None:
     assert requests.post(f"{control}/faults", json=plan, timeout=5).status_code == 400
     assert cloud.faults.pending() == {}
+
+
+def test_the_status_page_shows_what_there_is_and_runs_nothing_that_somebody_wrote(cloud: LocalCloud) -> None:
+    project = cloud.topology.project
+    template = {"parameters": {"greeting": {"defaultValue": {"value": "<script>alert(1)</script>"}}}}
+    url = f"http://{cloud.remote_config.address}/v1/projects/{project}/remoteConfig"
+    requests.put(url, json=template, headers={"If-Match": "*"}, timeout=5).raise_for_status()
+    answer = requests.get(f"http://{cloud.control.address}/", timeout=5)
+
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert "<script" not in answer.text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in answer.text
+    for text in (f"{project}-data", "training-completed", "publisher-tick", "dualdeploy-tick", "python -m trainer"):
+        assert text in answer.text
+
+
+def test_an_account_has_addresses_of_its_own(cloud: LocalCloud) -> None:
+    url = f"http://{cloud.control.address}/environment"
+    owner = requests.get(url, timeout=5).json()
+    trainer = requests.get(url, params={"account": "trainer"}, timeout=5).json()
+    assert trainer["STORAGE_EMULATOR_HOST"] == f"http://{cloud.storage.addresses[cloud.iam.member('trainer')]}"
+    assert trainer["STORAGE_EMULATOR_HOST"] != owner["STORAGE_EMULATOR_HOST"]
+
+    unknown = requests.get(url, params={"account": "stranger"}, timeout=5)
+    assert unknown.status_code == 404
+    assert "no account 'stranger'; the bindings and services have " in unknown.json()["error"]["message"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +196,21 @@ def test_a_missing_file_and_a_broken_one_are_named(tmp_path: Path) -> None:
 def test_a_file_of_another_shape_is_refused_without_a_traceback(tmp_path: Path, document: object) -> None:
     with pytest.raises(TopologyError, match="must be an object"):
         load(write(tmp_path, document))
+
+
+def test_the_readme_explains_every_key_that_is_read(document: dict[str, Any], tmp_path: Path) -> None:
+    page = (COMMITTED.parent / "local_cloud" / "README.md").read_text(encoding="utf-8")
+    shop = {"shop": {"command": ["python", "shop.py"]}}
+    sink = {"jobs": {"topic": "clock", "filter": ["severity=ERROR"]}}
+    made = {"command": ["python", "-m", "search"]}
+    automl = {"search": made, "server": made, "seconds_per_node_hour": 1}
+    document["services"] |= shop
+    reader = topology._Reader({"project": "demo-project", "region": "us-central1"})
+    section = topology._Section(reader, "", {**document, "web_services": shop, "log_sinks": sink, "automl": automl})
+    topology._read(reader, section, tmp_path)
+    # The members of these have names of the project's own.
+    named = {"buckets", "topics", "subscriptions", "schedules", "log_sinks", "services", "web_services", "images"}
+    asked = {key for each in reader.sections for key in each._asked if each.path not in named}
+    assert len(asked) > 30
+    # What a service is, a function or a container, is for those who deploy it.
+    assert [key for key in sorted(asked - {"kind"}) if not re.search(rf"[`.\"]{key}\b", page)] == []

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from local_cloud import gcloud
+from local_cloud import gcloud, status_page
 from local_cloud import topology as topologies
 from local_cloud.app_tokens import AppTokens
 from local_cloud.cloud_logging import LogSinks
@@ -232,7 +232,7 @@ class LocalCloud:
             eventarc=self.eventarc,
             scheduler=self.scheduler,
             sinks=self.sinks,
-            revision=self._revision,
+            revision=self.revision,
             port=self._ports.deployed,
         )
         parts.callback(self.deployed.close)
@@ -241,6 +241,7 @@ class LocalCloud:
             project=self.project,
             iam=self.iam,
             environment=self.environment,
+            page=functools.partial(status_page.render, self),
             services=self.services,
             register_service=self.register_service,
             token=self.mint.token,
@@ -467,7 +468,7 @@ class LocalCloud:
         location = f"projects/{self.topology.project}/locations/{self.topology.region}"
         return f"{location}/services/{service.replace('_', '-')}"
 
-    def _revision(self, name: str) -> Revision | None:
+    def revision(self, name: str) -> Revision | None:
         """What runs behind a service; of one that was only registered nothing is known but whether it listens."""
         if name in self.revisions:
             return self.revisions[name]()

@@ -14,7 +14,7 @@ from local_cloud.api import Api, ApiError
 from local_cloud.deployed.state import Project
 from local_cloud.faults import Faults, UnknownInstruction, UnknownOperation
 from local_cloud.http import HttpServer
-from local_cloud.iam import BindingsError, Condition, Grant, Iam
+from local_cloud.iam import OWNER, BindingsError, Condition, Grant, Iam
 
 _ADDRESS = re.compile(r"[A-Za-z0-9.-]+:\d{1,5}")
 
@@ -36,7 +36,8 @@ class Control:
         faults: Faults,
         project: Project,
         iam: Iam,
-        environment: Callable[[], Mapping[str, str]],
+        environment: Callable[[str], Mapping[str, str]],
+        page: Callable[[], str],
         services: Mapping[str, str],
         register_service: Callable[[str, str], None],
         token: Callable[[str, str], str],
@@ -48,6 +49,7 @@ class Control:
         self._project = project
         self._iam = iam
         self._environment = environment
+        self._page = page
         self._services = services
         self._register_service = register_service
         self._token = token
@@ -64,8 +66,9 @@ class Control:
 
     def _add_routes(self) -> None:
         operation = self.api.operation
+        operation("control.page.get", "GET", "/")(self.page)
         operation("control.health.get", "GET", "/healthz")(lambda: {"status": "ok"})
-        operation("control.environment.get", "GET", "/environment")(lambda: dict(self._environment()))
+        operation("control.environment.get", "GET", "/environment")(self.environment)
         operation("control.services.list", "GET", "/services")(lambda: dict(self._services))
         operation("control.services.register", "POST", "/services")(self.register_services)
         operation("control.faults.get", "GET", "/faults")(self.faults)
@@ -77,6 +80,19 @@ class Control:
         operation("control.permissions.forget", "DELETE", "/permissions")(self.forget_permissions)
         operation("control.tokens.create", "POST", "/tokens")(self.create_token)
         operation("control.shutdown", "POST", "/shutdown")(self.shutdown)
+
+    def page(self) -> flask.Response:
+        """What there is, for people."""
+        return flask.Response(self._page(), content_type="text/html; charset=utf-8")
+
+    def environment(self) -> Any:
+        """The owner's variables, or with `?account=` (a short name) those of an account, who is judged."""
+        account = flask.request.args.get("account", "")
+        member = self._iam.member(account) if account else OWNER
+        if member not in self._iam.callers:
+            known = ", ".join(sorted(each.partition(":")[2].partition("@")[0] for each in self._iam.callers))
+            raise ApiError(404, "NOT_FOUND", f"no account {account!r}; the bindings and services have {known}")
+        return dict(self._environment(member))
 
     def register_services(self) -> Any:
         """{"training_launcher": "127.0.0.1:8081"}: where events for a service go from now on."""

@@ -93,6 +93,10 @@ class FirebaseMl:
         self._server.start()
         return self
 
+    def models(self, project: str) -> list[Document]:
+        """The project's models, oldest first."""
+        return [model for _, model in self._models.all(project)]
+
     def close(self) -> None:
         """Stop; unfinished operations are taken up by the next process. Closing twice is harmless."""
         if self._closing.is_set():

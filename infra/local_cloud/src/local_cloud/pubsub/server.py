@@ -191,6 +191,14 @@ class PubSub:
         """Unacknowledged messages by subscription name: all zero when everything was handled."""
         return self._broker.backlog_sizes()
 
+    def topics(self, project: str) -> list[str]:
+        """Full names of the project's topics."""
+        return [str(topic.name) for topic in self._catalog.topics(f"projects/{project}")]
+
+    def subscriptions(self, project: str) -> list[Any]:
+        """google.pubsub.v1.Subscription of each of the project's subscriptions."""
+        return [each.resource for each in self._catalog.subscriptions(f"projects/{project}")]
+
     def waiting(self) -> Mapping[str, tuple[int, float]]:
         """By subscription name: unacknowledged messages, and seconds since the oldest was published (0: none)."""
         return self._catalog.waiting(time.time())

@@ -43,6 +43,10 @@ class RemoteConfig:
         self._server.start()
         return self
 
+    def template(self, project: str) -> Document:
+        """The project's newest template."""
+        return self._templates.read(project)
+
     def close(self) -> None:
         """Closing twice is harmless."""
         if self._closed:

@@ -133,6 +133,12 @@ class State:
             names = [row[0] for row in self._database.execute(query, (project, project))]
             return [self.bucket(name) for name in names if name.startswith(prefix)]
 
+    def usage(self) -> Mapping[str, tuple[int, int]]:
+        """Objects and bytes of every bucket that has any."""
+        query = "SELECT bucket, COUNT(*), SUM(size) FROM objects GROUP BY bucket"
+        with self._lock:
+            return {name: (count, size) for name, count, size in self._database.execute(query)}
+
     def change_bucket(
         self, name: str, preconditions: Preconditions, change: Callable[[Mapping[str, Any]], dict[str, Any]]
     ) -> Bucket:

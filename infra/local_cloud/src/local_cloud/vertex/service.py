@@ -214,6 +214,10 @@ class Vertex:
         self._server.start()
         return self
 
+    def resources(self, collection: str) -> list[dict[str, Any]]:
+        """Every resource of `customJobs`, `models`, `endpoints`, `trainingPipelines` or `datasets`, newest first."""
+        return [resource for _, resource in reversed(self._records.all(collection))]
+
     def close(self) -> None:
         """Stop serving and end every child process; running jobs will be found lost, as after a crash.
 
