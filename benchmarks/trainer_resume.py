@@ -32,7 +32,7 @@ from pathlib import Path
 from benchmarks.report import Row, append_rows
 
 ROOT = Path(__file__).resolve().parent.parent
-_PATHS = [str(ROOT / name) for name in ("shared/src", "services/trainer", "infra/local_cloud/src")]
+_PATHS = [str(ROOT / name) for name in ("shared/src", "services/trainer", "infra/demo")]
 sys.path[:0] = _PATHS
 
 EPOCHS = 12

@@ -22,7 +22,7 @@ class Shop(http.server.BaseHTTPRequestHandler):
         self.answer(204, b"")
 
     def do_GET(self) -> None:  # http.server's name
-        self.answer(200, json.dumps(seen).encode())
+        self.answer(200 if self.path == "/" else 404, json.dumps(seen).encode())
 
     def answer(self, status: int, body: bytes) -> None:
         self.send_response(status)

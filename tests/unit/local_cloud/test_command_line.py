@@ -29,7 +29,7 @@ def test_help_says_how_to_begin() -> None:
     ("arguments", "said"),
     [
         (["--topology", "nowhere.json"], "nowhere.json: no such file; name the topology file"),
-        (["--bindings", "nowhere.json"], "nowhere.json: FileNotFoundError"),
+        (["--bindings", "nowhere.json"], "nowhere.json: no such file; name the file of bindings"),
         (["--project", "X"], "project 'X': 6 to 30 of [a-z0-9-]"),
         (["--ports", "some"], "free, fixed, or a port from 1024 to 65000"),
         (["--ports", "80"], "free, fixed, or a port from 1024 to 65000"),

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from local_cloud import topology as topologies
 from local_cloud.iam import OWNER, PREDICTOR, Bindings, BindingsError, Condition, Grant, Iam, Refused, agent
-from local_cloud.iam.bindings import read_json
+from local_cloud.iam.bindings import Binding, read_json
 from local_cloud.iam.gate import asks
 from support import permissions_page
 
@@ -119,24 +118,66 @@ def test_the_judge_remembers_whom_it_refused_and_which_grant_alone_let_a_call_th
     assert iam.needed() == set()
 
 
-BROKEN: dict[str, Any] = {
-    "a role that is not known": {"role": "roles/storage.reader"},
-    "a resource of no kind": {"on": "buckets ledger"},
-    "a project with a name": {"on": "project x"},
-    "a key that is not known": {"prefix": "runs/"},
-}
+GOOD = {"account": "trainer", "role": "roles/storage.objectViewer", "on": "bucket data", "why": "reads shards"}
 
 
-@pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            {**GOOD, "role": "roles/storage.reader"},
+            "'roles/storage.reader' is not known here; write its",
+        ),
+        ({**GOOD, "role": "roles/storage.reader"}, "roles/storage.objectViewer"),
+        ({**GOOD, "on": "buckets ledger"}, "on 'buckets ledger': there are project, bucket, topic"),
+        ({**GOOD, "on": "project x"}, "on 'project x': there are project"),
+        ({**GOOD, "prefix": "runs/"}, "bindings.services[0].prefix: is not a key; there are account, role, on, why"),
+        ({"account": "trainer", "on": "project"}, "bindings.services[0].role: is missing; it must be a text"),
+        ({**GOOD, "objects": "runs/"}, "bindings.services[0].objects: must be a list"),
+        ("trainer", "bindings.services[0]: must be an object with account, role and on"),
+    ],
+)
 def test_bindings_that_cannot_be_used_are_refused_at_start(
-    what: str, topology: topologies.Topology, tmp_path: Path
+    topology: topologies.Topology, tmp_path: Path, row: object, said: str
 ) -> None:
-    row = {"account": "trainer", "role": "roles/storage.objectViewer", "on": "bucket data", "why": "reads shards"}
-    document = {"custom_roles": {}, "bindings": {"services": [{**row, **BROKEN[what]}]}}
     file = tmp_path / "bindings.json"
-    file.write_text(json.dumps(document))
-    with pytest.raises(BindingsError):
+    file.write_text(json.dumps({"bindings": {"services": [row]}}))
+    with pytest.raises(BindingsError) as refused:
         Iam.of(topology, Bindings.load(file))
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"bindings": []}', '{"bindings": {"a": {}}}'])
+def test_a_file_of_another_shape_is_refused_with_its_name(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "bindings.json"
+    file.write_text(text)
+    with pytest.raises(BindingsError, match=r"bindings\.json: (not JSON|bindings must be an object)"):
+        Bindings.load(file)
+
+
+def test_without_bindings_everyone_may_do_everything_whose_account_is_not_disabled(
+    topology: topologies.Topology,
+) -> None:
+    iam = Iam.of(topology, None)
+    launcher = iam.member("training-launcher")
+    for caller in (ANNA, launcher, PREDICTOR):
+        iam.require(caller, "storage.objects.delete", f"{BUCKET}/objects/x")
+    assert launcher in iam.callers
+    iam.accounts[launcher.partition(":")[2]] = True
+    with pytest.raises(Refused):
+        iam.require(launcher, "storage.objects.get", f"{BUCKET}/objects/x")
+
+
+def test_with_bindings_a_service_that_is_granted_nothing_has_an_account_and_may_do_nothing(tmp_path: Path) -> None:
+    shop = topologies.Service("price_list", "service", ".", ("python", "shop.py"))
+    bucket = topologies.Bucket("data", "anything", (), ())
+    small = dataclasses.replace(topologies.Topology.empty(), services={"price_list": shop}, buckets={"data": bucket})
+    iam = Iam.of(small, Bindings({}, (Binding("s", "reader", "roles/storage.objectViewer", "bucket data"),)))
+    object_ = "projects/_/buckets/anything/objects/x"
+    assert iam.allows(iam.member("reader"), "storage.objects.get", object_)
+    assert iam.allows(PREDICTOR, "storage.objects.get", object_)
+    assert iam.member("price-list") in iam.callers
+    assert not iam.allows(iam.member("price-list"), "storage.objects.get", object_)
 
 
 def test_every_permission_that_an_operation_asks_is_in_some_role() -> None:

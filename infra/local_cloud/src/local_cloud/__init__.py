@@ -1,1 +1,1 @@
-"""Google Cloud on a laptop: Cloud Storage, Pub/Sub, Vertex AI and Firebase ML, as far as Dual Deploy uses them."""
+"""Google Cloud on a laptop, for Google's own clients: the README of this package says what it is and what it is not."""

@@ -95,7 +95,7 @@ class Control:
         return dict(self._environment(member))
 
     def register_services(self) -> Any:
-        """{"training_launcher": "127.0.0.1:8081"}: where events for a service go from now on."""
+        """{"shop": "127.0.0.1:8081"}: where events for a service go from now on."""
         services = _json_object()
         for name, address in services.items():
             if not isinstance(address, str) or not _ADDRESS.fullmatch(address):

@@ -115,18 +115,27 @@ class Bindings:
 
     @classmethod
     def load(cls, file: Path) -> Bindings:
-        """Raises BindingsError for a file that is missing or not of this form."""
+        """Raises BindingsError for a file that is missing or not of this form, with the key and what mends it."""
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
-            sections: Mapping[str, Any] = document["bindings"]
-            bindings = tuple(
-                Binding(section, **{**row, "objects": tuple(row.get("objects", ()))})
+        except OSError:
+            raise BindingsError(f"{file}: no such file; name the file of bindings") from None
+        except ValueError as exc:
+            raise BindingsError(f"{file}: not JSON: {exc}") from exc
+        sections = document.get("bindings") if isinstance(document, dict) else None
+        if not isinstance(sections, dict) or not all(isinstance(rows, list) for rows in sections.values()):
+            raise BindingsError(f"{file}: bindings must be an object, with a list below each heading")
+        custom_roles = document.get("custom_roles", {})
+        if not isinstance(custom_roles, dict) or not all(isinstance(each, list) for each in custom_roles.values()):
+            raise BindingsError(f"{file}: custom_roles must be an object, with a list of permissions for each role")
+        read = cls(
+            custom_roles,
+            tuple(
+                _binding(f"{file}: bindings.{section}[{number}]", section, row)
                 for section, rows in sections.items()
-                for row in rows
-            )
-            read = cls(document.get("custom_roles", {}), bindings)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
-            raise BindingsError(f"{file}: {type(exc).__name__}: {exc}") from exc
+                for number, row in enumerate(rows)
+            ),
+        )
         names = [each.name for each in read.bindings]
         if twice := {name for name in names if names.count(name) > 1}:
             raise BindingsError(f"{file}: twice: {', '.join(sorted(twice))}")
@@ -141,6 +150,21 @@ class Bindings:
         """What the bindings grant in the project of `topology`."""
         for binding in self.bindings:
             yield from grants(binding, topology)
+
+
+def _binding(where: str, section: str, row: object) -> Binding:
+    known = [field.name for field in dataclasses.fields(Binding) if field.name != "section"]
+    if not isinstance(row, dict):
+        raise BindingsError(f"{where}: must be an object with account, role and on")
+    if unknown := sorted(set(row) - set(known)):
+        raise BindingsError(f"{where}.{unknown[0]}: is not a key; there are {', '.join(known)}")
+    for key in ("account", "role", "on"):
+        if not isinstance(row.get(key), str) or not row[key]:
+            raise BindingsError(f"{where}.{key}: is missing; it must be a text")
+    prefixes = row.get("objects", [])
+    if not isinstance(prefixes, list) or not all(isinstance(prefix, str) for prefix in prefixes):
+        raise BindingsError(f"{where}.objects: must be a list of beginnings of names")
+    return Binding(section, **{**row, "objects": tuple(prefixes)})
 
 
 def member(account: str, project: str) -> str:

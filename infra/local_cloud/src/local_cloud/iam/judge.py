@@ -135,7 +135,7 @@ class Iam:
         accounts = [*(bindings.accounts if bindings else ()), *(each.replace("_", "-") for each in topology.deployed)]
         members = [member(account, topology.project) for account in dict.fromkeys(accounts)]
         iam.accounts = {each.partition(":")[2]: False for each in members}
-        # Who signs pushes calls our services, and nothing of Google's.
+        # Who signs pushes calls services of the project, and nothing of Google's.
         own = [each for each in members if not each.partition("@")[0].endswith("-caller")]
         iam.callers += [*own, OPERATOR, PREDICTOR, CUSTOM_CODE, VERTEX]
         return iam

@@ -23,7 +23,12 @@ class Roles:
     def require(self, role: str) -> None:
         """Raises BindingsError for a role that is not known here."""
         if role not in self._permissions and role not in self._lacking:
-            raise BindingsError(f"role {role!r} is not known: add its permissions to local_cloud/iam/roles.json")
+            named = sorted({*_data()["roles"], *_data()["basic"]})
+            alike = [name for name in named if name.startswith(role.partition(".")[0])] or named
+            raise BindingsError(
+                f"role {role!r} is not known here; write its permissions as a custom role, or take one of"
+                f" {', '.join(alike)}"
+            )
 
     def has(self, role: str, permission: str) -> bool:
         """Whether `role` holds `permission`; a role that is not known holds nothing."""

@@ -4,7 +4,7 @@ Started as `python -I -S leash.py COMMAND…`. The leash is standard input: when
 it dies, the pipe closes and the whole group is killed, so no training job outlives it. This needs nothing
 of the operating system but POSIX, and reaches grandchildren, which a parent-death signal would not.
 Single bytes on the leash are orders. The exit code is the command's, as a container reports it: 128 + N
-when signal N ended it. This file is run by path and imports nothing of ours.
+when signal N ended it. This file is run by path and imports nothing of this package.
 """
 
 from __future__ import annotations
