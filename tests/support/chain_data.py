@@ -14,10 +14,12 @@ from typing import Any
 from PIL import Image
 
 from dualdeploy.clock import Clock, to_text
-from dualdeploy.contracts import saved_model, training
+from dualdeploy.contracts import golden, saved_model, training
 from dualdeploy.contracts.answers import FILE_NAME, Answer, encode
 from dualdeploy.contracts.dataset_config import DatasetConfig
+from dualdeploy.contracts.golden import Picture
 from dualdeploy.google.object_store import ABSENT, Generation
+from dualdeploy.google.vertex import ModelVersion
 from dualdeploy.images import tfrecord
 from dualdeploy.ledger import Run
 from mobile_publisher.on_device_gate import Figures
@@ -113,6 +115,39 @@ def write_result(
     if target == "cloud":
         overwrite(models, f"{training.artifact_directory(run_id, target)}/{FILE_NAME}", said(0.9))
     overwrite(models, name or training.result_name(run_id, target), json.dumps(result).encode())
+
+
+def write_managed_result(
+    models: MemoryObjectStore,
+    run_id: str,
+    target: str,
+    *,
+    clock: Clock,
+    version: ModelVersion,
+    accuracy: float = 0.95,
+    **more: Any,
+) -> None:
+    """What is known of a model that AutoML trained: no files but golden pictures, with their true labels."""
+    directory = training.artifact_directory(run_id, target)
+    kind = {"cloud": "CLOUD", "mobile": "MOBILE_TF_VERSATILE_1"}[target]
+    artifacts = {key: models.uri(f"{directory}/{name}") for key, name in (("golden", "golden.json"), ("labels", "l"))}
+    result = {
+        "run_id": run_id,
+        "dataset": run_id.rsplit("-", 1)[0],
+        "target": target,
+        "finished_at": to_text(clock()),
+        "architecture": f"automl:{kind}",
+        "image_size": 0,
+        "labels": LABELS,
+        "artifacts": artifacts,
+        "metrics": {"accuracy": accuracy, "loss": 0.1, "examples": 40},
+        "data": {"train_examples": 160, "eval_examples": 40},
+        "managed": {"name": version.name, "version": version.version, "type": kind},
+        **more,
+    }
+    pictures = [Picture(image=label.encode(), label=label) for label in LABELS]
+    overwrite(models, f"{directory}/golden.json", golden.encode(pictures))
+    overwrite(models, training.result_name(run_id, target), json.dumps(result).encode())
 
 
 def golden_set(images: Iterable[tuple[bytes, Sequence[float]]]) -> bytes:

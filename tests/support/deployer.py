@@ -13,7 +13,7 @@ import functools
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import flask
 from flask.testing import FlaskClient
@@ -23,19 +23,38 @@ from cloud_deployer.release import CloudRelease, CloudServing
 from cloud_deployer.service import Service, compose
 from cloud_deployer.settings import DeployerSettings
 from dualdeploy import clock as clocks
+from dualdeploy.contracts import automl
 from dualdeploy.contracts.dataset_config import object_name
 from dualdeploy.contracts.events import Envelope, TrainingCompleted
+from dualdeploy.google.vertex import DATASET_LABEL, RUN_LABEL
 from dualdeploy.http.ticks import ADVANCE_TOPIC, parse_advance
 from dualdeploy.ledger import Ended, Launch, Ledger, Run, Shard, Snapshot, State, names, run_id_of
 from dualdeploy.ledger.standing import Standing, standing
-from support.chain_data import LABELS, overwrite, write_result
+from support.chain_data import LABELS, overwrite, write_managed_result, write_result
 from support.fakes import FakeMonitoring, FakePublisher, FakeVertex, Faults, ManualClock, MemoryObjectStore
 from support.fakes.callers import cloud_run_callers
 from support.fakes.failing import ProcessDied
 
+
+class Kind(NamedTuple):
+    """How a data set serves, and which of its first two models AutoML trains."""
+
+    serving: Mapping[str, Any]
+    automl_trains: tuple[int, ...] = ()
+
+
 #: How a data set serves: a new model at two shares, each held for two minutes, or alone on its endpoint.
 SIDE_BY_SIDE = {"canary": {"steps": [50, 100], "bake": "2m", "answers": 2}, "cool_down": 0}
 ALONE = {"scale_to_zero": {"idle": "10m", "warm": "5m"}, "canary": {"bake": "2m", "answers": 2}}
+#: What AutoML trains is served by shared endpoints only.
+SHARED = {**SIDE_BY_SIDE, "dedicated": False}
+#: Both ways of a release, and those that lead from one road of training to the other.
+KINDS: Mapping[str, Kind] = {
+    "side by side": Kind(SIDE_BY_SIDE),
+    "in place": Kind(ALONE),
+    "to AutoML": Kind(SHARED, (2,)),
+    "from AutoML": Kind(SHARED, (1,)),
+}
 
 LEASE_SECONDS = 90.0
 SETTINGS = DeployerSettings(
@@ -123,10 +142,11 @@ class Deployer:
         accuracy: float = 0.95,
         announce: bool = True,
         repeat: int = 1,
+        managed: bool = False,
     ) -> str:
         """A run of its own data whose cloud model was trained; its release begins with the message.
 
-        `repeat` counts the trainings of the same data.
+        `repeat` counts the trainings of the same data; `managed`: AutoML trained it.
         """
         name = f"{dataset}/train-{edition}.tfrecord"
         snapshot = Snapshot(
@@ -149,7 +169,10 @@ class Deployer:
         self.ledger.create(names.launch(run_id, "cloud"), launch)
         ended = Ended(run_id=run_id, dataset=dataset, target="cloud", attempt=1, at=at, outcome="succeeded")
         self.ledger.create(names.ended(run_id, "cloud", 1), ended)
-        self.write_result(run_id, accuracy=accuracy)
+        if managed:
+            self.write_managed_result(run_id, accuracy=accuracy)
+        else:
+            self.write_result(run_id, accuracy=accuracy)
         if announce:
             self.announce(run_id)
         return run_id
@@ -157,6 +180,13 @@ class Deployer:
     def write_result(self, run_id: str, *, accuracy: float = 0.95, **more: Any) -> None:
         """What the trainer leaves behind."""
         write_result(self.models, run_id, "cloud", clock=self.clock, accuracy=accuracy, **more)
+
+    def write_managed_result(self, run_id: str, *, accuracy: float = 0.95, **more: Any) -> None:
+        """What AutoML leaves behind: a version in the Model Registry, and the document about it."""
+        dataset = run_id.rsplit("-", 1)[0]
+        labels = {DATASET_LABEL: dataset, RUN_LABEL: run_id}
+        version = self.vertex.add_managed(automl.model_id(dataset, "cloud"), run_id, labels)
+        write_managed_result(self.models, run_id, "cloud", clock=self.clock, version=version, accuracy=accuracy, **more)
 
     # Driving ---------------------------------------------------------------------------------------------------
 
@@ -363,17 +393,17 @@ class Deployer:
             self._at_work, self._dead, self.work_of = at_work, died, work_of
 
 
-def a_project(serving: Mapping[str, Any]) -> Deployer:
+def a_project(kind: Kind) -> Deployer:
     """One run serves; a second is trained and has not begun."""
-    return _project(json.dumps(serving)).continued()
+    return _project(json.dumps(kind.serving), kind.automl_trains).continued()
 
 
 @functools.cache
-def _project(serving: str) -> Deployer:
+def _project(serving: str, automl_trains: tuple[int, ...]) -> Deployer:
     deployer = Deployer()
     deployer.configure(serving=json.loads(serving))
-    deployer.bring_out(1)
-    deployer.train(2, announce=False)
+    deployer.bring_out(1, managed=1 in automl_trains)
+    deployer.train(2, announce=False, managed=2 in automl_trains)
     return deployer
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dualdeploy.contracts.dataset_config import Serving
 from dualdeploy.errors import RejectedByGoogle
-from dualdeploy.google.vertex import Deployment, Endpoint, RequestLogging, ScaleToZero
+from dualdeploy.google.vertex import Deployment, Endpoint, ModelVersion, RequestLogging, ScaleToZero
 
 #: `AutoscalingMetricSpec.metric_name`, by our key: all that v1 of the API has for online prediction.
 METRICS = {
@@ -18,13 +18,36 @@ class OtherKindOfEndpoint(RejectedByGoogle):
     """Whether an endpoint is dedicated is decided when it is made."""
 
 
-def deployment(serving: Serving, *, deployed_id: str, model: str, run_id: str) -> Deployment:
-    """How a version (`…/models/<id>@<version>`) is deployed; named after its run, which is how the cleanup knows it."""
+class NotDeployable(RejectedByGoogle):
+    """Vertex AI says of a version that no endpoint can serve it."""
+
+
+def deployment(serving: Serving, *, deployed_id: str, version: ModelVersion, run_id: str) -> Deployment:
+    """How a version is deployed; named after its run, which is how the cleanup knows it.
+
+    On machines that the configuration names, or, if the version takes no others, on those that Google chooses: what
+    kind of model it is decides, and not how the data set is trained by now. Raises NotDeployable.
+    """
+    if version.is_automatic:
+        return Deployment(
+            id=deployed_id,
+            model=version.versioned_name,
+            display_name=run_id,
+            machine="",
+            min_replicas=serving.min_replicas,
+            max_replicas=serving.max_replicas,
+            automatic=True,
+        )
+    if version.resources and "DEDICATED_RESOURCES" not in version.resources:
+        raise NotDeployable(
+            f"{version.versioned_name} can be deployed with {', '.join(version.resources)} alone, which no endpoint of"
+            " ours has"
+        )
     targets = serving.autoscaling.model_dump(exclude_none=True)
     to_zero = serving.scale_to_zero
     return Deployment(
         id=deployed_id,
-        model=model,
+        model=version.versioned_name,
         display_name=run_id,
         machine=serving.machine,
         min_replicas=serving.min_replicas,
@@ -51,4 +74,17 @@ def check_kind(serving: Serving, endpoint: Endpoint) -> None:
         raise OtherKindOfEndpoint(
             f"endpoint {endpoint.id} is {is_one}, which cannot be changed: set serving.dedicated:"
             f" {str(endpoint.dedicated).lower()}, or give the data set another serving.endpoint"
+        )
+
+
+def check_managed(serving: Serving) -> None:
+    """Raises OtherKindOfEndpoint where a model that AutoML trained would go to an endpoint that cannot serve it.
+
+    Source: "Choose an endpoint type" of Vertex AI's documentation, row "AutoML models".
+    """
+    if serving.dedicated:
+        raise OtherKindOfEndpoint(
+            f"AutoML trained the model, and endpoint {serving.endpoint} is to be dedicated, where Vertex AI serves no"
+            " such model: set serving.dedicated: false, and, if that endpoint is there already, give the data set"
+            " another serving.endpoint"
         )

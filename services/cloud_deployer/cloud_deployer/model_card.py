@@ -135,7 +135,9 @@ def build(release: CloudRelease, story: Story, *, revision: str) -> dict[str, An
         "model": {
             "architecture": result.architecture,
             "weights": result.weights,
-            "image_size": result.image_size,
+            # Of a model that AutoML trained no one knows it.
+            "image_size": result.image_size or None,
+            "automl": result.managed.type if result.managed else "",
             "labels": list(result.labels),
             "trained_at": result.finished_at,
             "model": release.model,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+from dualdeploy.contracts import automl
 from dualdeploy.ledger import Release
 
 #: What services/predictor listens on; it reads them from AIP_* variables that Vertex AI makes of these.
@@ -14,8 +15,13 @@ CANDIDATE, LIVE, PREVIOUS = "candidate", "live", "previous"
 
 
 def model_id_of(dataset: str) -> str:
-    """One Model Registry entry for each data set; every run is a version of it."""
+    """The Model Registry entry of a data set; every run that our trainer trained is a version of it."""
     return f"dualdeploy-{dataset}"
+
+
+def model_ids_of(dataset: str) -> tuple[str, str]:
+    """All that the data set's cloud models can be versions of: ours, and those that AutoML trained."""
+    return model_id_of(dataset), automl.model_id(dataset, "cloud")
 
 
 def model_id_in(name: str) -> str:

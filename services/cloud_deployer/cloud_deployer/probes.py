@@ -7,25 +7,21 @@ has traffic, a failure is charged to it, less what failed before it had any.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import dataclasses
-import json
 import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import pydantic
+from collections.abc import Sequence
 
 from cloud_deployer.release import Limits, Tally, Watched
+from dualdeploy.contracts import prediction
+from dualdeploy.contracts.golden import Picture, decode
+from dualdeploy.contracts.prediction import Form
 from dualdeploy.errors import (
     CredentialsUnavailable,
     ModelAsleep,
     PermissionSpreads,
     RejectedByGoogle,
     ServiceUnavailable,
-    UnusableResult,
 )
 from dualdeploy.google.monitoring import Served
 from dualdeploy.google.vertex import Answer, Endpoint, Vertex
@@ -44,46 +40,39 @@ STRAY = 1
 PATIENCE = 4
 
 
-class _Picture(pydantic.BaseModel):
-    image_bytes: Mapping[str, str]
-    probabilities: tuple[float, ...] = pydantic.Field(min_length=1)
-
-
-class _GoldenDocument(pydantic.BaseModel):
-    examples: tuple[_Picture, ...] = pydantic.Field(min_length=1)
-
-
 @dataclasses.dataclass(frozen=True)
 class Golden:
-    """One picture as a prediction request, and the labels that the trained model gives it."""
+    """One picture, and the labels that are right for it: those that the trained model gives it, or, without
+    `is_answer`, the true one.
+    """
 
-    instance: Mapping[str, Any]
+    picture: bytes
     labels: frozenset[str]
+    is_answer: bool = True
 
 
 def parse_golden(data: bytes, *, labels: Sequence[str], source: str) -> list[Golden]:
-    """The trainer's `golden.json`. Raises UnusableResult."""
-    try:
-        document = _GoldenDocument.model_validate(json.loads(data))
-        return [_golden(picture, labels) for picture in document.examples]
-    except (ValueError, LookupError) as exc:
-        raise UnusableResult(f"{source} is not a golden set for the labels {list(labels)}: {exc}") from exc
+    """A `golden.json` (`contracts.golden`). Raises UnusableResult."""
+    return [_golden(picture, labels) for picture in decode(data, labels=labels, source=source)]
 
 
-def _golden(picture: _Picture, labels: Sequence[str]) -> Golden:
-    if len(picture.probabilities) != len(labels):
-        raise ValueError(f"{len(picture.probabilities)} probabilities, {len(labels)} labels")
-    try:
-        base64.b64decode(picture.image_bytes["b64"], validate=True)
-    except binascii.Error as exc:
-        raise ValueError(f"a picture is not base64: {exc}") from exc
+def _golden(picture: Picture, labels: Sequence[str]) -> Golden:
+    if picture.probabilities is None:
+        return Golden(picture.image, frozenset({picture.label}), is_answer=False)
     best = max(picture.probabilities)
     likely = (label for label, share in zip(labels, picture.probabilities, strict=True) if share >= best - CLOSE)
-    return Golden({"b64": picture.image_bytes["b64"]}, frozenset(likely))
+    return Golden(picture.image, frozenset(likely))
 
 
 def probe(
-    vertex: Vertex, endpoint: Endpoint, golden: Sequence[Golden], *, candidate: str, tally: Tally, wanted: int
+    vertex: Vertex,
+    endpoint: Endpoint,
+    golden: Sequence[Golden],
+    *,
+    candidate: str,
+    tally: Tally,
+    wanted: int,
+    form: Form = "b64",
 ) -> Tally:
     """Send golden pictures until `wanted` requests tell something about the candidate, or the slice is over.
 
@@ -98,7 +87,7 @@ def probe(
             break
         picture = golden[tally.requests % len(golden)]
         try:
-            answer = vertex.predict(endpoint, picture.instance)
+            answer = vertex.predict(endpoint, prediction.instance(picture.picture, form))
         except ModelAsleep:
             # This request has woken it: nothing is known about the model before it is up.
             raise
@@ -127,9 +116,17 @@ def _with_answer(tally: Tally, answer: Answer, golden: Golden, *, candidate: str
         return tally.changed(requests=tally.requests + 1, other_seconds=(*tally.other_seconds, took)[-200:])
     return tally.changed(
         requests=tally.requests + 1,
-        agreed=tally.agreed + (answer.prediction.get("label") in golden.labels),
+        agreed=tally.agreed + (_label(answer) in golden.labels),
         candidate_seconds=(*tally.candidate_seconds, took),
     )
+
+
+def _label(answer: Answer) -> str:
+    """Empty for an answer that names none: it agrees with nothing."""
+    try:
+        return prediction.said(answer.prediction).label
+    except ValueError:
+        return ""
 
 
 def max_requests(share: int, wanted: int) -> int:
@@ -145,7 +142,7 @@ def judge(tally: Tally, limits: Limits, *, before: Tally) -> Verdict:
     failures = max(0.0, tally.failures - STRAY - usual * (others + tally.failures))
     rules = [Rule("error_rate", failures / max(answers + failures, 1.0), limits.max_error_rate, "<=")]
     if answers:
-        rules.append(Rule("label_agreement", tally.agreed / answers, limits.min_agreement, ">="))
+        rules.append(_agreement(tally.agreed / answers, answers, limits))
         slowest = percentile_95(tally.candidate_seconds)
         serving = (*before.other_seconds, *tally.other_seconds)
         if serving:
@@ -154,6 +151,17 @@ def judge(tally: Tally, limits: Limits, *, before: Tally) -> Verdict:
         if limits.max_latency is not None:
             rules.append(Rule("p95_seconds_at_most", slowest, limits.max_latency, "<="))
     return Verdict(rules)
+
+
+def _agreement(share: float, answers: int, limits: Limits) -> Rule:
+    """With the labels that the model gave in training; where those are not known, its share of right answers must not
+    be less than the same model's on all of its held-out pictures, but for chance: the pictures are few, so two standard
+    errors are added to what any model may disagree.
+    """
+    if limits.accuracy is None:
+        return Rule("label_agreement", share, limits.min_agreement, ">=")
+    chance = 2 * math.sqrt(limits.accuracy * (1 - limits.accuracy) / answers)
+    return Rule("right_answers", share, limits.accuracy - (1 - limits.min_agreement) - chance, ">=")
 
 
 def judge_monitored(seen: Served, limits: Watched) -> Verdict:

@@ -15,6 +15,7 @@ import pydantic
 
 from cloud_deployer import traffic
 from dualdeploy import clock as clocks
+from dualdeploy.contracts.prediction import Form
 from dualdeploy.google.vertex import Deployment
 from dualdeploy.ledger import Document, Release, Served, Serving
 
@@ -37,6 +38,7 @@ class DeploymentPlan(Document):
     accelerator_type: str = ""
     accelerator_count: int = 0
     scale_to_zero: Mapping[str, float] | None = None
+    automatic: bool = False
 
     @classmethod
     def of(cls, deployment: Deployment) -> DeploymentPlan:
@@ -55,7 +57,11 @@ class Watched(Document):
 
 
 class Limits(Document):
-    """How the new model gets its traffic, and what it must hold (`dataset_config.Canary`). Seconds, shares up to 1."""
+    """How the new model gets its traffic, and what it must hold (`dataset_config.Canary`). Seconds, shares up to 1.
+
+    `accuracy` is the model's own on its held-out pictures: held against where golden pictures have true labels and no
+    answers of the model. None where they have answers.
+    """
 
     steps: tuple[int, ...] = (100,)
     bake: float = 0.0
@@ -65,6 +71,7 @@ class Limits(Document):
     max_latency_ratio: float = 2.0
     latency_slack: float = 0.25
     max_latency: float | None = None
+    accuracy: float | None = None
     monitoring: Watched | None = None
 
 
@@ -100,6 +107,7 @@ class Rollout(Document):
     `endpoint` is the endpoint's id, `candidate` the id under which `deployment` is, or already was, deployed.
     `formerly` are the data sets that held the endpoint before. `begun` is the last operation that this release began
     on the endpoint. A candidate that is still deployed may be in `before`, with a share that someone gave it by hand.
+    `form` is how probes send their pictures: the candidate takes it, and so does everything that has traffic.
     """
 
     endpoint: str
@@ -110,6 +118,7 @@ class Rollout(Document):
     keep_previous: int = 0
     cool_down: float = 0.0
     formerly: tuple[str, ...] = ()
+    form: Form = "b64"
     index: int = 0
     shifted_at: str = ""
     baseline: Tally = Tally()
@@ -143,12 +152,14 @@ class Rollout(Document):
 class Measured(Document):
     """How the model that serves (`live`) does on the pictures of a run: `metrics`, or the `problem` why nobody knows.
 
-    Empty when there is nothing to compare with.
+    Empty when there is nothing to compare with. Not `possible`: these two models cannot be measured on the same
+    pictures at all, so nothing was tried that could have failed.
     """
 
     live: str = ""
     metrics: Mapping[str, Any] | None = None
     problem: str = ""
+    possible: bool = True
 
 
 class EvaluationJob(Document):
@@ -163,7 +174,8 @@ class CloudRelease(Release):
     """One release of a cloud model. `snapshot` is the digest of its data, `trained_because` why its run was claimed.
 
     `model` and `endpoint` are full resource names; `result`, `saved_model`, `golden` and `card` are URIs.
-    `deployed_model` is what serves for it on the endpoint, `undeploying` what it is just taking down there.
+    `deployed_model` is what serves for it on the endpoint, `undeploying` what it is just taking down there. `managed`:
+    AutoML trained it, so Google keeps the model. `takes_content`: its pictures may be sent as AutoML's are.
     """
 
     snapshot: str = ""
@@ -179,6 +191,8 @@ class CloudRelease(Release):
     card: str = ""
     model: str = ""
     model_version: str = ""
+    managed: bool = False
+    takes_content: bool = False
     endpoint: str = ""
     endpoint_dns: str = ""
     rollout: Rollout | None = None
@@ -207,7 +221,11 @@ class CloudRelease(Release):
 
 
 class CloudServed(Served):
-    """`model` and `endpoint` are full resource names; `deployment` says how it was deployed."""
+    """`model` and `endpoint` are full resource names; `deployment` says how it was deployed.
+
+    `takes_content`: pictures may be sent to it as AutoML's models take them (`contracts.prediction`); whoever asks the
+    endpoint decides by it.
+    """
 
     model: str = ""
     model_version: str = ""
@@ -216,6 +234,7 @@ class CloudServed(Served):
     deployed_model: str = ""
     accuracy: float | None = None
     deployment: DeploymentPlan | None = None
+    takes_content: bool = False
 
     @property
     def endpoint_id(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cloud_deployer.cleanup.work import CLEANUP, SWEEP_ALL, next_full_hour
-from cloud_deployer.naming import CANDIDATE, model_id_of
+from cloud_deployer.naming import CANDIDATE, model_id_in
 from cloud_deployer.release import LINKS, TARGET, CloudRelease, CloudServing, Rollout
 from cloud_deployer.route import ROUTES
 from cloud_deployer.steps import measure
@@ -86,7 +86,7 @@ class CloudTarget:
         self.world.due.put(SWEEP_ALL, next_full_hour(self.world.clock()))
         measure.call_off(release, self.world)
         if release.state != State.LIVE and release.model_version and release.request.kind != "retire":
-            version = self.world.vertex.find_model_version(model_id_of(release.dataset), release.run_id)
+            version = self.world.vertex.find_model_version(model_id_in(release.model), release.model_version)
             if version and CANDIDATE in version.aliases:
                 change_aliases(self.world, version, add=[], remove=[CANDIDATE])
         if release.route and release.request.kind != "retire":

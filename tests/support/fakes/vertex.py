@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dualdeploy.contracts.prediction import Form
 from dualdeploy.errors import RejectedByGoogle, ResourceConflict, ResourceMissing
 from dualdeploy.google.vertex import (
     Answer,
@@ -51,10 +52,21 @@ class _Pending:
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+#: What Vertex AI says of a version of ours, and of one that AutoML trained on images.
+OURS, AUTOMLS = ("DEDICATED_RESOURCES", "SHARED_RESOURCES"), ("AUTOMATIC_RESOURCES",)
+
+
 def label_in_picture(deployed: DeployedModel, instance: Mapping[str, Any]) -> Answer:
     """A model that is always right: the pictures of fakes are the bytes of their labels."""
-    label = base64.b64decode(instance["b64"]).decode()
+    label = base64.b64decode(instance.get("b64") or instance["content"]).decode()
     return Answer(deployed.id, {"label": label, "confidence": 1.0, "probabilities": {label: 1.0}}, 0.01)
+
+
+def _as_automl(answer: Answer) -> Answer:
+    """What AutoML's models say in its place."""
+    label, confidence = answer.prediction["label"], answer.prediction["confidence"]
+    said = {"ids": ["77"], "displayNames": [label], "confidences": [confidence]}
+    return dataclasses.replace(answer, prediction=said)
 
 
 class FakeVertex:
@@ -83,8 +95,9 @@ class FakeVertex:
         self.busy_refuses_split = False
         #: Every traffic split that was ever set, by endpoint.
         self.splits: list[tuple[str, dict[str, int]]] = []
-        #: The deployed models that answered a prediction, in order.
+        #: The deployed models that answered a prediction, in order, and those that did not understand it.
         self.answered: list[str] = []
+        self.misunderstood: list[str] = []
         self._turns: dict[tuple[str, str], int] = {}
         self._failures: dict[str, list[tuple[str, int]]] = {}
         self._ids = itertools.count(1001)
@@ -103,6 +116,15 @@ class FakeVertex:
     def finish_operations(self) -> None:
         for name in list(self.operations):
             self._finish(name)
+
+    def add_managed(self, model_id: str, alias: str, labels: Mapping[str, str]) -> ModelVersion:
+        """A version that AutoML trained is there."""
+        model = self.models.setdefault(model_id, _Model())
+        model.numbers += 1
+        aliases = [alias, *([] if model.versions else ["default"])]
+        name = f"{PARENT}/models/{model_id}"
+        model.versions.append(ModelVersion(name, str(model.numbers), aliases, "", dict(labels), AUTOMLS))
+        return model.versions[-1]
 
     def fail_operation(self, kind: str, message: str, *, code: int = FAILED_PRECONDITION) -> None:
         """The next operation of `kind` (upload, create_endpoint, deploy, undeploy, delete_version,
@@ -210,7 +232,7 @@ class FakeVertex:
                 dataclasses.replace(v, aliases=[a for a in v.aliases if a not in spec.aliases]) for v in model.versions
             ]
             aliases = [*spec.aliases, *([] if model.versions else ["default"])]
-            model.versions.append(ModelVersion(name, number, aliases, spec.artifact_uri, dict(spec.labels)))
+            model.versions.append(ModelVersion(name, number, aliases, spec.artifact_uri, dict(spec.labels), OURS))
             self.uploads.append(spec)
 
         return self.faults.run("start_upload", lambda: self._start("upload", "", work))
@@ -292,7 +314,7 @@ class FakeVertex:
                 if any(deployed.id == deployment.id for deployed in endpoint.deployed):
                     raise ResourceConflict(f"deployed model {deployment.id} exists")
                 model, _, number = deployment.model.partition("@")
-                self.find(ModelVersion(model, number, (), ""))
+                self._refuse_kind(endpoint, deployment, self.find(ModelVersion(model, number, (), "")))
                 self._refuse_company(endpoint, deployment)
                 return self._start("deploy", endpoint_id, work)
 
@@ -342,7 +364,12 @@ class FakeVertex:
             with self._lock:
                 deployed = self._drawn(self._endpoint(endpoint.id))
                 self.answered.append(deployed.id)
-                return self.serve(deployed, instance)
+                forms = self._forms(deployed)
+                if not forms & instance.keys():
+                    self.misunderstood.append(deployed.id)
+                    raise RejectedByGoogle(f"400: {deployed.id} does not take {sorted(instance)}")
+                answer = self.serve(deployed, instance)
+                return answer if "b64" in forms else _as_automl(answer)
 
         return self.faults.run("predict", answered)
 
@@ -364,6 +391,23 @@ class FakeVertex:
         if endpoint_id not in self.endpoints:
             raise ResourceMissing(f"no endpoint {endpoint_id}")
         return self.endpoints[endpoint_id]
+
+    def _forms(self, deployed: DeployedModel) -> frozenset[Form]:
+        """Of a stranger's model, whatever is sent."""
+        try:
+            return self.find(ModelVersion(deployed.model, deployed.version, (), "")).forms
+        except ResourceMissing:
+            return frozenset({"b64", "content"})
+
+    def _refuse_kind(self, endpoint: Endpoint, deployment: Deployment, version: ModelVersion) -> None:
+        """As Vertex AI: what AutoML trained takes machines of Google's choice, on a shared endpoint."""
+        if version.is_automatic is not deployment.automatic:
+            kind = "automatic" if deployment.automatic else "dedicated"
+            raise RejectedByGoogle(f"{version.versioned_name} does not support {kind} resources: {version.resources}")
+        if version.is_automatic and endpoint.dedicated:
+            raise RejectedByGoogle(f"endpoint {endpoint.id} is dedicated: AutoML models are not supported")
+        if version.is_automatic and (deployment.machine or deployment.service_account):
+            raise RejectedByGoogle("a machine and an account are for custom containers")
 
     def _refuse_company(self, endpoint: Endpoint, deployment: Deployment) -> None:
         """As Vertex AI: what scales to zero is alone, on a dedicated endpoint."""

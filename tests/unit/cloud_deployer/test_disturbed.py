@@ -14,14 +14,20 @@ from cloud_deployer.route import FORWARD, IN_PLACE
 from dualdeploy.errors import PermissionSpreads, ServiceUnavailable
 from dualdeploy.google.vertex import Answer, DeployedModel
 from dualdeploy.ledger import State, names
-from support.deployer import ALONE, SIDE_BY_SIDE, Deployer, Freeze, Kill, a_project, kill_points, overwrite
+from support.deployer import KINDS, Deployer, Freeze, Kill, a_project, kill_points, overwrite
 from support.fakes.failing import ProcessDied
 from support.fakes.vertex import label_in_picture
 
-KINDS = {"forward": SIDE_BY_SIDE, "in place": ALONE}
+#: A model of AutoML's goes the first of these: what is done to it differs, and when, does not.
+WAYS = ("side by side", "in place")
 
 #: Every step of both ways, but the engine's own.
-STEPS = [(route.name, step.name) for route in (FORWARD, IN_PLACE) for step in route.steps if step.name != "claim"]
+STEPS = [
+    (kind, step.name)
+    for kind, route in (("side by side", FORWARD), ("in place", IN_PLACE))
+    for step in route.steps
+    if step.name != "claim"
+]
 
 
 def both(deployer: Deployer) -> tuple[str, str]:
@@ -75,7 +81,7 @@ def test_a_configuration_that_changes_on_the_way_is_a_matter_of_the_next_release
     elif what == "is deleted":
         deployer.forget()
     else:
-        deployer.configure(serving={**KINDS[kind], "endpoint": "elsewhere"})
+        deployer.configure(serving={**KINDS[kind].serving, "endpoint": "elsewhere"})
     release = deployer.go_through(newer)
     assert release.state is State.LIVE, release.reason
     deployer.check_promises()
@@ -204,7 +210,7 @@ FORBIDDEN_MINUTES = 20
 
 @pytest.mark.parametrize("operation", ["set_traffic", "start_undeploy", "start_deploy", "operation", "find_endpoint"])
 @pytest.mark.parametrize("ending", ["good", "bad", "aborted"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", WAYS)
 def test_a_permission_that_is_away_for_longer_than_it_is_waited_for_leaves_no_one_with_the_new_model(
     kind: str, ending: str, operation: str
 ) -> None:
@@ -246,7 +252,7 @@ def test_a_permission_that_is_away_for_longer_than_it_is_waited_for_leaves_no_on
 
 
 @pytest.mark.parametrize("command", ["abort", "a newer run"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", WAYS)
 def test_an_instance_that_is_frozen_at_any_write_does_not_harm_what_others_did_meanwhile(
     kind: str, command: str
 ) -> None:
@@ -291,7 +297,7 @@ def test_an_instance_that_is_frozen_at_any_write_does_not_harm_what_others_did_m
     assert failures == []
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", WAYS)
 def test_an_instance_that_is_frozen_while_it_plans_changes_nothing_of_what_is_recorded_since(kind: str) -> None:
     for number in itertools.count(1):
         deployer = a_project(KINDS[kind])
@@ -337,7 +343,7 @@ def test_a_record_of_what_serves_that_is_mended_in_time_has_done_no_harm(kind: s
 def test_a_record_of_what_serves_that_no_one_mends_gives_the_traffic_back_and_blocks_nothing_once_it_is_mended(
     step: str,
 ) -> None:
-    deployer, newer = on_the_way("forward", step)
+    deployer, newer = on_the_way("side by side", step)
     name = names.serving("cloud", "flowers")
     good, older = deployer.ledger_store.read(name).data, deployer.live_run()
     overwrite(deployer.ledger_store, name, b"{")

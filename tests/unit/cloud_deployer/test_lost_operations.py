@@ -13,19 +13,21 @@ import pytest
 
 from dualdeploy.errors import ServiceUnavailable
 from dualdeploy.google.vertex import Answer, DeployedModel
-from support.deployer import ALONE, SIDE_BY_SIDE, Deployer, a_project
+from support.deployer import KINDS as RELEASES
+from support.deployer import SIDE_BY_SIDE, Deployer, Kind, a_project
 from support.fakes.failing import ProcessDied
 from support.fakes.vertex import label_in_picture
 
 #: `cleaned up`: it is the cleanup that takes down what was replaced.
-CLEANED_UP = {**SIDE_BY_SIDE, "cool_down": "5m"}
-KINDS = {"side by side": SIDE_BY_SIDE, "in place": ALONE, "cleaned up": CLEANED_UP}
+KINDS = {**RELEASES, "cleaned up": Kind({**SIDE_BY_SIDE, "cool_down": "5m"})}
 
 #: Which operation is lost, and whether the new model is a bad one (it is then the one that is taken down).
 LOST = [
     *(("side by side", each, False) for each in ("start_upload", "start_deploy", "start_undeploy")),
     ("side by side", "start_undeploy", True),
     ("cleaned up", "start_undeploy", False),
+    ("to AutoML", "start_deploy", False),
+    ("from AutoML", "start_undeploy", True),
     *(("in place", each, False) for each in ("start_deploy", "start_undeploy")),
     ("in place", "start_undeploy", True),
 ]

@@ -74,6 +74,7 @@ def test_a_version_tells_its_run_its_data_and_the_commit_that_brought_it_out(dep
         "dualdeploy_run": run_id,
         "dualdeploy_snapshot": deployer.ledger.read_run(run_id).snapshot.digest()[:32],
         "dualdeploy_revision": "0123abc",
+        "dualdeploy_forms": "b64_content",
     }
 
 

@@ -57,7 +57,7 @@ class Watch:
                 served.deployed_model,
             )
             return None
-        usd, price = monthly_usd(serving, region=self._region)
+        usd, price = monthly_usd(serving, served, region=self._region)
         return Idle(endpoint=endpoint.id, since=clocks.to_text(since), usd_per_month=usd, price=price)
 
     def _is_asked(
@@ -67,8 +67,10 @@ class Watch:
         return bool(seen.requests or seen.errors)
 
 
-def monthly_usd(serving: Serving, *, region: str) -> tuple[float | None, str]:
+def monthly_usd(serving: Serving, served: CloudServed, *, region: str) -> tuple[float | None, str]:
     """What the smallest number of replicas costs, None if a price is unknown, and where the figure comes from."""
+    if served.deployment and served.deployment.automatic:
+        return None, "Google chooses the machines of what AutoML trained; its price an hour is not in our table"
     accelerator = serving.accelerator
     return _monthly_usd(
         region=region,

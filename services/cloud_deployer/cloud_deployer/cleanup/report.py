@@ -19,7 +19,8 @@ DEPLOYED_MODEL, MODEL_VERSION, ENDPOINT = "deployed model", "model version", "en
 class Removal(Document):
     """One thing that nothing needs any more, and why. `id` is unique within its kind and endpoint.
 
-    `heir` is the version that takes over the alias `default`, which Vertex AI never leaves without one.
+    `heir` is the version that takes over the alias `default`, which Vertex AI never leaves without one; `model` is the
+    id of the model that a version belongs to, empty for the data set's own.
     """
 
     kind: str
@@ -28,6 +29,7 @@ class Removal(Document):
     endpoint: str = ""
     run_id: str = ""
     heir: str = ""
+    model: str = ""
     operation: str = ""
     since: str = ""
     problem: str = ""
@@ -35,6 +37,7 @@ class Removal(Document):
     @property
     def what(self) -> str:
         where = f" of endpoint {self.endpoint}" if self.kind == DEPLOYED_MODEL else ""
+        where += f" of {self.model}" if self.model else ""
         return f"{self.kind} {self.id}{where}" + (f" ({self.run_id})" if self.run_id else "")
 
     def at(self, moment: datetime.datetime, **changes: str) -> Removal:

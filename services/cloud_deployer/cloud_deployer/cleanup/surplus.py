@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from cloud_deployer.cleanup.idle import monthly_usd_of
 from cloud_deployer.cleanup.report import DEPLOYED_MODEL, ENDPOINT, MODEL_VERSION, Idle, Removal
-from cloud_deployer.naming import CANDIDATE, LIVE, PREVIOUS, model_id_in, model_id_of
+from cloud_deployer.naming import CANDIDATE, LIVE, PREVIOUS, model_id_in, model_id_of, model_ids_of
 from cloud_deployer.release import CloudServed, CloudServing
 from dualdeploy import clock as clocks
 from dualdeploy.contracts.dataset_config import DatasetConfig
@@ -105,7 +105,7 @@ def is_ours(deployed: DeployedModel, endpoint: Endpoint, holdings: Holdings) -> 
     """By the claim on the endpoint, the model's id and the name that we gave it, all three."""
     named = dataset_of(deployed.display_name)
     holders = {holdings.dataset, *holdings.formerly.get(endpoint.id, ())}
-    return named in holders and model_id_in(deployed.model) == model_id_of(named)
+    return named in holders and model_id_in(deployed.model) in model_ids_of(named)
 
 
 def _judge(deployed: DeployedModel, endpoint: Endpoint, holdings: Holdings) -> Removal | str:
@@ -164,8 +164,15 @@ def _removal(deployed: DeployedModel, endpoint: Endpoint, reason: str) -> Remova
 def _surplus_versions(holdings: Holdings) -> list[Removal]:
     if holdings.config is None:
         return []
-    keep = holdings.config.serving.keep_versions
     mine = [version for version in holdings.versions if _run_of(version, holdings)]
+    models = dict.fromkeys(model_id_in(version.name) for version in mine)
+    of_each = ([version for version in mine if model_id_in(version.name) == model] for model in models)
+    keep = holdings.config.serving.keep_versions
+    return [removal for versions in of_each for removal in _surplus_of_model(versions, keep, holdings)]
+
+
+def _surplus_of_model(mine: Sequence[ModelVersion], keep: int, holdings: Holdings) -> list[Removal]:
+    """Of the versions of one model, oldest first: a model of ours, or of AutoML's."""
     older = mine[:-keep]
     deployed = {(model_id_in(one.model), one.version) for endpoint in holdings.endpoints for one in endpoint.deployed}
     served = (holdings.serving.current, holdings.serving.previous)
@@ -177,6 +184,7 @@ def _surplus_versions(holdings: Holdings) -> list[Removal]:
             run_id=_run_of(version, holdings),
             reason=f"{len(mine)} versions, the newest {keep} are kept (serving.keep_versions)",
             heir=mine[-1].version if "default" in version.aliases else "",
+            model="" if model_id_in(version.name) == model_id_of(holdings.dataset) else model_id_in(version.name),
         )
         for version in older
         if _run_of(version, holdings) not in claimed

@@ -20,7 +20,7 @@ from cloud_deployer import claims
 from cloud_deployer.cleanup.idle import Watch
 from cloud_deployer.cleanup.report import DEPLOYED_MODEL, ENDPOINT, MODEL_VERSION, Idle, Removal, Report, read_report
 from cloud_deployer.cleanup.surplus import Holdings, Surplus, find_surplus
-from cloud_deployer.naming import model_id_of
+from cloud_deployer.naming import model_id_of, model_ids_of
 from cloud_deployer.release import TARGET, CloudServing
 from cloud_deployer.world import World
 from dualdeploy import clock as clocks
@@ -36,7 +36,7 @@ from dualdeploy.errors import (
 )
 from dualdeploy.google import config_bucket
 from dualdeploy.google.object_store import ABSENT
-from dualdeploy.google.vertex import DATASET_LABEL, Endpoint
+from dualdeploy.google.vertex import DATASET_LABEL, Endpoint, ModelVersion
 from dualdeploy.http.ticks import Next
 from dualdeploy.ledger import UnreadableDocument, Versioned, lease, names
 from dualdeploy.release.worker import key_of
@@ -174,11 +174,15 @@ class Cleanup:
             endpoints=[endpoint for endpoint, _ in endpoints],
             formerly={endpoint.id: formerly for endpoint, formerly in endpoints},
             wanted=self._wanted([endpoint.id for endpoint, _ in endpoints if not endpoint.deployed], config),
-            versions=world.vertex.find_model_versions(model_id_of(dataset)) if config else [],
+            versions=self._versions(dataset) if config else [],
             active=frozenset(turn.run_id for turn in serving.waiting),
             now=world.clock(),
         )
         return dataclasses.replace(holdings, idle=self._idle(holdings, report.idle))
+
+    def _versions(self, dataset: str) -> list[ModelVersion]:
+        found = (self._world.vertex.find_model_versions(model_id) for model_id in model_ids_of(dataset))
+        return [version for versions in found for version in versions]
 
     def _endpoints(
         self, report: Report, serving: CloudServing, config: DatasetConfig | None
@@ -332,7 +336,7 @@ class Cleanup:
         return ""
 
     def _begin(self, dataset: str, removal: Removal) -> str:
-        vertex, model_id = self._world.vertex, model_id_of(dataset)
+        vertex, model_id = self._world.vertex, removal.model or model_id_of(dataset)
         if removal.kind == DEPLOYED_MODEL:
             # Without a split: Vertex AI refuses it should the model have got traffic since it was looked at.
             return vertex.start_undeploy(removal.endpoint, removal.id, traffic={})
@@ -352,7 +356,8 @@ class Cleanup:
 
     def _is_gone(self, dataset: str, removal: Removal) -> bool:
         if removal.kind == MODEL_VERSION:
-            return self._world.vertex.find_model_version(model_id_of(dataset), removal.id) is None
+            model_id = removal.model or model_id_of(dataset)
+            return self._world.vertex.find_model_version(model_id, removal.id) is None
         endpoint: Endpoint | None = self._world.vertex.find_endpoint(removal.endpoint or removal.id)
         if removal.kind == ENDPOINT or endpoint is None:
             return endpoint is None

@@ -13,8 +13,11 @@ NAME_LIMIT_SECONDS = 1800.0
 
 
 def reserve(release: CloudRelease, world: World) -> Turn[CloudRelease]:
-    """Claim the endpoint for the data set. Raises EndpointTaken."""
-    endpoint_id = config_of(release).serving.endpoint
+    """Claim the endpoint for the data set. Raises EndpointTaken, and OtherKindOfEndpoint for what AutoML trained."""
+    serving = config_of(release).serving
+    if release.managed:
+        deployments.check_managed(serving)
+    endpoint_id = serving.endpoint
     waits_for = claims.claim_endpoint(world.ledger, world.config, endpoint_id, release.dataset)
     return Wait(release, waits_for) if waits_for else Forward(release)
 

@@ -22,12 +22,14 @@ def judge(release: CloudRelease, world: World) -> Turn[CloudRelease]:
         saved_model=result.artifacts.saved_model,
         golden=result.artifacts.golden,
         labels=result.labels,
+        managed=result.managed is not None,
         card=world.cards.uri(release.run_id),
     )
     # Without it nothing could be proven behind the endpoint: better known now than with traffic on it.
     world.golden(release)
     # A graph is a program: forced or not, none goes where it would be run unless all of its operators are known.
-    world.check_graph(result.artifacts.saved_model)
+    if not release.managed:
+        world.check_graph(result.artifacts.saved_model)
     if not verdict.passed and not release.forced and limits.mode != "warn":
         return End(release, State.REJECTED, verdict.describe())
     despite = "" if verdict.passed else ("forced although " if release.forced else "warned only: ")
@@ -40,11 +42,12 @@ def _verdict(release: CloudRelease, world: World, result: TrainingResult, limits
         min_accuracy=limits.min_accuracy,
         max_calibration_error=limits.max_calibration_error,
         max_latency=limits.max_latency,
+        measured_by="AutoML" if result.managed else "the trainer",
     )
     rules, not_judged = list(own.rules), list(own.not_judged)
     measured = release.measured or Measured()
     if measured.metrics:
-        rules += gate.judge_against_live(
+        compared = gate.judge_against_live(
             result.metrics,
             Metrics.model_validate(measured.metrics),
             max_regression=limits.max_regression,
@@ -52,10 +55,12 @@ def _verdict(release: CloudRelease, world: World, result: TrainingResult, limits
             max_calibration_regression=limits.max_calibration_regression,
             max_latency_ratio=limits.max_latency_ratio,
         )
+        rules += compared.rules
+        not_judged += compared.not_judged
     elif measured.problem:
         why = f"{measured.live}, which serves, was not measured on the same pictures: {measured.problem}"
         not_judged.append(f"regression: {why}")
-        if world.settings.trainer_image and not release.forced:
+        if measured.possible and world.settings.trainer_image and not release.forced:
             # Someone asked for a comparison, it was tried, and it failed: that is not an approval.
             rules.append(gate.Rule("live_measured", 0, 1, ">="))
     return gate.Verdict(rules, not_judged)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from cloud_deployer.naming import CANDIDATE, LIVE, PREVIOUS, model_id_of
+from cloud_deployer.naming import CANDIDATE, LIVE, PREVIOUS, model_id_in, model_ids_of
 from cloud_deployer.release import TARGET, CloudRelease, CloudServed, CloudServing
 from cloud_deployer.steps.registry import change_aliases
 from cloud_deployer.world import NO_OPERATION, World
@@ -34,6 +34,7 @@ def record(release: CloudRelease, world: World) -> Turn[CloudRelease]:
         deployed_model=release.deployed_model,
         accuracy=release.accuracy,
         deployment=rollout.deployment,
+        takes_content=release.takes_content,
     )
     serve.record_live(world.ledger, CloudServing, release, served)
     return Forward(release)
@@ -51,14 +52,24 @@ def tell(release: CloudRelease, world: World) -> Turn[CloudRelease]:
 
 def _tell(release: CloudRelease, world: World) -> None:
     serving = world.serving(release.dataset)
-    for alias, served in ((LIVE, serving.current), (PREVIOUS, serving.previous)):
-        version = world.vertex.find_model_version(model_id_of(release.dataset), served.run_id) if served else None
-        if version and (alias not in version.aliases or CANDIDATE in version.aliases):
-            change_aliases(world, version, add=[alias], remove=[CANDIDATE])
+    for model_id in model_ids_of(release.dataset):
+        for alias, served in ((LIVE, serving.current), (PREVIOUS, serving.previous)):
+            _give_alias(world, model_id, alias, served if served and model_id_in(served.model) == model_id else None)
     if previous := serving.previous:
         replaced = world.ledger.find_release(CloudRelease, previous.run_id, TARGET, previous.release)
         if replaced:
             world.cards.write(replaced.document)
+
+
+def _give_alias(world: World, model_id: str, alias: str, served: CloudServed | None) -> None:
+    """To the version that served, or, of the model that none of these versions is of, to no version."""
+    version = world.vertex.find_model_version(model_id, served.run_id if served else alias)
+    if version is None:
+        return
+    if served is None:
+        change_aliases(world, version, add=[], remove=[alias])
+    elif alias not in version.aliases or CANDIDATE in version.aliases:
+        change_aliases(world, version, add=[alias], remove=[CANDIDATE])
 
 
 def undeploy(release: CloudRelease, world: World) -> Turn[CloudRelease]:

@@ -53,18 +53,26 @@ def measure(release: CloudRelease, world: World) -> Turn[CloudRelease]:
     result = world.result(release.run_id)
     if known := _figures(release, world, result, live.run_id):
         return _measured(release, Measured(live=live.run_id, metrics=as_mapping(known)))
+    if unmeasured := _unmeasured(release, world, result, live):
+        return _measured(release, unmeasured)
+    return _by_a_job(release, world, config, result, live)
+
+
+def _unmeasured(release: CloudRelease, world: World, result: TrainingResult, live: CloudServed) -> Measured | None:
+    """Why no job is started to measure the model that serves, if none is."""
+    if impossible := _impossible(result, world, live):
+        return Measured(live=live.run_id, problem=impossible, possible=False)
     # What the trainer could not measure is not asked for again, but by a person who brings the run out once more.
     told = result.live.problem if result.live and result.live.run_id == live.run_id else ""
     if told and release.n == 1:
-        return _measured(release, Measured(live=live.run_id, problem=told))
+        return Measured(live=live.run_id, problem=told)
     if release.forced:
         # It goes out whatever the comparison says: someone who rolls back must not wait for a job.
-        problem = told or "no job was started to find out, the release is forced"
-        return _measured(release, Measured(live=live.run_id, problem=problem))
+        return Measured(live=live.run_id, problem=told or "no job was started to find out, the release is forced")
     if not world.settings.trainer_image:
         problem = told or "this service knows no TRAINER_IMAGE to measure it with"
-        return _measured(release, Measured(live=live.run_id, problem=problem))
-    return _by_a_job(release, world, config, result, live)
+        return Measured(live=live.run_id, problem=problem)
+    return None
 
 
 def call_off(release: CloudRelease, world: World) -> None:
@@ -104,6 +112,17 @@ def _figures(release: CloudRelease, world: World, result: TrainingResult, live_r
         return world.result(live_run_id).metrics
     except (UnknownRun, UnusableResult):
         return None
+
+
+def _impossible(result: TrainingResult, world: World, live: CloudServed) -> str:
+    """Why no job can measure the model that serves on the new run's pictures, if none can: what AutoML trained answers
+    only where it is deployed, and leaves no list of its pictures for another model."""
+    if result.managed:
+        return "AutoML trained the new one, which leaves no job that another model could be measured with"
+    with contextlib.suppress(UnusableResult):
+        if world.result(live.run_id).managed:
+            return "AutoML trained it, and such a model has no files that a job could run"
+    return ""
 
 
 # The job -------------------------------------------------------------------------------------------------------

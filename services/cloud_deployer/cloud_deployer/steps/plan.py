@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from cloud_deployer import deployments
-from cloud_deployer.naming import deployed_id_of, former_id_of, model_id_in
+from cloud_deployer.naming import deployed_id_of, former_id_of, model_id_in, model_ids_of
 from cloud_deployer.release import (
     LEAVING_SECONDS,
     CloudRelease,
@@ -15,11 +15,13 @@ from cloud_deployer.release import (
     Limits,
     Rollout,
 )
+from cloud_deployer.steps import registry
 from cloud_deployer.world import World, config_of
 from dualdeploy.contracts.dataset_config import Serving
+from dualdeploy.contracts.prediction import Form
 from dualdeploy.contracts.training import as_mapping
 from dualdeploy.errors import RejectedByGoogle
-from dualdeploy.google.vertex import DeployedModel, Deployment, Endpoint
+from dualdeploy.google.vertex import DeployedModel, Deployment, Endpoint, ModelVersion
 from dualdeploy.ledger import ByHand, dataset_of, names
 from dualdeploy.release import serving as serve
 from dualdeploy.release.route import Forward, Stay, Turn, Wait
@@ -28,12 +30,16 @@ from dualdeploy.release.route import Forward, Stay, Turn, Wait
 _AT_ONCE = {"steps": (100,), "bake": 0.0, "monitoring": None}
 
 
+class NoCommonForm(RejectedByGoogle):
+    """There is no way to send a picture that both the new model and what serves beside it understand."""
+
+
 class NotAlone(RejectedByGoogle):
     """What scales to zero must be the endpoint's only model, and one of the others is not ours to take down."""
 
 
 def plan(release: CloudRelease, world: World) -> Turn[CloudRelease]:
-    """Fix the rollout, side by side with what serves or in its place. Raises NotAlone."""
+    """Fix the rollout, side by side with what serves or in its place. Raises NotAlone and NoCommonForm."""
     if release.rollout is None:
         return _planned(release, world)
     note_way_back(release, world, release.rollout)
@@ -46,15 +52,19 @@ def _planned(release: CloudRelease, world: World) -> Turn[CloudRelease]:
     if leaving := _leaving_with_traffic(release, world, endpoint):
         return Wait(release, leaving, limit=world.settings.operation_limit_seconds, kind="leaving")
     release = release.changed(by_hand=traffic_by_hand(release, world, endpoint))
-    model = f"{release.model}@{release.model_version}"
+    version = registry.version_of(release, world)
+    release = release.changed(takes_content="content" in version.forms)
     deployment = deployments.deployment(
-        serving, deployed_id=deployed_id_of(release), model=model, run_id=release.run_id
+        serving, deployed_id=deployed_id_of(release), version=version, run_id=release.run_id
     )
     in_place = _in_place(release, world, endpoint, serving, deployment)
     if in_place:
         rollout = _rollout_in_place(release, endpoint, serving, deployment, in_place)
     else:
         rollout = _side_by_side(release, world, endpoint, serving, deployment)
+        rollout = rollout.changed(form=_common_form(version, rollout, world, endpoint))
+    if not any(picture.is_answer for picture in world.golden(release)):
+        rollout = rollout.changed(limits=rollout.limits.changed(accuracy=release.accuracy))
     return Stay(release.changed(rollout=rollout, route="in place" if in_place else "forward"))
 
 
@@ -66,18 +76,50 @@ def _leaving_with_traffic(release: CloudRelease, world: World, endpoint: Endpoin
     return f"{', '.join(sorted(found))} to be undeployed, which was begun before" if found else ""
 
 
+def _common_form(version: ModelVersion, rollout: Rollout, world: World, endpoint: Endpoint) -> Form:
+    """How probes, and clients, send pictures that the new model and all that has traffic understand: the split draws a
+    model for each request, so what only some of them take would be a failed prediction for some. Raises NoCommonForm.
+    """
+    common = version.forms
+    for one in endpoint.deployed:
+        if one.id not in rollout.before:
+            continue
+        serves = world.vertex.find_model_version(model_id_in(one.model), one.version)
+        forms = serves.forms if serves else frozenset[Form]({"b64"})
+        if not common & forms:
+            raise NoCommonForm(_too_old(version, one))
+        common &= forms
+    # What our own predictors always took goes first: it proves what most clients send.
+    return "b64" if "b64" in common else "content"
+
+
+def _too_old(version: ModelVersion, serves: DeployedModel) -> str:
+    old, automls = (serves.display_name, version.versioned_name) if version.is_automatic else ("", "")
+    if old:
+        return (
+            f'{old} serves, and its predictor is from before predictors took {{"content": …}}, which is all that'
+            f" {automls} of AutoML takes: requests would fail on one of the two. Bring out one more model with"
+            " training.method: custom first; its predictor takes both"
+        )
+    return (
+        f'{version.versioned_name} was uploaded with a predictor from before predictors took {{"content": …}}, which is'
+        f" what clients send to {serves.display_name}, which AutoML trained and which serves. Train once more with"
+        " training.method: custom; the new version's predictor takes both"
+    )
+
+
 def note_way_back(release: CloudRelease, world: World, rollout: Rollout) -> None:
     """Keep in the claim what taking the release back needs, before anything of it can be seen."""
     serve.note_way_back(world.ledger, CloudServing, release, rollout=rollout.model_dump(mode="json"))
 
 
 def ours(endpoint: Endpoint, release: CloudRelease) -> list[DeployedModel]:
-    """Versions of the model that is being released, named after runs of its data set: what is taken down serves users,
-    so a name alone is not enough."""
+    """Versions of the data set's models, named after its runs: what is taken down serves users, so a name alone is not
+    enough."""
     return [
         one
         for one in endpoint.deployed
-        if dataset_of(one.display_name) == release.dataset and model_id_in(one.model) == model_id_in(release.model)
+        if dataset_of(one.display_name) == release.dataset and model_id_in(one.model) in model_ids_of(release.dataset)
     ]
 
 

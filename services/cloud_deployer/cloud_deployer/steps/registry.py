@@ -6,12 +6,14 @@ import logging
 from collections.abc import Sequence
 
 from cloud_deployer.console_metrics import SCHEMA_URI, classification_metrics
-from cloud_deployer.naming import CANDIDATE, HEALTH_ROUTE, PORT, PREDICT_ROUTE, model_id_of
+from cloud_deployer.naming import CANDIDATE, HEALTH_ROUTE, PORT, PREDICT_ROUTE, model_id_in, model_id_of
 from cloud_deployer.release import CloudRelease
 from cloud_deployer.world import World
 from dualdeploy.errors import RejectedByGoogle, ResourceMissing
 from dualdeploy.google.vertex import (
+    BOTH_FORMS,
     DATASET_LABEL,
+    FORMS_LABEL,
     REVISION_LABEL,
     RUN_LABEL,
     SNAPSHOT_LABEL,
@@ -25,7 +27,9 @@ log = logging.getLogger(__name__)
 
 
 def upload(release: CloudRelease, world: World) -> Turn[CloudRelease]:
-    """Find the run's version, or upload it."""
+    """Find the run's version, or upload it; one that AutoML trained is there, or nowhere. Raises ResourceMissing."""
+    if release.managed:
+        return _found(release, world)
     model_id = model_id_of(release.dataset)
     version = world.vertex.find_model_version(model_id, release.run_id)
     if version:
@@ -52,21 +56,38 @@ def upload(release: CloudRelease, world: World) -> Turn[CloudRelease]:
     )
 
 
+def _found(release: CloudRelease, world: World) -> Turn[CloudRelease]:
+    managed = world.result(release.run_id).managed
+    version = world.vertex.find_model_version(model_id_in(managed.name), managed.version) if managed else None
+    if managed is None or version is None:
+        what = f"{managed.name}@{managed.version}" if managed else "the model"
+        raise ResourceMissing(f"{what}, which AutoML trained as {release.run_id}, was deleted; train again")
+    change_aliases(world, version, add=[CANDIDATE])
+    return Forward(release.changed(model=version.name, model_version=version.version))
+
+
+def version_of(release: CloudRelease, world: World) -> ModelVersion:
+    """The release's version, as it is in the Model Registry now. Raises ResourceMissing."""
+    version = world.vertex.find_model_version(model_id_in(release.model), release.model_version)
+    if version is None:
+        raise ResourceMissing(f"the version of {release.run_id} was deleted from {model_id_in(release.model)}")
+    return version
+
+
 def _labels(release: CloudRelease, world: World) -> dict[str, str]:
     """A label value has at most 63 characters: half of a SHA-256 in hex is enough to tell snapshots apart."""
     labels = {DATASET_LABEL: release.dataset, RUN_LABEL: release.run_id, SNAPSHOT_LABEL: release.snapshot[:32]}
+    labels[FORMS_LABEL] = BOTH_FORMS
     return labels | ({REVISION_LABEL: world.settings.git_revision} if world.settings.git_revision else {})
 
 
 def show_evaluation(release: CloudRelease, world: World) -> Turn[CloudRelease]:
     """Show in the console what was measured, and leave the model card, before any traffic moves."""
     result = world.result(release.run_id)
-    model_id = model_id_of(release.dataset)
-    version = world.vertex.find_model_version(model_id, release.run_id)
-    if version is None:
-        raise ResourceMissing(f"the version of {release.run_id} was deleted from {model_id}")
+    version = version_of(release, world)
     try:
-        if not world.vertex.has_evaluation(version, release.run_id):
+        # Google shows what it measured of its own model.
+        if not release.managed and not world.vertex.has_evaluation(version, release.run_id):
             measured = classification_metrics(result.metrics, result.labels)
             world.vertex.import_evaluation(version, Evaluation(release.run_id, SCHEMA_URI, measured))
     except RejectedByGoogle as exc:

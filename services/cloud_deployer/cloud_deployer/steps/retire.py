@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 
 from cloud_deployer import claims, traffic
-from cloud_deployer.naming import model_id_in, model_id_of
+from cloud_deployer.naming import model_id_in, model_ids_of
 from cloud_deployer.release import TARGET, CloudRelease, CloudServing
 from cloud_deployer.world import World
 from dualdeploy import clock as clocks
@@ -35,7 +35,11 @@ def would_take_down(world: World, dataset: str) -> list[str]:
         for one in _ours(endpoint, dataset)
     ]
     found += [_described(endpoint, dataset) for endpoint in endpoints]
-    found += [f"model version {each.version} of {model_id_of(dataset)}" for each in _versions(world, dataset)]
+    found += [
+        f"model version {each.version} of {model_id}"
+        for model_id in model_ids_of(dataset)
+        for each in _versions(world, dataset, model_id)
+    ]
     return found
 
 
@@ -74,11 +78,16 @@ def _delete_endpoint(release: CloudRelease, world: World, endpoint_id: str) -> T
 
 
 def delete_versions(release: CloudRelease, world: World) -> Turn[CloudRelease]:
-    """Delete the model when all of its versions are ours, else our versions one after the other."""
-    model_id = model_id_of(release.dataset)
-    mine = _versions(world, release.dataset)
-    if not mine:
-        return Forward(release)
+    """Delete each model when all of its versions are ours, else our versions one after the other."""
+    for model_id in model_ids_of(release.dataset):
+        if mine := _versions(world, release.dataset, model_id):
+            return _delete_versions_of(release, world, model_id, mine)
+    return Forward(release)
+
+
+def _delete_versions_of(
+    release: CloudRelease, world: World, model_id: str, mine: Sequence[ModelVersion]
+) -> Turn[CloudRelease]:
     everything = world.vertex.find_model_versions(model_id)
     strangers = [each for each in everything if each not in mine]
     if not strangers:
@@ -131,15 +140,15 @@ def _ours(endpoint: Endpoint, dataset: str) -> list[DeployedModel]:
     return [
         one
         for one in endpoint.deployed
-        if dataset_of(one.display_name) == dataset and model_id_in(one.model) == model_id_of(dataset)
+        if dataset_of(one.display_name) == dataset and model_id_in(one.model) in model_ids_of(dataset)
     ]
 
 
-def _versions(world: World, dataset: str) -> list[ModelVersion]:
-    """Made by us of runs of the data set."""
+def _versions(world: World, dataset: str, model_id: str) -> list[ModelVersion]:
+    """Made by us, or by AutoML for us, of runs of the data set."""
     return [
         version
-        for version in world.vertex.find_model_versions(model_id_of(dataset))
+        for version in world.vertex.find_model_versions(model_id)
         if version.labels.get(DATASET_LABEL) == dataset
         and any(dataset_of(alias) == dataset for alias in version.aliases)
     ]
@@ -183,6 +192,6 @@ def _delete_version(
         release,
         version.versioned_name,
         start=lambda: world.vertex.start_delete_version(version),
-        there=lambda: version.version not in {each.version for each in _versions(world, release.dataset)},
+        there=lambda: world.vertex.find_model_version(model_id_in(version.name), version.version) is None,
         what=f"delete {version.versioned_name}",
     )

@@ -67,7 +67,7 @@ def baseline(release: CloudRelease, world: World) -> Turn[CloudRelease]:
     endpoint = world.endpoint(rollout.endpoint)
     _check_split(endpoint, rollout, allowed=[rollout.split(-1)])
     golden, wanted = world.golden(release), rollout.limits.answers
-    tally = probe(world.vertex, endpoint, golden, candidate="", tally=Tally(), wanted=wanted)
+    tally = probe(world.vertex, endpoint, golden, candidate="", tally=Tally(), wanted=wanted, form=rollout.form)
     if tally.failures < tally.requests:
         return Forward(release.with_plan(baseline=tally))
     # Not one answer: either no one is served at this moment, or we cannot see it. Both forbid an experiment.
@@ -185,7 +185,15 @@ def _asked(release: CloudRelease, world: World, tally: Tally) -> Tally:
     endpoint = world.endpoint(rollout.endpoint)
     _check_split(endpoint, rollout, allowed=[rollout.split(rollout.index)])
     golden, wanted = world.golden(release), rollout.limits.answers
-    return probe(world.vertex, endpoint, golden, candidate=rollout.candidate, tally=tally, wanted=wanted)
+    return probe(
+        world.vertex,
+        endpoint,
+        golden,
+        candidate=rollout.candidate,
+        tally=tally,
+        wanted=wanted,
+        form=rollout.form,
+    )
 
 
 def _asleep(release: CloudRelease, asleep: ModelAsleep) -> Turn[CloudRelease]:

@@ -56,10 +56,11 @@ def judge_cloud(
     min_accuracy: float,
     max_calibration_error: float | None = None,
     max_latency: float | None = None,
+    measured_by: str = "the trainer",
 ) -> Verdict:
-    """The trainer's figures on the held-out examples; a rule without its figure is named, and neither passes nor fails.
+    """The figures on the held-out examples; a rule without its figure is named, and neither passes nor fails.
 
-    `max_latency` in seconds, for one picture; see `Metrics.latency_seconds`.
+    `max_latency` in seconds, for one picture; see `Metrics.latency_seconds`. `measured_by` is who gave the figures.
     """
     rules = [Rule("accuracy", metrics.accuracy, min_accuracy, ">=")]
     not_judged = []
@@ -70,7 +71,7 @@ def judge_cloud(
         if limit is not None and figure is not None:
             rules.append(Rule(name, figure, limit, "<="))
         elif limit is not None:
-            not_judged.append(f"{name}: the trainer did not measure it")
+            not_judged.append(f"{name}: {measured_by} did not measure it")
     return Verdict(rules, not_judged)
 
 
@@ -82,12 +83,12 @@ def judge_against_live(
     max_class_regression: float | None,
     max_calibration_regression: float | None = None,
     max_latency_ratio: float | None = None,
-) -> list[Rule]:
+) -> Verdict:
     """Both measured on the same pictures; a class's figure is its recall, and the class that lost most counts.
 
-    A figure that one of the two lacks, because an older trainer did not measure it, makes no rule.
+    A figure that one of the two lacks, because AutoML or an older trainer did not measure it, is not judged.
     """
-    rules = []
+    rules, not_judged = [], []
     # Rounded, because 0.91 - 0.90 is a little more than 0.01 in floating point.
     if max_regression is not None:
         rules.append(Rule("regression", round(live.accuracy - metrics.accuracy, 9), max_regression, "<="))
@@ -98,13 +99,23 @@ def judge_against_live(
     ]
     if max_class_regression is not None and losses:
         rules.append(Rule("class_regression", max(losses), max_class_regression, "<="))
-    if max_calibration_regression is not None and None not in (metrics.calibration_error, live.calibration_error):
-        gained = round((metrics.calibration_error or 0.0) - (live.calibration_error or 0.0), 9)
-        rules.append(Rule("calibration_regression", gained, max_calibration_regression, "<="))
-    if max_latency_ratio is not None and metrics.latency_seconds and live.latency_seconds:
-        ratio = round(metrics.latency_seconds / live.latency_seconds, 9)
-        rules.append(Rule("latency_ratio", ratio, max_latency_ratio, "<="))
-    return rules
+    if max_calibration_regression is not None:
+        if metrics.calibration_error is None or live.calibration_error is None:
+            not_judged.append(_lacks("calibration_regression", metrics.calibration_error))
+        else:
+            gained = round(metrics.calibration_error - live.calibration_error, 9)
+            rules.append(Rule("calibration_regression", gained, max_calibration_regression, "<="))
+    if max_latency_ratio is not None:
+        if metrics.latency_seconds and live.latency_seconds:
+            ratio = round(metrics.latency_seconds / live.latency_seconds, 9)
+            rules.append(Rule("latency_ratio", ratio, max_latency_ratio, "<="))
+        else:
+            not_judged.append(_lacks("latency_ratio", metrics.latency_seconds))
+    return Verdict(rules, not_judged)
+
+
+def _lacks(rule: str, own: float | None) -> str:
+    return f"{rule}: {'this model' if own is None else 'the model that serves'} was not measured for it"
 
 
 def judge_mobile(*, accuracy: float, min_accuracy: float, size_bytes: int, max_size_mb: float) -> Verdict:

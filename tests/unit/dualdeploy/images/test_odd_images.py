@@ -46,7 +46,7 @@ def decoded(data: bytes) -> bool:
 
 def served(data: bytes) -> bool:
     body = json.dumps({"instances": [{"b64": base64.b64encode(data).decode()}]}).encode()
-    [parsed] = instances.parse(body, max_instances=1)
+    [parsed] = instances.parse(body, max_instances=1).items
     return isinstance(parsed, Picture)
 
 

@@ -82,7 +82,14 @@ def test_against_the_live_model_calibration_and_latency_count_where_both_have_th
     live = measured(0.9, calibration_error=0.05, latency_seconds=0.01)
 
     good = judge_against_live(measured(0.9, calibration_error=0.07, latency_seconds=0.03), live, **limits)
-    assert [(rule.name, rule.passed) for rule in good] == [("calibration_regression", True), ("latency_ratio", True)]
+    passed = [(rule.name, rule.passed) for rule in good.rules]
+    assert passed == [("calibration_regression", True), ("latency_ratio", True)]
     bad = judge_against_live(measured(0.9, calibration_error=0.08, latency_seconds=0.031), live, **limits)
-    assert not any(rule.passed for rule in bad)
-    assert judge_against_live(measured(0.9), live, **limits) == []
+    assert not any(rule.passed for rule in bad.rules)
+    for mine, theirs, who in ((measured(0.9), live, "this model"), (live, measured(0.9), "the model that serves")):
+        verdict = judge_against_live(mine, theirs, **limits)
+        assert verdict.rules == []
+        assert verdict.not_judged == [
+            f"calibration_regression: {who} was not measured for it",
+            f"latency_ratio: {who} was not measured for it",
+        ]

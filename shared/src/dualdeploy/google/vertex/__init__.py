@@ -5,8 +5,10 @@ from dualdeploy.google.vertex.gateway import MOST_PREDICTION_CLIENTS, VertexGate
 from dualdeploy.google.vertex.port import Vertex
 from dualdeploy.google.vertex.types import (
     ATTEMPT_LABEL,
+    BOTH_FORMS,
     DATASET_LABEL,
     ENTRY_LABEL,
+    FORMS_LABEL,
     OUTCOME_BY_STATE,
     REVISION_LABEL,
     RUN_LABEL,
@@ -29,9 +31,11 @@ from dualdeploy.google.vertex.types import (
 
 __all__ = [
     "ATTEMPT_LABEL",
+    "BOTH_FORMS",
     "CALL_TIMEOUT",
     "DATASET_LABEL",
     "ENTRY_LABEL",
+    "FORMS_LABEL",
     "MOST_PREDICTION_CLIENTS",
     "OUTCOME_BY_STATE",
     "RETRY_DEADLINE",

@@ -65,6 +65,16 @@ def custom_job(spec: CustomJobSpec) -> Any:
 def deployed_model(deployment: Deployment) -> Any:
     types = lazily.load("google.cloud.aiplatform_v1.types")
 
+    if deployment.automatic:
+        # Neither an account nor the logs of a container: there is no container of ours.
+        return types.DeployedModel(
+            id=deployment.id,
+            model=deployment.model,
+            display_name=deployment.display_name,
+            automatic_resources=types.AutomaticResources(
+                min_replica_count=deployment.min_replicas, max_replica_count=deployment.max_replicas
+            ),
+        )
     return types.DeployedModel(
         id=deployment.id,
         model=deployment.model,
@@ -141,6 +151,7 @@ def model_version(model: Any) -> ModelVersion:
         aliases=tuple(model.version_aliases),
         artifact_uri=model.artifact_uri,
         labels=dict(model.labels),
+        resources=tuple(each.name for each in model.supported_deployment_resources_types),
     )
 
 

@@ -8,6 +8,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dualdeploy.contracts.prediction import Form
 from dualdeploy.errors import (
     DualDeployError,
     NoCapacity,
@@ -40,6 +41,10 @@ SNAPSHOT_LABEL = "dualdeploy_snapshot"
 
 
 REVISION_LABEL = "dualdeploy_revision"
+
+
+#: On a version of ours: in which forms its predictor takes pictures (`contracts.prediction`). Without it, b64 alone.
+FORMS_LABEL, BOTH_FORMS = "dualdeploy_forms", "b64_content"
 
 
 class JobOutcome(enum.StrEnum):
@@ -154,13 +159,29 @@ class ModelSpec:
 
 @dataclasses.dataclass(frozen=True)
 class ModelVersion:
-    """`name` is `projects/…/models/<id>`, without a version; `labels` are those of the model and of the version."""
+    """`name` is `projects/…/models/<id>`, without a version; `labels` are those of the model and of the version.
+
+    `resources` are what it can be deployed with, in Vertex AI's words (`Model.DeploymentResourcesType`).
+    """
 
     name: str
     version: str
     aliases: Sequence[str]
     artifact_uri: str
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    resources: Sequence[str] = ()
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether Google chooses the machines that it serves on, as for AutoML's image models."""
+        return "AUTOMATIC_RESOURCES" in self.resources and "DEDICATED_RESOURCES" not in self.resources
+
+    @property
+    def forms(self) -> frozenset[Form]:
+        """How its pictures may be sent once it is deployed."""
+        if self.is_automatic:
+            return frozenset({"content"})
+        return frozenset({"b64", "content"} if self.labels.get(FORMS_LABEL) == BOTH_FORMS else {"b64"})
 
     @property
     def versioned_name(self) -> str:
@@ -239,7 +260,8 @@ class Deployment:
     """How a model version is put on an endpoint; `id` is ours (1 to 10 digits), so repeating it does no harm.
 
     `targets` are per cents by the name of the metric that replicas are added for (`AutoscalingMetricSpec`). With
-    `scale_to_zero` it must be alone on a dedicated endpoint, and begins with `min_replicas` machines.
+    `scale_to_zero` it must be alone on a dedicated endpoint, and begins with `min_replicas` machines. With `automatic`
+    Google chooses the machines: of the rest, only the number of replicas counts.
     """
 
     id: str
@@ -256,6 +278,7 @@ class Deployment:
     container_log: bool = True
     access_log: bool = False
     scale_to_zero: ScaleToZero | None = None
+    automatic: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
