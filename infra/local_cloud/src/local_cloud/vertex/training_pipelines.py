@@ -335,12 +335,10 @@ class TrainingPipelines:
         try:
             # Without a while in PENDING no race that hides there would ever be seen.
             trained = None if stop.wait(self._provisioning_seconds) else self._train(name, stop)
-            if self._closing.is_set():
-                return
-            if trained is None:
-                self._end(name, "CANCELLED", error=_CANCELLED, **self._spent(name, time.monotonic() - began))
-            else:
+            if trained is not None:
                 self._succeed(name, trained)
+            else:
+                self._end(name, "CANCELLED", error=_CANCELLED, **self._spent(name, time.monotonic() - began))
         except _Failed as failed:
             self._end(name, "FAILED", error=rpc_status(failed.error))
         except Exception as error:  # noqa: BLE001  # a pipeline must reach an end whatever breaks here
@@ -445,7 +443,7 @@ class TrainingPipelines:
         fault = self._faults.take(APPEAR)
         with self._records.transaction():
             pipeline = self._records.get(_COLLECTION, name)
-            if pipeline is None:
+            if pipeline is None or self._closing.is_set():
                 return
             task = automl.task(pipeline["trainingTaskInputs"])
             try:
@@ -476,7 +474,7 @@ class TrainingPipelines:
     def _add_model(self, name: str) -> None:
         with self._records.transaction():
             pipeline = self._records.get(_COLLECTION, name)
-            if pipeline is None:
+            if pipeline is None or "trained" not in pipeline:
                 return
             trained = pipeline.pop("trained")
             self._models.add_trained(pipeline, trained)
@@ -493,8 +491,9 @@ class TrainingPipelines:
         return {"trainingTaskMetadata": {"costMilliNodeHours": str(cost)}}
 
     def _end(self, name: str, state: str, **fields: Any) -> None:
+        """Write an end, unless it only came because the local cloud stops: then the next process begins again."""
         with self._records.transaction():
-            if self._records.get(_COLLECTION, name) is not None:
+            if not self._closing.is_set() and self._records.get(_COLLECTION, name) is not None:
                 self._change(name, state=f"PIPELINE_STATE_{state}", endTime=now(), **fields)
 
     def _change(self, name: str, **fields: Any) -> Document:
