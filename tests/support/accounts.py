@@ -20,6 +20,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import pubsub_v1
 from google.cloud import storage as google_storage
 
+from dualdeploy.google.automl import AutoMLGateway
 from dualdeploy.google.firebase_ml import FirebaseMlGateway
 from dualdeploy.google.monitoring import MonitoringGateway
 from dualdeploy.google.object_store import GcsObjectStore
@@ -106,6 +107,10 @@ class Actor:
     @functools.cached_property
     def vertex(self) -> VertexGateway:
         return VertexGateway(project=PROJECT, region=REGION, emulator_host=self.environment["VERTEX_EMULATOR_HOST"])
+
+    @functools.cached_property
+    def automl(self) -> AutoMLGateway:
+        return AutoMLGateway(project=PROJECT, region=REGION, emulator_host=self.environment["VERTEX_EMULATOR_HOST"])
 
     @functools.cached_property
     def monitoring(self) -> MonitoringGateway:

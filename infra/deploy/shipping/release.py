@@ -18,6 +18,7 @@ _OWNERS: Mapping[str, frozenset[str]] = {
 #: Products that the chain can do without, by the name of their resource or module in Terraform → what each is called,
 #: and how it is switched off in terraform.tfvars. What Google refuses of one of them stops nothing else.
 OPTIONAL: Mapping[str, tuple[str, str]] = {
+    "automl": ("training by AutoML", "automl = false"),
     "budget": ("the budget", 'billing_account = ""'),
     "delivery": ("the deployment of commits by Cloud Build", 'repository = ""'),
     "console": ("the console for operators", "console = null"),

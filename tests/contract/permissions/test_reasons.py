@@ -96,6 +96,16 @@ def asks_how_a_job_stands(world: Any) -> None:
     assert world.actor("job-notifier").vertex.get_custom_job(job).name == job
 
 
+def looks_for_data_sets(world: Any) -> None:
+    world.actor("training-launcher").automl.find_datasets({"dualdeploy_dataset": "flowers"})
+
+
+def asks_how_a_pipeline_stands(world: Any) -> None:
+    """One that is not there: who may ask is told so, and who may not is not."""
+    with contextlib.suppress(ResourceMissing):
+        world.actor("job-notifier").automl.get_pipeline(f"projects/{PROJECT}/locations/{REGION}/trainingPipelines/1")
+
+
 def looks_for_endpoints(world: Any) -> None:
     world.actor("cloud-deployer").vertex.find_endpoints("dualdeploy_dataset")
 
@@ -272,6 +282,18 @@ STORIES: Mapping[str, tuple[Story, str]] = {
         starts_a_job("training-launcher"),
         _VERTEX.format("customJobs.create"),
     ),
+    "training-launcher: roles/storage.objectCreator on bucket models: automl/": (
+        creates("training-launcher", "models", "automl/"),
+        of_objects("objects.create"),
+    ),
+    "training-launcher: roles/storage.objectViewer on bucket models: automl/": (
+        reads("training-launcher", "models", "automl/flowers/k/prepared.json"),
+        of_objects("objects.get"),
+    ),
+    "training-launcher: dualdeploy_training_launcher_automl on project": (
+        looks_for_data_sets,
+        _VERTEX.format("datasets.list"),
+    ),
     "training-launcher: roles/iam.serviceAccountUser on account trainer": (starts_a_job("training-launcher"), _ACT_AS),
     "job-notifier: roles/storage.objectUser on bucket ledger": (
         records("job-notifier"),
@@ -280,6 +302,18 @@ STORIES: Mapping[str, tuple[Story, str]] = {
     "job-notifier: roles/storage.objectViewer on bucket models: results/": (
         reads("job-notifier", "models", "results/r/cloud.json"),
         of_objects("objects.get"),
+    ),
+    "job-notifier: roles/storage.objectCreator on bucket models: results/": (
+        creates("job-notifier", "models", "results/"),
+        of_objects("objects.create"),
+    ),
+    "job-notifier: roles/storage.objectViewer on bucket models: automl/": (
+        reads("job-notifier", "models", "automl/flowers/k/prepared.json"),
+        of_objects("objects.get"),
+    ),
+    "job-notifier: dualdeploy_job_notifier_automl on project": (
+        asks_how_a_pipeline_stands,
+        _VERTEX.format("trainingPipelines.get"),
     ),
     "job-notifier: dualdeploy_job_notifier on project": (asks_how_a_job_stands, _VERTEX.format("customJobs.get")),
     "job-notifier: roles/pubsub.publisher on topic advance": (publishes("job-notifier", "advance"), _NOT_AUTHORIZED),
@@ -382,6 +416,10 @@ STORIES: Mapping[str, tuple[Story, str]] = {
     ),
     "trainer: roles/storage.objectUser on bucket models: runs/ results/ evaluations/": (
         replaces("trainer", "models", "results/"),
+        of_objects("objects.create"),
+    ),
+    "trainer: roles/storage.objectUser on bucket models: automl/": (
+        replaces("trainer", "models", "automl/"),
         of_objects("objects.create"),
     ),
     "training-launcher-caller: roles/run.invoker on service training-launcher": (

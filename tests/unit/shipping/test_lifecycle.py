@@ -32,6 +32,7 @@ SETTINGS: dict[str, Any] = {
     "firebase_key_secret": "firebase-key",
     "firebase_bucket_linked": True,
     "staged_rollouts": False,
+    "automl": True,
     "browser_origins": ["https://app.example.com"],
     "console": {"iap_audience": "/projects/1/locations/us-central1/services/console"},
     "gateway": {
@@ -50,6 +51,7 @@ GIVEN = {"project", "region", "images", "sources", "revision"}
 
 #: A thing of each product that the chain can do without, and the settings with which it is made.
 OPTIONAL: dict[str, tuple[str, dict[str, Any]]] = {
+    "automl": ("google_project_iam_custom_role", {"automl": True}),
     "budget": ("google_billing_budget", {"billing_account": "012345-6789AB-CDEF01"}),
     "console": ("google_project_iam_member", {"console": {}}),
     "delivery": ("google_cloudbuild_trigger", {"repository": SETTINGS["repository"]}),
@@ -203,7 +205,8 @@ def test_what_google_refuses_of_optional_products_stops_nothing_else(real: Any) 
     says = google_says.FINAL["a permission that a person lacks"].says
 
     def is_of_one(thing: Any) -> bool:
-        return thing.get("service", "") in {"", *APIS.values()} and "console" in thing.get("member", "console")
+        named = "console" in thing.get("member", "console") and "automl" in thing.get("role_id", "automl")
+        return thing.get("service", "") in {"", *APIS.values()} and named
 
     for kind in {kind for kind, _ in OPTIONAL.values()}:
         real.cloud.refuse(kind, says, times=99, when=is_of_one)

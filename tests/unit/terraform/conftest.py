@@ -32,6 +32,7 @@ VARIABLES: Mapping[str, Any] = {
     "alert_emails": ["alerts@example.com"],
     "billing_account": "012345-6789AB-CDEF01",
     "firebase_ml": True,
+    "automl": True,
     "console": {},
     "gateway": {"origins": ["https://app.example.com"]},
 }

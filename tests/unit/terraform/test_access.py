@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from dualdeploy.google.automl import AutoML
 from dualdeploy.google.vertex import Vertex
 from local_cloud import topology as topologies
 from local_cloud.iam.bindings import Binding, Bindings, condition
@@ -49,6 +50,24 @@ VERTEX: Mapping[str, frozenset[str]] = {
     "predict": frozenset({"endpoints.predict"}),
     "operation": frozenset(),
 }
+
+
+#: The same of `dualdeploy.google.automl`.
+AUTOML: Mapping[str, frozenset[str]] = {
+    "find_datasets": frozenset({"datasets.list"}),
+    "find_dataset": frozenset({"datasets.get"}),
+    "start_create_dataset": frozenset({"datasets.create", "datasets.get"}),
+    "start_import": frozenset({"datasets.import", "datasets.get"}),
+    "start_delete_dataset": frozenset({"datasets.delete", "datasets.get"}),
+    "create_pipeline": frozenset({"trainingPipelines.create", "models.get"}),
+    "find_pipelines": frozenset({"trainingPipelines.list"}),
+    "get_pipeline": frozenset({"trainingPipelines.get"}),
+    # It may look whether the pipeline has ended meanwhile.
+    "cancel_pipeline": frozenset({"trainingPipelines.cancel", "trainingPipelines.get"}),
+    "find_evaluation": frozenset({"modelEvaluations.list"}),
+    "operation": frozenset(),
+}
+CALLS = {**VERTEX, **AUTOML}
 
 
 def host(service: str) -> str:
@@ -115,7 +134,7 @@ def called(service: str) -> set[str]:
         node.func.attr
         for tree in trees(service)
         for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in VERTEX
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CALLS
     }
 
 
@@ -125,14 +144,14 @@ def buckets_of(service: str) -> set[str]:
     return set(re.findall(r"\bread\.(\w+)_bucket\b", text))
 
 
-def test_every_call_of_vertex_ai_has_its_permissions_written_down() -> None:
-    methods = {name for name in vars(Vertex) if not name.startswith("_")}
-    assert methods == set(VERTEX)
+@pytest.mark.parametrize(("port", "written"), [(Vertex, VERTEX), (AutoML, AUTOML)])
+def test_every_call_of_vertex_ai_has_its_permissions_written_down(port: type, written: Mapping[str, Any]) -> None:
+    assert {name for name in vars(port) if not name.startswith("_")} == set(written)
 
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_may_do_on_vertex_ai_what_its_code_calls_and_nothing_else(service: str, plan: Any) -> None:
-    needed = {f"aiplatform.{permission}" for call in called(service) for permission in VERTEX[call]}
+    needed = {f"aiplatform.{permission}" for call in called(service) for permission in CALLS[call]}
     roles = [each.values for each in plan.of("google_project_iam_custom_role") if each.owner == service]
     granted = {permission for role in roles for permission in role["permissions"]}
     assert granted == needed
@@ -207,6 +226,8 @@ def test_nobody_has_a_wide_role(plan: Any) -> None:
     assert on_the_project == {
         ("training-launcher", "dualdeploy_training_launcher"),
         ("job-notifier", "dualdeploy_job_notifier"),
+        ("training-launcher", "dualdeploy_training_launcher_automl"),
+        ("job-notifier", "dualdeploy_job_notifier_automl"),
         ("cloud-deployer", "dualdeploy_cloud_deployer"),
         ("cloud-deployer", "roles/monitoring.viewer"),
         ("console", "roles/monitoring.viewer"),

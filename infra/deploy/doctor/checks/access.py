@@ -20,7 +20,8 @@ _OPERATOR = "an operator"
 class Grant:
     """A line: `account` and `on` in the file's words, `why` what the account does with the role.
 
-    `objects` and `lists` are its condition: objects by the beginnings of their names, and the bucket itself.
+    `objects` and `lists` are its condition: objects by the beginnings of their names, and the bucket itself. `variable`
+    of Terraform turns it on; empty for what every data set needs.
     """
 
     account: str
@@ -29,6 +30,7 @@ class Grant:
     why: str
     objects: tuple[str, ...] = ()
     lists: bool = False
+    variable: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,13 @@ def grants(bindings: Mapping[str, Any]) -> list[Grant]:
     rows = [row for section in bindings["bindings"].values() for row in section]
     return [
         Grant(
-            row["account"], row["role"], row["on"], row["why"], tuple(row.get("objects", ())), row.get("lists", False)
+            row["account"],
+            row["role"],
+            row["on"],
+            row["why"],
+            tuple(row.get("objects", ())),
+            row.get("lists", False),
+            row.get("variable", ""),
         )
         for row in rows
         if row["account"] not in {_OPERATOR, *NOT_IN_THE_CHAIN}
@@ -97,7 +105,7 @@ def _policy(look: Look, place: str, wanted: Sequence[Grant]) -> Check:
         except NotThere:
             return  # and its own check says so
         missing = [(grant, member) for grant in wanted if (member := _lacking(look, there, grant))]
-        missing = [(grant, member) for grant, member in missing if optional.is_needed(look, grant.role)]
+        missing = [(grant, member) for grant, member in missing if optional.is_needed(look, grant.variable)]
         for grant, member in missing:
             hint = _hint(look, place, grant)
             says = f"{grant.account} lacks {grant.role}, so this does not work: {grant.why}"

@@ -12,12 +12,7 @@ from dualdeploy.contracts.dataset_config import DatasetConfig
 _NEEDS: Mapping[str, Callable[[DatasetConfig], bool]] = {
     "firebase_ml": lambda config: "firebase-ml" in config.publishing.channels,
     "staged_rollouts": lambda config: config.publishing.rollout is not None,
-}
-#: Roles that are granted for one of them.
-_ROLES: Mapping[str, str] = {
-    "roles/cloudconfig.admin": "staged_rollouts",
-    "roles/firebaseml.admin": "firebase_ml",
-    "roles/iam.serviceAccountTokenCreator": "firebase_ml",
+    "automl": lambda config: config.training.method == "automl",
 }
 
 
@@ -26,6 +21,6 @@ def users(look: Look, variable: str) -> list[str]:
     return [each.dataset for each in buckets.usable(look) if _NEEDS[variable](each)]
 
 
-def is_needed(look: Look, role: str) -> bool:
-    """Whether anything needs a role: those of the whole chain are always needed."""
-    return role not in _ROLES or bool(users(look, _ROLES[role]))
+def is_needed(look: Look, variable: str) -> bool:
+    """Whether anything needs what a variable turns on; what none turns on (empty) is always needed."""
+    return not variable or bool(users(look, variable))

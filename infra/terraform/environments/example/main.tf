@@ -49,6 +49,7 @@ module "training" {
   source  = "../../modules/training"
   project = module.project.id
   buckets = module.storage.buckets
+  automl  = var.automl
 }
 
 module "training_launcher" {
@@ -61,6 +62,7 @@ module "training_launcher" {
   buckets          = module.storage.buckets
   build            = module.project.build
   source_object    = var.sources.training_launcher
+  automl           = var.automl
   trainer_image    = var.images.trainer
   training_account = module.training.service_account
 }
@@ -75,6 +77,7 @@ module "job_notifier" {
   buckets       = module.storage.buckets
   build         = module.project.build
   source_object = var.sources.job_notifier
+  automl        = var.automl
 }
 
 module "cloud_deployer" {

@@ -32,6 +32,7 @@ output "configuration" {
     firebase_key_secret    = var.firebase_key_secret
     firebase_bucket_linked = var.firebase_bucket_linked
     staged_rollouts        = var.staged_rollouts
+    automl                 = var.automl
     gateway                = var.gateway
     console                = var.console
     browser_origins        = var.browser_origins

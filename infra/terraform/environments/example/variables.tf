@@ -104,6 +104,12 @@ variable "firebase_ml" {
   default     = false
 }
 
+variable "automl" {
+  description = "Whether data sets may be trained by Google's AutoML (training.method: automl), which costs by node hours."
+  type        = bool
+  default     = false
+}
+
 variable "staged_rollouts" {
   description = "Whether the project's Remote Config template may be written, for data sets with publishing.rollout."
   type        = bool

@@ -54,3 +54,9 @@ variable "labels" {
   type        = map(string)
   default     = {}
 }
+
+variable "automl" {
+  description = "Whether data sets may be trained by AutoML."
+  type        = bool
+  default     = false
+}

@@ -51,3 +51,17 @@ resource "google_storage_bucket_iam_member" "writes_artifacts" {
     ])
   }
 }
+
+# Pictures and files that AutoML imports, over those of an earlier attempt.
+resource "google_storage_bucket_iam_member" "automl" {
+  count = var.automl ? 1 : 0
+
+  bucket = var.buckets["models"]
+  role   = "roles/storage.objectUser"
+  member = google_service_account.trainer.member
+
+  condition {
+    title      = "only-automl"
+    expression = "resource.name.startsWith(\"projects/_/buckets/${var.buckets["models"]}/objects/automl/\")"
+  }
+}

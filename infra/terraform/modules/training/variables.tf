@@ -8,3 +8,8 @@ variable "buckets" {
   type        = map(string)
 }
 
+variable "automl" {
+  description = "Whether data sets may be trained by AutoML."
+  type        = bool
+  default     = false
+}

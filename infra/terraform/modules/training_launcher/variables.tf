@@ -72,3 +72,9 @@ variable "labels" {
   type        = map(string)
   default     = {}
 }
+
+variable "automl" {
+  description = "Whether data sets may be trained by AutoML."
+  type        = bool
+  default     = false
+}

@@ -81,7 +81,10 @@ class Grant:
 
 @dataclasses.dataclass(frozen=True)
 class Binding:
-    """One line of the file, in its words; `why` is for people, `page` is why Google asks for what is not shown here."""
+    """One line of the file, in its words; `why` is for people, `page` is why Google asks for what is not shown here.
+
+    `variable` of whoever deploys turns it on; the local cloud grants it in any case.
+    """
 
     section: str
     account: str
@@ -92,6 +95,7 @@ class Binding:
     lists: bool = False
     only_bucket: str = ""
     page: str = ""
+    variable: str = ""
 
     @property
     def where(self) -> str:
