@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dualdeploy.contracts.training import FeatureNames, Metrics, Recipe
+from dualdeploy.contracts.training import RECIPES, FeatureNames, Metrics, Recipe
 from dualdeploy.images.pixels import decode_rgb, resize_bilinear
 from dualdeploy.images.tfrecord import encode_example, write_records
 from trainer.data import examples
@@ -195,6 +195,27 @@ def test_from_pretrained_weights_the_head_learns_first_and_then_only_the_top_of_
     assert not any(moved[:40]), "the first layers keep what they were published with"
     assert any(moved[-20:]), "the last layers are fine-tuned"
     assert not any(changed(statistics, network.model.non_trainable_variables)), "batch statistics stay"
+
+
+def test_a_head_that_is_fitted_to_features_is_right_before_the_first_step_and_the_whole_base_learns_at_once(
+    pictures: Any, weights_file: Path
+) -> None:
+    from trainer import architectures
+    from trainer.loop import head, recipe
+
+    images, labels = pictures
+    network = architectures.build("mobilenet_v3_small", classes=2, image_size=SIZE, weights=weights_file)
+    before = snapshot(network.base.variables)
+    head.fit(network, images, labels, image_size=SIZE, smoothing=0.05)
+    predict = recipe.inference(network.model, SIZE)
+    for seen in (images[:, 2:-2, 2:-2], images[:, 2:-2, -3:1:-1]):
+        assert (np.argmax(predict(seen.astype(np.float32)), axis=1) == labels).mean() > 0.9
+    assert not any(changed(before, network.base.variables))
+    whole = Recipe.model_validate(RECIPES["whole_base"])
+    (phase,) = recipe.phases(network, epochs=4, learning_rate=0.01, recipe=whole)
+    assert (phase.name, phase.epochs, phase.learning_rate) == ("fine-tune", 4, pytest.approx(0.003))
+    assert len(phase.variables) == len(network.model.trainable_variables)
+    assert not phase.batch_statistics
 
 
 def test_weights_start_from_the_file_not_from_chance(weights_file: Path) -> None:

@@ -19,7 +19,7 @@ from trainer import architectures
 from trainer.architectures import Network
 from trainer.data.class_weights import class_weights
 from trainer.data.examples import DataSet, Examples
-from trainer.loop import evaluation, recipe
+from trainer.loop import evaluation, head, recipe
 from trainer.loop.replicas import Team
 from trainer.outputs import event_log
 from trainer.process import checkpoints, hardware
@@ -84,6 +84,10 @@ def fit(job: TrainingJob, data: DataSet, start: Start, memory: Memory, *, report
         weights=start.weights,
         module=start.module,
     )
+    weights = _class_weights(job, everyone.classes)
+    earlier = _taken_over(memory)
+    if training.recipe.head == "features" and served.pretrained and earlier is None:
+        _fit_head(job, served, data, weights, team)
     learner = _learner(job, served, start.module, policy, team)
     predict = inference(served, training.image_size) if team.place.is_chief else None
     lesson = recipe.Lesson(
@@ -96,7 +100,7 @@ def fit(job: TrainingJob, data: DataSet, start: Start, memory: Memory, *, report
             seed=training.seed,
             augmentation=training.augmentation,
             recipe=training.recipe,
-            class_weights=_class_weights(job, everyone.classes),
+            class_weights=weights,
             precision=policy,
             compiled=compiled,
         ),
@@ -106,7 +110,6 @@ def fit(job: TrainingJob, data: DataSet, start: Start, memory: Memory, *, report
         fewest=everyone.fewest,
     )
     plan = recipe.phases(learner, epochs=training.epochs, learning_rate=training.learning_rate, recipe=training.recipe)
-    earlier = _taken_over(memory)
     reporter.expect(lesson.steps * (training.epochs - (earlier.epoch if earlier else 0)))
     reached = recipe.train(lesson, plan, earlier)
     reporter.finish()
@@ -180,6 +183,22 @@ def _learner(job: TrainingJob, served: Network, module: Path | None, policy: har
         )
         recipe.put_weights(twin.model, recipe.weights_of(served.model))
     return dataclasses.replace(twin, pretrained=served.pretrained)
+
+
+def _fit_head(job: TrainingJob, served: Network, data: DataSet, weights: Any, team: Team) -> None:
+    """On the pictures of the chief, whose head all workers begin with."""
+    if team.place.is_chief:
+        head.fit(
+            served,
+            data.train.pixels,
+            data.train.labels,
+            image_size=job.training.image_size,
+            smoothing=job.training.recipe.label_smoothing,
+            class_weights=weights,
+        )
+    for variable in served.head:
+        values = variable.value.numpy().ravel() if team.place.is_chief else np.zeros(variable.shape).ravel()
+        variable.assign(team.total(values.tolist()).reshape(variable.shape).astype(np.float32))
 
 
 def _hand_over(learner: Network, served: Network) -> None:

@@ -104,12 +104,15 @@ class Listener:
 
 
 def phases(network: Network, *, epochs: int, learning_rate: float, recipe: Recipe) -> list[Phase]:
-    """One phase from scratch; head first, then the top of the base, from pretrained weights."""
+    """One phase from scratch; head first, then the top of the base, from pretrained weights.
+
+    A head that was fitted to features (`recipe.head`) needs no phase of its own.
+    """
     if not network.pretrained:
         everything = network.model.trainable_variables
         return [Phase("train", everything, epochs, learning_rate, batch_statistics=True)]
     head = network.head
-    head_epochs = max(1, round(epochs * recipe.head_share))
+    head_epochs = 0 if recipe.head == "features" else max(1, round(epochs * recipe.head_share))
     if head_epochs >= epochs:
         return [Phase("head", head, epochs, learning_rate, batch_statistics=False)]
     layers = network.layers
@@ -117,10 +120,10 @@ def phases(network: Network, *, epochs: int, learning_rate: float, recipe: Recip
     top = [variable for layer in layers[first:] for variable in layer.trainable_variables]
     rate, rest = learning_rate * recipe.fine_tuning_rate, epochs - head_epochs
     # Batch statistics of small batches would wash out what the published averages know.
-    return [
-        Phase("head", head, head_epochs, learning_rate, batch_statistics=False, last=False),
-        Phase("fine-tune", [*top, *head], rest, rate, batch_statistics=False, before=head_epochs),
-    ]
+    tuned = Phase("fine-tune", [*top, *head], rest, rate, batch_statistics=False, before=head_epochs)
+    if not head_epochs:
+        return [tuned]
+    return [Phase("head", head, head_epochs, learning_rate, batch_statistics=False, last=False), tuned]
 
 
 @dataclasses.dataclass(frozen=True)

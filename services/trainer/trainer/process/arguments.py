@@ -49,6 +49,11 @@ RECIPE_OVERRIDES: tuple[tuple[str, type, str], ...] = (
     ("class-weights", str, "auto or none: whether rare classes count more"),
     ("warm-up", float, "share of a phase in which the learning rate rises"),
     ("early-stopping", int, "epochs of the second half without a lower held-out loss that end it; 0: never"),
+    (
+        "head",
+        str,
+        "pretrained only: steps, or features: the head is fitted once to what the base makes of the pictures",
+    ),
     ("head-share", float, "pretrained only: share of the epochs that trains the head alone"),
     ("fine-tuned-share", float, "pretrained only: share of the base that learns after that"),
     ("fine-tuning-rate", float, "pretrained only: its learning rate, as a share of the highest"),
@@ -251,7 +256,12 @@ def _training_faults(training: TrainingParameters) -> list[str]:
     )
     network = {
         "training.architecture": architectures.unknown(training.architecture),
-        "training": architectures.misused(training.architecture, weights=weights, image_size=training.image_size),
+        "training": architectures.misused(
+            training.architecture,
+            weights=weights,
+            image_size=training.image_size,
+            fits_head=training.recipe.head == "features",
+        ),
     }
     faults = [f"{place}: {fault}" for place, fault in network.items() if fault]
     return faults + [

@@ -122,8 +122,10 @@ def unknown(architecture: str) -> str:
     )
 
 
-def misused(architecture: str, *, weights: str, image_size: int) -> str:
-    """Why this network cannot be trained from these weights or at this size, with what to write instead."""
+def misused(architecture: str, *, weights: str, image_size: int, fits_head: bool = False) -> str:
+    """Why this network cannot be trained in this way, with what to write instead; `fits_head`: on features."""
+    if module_of(architecture) and fits_head:
+        return "a network of your own has a head of its own, which cannot be fitted: write recipe.head: steps"
     if module_of(architecture) and weights == "imagenet":
         return (
             "there are no published weights of a network of your own: write weights: none, or gs://… of a file of yours"

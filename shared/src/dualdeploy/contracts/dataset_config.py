@@ -23,6 +23,7 @@ from dualdeploy.contracts.quantization import Quantization
 from dualdeploy.contracts.routing import Mode
 from dualdeploy.contracts.shards import ShardNames
 from dualdeploy.contracts.split import BY_NAMES, SplitRule
+from dualdeploy.contracts.training import RECIPES
 from dualdeploy.errors import InvalidDatasetConfig
 
 DATASET_NAME = dataset_name.DATASET_NAME
@@ -203,9 +204,19 @@ class Recipe(_Section):
     class_weights: Literal["auto", "none"] = "auto"
     warm_up: float = Field(default=0.15, ge=0, lt=1)
     early_stopping: int = Field(default=8, ge=0)
+    head: Literal["steps", "features"] = "steps"
     head_share: Fraction = 0.3
     fine_tuned_share: Fraction = 0.4
     fine_tuning_rate: float = Field(default=0.1, gt=0, le=1)
+
+
+def _named(value: object) -> object:
+    """A recipe's name stands for the keys that make it one."""
+    if not isinstance(value, str):
+        return value
+    if value not in RECIPES:
+        raise ValueError(f"must be {', '.join(RECIPES)}, or a section of keys")
+    return RECIPES[value]
 
 
 Strategy = Literal["spot", "standard", "flex_start"]
@@ -282,7 +293,7 @@ class TargetTraining(_Section):
     max_bad_records: Fraction = 0.01
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
     xla: Literal["auto", "on", "off"] = "auto"
-    recipe: Recipe = Recipe()
+    recipe: Annotated[Recipe, pydantic.BeforeValidator(_named)] = Recipe()
     machine: str = "n1-standard-8"
     accelerator: Accelerator | None = Accelerator()
     replicas: int = Field(default=1, ge=1, le=32)
@@ -317,7 +328,12 @@ class TargetTraining(_Section):
 
     @pydantic.model_validator(mode="after")
     def _the_network_can_be_trained_like_this(self) -> TargetTraining:
-        if fault := architectures.misused(self.architecture, weights=self.weights, image_size=self.image_size):
+        if fault := architectures.misused(
+            self.architecture,
+            weights=self.weights,
+            image_size=self.image_size,
+            fits_head=self.recipe.head == "features",
+        ):
             raise ValueError(fault)
         return self
 

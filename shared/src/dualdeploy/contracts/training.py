@@ -57,11 +57,18 @@ class FeatureNames(_Document):
     first_label: int = 0
 
 
+#: Recipes that have a name, for `training.<target>.recipe`; docs/training.md has what was measured.
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "whole_base": {"head": "features", "fine_tuned_share": 1.0, "fine_tuning_rate": 0.3}
+}
+
+
 class Recipe(_Document):
     """How the network learns. Shares are of 0..1; docs/training.md says what each does and what was measured.
 
-    `early_stopping` counts epochs of the second half without a lower held-out loss (0: never stop); the three about
-    fine-tuning only matter for weights other than none.
+    `early_stopping` counts epochs of the second half without a lower held-out loss (0: never stop); those about the
+    head and fine-tuning only matter for weights other than none. `head`: in which way the new head begins, by the steps
+    of the first epochs, or fitted to features that are computed once.
     """
 
     augmentation: Literal["auto", "standard", "light", "none"] = "auto"
@@ -70,6 +77,7 @@ class Recipe(_Document):
     class_weights: Literal["auto", "none"] = "auto"
     warm_up: float = Field(default=0.15, ge=0, lt=1)
     early_stopping: int = Field(default=8, ge=0)
+    head: Literal["steps", "features"] = "steps"
     head_share: float = Field(default=0.3, ge=0, le=1)
     fine_tuned_share: float = Field(default=0.4, ge=0, le=1)
     fine_tuning_rate: float = Field(default=0.1, gt=0, le=1)

@@ -52,6 +52,30 @@ def faults_of(document: Any) -> str:
     return message
 
 
+# Recipes -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_name_of_a_recipe_stands_for_its_keys() -> None:
+    recipe = read({"training": {"cloud": {"recipe": "whole_base"}}}).training.cloud.recipe
+    assert (recipe.head, recipe.fine_tuned_share, recipe.fine_tuning_rate) == ("features", 1.0, 0.3)
+    assert recipe.label_smoothing == read().training.cloud.recipe.label_smoothing
+
+
+@pytest.mark.parametrize(
+    ("cloud", "says"),
+    [
+        ({"recipe": "best"}, "training.cloud.recipe: must be whole_base, or a section of keys, not 'best'"),
+        ({"recipe": ["whole_base"]}, "training.cloud.recipe: must be a section of keys"),
+        (
+            {"recipe": "whole_base", "weights": "none", "architecture": "module:gs://config/modules/net.py"},
+            "a network of your own has a head of its own, which cannot be fitted: write recipe.head: steps",
+        ),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused_with_what_to_write(cloud: dict[str, Any], says: str) -> None:
+    assert says in faults_of({**SMALLEST, "training": {"cloud": cloud}})
+
+
 # Defaults ------------------------------------------------------------------------------------------------------------
 
 
