@@ -12,6 +12,7 @@ from dualdeploy.google.firebase_ml import FirebaseMlGateway
 from dualdeploy.google.object_store import GcsObjectStore
 from dualdeploy.google.pubsub import PubSubPublisher
 from dualdeploy.google.remote_config import RemoteConfigGateway
+from dualdeploy.google.vertex import VertexGateway
 from dualdeploy.http.callers import Callers
 from dualdeploy.http.entrypoint import Receiver
 from dualdeploy.ledger import Ledger
@@ -24,8 +25,10 @@ from mobile_publisher.world import World
 
 if TYPE_CHECKING:
     from dualdeploy.contracts.dataset_config import DatasetConfig
+    from dualdeploy.contracts.training import ManagedModel
     from dualdeploy.ledger import Run
     from mobile_publisher.release import File
+    from mobile_publisher.world import Around
 
 
 def create_app() -> flask.Flask:
@@ -46,17 +49,18 @@ def create_app() -> flask.Flask:
 def _world(read: PublisherSettings, ledger: Ledger) -> World:
     models, data = GcsObjectStore(read.models_bucket), GcsObjectStore(read.data_bucket)
 
-    def export(run: Run, config: DatasetConfig, live: str) -> File:
+    def export(run: Run, config: DatasetConfig, around: Around) -> File | ManagedModel:
         # NumPy and LiteRT: what leads to no export must not pay for them.
         from mobile_publisher.export import export as export_run  # noqa: PLC0415
 
-        return export_run(run, config, models=models, data=data, settings=read, live=live)
+        return export_run(run, config, models=models, data=data, settings=read, around=around)
 
     bucket = read.firebase_storage_bucket
     return World(
         ledger=ledger,
         due=Due(SERVICE, ledger, every=read.tick_seconds),
         models=models,
+        vertex=VertexGateway(project=read.project, region=read.region, emulator_host=read.vertex_emulator_host),
         config=GcsObjectStore(read.config_bucket),
         firebase=FirebaseMlGateway(
             project=read.project,

@@ -36,7 +36,7 @@ from dualdeploy.clock import to_text
 from dualdeploy.contracts import automl, training
 from dualdeploy.contracts.dataset_config import object_name
 from dualdeploy.contracts.events import Envelope
-from dualdeploy.contracts.training import TARGETS, TrainingJob
+from dualdeploy.contracts.training import TARGETS, ManagedModel, TrainingJob
 from dualdeploy.errors import CannotEverSucceed, LeaseHeld, RetryLater
 from dualdeploy.google.automl import Pipeline
 from dualdeploy.google.vertex import RUN_LABEL, TARGET_LABEL, JobOutcome, ModelVersion
@@ -181,6 +181,7 @@ class Chain:
             ledger=ledger,
             due=Due("mobile_publisher", ledger),
             models=self.models,
+            vertex=self.vertex,
             config=self.config,
             firebase=self.firebase,
             remote_config=self.remote_config,
@@ -426,7 +427,10 @@ class Chain:
     def write_result(self, run_id: str, target: str, *, accuracy: float = 0.95, name: str = "", **more: Any) -> None:
         chain_data.write_result(self.models, run_id, target, clock=self.clock, accuracy=accuracy, name=name, **more)
 
-    def _export(self, run: Any, config: Any, _live: str) -> Any:
+    def _export(self, run: Any, config: Any, around: Any) -> Any:
+        found = json.loads(self.models.read(training.result_name(run.run_id, "mobile")).data)
+        if found.get("managed") and not around.exported:
+            return ManagedModel.model_validate(found["managed"])
         return chain_data.stub_file(self.models, run, config, accuracy=self.mobile_accuracy, variant=self._variant)
 
     # Driving ---------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from flask.testing import FlaskClient
 from dualdeploy import clock as clocks
 from dualdeploy.contracts.dataset_config import DatasetConfig, object_name
 from dualdeploy.contracts.events import Envelope, TrainingCompleted
+from dualdeploy.contracts.training import ManagedModel
 from dualdeploy.errors import RetryLater
 from dualdeploy.http.ticks import ADVANCE_TOPIC, parse_advance
 from dualdeploy.ledger import Ended, Launch, Ledger, Run, Snapshot, State, dataset_of, names
@@ -28,9 +29,17 @@ from mobile_publisher.release import File, MobileRelease, MobileServing
 from mobile_publisher.service import SERVICE, compose
 from mobile_publisher.settings import PublisherSettings
 from mobile_publisher.storage_channel import StorageChannel
-from mobile_publisher.world import World
+from mobile_publisher.world import Around, World
 from support.chain_data import overwrite, stub_file
-from support.fakes import FakeFirebaseMl, FakePublisher, FakeRemoteConfig, Faults, ManualClock, MemoryObjectStore
+from support.fakes import (
+    FakeFirebaseMl,
+    FakePublisher,
+    FakeRemoteConfig,
+    FakeVertex,
+    Faults,
+    ManualClock,
+    MemoryObjectStore,
+)
 from support.fakes.callers import cloud_run_callers
 from support.fakes.failing import ProcessDied
 
@@ -56,6 +65,9 @@ class Publishing:
         self.operations: list[str] = []
         self.interfere: Interfere = lambda _name, _when: None
         self.accuracy = 0.9
+        #: What AutoML trained, by run, and the folder in which its file was looked for.
+        self.managed: dict[str, ManagedModel] = {}
+        self.exported: dict[str, str] = {}
         self._dead = False
         self._at_work = False
         self._announced: list[TrainingCompleted] = []
@@ -64,6 +76,7 @@ class Publishing:
         self.ledger = Ledger(self.ledger_store, clock=self.clock)
         self.firebase = FakeFirebaseMl(faults=self._faults("firebase"), looks_locked=looks_locked)
         self.remote_config = FakeRemoteConfig(faults=self._faults("remote_config"))
+        self.vertex = FakeVertex(faults=self._faults("vertex"))
         self.publisher = FakePublisher(faults=self._faults("pubsub"))
         self.build(bucket=bucket)
         self.configure()
@@ -81,6 +94,7 @@ class Publishing:
             ledger=self.ledger,
             due=Due(SERVICE, self.ledger),
             models=self.models,
+            vertex=self.vertex,
             config=self.config,
             firebase=self.firebase,
             remote_config=self.remote_config,
@@ -279,5 +293,9 @@ class Publishing:
         finally:
             self._at_work = True
 
-    def _export(self, run: Run, config: DatasetConfig, live: str) -> File:
+    def _export(self, run: Run, config: DatasetConfig, around: Around) -> File | ManagedModel:
+        if (model := self.managed.get(run.run_id)) and not around.exported:
+            return model
+        if around.exported:
+            self.exported[run.run_id] = around.exported
         return stub_file(self.models, run, config, accuracy=self.accuracy, variant="dynamic")

@@ -151,7 +151,7 @@ else:
     from dualdeploy.ledger.due import Due
     from mobile_publisher.world import World
     world = World(
-        ledger=ledger, due=Due("mobile_publisher", ledger), models=models, config=config,
+        ledger=ledger, due=Due("mobile_publisher", ledger), models=models, config=config, vertex=vertex,
         firebase=FirebaseMlGateway(project="demo-project"),
         remote_config=RemoteConfigGateway(project="demo-project"), export=None, firebase_ml_ends=read.firebase_ml_ends,
         storage=None,

@@ -48,7 +48,7 @@ class ConversionDisagrees(UnusableResult):
 class Candidate:
     """One variant with its figures and the gate's verdict, or the reason why it cannot be used at all."""
 
-    variant: Variant
+    variant: Variant | Literal["automl"]
     tflite: bytes = b""
     evaluation: Evaluation | None = None
     figures: Figures | None = None
@@ -159,6 +159,24 @@ def _samples(pictures: Iterable[bytes], image_size: int) -> list[npt.NDArray[np.
     return samples
 
 
+#: What is not known of a file that Google made, by rule of the gate.
+_NOT_MEASURED = {
+    "conversion_loss": "AutoML shows no model of floating point that its file was made of",
+    "worst_class_loss": "AutoML shows no model of floating point that its file was made of",
+    "cloud_agreement": "AutoML's models say nothing to single pictures before they are deployed",
+}
+
+
+def of_google(tflite: bytes, reference: Reference, limits: MobileGate) -> Candidate:
+    """The one file that Google made of what AutoML trained, measured as far as there is something to compare with.
+
+    Raises UnusableModel.
+    """
+    evaluation = on_device.evaluate(tflite, reference.examples(), labels=reference.labels)
+    figures = _figures(tflite, evaluation, reference).changed(agreement_with_source=None, not_measured=_NOT_MEASURED)
+    return Candidate("automl", tflite, evaluation, figures, on_device_gate.judge(figures, limits))
+
+
 def _measure(variant: Variant, tflite: bytes, reference: Reference, limits: MobileGate) -> Candidate:
     agreement = on_device.agreement(tflite, reference.golden, labels=reference.labels)
     if agreement.same_label < MIN_AGREEMENT:
@@ -169,22 +187,28 @@ def _measure(variant: Variant, tflite: bytes, reference: Reference, limits: Mobi
     evaluation = on_device.evaluate(tflite, reference.examples(), labels=reference.labels)
     recall = _recall(evaluation)
     losses = [before - recall[label] for label, before in reference.recall.items() if label in recall]
-    memory = on_device.peak_memory(tflite)
-    pictures = [image for image, _ in itertools.islice(reference.examples(), _LATENCY_PICTURES)]
-    figures = Figures(
-        accuracy=evaluation.accuracy,
-        size_bytes=len(tflite),
-        examples=evaluation.examples,
+    figures = _figures(tflite, evaluation, reference).changed(
         agreement_with_source=agreement.same_label,
         float_accuracy=reference.accuracy if variant != "float32" else None,
         worst_class_loss=max(losses) if losses and variant != "float32" else None,
+    )
+    return Candidate(variant, tflite, evaluation, figures, on_device_gate.judge(figures, limits))
+
+
+def _figures(tflite: bytes, evaluation: Evaluation, reference: Reference) -> Figures:
+    """What can be measured of any file."""
+    memory = on_device.peak_memory(tflite)
+    pictures = [image for image, _ in itertools.islice(reference.examples(), _LATENCY_PICTURES)]
+    return Figures(
+        accuracy=evaluation.accuracy,
+        size_bytes=len(tflite),
+        examples=evaluation.examples,
         live_accuracy=reference.live_accuracy,
         cloud_agreement=_cloud_agreement(tflite, reference),
         latency_ms=evaluation.invoke_ms_p50,
         latency_two_threads_ms=on_device.median_latency(tflite, pictures, labels=reference.labels, threads=2),
         peak_memory_mb=None if memory is None else memory / 1e6,
     )
-    return Candidate(variant, tflite, evaluation, figures, on_device_gate.judge(figures, limits))
 
 
 def _cloud_agreement(tflite: bytes, reference: Reference) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import datetime
 import errno
@@ -13,14 +12,13 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from dualdeploy import clock as clocks
 from dualdeploy import local_paths
 from dualdeploy.clock import Clock
-from dualdeploy.contracts import answers, saved_model, training
+from dualdeploy.contracts import answers, golden, saved_model, training
 from dualdeploy.contracts.dataset_config import DatasetConfig
-from dualdeploy.contracts.training import TrainingResult
+from dualdeploy.contracts.training import ManagedModel, TrainingResult
 from dualdeploy.errors import CannotEverSucceed, UnusableResult
 from dualdeploy.google.object_store import ABSENT, GenerationChanged, ObjectMissing, ObjectStore
 from dualdeploy.images.pixels import UnreadableImage
@@ -28,10 +26,23 @@ from dualdeploy.ledger import Run
 from mobile_publisher import candidates, conversion, gate_table, held_out, manifest, on_device, tflite_metadata
 from mobile_publisher.candidates import Candidate, Conversions, Golden, Reference
 from mobile_publisher.conversion import Variant
-from mobile_publisher.release import File
+from mobile_publisher.manifest import Shape
+from mobile_publisher.release import FIREBASE_ML, File
 from mobile_publisher.settings import PublisherSettings
+from mobile_publisher.world import Around
 
 log = logging.getLogger(__name__)
+
+
+#: Phones have nothing yet, and Google was asked for nothing.
+_ALONE = Around()
+
+#: What Vertex AI calls the file in an export's folder.
+_EXPORTED = "model.tflite"
+
+
+class InputChanges(CannotEverSucceed):
+    """Apps that follow the name of the data set could not feed the new file."""
 
 
 class NoRoom(CannotEverSucceed):
@@ -45,18 +56,45 @@ def export(
     models: ObjectStore,
     data: ObjectStore,
     settings: PublisherSettings,
-    live: str = "",
+    around: Around = _ALONE,
     converter: Sequence[str] = conversion.CONVERTER,
     clock: Clock = clocks.utc_now,
-) -> File:
+) -> File | ManagedModel:
     """Convert as `publishing.quantization` says, measure every variant, and store the one that goes out.
 
     It is stored under a name made of its content, with its manifest and the gate's table beside it: repeating this
-    writes the same objects or others, never over one that a phone may be downloading. `live` is the URI of the file
-    that is live, `converter` the program that converts (see `conversion.convert`). Raises CannotEverSucceed's children
-    for everything that training again, or another variant, would have to mend.
+    writes the same objects or others, never over one that a phone may be downloading. `around` says what it goes out
+    into, `converter` is the program that converts (see `conversion.convert`). What AutoML trained is not converted but
+    taken as Google exported it; until it has, the model is returned, for the caller to ask Google. Raises
+    CannotEverSucceed's children for everything that training again, or another variant, would have to mend.
     """
     result = read_result(run, models)
+    if result.managed and not around.exported:
+        return result.managed
+    reference = _reference(run, result, models=models, data=data, live=around.live)
+    if result.managed:
+        made = [candidates.of_google(_exported(around.exported, models), reference, config.gates.mobile)]
+    else:
+        made = _converted(
+            run, config, result, reference, models=models, data=data, settings=settings, converter=converter
+        )
+    chosen = candidates.choose(made)
+    shape = _shape(chosen.tflite)
+    _check_apps(shape, config, around, models)
+    return _store(chosen, made, run, config, result, shape=shape, models=models, created=clock())
+
+
+def _converted(
+    run: Run,
+    config: DatasetConfig,
+    result: TrainingResult,
+    reference: Reference,
+    *,
+    models: ObjectStore,
+    data: ObjectStore,
+    settings: PublisherSettings,
+    converter: Sequence[str],
+) -> list[Candidate]:
     quantization = config.publishing.quantization
     with _scratch() as folder:
         source = folder / "pixels_model"
@@ -72,13 +110,78 @@ def export(
             memory_bytes=settings.conversion_memory_mb * 1_000_000 or None,
             converter=converter,
         )
-        reference = _reference(run, result, models=models, data=data, live=live)
         try:
-            made = candidates.make(quantization, conversions, reference, config.gates.mobile)
+            return candidates.make(quantization, conversions, reference, config.gates.mobile)
         except UnreadableImage as exc:
             raise UnusableResult(f"{result.artifacts.golden} is not a golden set: {exc}") from exc
-    chosen = candidates.choose(made)
-    return _store(chosen, made, run, config, result, models=models, created=clock())
+
+
+def _exported(folder: str, models: ObjectStore) -> bytes:
+    """The one file that Google wrote into the folder. Raises UnusableResult."""
+    root = _object_name(folder, models).rstrip("/")
+    found = [each.name.removeprefix(f"{root}/") for each in models.list(f"{root}/")]
+    if _EXPORTED not in found:
+        raise UnusableResult(
+            f"{folder} holds no {_EXPORTED}, but {', '.join(sorted(found)) or 'nothing'}: export it again"
+        )
+    return models.read(f"{root}/{_EXPORTED}").data
+
+
+def _shape(tflite: bytes) -> Shape:
+    """What an app has to know to use the file. Raises UnusableModel for one that no app of ours can."""
+    # The order of AutoML's labels is its own, and stands in the file alone: without it, no label would be known.
+    classifier = on_device.Classifier(tflite)
+    if not classifier.takes_pixels:
+        raise on_device.UnusableModel(
+            f"the file's input is {classifier.input_type} that is not the pixels from 0 to 255 themselves, which is all"
+            " that apps are promised"
+        )
+    scale, zero = classifier.output_scale
+    return Shape(
+        image_size=classifier.image_size,
+        labels=classifier.labels,
+        input_type=classifier.input_type,
+        output_type=classifier.output_type,
+        scale=scale,
+        zero_point=zero,
+    )
+
+
+def _check_apps(shape: Shape, config: DatasetConfig, around: Around, models: ObjectStore) -> None:
+    """Hold a file of another input type back from apps that were written for the one that is live.
+
+    Who follows a name gets what is published under it; `min_app_version` is the one thing that keeps an app from a file
+    that it cannot feed. Firebase ML knows no such thing. Raises InputChanges.
+    """
+    publishing = config.publishing
+    if around.forced or around.live_name != publishing.name:
+        return
+    live_type, live_least = _of_live(around.live, models)
+    if live_type == shape.input_type:
+        return
+    what = f"the file that phones have under {publishing.name} takes {live_type}, this one takes {shape.input_type}"
+    if FIREBASE_ML in publishing.channels:
+        raise InputChanges(
+            f"{what}, and Firebase ML gives it to every app, also to those that cannot take it: give the data set"
+            " another publishing.name, which the new apps ask for, or take firebase-ml out of publishing.channels"
+        )
+    if publishing.min_app_version in ("", live_least if shape.input_type != "float32" else ""):
+        raise InputChanges(
+            f"{what}: set publishing.min_app_version to the first version of your app that reads input.type of the"
+            f" manifest{f' ({live_least} is that of the live file)' if live_least else ''}, so that older ones keep"
+            " the file that they have, and send /redeploy (docs/phones.md)"
+        )
+
+
+def _of_live(uri: str, models: ObjectStore) -> tuple[str, str]:
+    """Input type and least version of the app, as the live file's manifest says; float32 where it says none."""
+    name = f"{_object_name(uri, models).rpartition('/')[0]}/manifest.json"
+    try:
+        described = json.loads(models.read(name).data)
+        return str(described.get("input", {}).get("type", "float32")), str(described.get("min_app_version", ""))
+    except (ObjectMissing, ValueError, AttributeError) as exc:
+        log.warning("what the live file takes cannot be told, so it is taken for float32: %s", exc)
+        return "float32", ""
 
 
 @contextlib.contextmanager
@@ -101,6 +204,7 @@ def _store(
     config: DatasetConfig,
     result: TrainingResult,
     *,
+    shape: Shape,
     models: ObjectStore,
     created: datetime.datetime,
 ) -> File:
@@ -108,10 +212,14 @@ def _store(
     assert chosen.figures is not None  # noqa: S101
     digest = hashlib.sha256(chosen.tflite).hexdigest()
     folder = f"mobile/{run.dataset}/{run.run_id}/{digest[:12]}"
+    if result.managed:
+        # A file of ours has its name inside, and so another checksum with another name.
+        folder += f"-{config.publishing.name}"
     described = manifest.document(
         name=config.publishing.name,
         run=run,
         result=result,
+        shape=shape,
         variant=chosen.variant,
         sha256=digest,
         size_bytes=len(chosen.tflite),
@@ -141,6 +249,7 @@ def _store(
         quantization=config.publishing.quantization,
         named=config.publishing.name,
         figures=chosen.figures,
+        input_type=shape.input_type,
         gate_table=models.uri(f"{folder}/{stem}.md"),
         answers=models.uri(f"{folder}/{answers.FILE_NAME}"),
     )
@@ -238,19 +347,13 @@ def download_tree(store: ObjectStore, prefix: str, folder: Path) -> None:
 
 
 def _golden(result: TrainingResult, models: ObjectStore) -> Golden:
+    """What the model answers to the golden pictures; nothing where AutoML trained it and no one knows."""
     name = _object_name(result.artifacts.golden, models)
     try:
-        document = json.loads(models.read(name).data)
-        return list(_pairs(document))
+        pictures = golden.decode(models.read(name).data, labels=result.labels, source=models.uri(name))
     except ObjectMissing as exc:
         raise UnusableResult(f"{models.uri(name)} is gone") from exc
-    except (ValueError, KeyError, TypeError) as exc:
-        raise UnusableResult(f"{models.uri(name)} is not a golden set: {exc!r}") from exc
-
-
-def _pairs(document: Any) -> Iterator[tuple[bytes, Sequence[float]]]:
-    for example in document["examples"]:
-        yield base64.b64decode(example["image_bytes"]["b64"]), [float(p) for p in example["probabilities"]]
+    return [(each.image, each.probabilities) for each in pictures if each.probabilities is not None]
 
 
 def _object_name(uri: str, store: ObjectStore) -> str:

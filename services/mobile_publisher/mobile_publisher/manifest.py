@@ -5,6 +5,7 @@ The same labels and input stand inside the file as TFLite metadata; the manifest
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,26 @@ from dualdeploy.ledger import Run
 
 VERSION = 1
 
+#: The variant of a file that Google made of what AutoML trained.
+AUTOML = "automl"
+
 #: How the versions of files begin that were trained elsewhere; those of ours begin with a run's digest.
 IMPORTED = "firebase-"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What a file takes and gives: pixels from 0 to 255 of `input_type`; a value for each of `labels`, in this order.
+
+    Where the values are integers, each is worth `scale` from `zero_point` on.
+    """
+
+    image_size: int
+    labels: Sequence[str]
+    input_type: str = "float32"
+    output_type: str = "float32"
+    scale: float = 0.0
+    zero_point: int = 0
 
 
 def document(
@@ -26,6 +45,7 @@ def document(
     name: str,
     run: Run,
     result: TrainingResult,
+    shape: Shape,
     variant: str,
     sha256: str,
     size_bytes: int,
@@ -34,7 +54,7 @@ def document(
     created: datetime.datetime,
 ) -> dict[str, Any]:
     """The manifest; `size_bytes` and `sha256` (hex) are of the whole file, `accuracy` is measured in LiteRT."""
-    pixels = result.image_size
+    pixels = shape.image_size
     return {
         "v": VERSION,
         "name": name,
@@ -44,16 +64,22 @@ def document(
         "size": size_bytes,
         "variant": variant,
         "accuracy": accuracy,
-        "labels": list(result.labels),
+        "labels": list(shape.labels),
         "input": {
             "shape": [1, pixels, pixels, 3],
-            "type": "float32",
+            "type": shape.input_type,
             "range": [0, 255],
             "channels": "RGB",
             # Another resize costs more answers than eight-bit weights do: it belongs to the model.
             "resize": "bilinear, half-pixel centers, no antialiasing, aspect ratio not kept",
         },
-        "output": {"shape": [1, len(result.labels)], "type": "float32", "holds": "probabilities by label"},
+        "output": {
+            "shape": [1, len(shape.labels)],
+            "type": shape.output_type,
+            "holds": "probabilities by label",
+            # Of integers: probability = scale * (value - zero_point).
+            **({} if shape.output_type == "float32" else {"scale": shape.scale, "zero_point": shape.zero_point}),
+        },
         "min_app_version": min_app_version,
         "run_id": run.run_id,
         "dataset": run.dataset,

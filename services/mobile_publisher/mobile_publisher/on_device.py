@@ -124,6 +124,21 @@ class Classifier:
         """`float32`, `uint8` or `int8`."""
         return str(np.dtype(self._output["dtype"]).name)
 
+    @property
+    def output_scale(self) -> tuple[float, int]:
+        """Scale and zero point of an output of integers: probability = scale * (value - zero point)."""
+        scale, zero = self._output["quantization"]
+        return float(scale), int(zero)
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether the input is the pixels from 0 to 255 themselves, in whatever type, to one step."""
+        if self._input["dtype"] == np.int8:
+            return False
+        pixels = np.arange(256, dtype=np.float32).repeat(3).reshape(1, 16, 16, 3)
+        given = _to_input(pixels, self._input, self._normalization).astype(np.float32)
+        return bool(np.abs(given - pixels).max() <= 1)
+
     def places(self, labels: Sequence[str]) -> list[int]:
         """Where in the output each of `labels`, the file's own in any order, stands."""
         return [self.labels.index(label) for label in labels]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from dualdeploy.contracts.dataset_config import MobileGate
 from dualdeploy.ledger import Document
 from dualdeploy.release import gate
@@ -15,12 +17,13 @@ class Figures(Document):
     `float_accuracy` and `worst_class_loss` (recall) compare with the float model of the run, `live_accuracy` is that of
     the file that is live, all on the held-out pictures of this run; `cloud_agreement` is with the cloud model of the
     run on its golden pictures; `peak_memory_mb` is what the file adds to an empty interpreter, in millions of bytes.
+    `not_measured` says of rules why their figure cannot be had.
     """
 
     accuracy: float
     size_bytes: int
     examples: int = 0
-    agreement_with_source: float = 1.0
+    agreement_with_source: float | None = 1.0
     float_accuracy: float | None = None
     worst_class_loss: float | None = None
     live_accuracy: float | None = None
@@ -28,6 +31,7 @@ class Figures(Document):
     latency_ms: float | None = None
     latency_two_threads_ms: float | None = None
     peak_memory_mb: float | None = None
+    not_measured: Mapping[str, str] = {}
 
 
 def judge(figures: Figures, limits: MobileGate) -> Verdict:
@@ -47,7 +51,13 @@ def judge(figures: Figures, limits: MobileGate) -> Verdict:
     ]
     if figures.cloud_agreement is not None and limits.min_cloud_agreement is not None:
         compared.append(Rule("cloud_agreement", figures.cloud_agreement, limits.min_cloud_agreement, ">="))
-    return Verdict([*basic.rules, *(rule for rule in compared if rule)])
+    asked = {
+        "conversion_loss": limits.max_conversion_loss,
+        "worst_class_loss": limits.max_class_loss,
+        "cloud_agreement": limits.min_cloud_agreement,
+    }
+    not_judged = [f"{rule}: {why}" for rule, why in figures.not_measured.items() if asked.get(rule) is not None]
+    return Verdict([*basic.rules, *(rule for rule in compared if rule)], not_judged)
 
 
 def _loss(before: float | None, after: float) -> float | None:

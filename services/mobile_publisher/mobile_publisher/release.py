@@ -28,6 +28,8 @@ class File(Document):
     quantization: str
     named: str
     figures: Figures
+    #: Of the pixels that an app feeds it.
+    input_type: str = "float32"
     gate_table: str = ""
     answers: str = ""
 
@@ -89,6 +91,8 @@ class MobileRelease(Release):
     quantization: str = ""
     shares: tuple[int, ...] = ()
     bake: float = 0.0
+    #: The folder into which Google exported what AutoML trained.
+    exported: str = ""
     file: File | None = None
     gate: Mapping[str, Any] = {}
     version: str = ""

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dualdeploy import clock as clocks
-from dualdeploy.contracts import answers, training
+from dualdeploy.contracts import answers, automl, training
 from dualdeploy.contracts import routing as contract
 from dualdeploy.contracts.answers import Answer, Pair
 from dualdeploy.contracts.dataset_config import DATASET_NAME
@@ -39,6 +39,10 @@ log = logging.getLogger(__name__)
 
 #: The kind of the due markers: `routing/<dataset>`.
 KIND = "routing"
+
+_SAYS_NOTHING = (
+    "which tells no answer to a single picture, so it cannot be proven that any answer of the phone's may stand"
+)
 
 
 def key_of(dataset: str) -> str:
@@ -163,7 +167,9 @@ class Routings:
         except (ObjectMissing, UnusableResult) as exc:
             problem = f"what {run_id} was trained with cannot be read, so phones cannot be told what to send: {exc}"
             return _CloudSide(None, problem=problem)
-        cloud = Cloud(run_id=run_id, input=Input(px=result.image_size))
+        cloud = Cloud(run_id=run_id, input=Input(px=result.image_size or automl.PIXELS_TO_SEND))
+        if result.managed:
+            return _CloudSide(cloud, problem=f"{run_id} was trained by AutoML, {_SAYS_NOTHING}")
         try:
             return _CloudSide(cloud, _said(result.artifacts.answers or "", models, of=run_id))
         except UnusableResult as exc:
@@ -192,7 +198,8 @@ class Routings:
             except UnusableResult as exc:
                 problem = str(exc)
         if not pairs:
-            note = f"{problem}: the phone always asks; a training of both models on the same data mends it"
+            remedy = "" if _SAYS_NOTHING in problem else "; a training of both models on the same data mends it"
+            note = f"{problem}: the phone always asks{remedy}"
             return Routing(threshold=ASK_ALWAYS, outcome="not_proven", note=note, share=1.0, **about)
         return _described(threshold.fit(pairs, mine.wish), pairs, mine.wish, about)
 

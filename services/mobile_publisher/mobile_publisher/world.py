@@ -8,18 +8,35 @@ from collections.abc import Callable
 
 from dualdeploy.clock import Clock
 from dualdeploy.contracts.dataset_config import DatasetConfig
+from dualdeploy.contracts.training import ManagedModel
 from dualdeploy.errors import CannotEverSucceed, LedgerContention
 from dualdeploy.google.firebase_ml import FirebaseMl
 from dualdeploy.google.object_store import ObjectStore
 from dualdeploy.google.remote_config import RemoteConfig
+from dualdeploy.google.vertex import Vertex
 from dualdeploy.ledger import Ledger, Run
 from dualdeploy.ledger.due import Due
 from mobile_publisher.release import File, MobileRelease, MobileServed, MobileServing
 from mobile_publisher.storage_channel import StorageChannel
 from mobile_publisher.version_parameter import VersionParameter
 
-#: Makes the file of a run, which may take minutes; the third is the URI of the file that phones have now, or empty.
-Exporter = Callable[[Run, DatasetConfig, str], File]
+
+@dataclasses.dataclass(frozen=True)
+class Around:
+    """What the file of a run goes out into: `live` is the URI of the file that phones have now, empty without one, and
+    `live_name` the name that they follow for it. `exported` is the folder into which Google exported the model.
+
+    `forced`: someone answers for what apps that were not updated will do with the file.
+    """
+
+    live: str = ""
+    live_name: str = ""
+    exported: str = ""
+    forced: bool = False
+
+
+#: Makes the file of a run, which may take minutes; of what AutoML trained, Google has to be asked for it first.
+Exporter = Callable[[Run, DatasetConfig, Around], File | ManagedModel]
 
 TARGET = "mobile"
 
@@ -30,14 +47,15 @@ class NoOpenChannel(CannotEverSucceed):
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """`models` is the bucket of what was trained, `due` are this service's markers. `storage` is None where
-    FIREBASE_STORAGE_BUCKET is not set; `firebase_ml_ends` is the day (YYYY-MM-DD) from which on Firebase ML takes no
-    models."""
+    """`models` is the bucket of what was trained, `vertex` exports what AutoML trained, `due` are this service's
+    markers. `storage` is None where FIREBASE_STORAGE_BUCKET is not set; `firebase_ml_ends` is the day (YYYY-MM-DD) from
+    which on Firebase ML takes no models."""
 
     ledger: Ledger
     due: Due
     config: ObjectStore
     models: ObjectStore
+    vertex: Vertex
     firebase: FirebaseMl
     remote_config: RemoteConfig
     export: Exporter

@@ -277,7 +277,7 @@ class Service(Publishing):
         return dataclasses.replace(
             super().new_world(bucket=bucket),
             remote_config=RemoteConfigGateway(project=PROJECT, emulator_host=self._remote_config),
-            export=lambda run, _config, _live: self._publisher.export(run.run_id.removeprefix("flowers-")),
+            export=lambda run, _config, _around: self._publisher.export(run.run_id.removeprefix("flowers-")),
             storage=self._publisher.channel,
         )
 

@@ -28,6 +28,7 @@ from local_cloud.faults import Faults
 from local_cloud.storage import Storage
 from local_cloud.vertex import Image, Vertex
 from mobile_publisher import export
+from mobile_publisher.release import File
 from mobile_publisher.settings import PublisherSettings
 from predictor.answers import Prediction
 from training_launcher import job_spec
@@ -185,6 +186,7 @@ def test_phones_get_what_it_trained_on_pictures_that_hold_themselves_out(project
     file = export.export(
         run, dataset_config.stored(run.config), models=project.models, data=project.data, settings=settings
     )
+    assert isinstance(file, File)
     result = project.result(run, "mobile")
     assert result.data.split == "hash"
     # The publisher reads the held-out pictures itself: they are the same ones, and the file answers as the model does.

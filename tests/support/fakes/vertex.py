@@ -98,6 +98,9 @@ class FakeVertex:
         #: The deployed models that answered a prediction, in order, and those that did not understand it.
         self.answered: list[str] = []
         self.misunderstood: list[str] = []
+        #: Writes what an export leaves in its folder, and the formats that a model can be exported as.
+        self.export_files: Callable[[str], None] = lambda _folder: None
+        self.export_formats = {"tflite", "edgetpu-tflite", "tf-saved-model"}
         self._turns: dict[tuple[str, str], int] = {}
         self._failures: dict[str, list[tuple[str, int]]] = {}
         self._ids = itertools.count(1001)
@@ -236,6 +239,25 @@ class FakeVertex:
             self.uploads.append(spec)
 
         return self.faults.run("start_upload", lambda: self._start("upload", "", work))
+
+    def start_export(self, version: str, *, format_id: str, folder: str) -> str:
+        """Each export is a folder of its own; what lies there, `export_files` says."""
+        model, _, number = version.partition("@")
+
+        def work() -> None:
+            there = f"{folder}/model-{number}/{format_id}/{next(self._ids)}"
+            self.operations[started[0]].metadata = {"outputInfo": {"artifactOutputUri": there}}
+            self.export_files(there)
+
+        def begun() -> str:
+            found = self.find(ModelVersion(model, number, (), ""))
+            if format_id not in self.export_formats:
+                raise RejectedByGoogle(f"400: {found.versioned_name} cannot be exported as {format_id}")
+            started.append(self._start("export", "", work))
+            return started[0]
+
+        started: list[str] = []
+        return self.faults.run("start_export", begun)
 
     def change_aliases(self, version: ModelVersion, *, add: Sequence[str], remove: Sequence[str] = ()) -> None:
         def changed() -> None:

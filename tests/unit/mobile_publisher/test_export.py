@@ -30,6 +30,7 @@ from mobile_publisher.conversion import ConversionFailed
 from mobile_publisher.on_device import Evaluation
 from mobile_publisher.on_device_gate import Figures
 from mobile_publisher.release import File
+from mobile_publisher.world import Around
 from support.chain_data import golden_set
 from support.fakes import MemoryObjectStore
 from support.graphs import EMPTY_GRAPH, Node, graph
@@ -136,16 +137,18 @@ class World:
             claim="",
         )
 
-    def export(self, config: DatasetConfig = CONFIG, *, live: str = "") -> File:
-        return exports.export(
+    def export(self, config: DatasetConfig = CONFIG, **around: Any) -> File:
+        made = exports.export(
             self.run(),
             config,
-            live=live,
+            around=Around(**around),
             models=self.models,
             data=self.data,
             settings=SETTINGS,
             converter=self.converter,
         )
+        assert isinstance(made, File)
+        return made
 
 
 def config_with(*, quantization: str = "auto", **limits: float) -> DatasetConfig:

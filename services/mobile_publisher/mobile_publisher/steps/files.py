@@ -3,31 +3,83 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Iterator
 
 from dualdeploy.contracts import dataset_config
+from dualdeploy.contracts.training import ManagedModel
 from dualdeploy.ledger import State, UnreadableDocument
-from dualdeploy.release.route import End, Forward, Turn
+from dualdeploy.release.operations import Looked, poll_operation
+from dualdeploy.release.route import End, Forward, Stay, Turn
 from mobile_publisher import on_device_gate
+from mobile_publisher.manifest import AUTOML
 from mobile_publisher.release import File, MobileRelease, MobileServed
-from mobile_publisher.world import TARGET, World
+from mobile_publisher.world import TARGET, Around, World
 
 log = logging.getLogger(__name__)
 
+#: An export of a few megabytes takes minutes.
+EXPORT_LIMIT_SECONDS = 3600.0
+
 
 def export(release: MobileRelease, world: World) -> Turn[MobileRelease]:
-    """Find the file that goes out, or make it: a redeploy sends out the very file that was checked before."""
+    """Find the file that goes out, or make it: a redeploy sends out the very file that was checked before.
+
+    What AutoML trained is exported by Google first, and then checked as every file is.
+    """
     file = _known(release, world)
     if file is None:
         served = world.served(release.dataset)
         run, config = world.ledger.read_run(release.run_id), dataset_config.stored(release.config)
         publishing = config.publishing.model_copy(
-            update={"quantization": release.quantization, "name": release.published_as}
+            update={
+                "quantization": release.quantization,
+                "name": release.published_as,
+                "channels": release.channels,
+            }
         )
         wanted = config.model_copy(update={"publishing": publishing})
-        file = world.export(run, wanted, served.file.uri if served else "")
+        around = Around(
+            live=served.file.uri if served else "",
+            live_name=served.published_as if served else "",
+            exported=release.exported,
+            forced=release.forced,
+        )
+        made = world.export(run, wanted, around)
+        if isinstance(made, ManagedModel):
+            return _by_google(release, world, made)
+        file = made
     return Forward(release.changed(file=file))
+
+
+def _by_google(release: MobileRelease, world: World, model: ManagedModel) -> Turn[MobileRelease]:
+    """Have Google export the model, and note the folder that it says. Each export has a folder of its own, so one too
+    many does no harm."""
+    version = f"{model.name}@{model.version}"
+    if release.operation and (operation := world.vertex.operation(release.operation)):
+        folder = str(operation.metadata.get("outputInfo", {}).get("artifactOutputUri", ""))
+        if operation.done and not operation.error and folder:
+            return Stay(release.changed(exported=folder, operation="", operation_since="", attempts=0))
+    return poll_operation(
+        release,
+        look=functools.partial(_look, world),
+        start=lambda: world.vertex.start_export(
+            version, format_id="tflite", folder=world.models.uri(f"exports/{release.dataset}/{release.run_id}")
+        ),
+        # Only the operation knows the folder.
+        there=lambda: False,
+        clock=world.clock,
+        limit_seconds=EXPORT_LIMIT_SECONDS,
+        what=f"export {version}",
+    )
+
+
+def _look(world: World, name: str) -> Looked | None:
+    operation = world.vertex.operation(name)
+    if operation is None:
+        return None
+    return Looked(operation.done, operation.failure(name) if operation.error else None)
 
 
 def judge(release: MobileRelease, world: World) -> Turn[MobileRelease]:
@@ -55,9 +107,15 @@ def _known(release: MobileRelease, world: World) -> File | None:
     as_made = release.forced and not release.request.quantization
     for earlier in _earlier(release, world):
         file = earlier.file
-        if file and (as_made or (file.quantization, file.named) == (release.quantization, release.published_as)):
+        if file and (as_made or _is_as_asked(file, release)):
             return file
     return None
+
+
+def _is_as_asked(file: File, release: MobileRelease) -> bool:
+    """AutoML makes one file of a model, whatever quantization is asked for."""
+    is_same = file.variant == AUTOML or file.quantization == release.quantization
+    return is_same and file.named == release.published_as
 
 
 def _served(release: MobileRelease, world: World) -> MobileRelease | MobileServed | None:

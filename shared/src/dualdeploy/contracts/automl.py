@@ -33,6 +33,9 @@ MOST_LABELS = 5_000
 #: Characters of one label.
 MOST_LABEL_CHARACTERS = 128
 MOST_PICTURES = 1_000_000
+#: What a phone sends of a picture to a cloud model whose own input size no one knows: a PNG of so many pixels square
+#: has 700 kB at most, and a shared endpoint takes 1.5 MB, in base64.
+PIXELS_TO_SEND = 480
 LEAST_PICTURES_OF_A_LABEL = 10
 MOST_PICTURE_BYTES = 30_000_000
 #: JPEG and PNG are all that our own records may hold; GIF, BMP and ICO it would take besides.

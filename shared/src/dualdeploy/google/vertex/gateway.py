@@ -169,6 +169,20 @@ class VertexGateway(Clients):
         )
         return str(operation.operation.name)
 
+    def start_export(self, version: str, *, format_id: str, folder: str) -> str:
+        """Have a version (`…/models/<id>@<version>`) written below `folder` (gs://…), in a folder of its own each time:
+        `outputInfo.artifactOutputUri` of the operation's metadata tells which."""
+        types = lazily.load("google.cloud.aiplatform_v1.types")
+
+        output = types.ExportModelRequest.OutputConfig(
+            export_format_id=format_id, artifact_destination=types.GcsDestination(output_uri_prefix=folder)
+        )
+        operation = _call(
+            f"export {version}",
+            lambda: self._models.export_model(name=version, output_config=output, **self._patience(repeat=False)),
+        )
+        return str(operation.operation.name)
+
     def change_aliases(self, version: ModelVersion, *, add: Sequence[str], remove: Sequence[str] = ()) -> None:
         """An alias that is added is taken from the version that had it; what the version does not have stays away."""
         changes = [*add, *(f"-{alias}" for alias in remove if alias in version.aliases)]
