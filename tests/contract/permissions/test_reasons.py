@@ -333,6 +333,10 @@ STORIES: Mapping[str, tuple[Story, str]] = {
         reads("cloud-deployer", "models", "runs/r/cloud/golden.json"),
         of_objects("objects.get"),
     ),
+    "cloud-deployer: roles/storage.objectViewer on bucket models: automl/": (
+        reads("cloud-deployer", "models", "automl/flowers/k/golden.json"),
+        of_objects("objects.get"),
+    ),
     "cloud-deployer: roles/storage.objectUser on bucket models: cards/ evaluations/": (
         replaces("cloud-deployer", "models", "cards/"),
         _LOOKS_AGAIN,

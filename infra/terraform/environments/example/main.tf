@@ -95,6 +95,7 @@ module "cloud_deployer" {
   revision         = var.revision
   operators        = local.operators
   console_account  = local.console
+  automl           = var.automl
 }
 
 module "mobile_publisher" {
