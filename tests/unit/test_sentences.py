@@ -37,7 +37,16 @@ _PROSE = re.compile(r"[A-Za-z]+ [A-Za-z]+ [A-Za-z]+|\w+ \w+$")
 
 def sources() -> list[Path]:
     """What people and services run; generators of data and benchmarks are not read."""
-    folders = ("services", "shared/src/dualdeploy", "infra/cli", "infra/deploy", "infra/shards", "infra/packaging")
+    folders = (
+        "services",
+        "shared/src/dualdeploy",
+        "infra/cli",
+        "infra/demo",
+        "infra/deploy",
+        "infra/local_cloud/src",
+        "infra/shards",
+        "infra/packaging",
+    )
     found = [path for folder in folders for path in (REPOSITORY / folder).rglob("*.py")]
     return sorted(path for path in found if "testing" not in path.parts and "build" not in path.parts)
 

@@ -156,7 +156,7 @@ def show(console: Console, report: Mapping[str, Any], files: Mapping[Path, str],
     judged = all(each["architecture"] in DEMONSTRATED for each in (cloud, mobile))
     verdict = "[bold green]ok[/]: both are live" + (" and clearly better than guessing" if judged else "")
     if not report["ok"]:
-        verdict = "[bold red]not ok[/]: a model is no better than guessing; train longer or on more data"
+        verdict = "[bold red]not ok[/]: a model is not better than guessing; train longer or on more data"
     console.print(f"\n{verdict}  ({report['seconds']['total']:.0f} s in all)\n", highlight=False)
     for path, what in files.items():
         console.print(f"  {_relative(path, repository):<28} {what}", highlight=False)

@@ -160,7 +160,7 @@ def _kept_key(path: Path) -> rsa.RSAPrivateKey:
     if path.exists():
         key = serialization.load_pem_private_key(path.read_bytes(), None)
         if not isinstance(key, rsa.RSAPrivateKey):
-            raise ValueError(f"{path} is no RSA key: delete it, and a new one is made")
+            raise ValueError(f"{path} is not an RSA key: delete it, and a new one is made")
         return key
     made = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -98,7 +98,7 @@ def _too_old(version: ModelVersion, serves: DeployedModel) -> str:
     if old:
         return (
             f'{old} serves, and its predictor is from before predictors took {{"content": …}}, which is all that'
-            f" {automls} of AutoML takes: requests would fail on one of the two. Bring out one more model with"
+            f" {automls} of AutoML takes: requests would fail on one of the two. Release one more model with"
             " training.method: custom first; its predictor takes both"
         )
     return (

@@ -78,7 +78,7 @@ class _Reader:
             return inner
         field, sign, value = self.take(), self.take(), self.take()
         if sign not in _SIGNS or not value.startswith('"'):
-            raise _invalid(f"{field} {sign} {value} is no comparison with a quoted text")
+            raise _invalid(f"{field} {sign} {value} is not a comparison with a quoted text")
         wanted = value[1:-1].replace('\\"', '"')
         compare = _SIGNS[sign]
         return lambda entry: compare(_value(entry, field), wanted)

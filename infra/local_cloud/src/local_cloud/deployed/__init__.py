@@ -6,7 +6,6 @@ from local_cloud.deployed.state import Project, Revision
 #: What Google has and this one has not; COVERAGE.md repeats it.
 ABSENT = (
     "everything that changes something: the control API (`PATCH /project`) and the local cloud itself do that",
-    "permissions of callers: everybody may ask everything; a missing one is planned as a fault (`return-403`)",
     "roles that are inherited from folders and organisations",
 )
 

@@ -96,7 +96,7 @@ def _check_pool(pool: Mapping[str, Any], field: str, *, is_primary: bool) -> Non
     _check_disk(pool.get("diskSpec") or {}, f"{field}.disk_spec")
     for variable in container.get("env") or ():
         if not _ENVIRONMENT_NAME.fullmatch(str(variable.get("name", ""))):
-            raise invalid_argument(f"{field}.container_spec.env: {variable.get('name')!r} is no variable name.")
+            raise invalid_argument(f"{field}.container_spec.env: {variable.get('name')!r} is not a variable name.")
 
 
 def _check_disk(disk: Mapping[str, Any], field: str) -> None:
