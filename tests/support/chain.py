@@ -65,6 +65,7 @@ from support.fakes import (
 )
 from support.fakes.callers import cloud_run_callers
 from support.fakes.failing import ProcessDied
+from support.fakes.vertex import AUTOMLS
 from trainer import preparation
 from trainer.process.failures import UnusableData
 from trainer.process.storage import Patience
@@ -422,7 +423,8 @@ class Chain:
     def _trained(self, pipeline: Pipeline) -> None:
         """Where AutoML's models are."""
         spec = self.automl.specs[pipeline.name]
-        self.vertex.add_version(ModelVersion(pipeline.model, pipeline.version, [spec.alias], "", dict(spec.labels)))
+        version = ModelVersion(pipeline.model, pipeline.version, [spec.alias], "", dict(spec.labels), AUTOMLS)
+        self.vertex.add_version(version)
 
     def write_result(self, run_id: str, target: str, *, accuracy: float = 0.95, name: str = "", **more: Any) -> None:
         chain_data.write_result(self.models, run_id, target, clock=self.clock, accuracy=accuracy, name=name, **more)

@@ -106,6 +106,13 @@ def asks_how_a_pipeline_stands(world: Any) -> None:
         world.actor("job-notifier").automl.get_pipeline(f"projects/{PROJECT}/locations/{REGION}/trainingPipelines/1")
 
 
+def has_a_model_exported(world: Any) -> None:
+    """One that is not there: who may export is told so."""
+    name = f"projects/{PROJECT}/locations/{REGION}/models/none@1"
+    with contextlib.suppress(ResourceMissing):
+        world.actor("mobile-publisher").vertex.start_export(name, format_id="tflite", folder="gs://models/exports")
+
+
 def looks_for_endpoints(world: Any) -> None:
     world.actor("cloud-deployer").vertex.find_endpoints("dualdeploy_dataset")
 
@@ -391,6 +398,10 @@ STORIES: Mapping[str, tuple[Story, str]] = {
     "mobile-publisher: roles/storage.objectUser on bucket mobile: models/": (
         replaces("mobile-publisher", "firebase_storage", "models/"),
         _LOOKS_AGAIN,
+    ),
+    "mobile-publisher: dualdeploy_mobile_publisher_automl on project": (
+        has_a_model_exported,
+        _VERTEX.format("models.export"),
     ),
     "mobile-publisher: roles/firebaseml.admin on project": (looks_for_a_model, "The caller does not have permission"),
     "mobile-publisher: roles/cloudconfig.admin on project": (reads_the_template, "The caller does not have permission"),

@@ -15,9 +15,15 @@ import pytest
 from google.cloud import aiplatform_v1
 from google.protobuf import struct_pb2
 
+from cloud_deployer import deployments
+from dualdeploy.contracts import prediction
+from dualdeploy.contracts.dataset_config import Serving
+from dualdeploy.errors import RejectedByGoogle
+from dualdeploy.google.vertex import Operation, VertexGateway
 from local_cloud.api import ApiError
 from local_cloud.vertex import automl
 from local_cloud.vertex.datasets import check_size
+from mobile_publisher import on_device
 from support import automl_data
 from support.automl_data import COLOURS, ML_USE, line, picture
 
@@ -349,6 +355,53 @@ def test_a_custom_model_and_one_of_automl_share_an_endpoint(ml: Automl, cloud_mo
         answer = ml.cloud.predictions.predict(endpoint=name, instances=[value])
         assert answer.deployed_model_id == deployed
         assert field in answer.predictions[0]
+
+
+# --- what our own services see ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gateway(cloud: Any) -> VertexGateway:
+    _, project, _, region = cloud.parent.split("/")
+    return VertexGateway(project=project, region=region, emulator_host=cloud.vertex.address)
+
+
+def done(gateway: VertexGateway, operation: str) -> Operation:
+    deadline = time.monotonic() + 15
+    while not ((found := gateway.operation(operation)) and found.done):
+        assert time.monotonic() < deadline
+        time.sleep(0.03)
+    return found
+
+
+def test_our_gateway_deploys_and_asks_what_automl_trained(gateway: VertexGateway, cloud_model: str) -> None:
+    version = gateway.find_model_version(*cloud_model.rsplit("/", 1)[-1].split("@"))
+    assert version is not None
+    assert (version.is_automatic, version.forms) == (True, {"content"})
+    done(gateway, gateway.start_create_endpoint("ours", display_name="ours", labels={}, dedicated=False))
+    config = Serving(endpoint="ours", dedicated=False)
+    deployment = deployments.deployment(config, deployed_id="77", version=version, run_id="flowers-0123456789ab")
+    assert not done(gateway, gateway.start_deploy("ours", deployment, traffic={"77": 100})).error
+    endpoint = gateway.find_endpoint("ours")
+    assert endpoint is not None
+    answer = gateway.predict(endpoint, prediction.instance(picture(COLOURS["roses"], 1), "content"))
+    assert (answer.deployed_id, prediction.said(answer.prediction).label) == ("77", "roses")
+    with pytest.raises(RejectedByGoogle):
+        gateway.predict(endpoint, prediction.instance(picture(COLOURS["roses"], 1), "b64"))
+    (told,) = (each for each in gateway.find_model_versions(version.name.rsplit("/", 1)[-1]))
+    assert told.is_automatic
+
+
+def test_our_gateway_exports_a_file_that_the_gate_reads(ml: Automl, gateway: VertexGateway, mobile_model: str) -> None:
+    operation = done(gateway, gateway.start_export(mobile_model, format_id="tflite", folder="gs://automl/exports/ours"))
+    folder = operation.metadata["outputInfo"]["artifactOutputUri"]
+    assert folder.startswith("gs://automl/exports/ours/")
+    with ml.cloud.bucket("automl") as bucket:
+        tflite = bucket.blob(f"{folder.removeprefix('gs://automl/').rstrip('/')}/model.tflite").download_as_bytes()
+    classifier = on_device.Classifier(tflite, labels=sorted(COLOURS))
+    assert (classifier.input_type, classifier.output_type, classifier.takes_pixels) == ("uint8", "uint8", True)
+    examples = [(picture(colour, 5), sorted(COLOURS).index(label)) for label, colour in COLOURS.items()]
+    assert on_device.evaluate(tflite, examples, labels=sorted(COLOURS)).accuracy == 1.0
 
 
 # --- imports ---------------------------------------------------------------------------------------------------------

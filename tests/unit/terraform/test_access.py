@@ -34,6 +34,7 @@ VERTEX: Mapping[str, frozenset[str]] = {
     # So do the versions of a model: the page has no right for them alone.
     "find_model_versions": frozenset({"models.list"}),
     "start_delete_version": frozenset({"models.delete", "models.get"}),
+    "start_export": frozenset({"models.export", "models.get"}),
     "start_upload": frozenset({"models.get", "models.upload"}),
     # Google's page does not list mergeVersionAliases; a change of a model takes the right to update it.
     "change_aliases": frozenset({"models.update"}),
@@ -228,6 +229,7 @@ def test_nobody_has_a_wide_role(plan: Any) -> None:
         ("job-notifier", "dualdeploy_job_notifier"),
         ("training-launcher", "dualdeploy_training_launcher_automl"),
         ("job-notifier", "dualdeploy_job_notifier_automl"),
+        ("mobile-publisher", "dualdeploy_mobile_publisher_automl"),
         ("cloud-deployer", "dualdeploy_cloud_deployer"),
         ("cloud-deployer", "roles/monitoring.viewer"),
         ("console", "roles/monitoring.viewer"),

@@ -115,6 +115,7 @@ module "mobile_publisher" {
   firebase_key_secret    = var.firebase_key_secret
   firebase_bucket_linked = var.firebase_bucket_linked
   staged_rollouts        = var.staged_rollouts
+  automl                 = var.automl
 }
 
 # Only where operators want pages beside the commands.

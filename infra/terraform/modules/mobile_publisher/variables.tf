@@ -81,3 +81,9 @@ variable "console_account" {
   type        = string
   default     = ""
 }
+
+variable "automl" {
+  description = "Whether data sets may be trained by AutoML."
+  type        = bool
+  default     = false
+}
