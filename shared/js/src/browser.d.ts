@@ -53,6 +53,7 @@ export interface Manifest {
   size: number;
   labels: string[];
   input: {shape: number[]; type: string};
+  output: {shape: number[]; type: string; scale?: number; zero_point?: number};
   [more: string]: unknown;
 }
 
@@ -71,13 +72,17 @@ export class Published {
 /** As much of @litertjs/core as is used; await its `loadLiteRt(folder)` once in a page, before. */
 export interface LiteRt {
   loadAndCompile(file: Uint8Array, options: {accelerator: 'wasm'}): Promise<any>;
-  Tensor: new (data: Float32Array, shape: number[]) => any;
+  Tensor: new (data: Float32Array | Uint8Array, shape: number[]) => any;
 }
 
+/** What a manifest's `input.type` may be for `PhoneModel`. */
+export const INPUT_TYPES: readonly string[];
+
 export class PhoneModel {
-  /** Rejects when the file cannot be loaded, or takes anything but one square RGB picture of float32. */
+  /** Rejects when the file cannot be loaded, or takes anything but one square RGB picture of INPUT_TYPES. */
   static load(
-    file: Uint8Array, options: {litert: LiteRt; labels: string[]; version?: string},
+    file: Uint8Array,
+    options: {litert: LiteRt; labels: string[]; output?: Manifest['output']; version?: string},
   ): Promise<PhoneModel>;
   /** Side in pixels. */
   readonly size: number;

@@ -4,7 +4,7 @@
 import {decode, resize, toPng} from './pixels.js';
 
 export {decode, resize, toPng, withoutExif} from './pixels.js';
-export {Damaged, PhoneModel, Published, STORAGE} from './phone.js';
+export {Damaged, INPUT_TYPES, PhoneModel, Published, STORAGE} from './phone.js';
 
 // A picture as the router passes it on: decoded once, resized for each model when it is asked.
 export class Picture {

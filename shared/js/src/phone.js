@@ -62,24 +62,36 @@ async function hexDigest(bytes) {
   return Array.from(digest, (byte) => byte.toString(16).padStart(2, '0')).join('');
 }
 
+// What a model takes, by the type of its input: ours float32, those of Vertex AI's AutoML uint8; from 0 to 255 in both.
+const PIXELS = Object.freeze({
+  float32: (pixels) => pixels,
+  uint8: (pixels) => Uint8Array.from(pixels, Math.round),
+});
+
+// The types of input, as a manifest names them, that this client can feed. An app that follows the pointer keeps the
+// file that it has when a manifest names another one.
+export const INPUT_TYPES = Object.freeze(Object.keys(PIXELS));
+
 // One loaded .tflite file. `litert` is the module @litertjs/core, whose `loadLiteRt(folder)` was awaited once in this
-// page; `labels` are the manifest's. Another version may be loaded beside this one.
+// page; `labels` and `output` are the manifest's. Another version may be loaded beside this one.
 export class PhoneModel {
-  static async load(file, {litert, labels, version = ''}) {
+  static async load(file, {litert, labels, output = {}, version = ''}) {
     const model = await litert.loadAndCompile(file, {accelerator: 'wasm'});
     const [input] = model.getInputDetails();
     const [, height, width, channels] = input.shape;
-    if (height !== width || channels !== 3 || input.dtype !== 'float32') {
+    if (height !== width || channels !== 3 || !Object.hasOwn(PIXELS, input.dtype)) {
       model.delete?.();
-      throw new TypeError(`the model takes ${input.dtype} [${input.shape}], not one square RGB picture of float32`);
+      const known = Object.keys(PIXELS).join(' or ');
+      throw new TypeError(`the model takes ${input.dtype} [${input.shape}], not one square RGB picture of ${known}`);
     }
-    return Object.assign(new PhoneModel(), {litert, model, labels, version, size: height});
+    const toInput = PIXELS[input.dtype];
+    return Object.assign(new PhoneModel(), {litert, model, labels, output, version, toInput, size: height});
   }
 
   // `pixels` [size, size, 3] as `resize` gives them.
   async predict(pixels) {
     const {Tensor} = this.litert;
-    const input = new Tensor(pixels, [1, this.size, this.size, 3]);
+    const input = new Tensor(this.toInput(pixels), [1, this.size, this.size, 3]);
     let outputs = [];
     try {
       outputs = await this.model.run(input);
@@ -91,7 +103,10 @@ export class PhoneModel {
     }
   }
 
-  #prediction(scores) {
+  #prediction(values) {
+    // Integers say a probability each by scale and zero point: the manifest's `output`.
+    const {scale = 0, zero_point: zero = 0} = this.output;
+    const scores = scale ? Array.from(values, (value) => scale * (value - zero)) : values;
     const best = scores.indexOf(Math.max(...scores));
     const probabilities = Object.fromEntries(this.labels.map((label, place) => [label, scores[place]]));
     return {label: this.labels[best], confidence: scores[best], probabilities, modelVersion: this.version};

@@ -5,7 +5,7 @@ import {createHash} from 'node:crypto';
 import {readFileSync} from 'node:fs';
 import {test} from 'node:test';
 
-import {Damaged, PhoneModel, Published, resize, withoutExif} from '../src/browser.js';
+import {Damaged, INPUT_TYPES, PhoneModel, Published, resize, withoutExif} from '../src/browser.js';
 
 const {pictures} = JSON.parse(readFileSync(new URL('../../fixtures/pixels.json', import.meta.url)));
 const bytesOf = (text) => new Uint8Array(Buffer.from(text, 'base64'));
@@ -101,6 +101,26 @@ test('the best label, its confidence and all probabilities; nothing stays in the
   assert.equal(Tensor.left, 0);
 });
 
+test('a model of integers gets the pixels as bytes, and its answers are read by scale and zero point', async () => {
+  const fed = [];
+  const run = async (input) => {
+    fed.push(input.values);
+    return [new Tensor(Uint8Array.of(64, 192))];
+  };
+  const output = {shape: [1, 2], type: 'uint8', scale: 1 / 256, zero_point: 0};
+  const integers = litert({...INPUT, dtype: 'uint8'}, run);
+  const model = await PhoneModel.load(FILE, {litert: integers, labels: ['daisy', 'roses'], output, version: '1'});
+  const pixels = Float32Array.of(0, 0.4, 0.6, 254.6, 255, 1, 2, 3, 4, 5, 6, 7);
+  const expected = {label: 'roses', confidence: 0.75, probabilities: {daisy: 0.25, roses: 0.75}, modelVersion: '1'};
+  assert.deepEqual(await model.predict(pixels), expected);
+  assert.deepEqual(fed, [Uint8Array.of(0, 0, 1, 255, 255, 1, 2, 3, 4, 5, 6, 7)]);
+  assert.equal(Tensor.left, 0);
+});
+
+test('an app can tell by the manifest whether it can feed a file', () => {
+  assert.deepEqual(INPUT_TYPES, ['float32', 'uint8']);
+});
+
 test('a run that fails leaves nothing behind, either', async () => {
   const run = async () => { throw new Error('no such op'); };
   const model = await PhoneModel.load(FILE, {litert: litert(INPUT, run), labels: ['daisy']});
@@ -109,7 +129,7 @@ test('a run that fails leaves nothing behind, either', async () => {
 });
 
 test('a model that takes anything else is refused', async () => {
-  for (const input of [{...INPUT, dtype: 'uint8'}, {...INPUT, shape: [1, 2, 3, 3]}, {...INPUT, shape: [1, 2, 2, 1]}]) {
+  for (const input of [{...INPUT, dtype: 'int32'}, {...INPUT, dtype: 'toString'}, {...INPUT, shape: [1, 2, 3, 3]}, {...INPUT, shape: [1, 2, 2, 1]}]) {
     await assert.rejects(PhoneModel.load(FILE, {litert: litert(input), labels: []}), /not one square RGB picture/);
   }
 });
