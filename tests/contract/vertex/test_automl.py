@@ -92,7 +92,7 @@ class Automl:
     def train(self, dataset: str, **fields: Any) -> str:
         return self.create(dataset, **fields).name
 
-    def ended(self, name: str, seconds: float = 15.0) -> aiplatform_v1.TrainingPipeline:
+    def ended(self, name: str, seconds: float = 60.0) -> aiplatform_v1.TrainingPipeline:
         deadline = time.monotonic() + seconds
         while (pipeline := self.get(name)).state not in FINAL:
             assert time.monotonic() < deadline, f"{name} is still {pipeline.state.name}"
@@ -588,7 +588,7 @@ def test_the_default_budget_is_the_dear_one(ml: Automl, flowers: str, model_type
 def test_a_sixth_training_is_refused_and_cancelled_ones_make_room(new_cloud: Callable[..., Any]) -> None:
     ml = Automl(new_cloud())
     dataset = ml.filled()
-    ml.cloud.faults.add({"aiplatform.trainingPipelines.run": ["stall"] * 5})
+    ml.cloud.faults.add({"aiplatform.trainingPipelines.run": ["stall"] * 6})  # the one that waits, too
     running = [ml.train(dataset, labels={"number": str(number)}) for number in range(5)]
     with pytest.raises(google_errors.TooManyRequests, match="quotas are exceeded"):
         ml.train(dataset)
