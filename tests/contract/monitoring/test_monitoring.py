@@ -30,7 +30,10 @@ class Side:
         self.second = 0.0
         self.faults = Faults()
         self.requests = Requests(lambda: NOON.timestamp() + self.second)
-        self.server = Monitoring(faults=self.faults, project=PROJECT, requests=self.requests).start()
+        self.waiting: dict[str, tuple[int, float]] = {}
+        self.server = Monitoring(
+            faults=self.faults, project=PROJECT, requests=self.requests, waiting=lambda: self.waiting
+        ).start()
         self.gateway = MonitoringGateway(project=PROJECT, emulator_host=self.server.address)
         transport = MetricServiceGrpcTransport(channel=grpc.insecure_channel(self.server.address))
         self.client = monitoring_v3.MetricServiceClient(transport=transport)
@@ -146,6 +149,12 @@ def test_what_a_model_served_is_told_with_its_failures_and_its_latency(side: Sid
 def test_of_a_model_that_served_nothing_there_is_nothing(side: Side) -> None:
     side.serve("2", 10, at=1)
     assert served(side) == Served(requests=0, errors=0, p95_seconds=None)
+
+
+def test_what_waits_is_counted_for_the_subscription_that_is_named_alone(side: Side) -> None:
+    side.waiting = {"projects/p/subscriptions/dead-letters": (2, 5.0), "projects/p/subscriptions/tick": (7, 1.0)}
+    assert side.gateway.waiting("dead-letters", at=NOON) == 2
+    assert side.gateway.waiting("nobody", at=NOON) == 0
 
 
 def test_an_unavailable_monitoring_and_one_that_refuses_are_told_apart(side: Side) -> None:

@@ -16,6 +16,7 @@ from local_cloud.monitoring.requests import Request
 PREFIX = "aiplatform.googleapis.com/prediction/online/"
 SUBSCRIPTION = "pubsub.googleapis.com/subscription/"
 RESOURCE = "aiplatform.googleapis.com/Endpoint"
+PUBSUB_RESOURCE = "pubsub_subscription"
 
 _TERM = re.compile(r'\s*(metric|resource)\.(?:(type)|labels?\.(\w+))\s*=\s*"([^"]*)"\s*')
 
@@ -70,13 +71,18 @@ def waiting_of(
     metric = terms["metric.type"].removeprefix(SUBSCRIPTION)
     if metric not in ("num_undelivered_messages", "oldest_unacked_message_age"):
         raise ApiError(404, "NOT_FOUND", f"Cannot find metric(s) that match type = {terms['metric.type']!r}.")
-    found = []
+    found: list[Any] = []
+    if terms.get("resource.type", PUBSUB_RESOURCE) != PUBSUB_RESOURCE:
+        return found
     for name, (count, age) in waiting.items():
+        subscription = name.rsplit("/", 1)[-1]
+        if terms.get("resource.subscription_id", subscription) != subscription:
+            continue
         series = TimeSeries()
         series.metric.type = terms["metric.type"]
         series.metric_kind, series.value_type = MetricDescriptor.GAUGE, MetricDescriptor.INT64
-        series.resource.type = "pubsub_subscription"
-        series.resource.labels.update({"project_id": project, "subscription_id": name.rsplit("/", 1)[-1]})
+        series.resource.type = PUBSUB_RESOURCE
+        series.resource.labels.update({"project_id": project, "subscription_id": subscription})
         point = series.points.add()
         point.interval.CopyFrom(request.interval)
         point.value.int64_value = count if metric == "num_undelivered_messages" else int(age)
