@@ -21,14 +21,13 @@ def describe(environment: Mapping[str, str], environment_file: Path) -> str:
     lines = [f"  {name:<{width}}  {address}" for name, address in addresses]
     return "\n".join(
         [
-            *([f"The console, in a browser: {environment['CONSOLE_URL']}"] if "CONSOLE_URL" in environment else []),
+            *(_console(environment["CONSOLE_URL"]) if "CONSOLE_URL" in environment else []),
             "The local cloud and every service are running:",
             *lines,
             "",
             "Point any client, script or test suite at it:",
             f"  set -a; source {shlex.quote(str(environment_file))}; set +a",
             "Then, for example (source .venv/bin/activate puts dualdeploy on PATH):",
-            "  dualdeploy demo-data                                  # paint flowers, configure and upload them",
             "  dualdeploy runs                                       # states, costs, and what is waited for",
             "  dualdeploy status flowers                             # what serves, what is under way",
             "  dualdeploy redeploy flowers                           # release the recorded run again",
@@ -37,6 +36,15 @@ def describe(environment: Mapping[str, str], environment_file: Path) -> str:
             f"Logs: {environment['LOCAL_CLOUD_STATE']}/logs   Stop it: dualdeploy down",
         ]
     )
+
+
+def _console(address: str) -> list[str]:
+    return [
+        f"The console, in a browser: {address}",
+        "  It is empty until data arrives. This paints flowers and drops them in; both models are live minutes later:",
+        "  .venv/bin/dualdeploy demo-data",
+        "",
+    ]
 
 
 def _is_service(name: str) -> bool:

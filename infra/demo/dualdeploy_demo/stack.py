@@ -46,10 +46,10 @@ class Stack(stack.Stack):
             **given,
             "TRAINING_SERVICE_ACCOUNT": account("trainer").removeprefix("serviceAccount:"),
             "GIT_REVISION": revision_of(self._repository),
-            # The console names the person to the services, whose addresses it has; its pages may ask the gateway.
+            # The console names the person to the services, whose addresses it has, and fetches what phones fetch.
             "CONSOLE_SERVICE_ACCOUNT": account("console").removeprefix("serviceAccount:"),
             "CONSOLE_PERSON": f"{getpass.getuser()}@localhost",
-            **({"ALLOWED_ORIGINS": given["CONSOLE_URL"]} if "CONSOLE_URL" in given else {}),
+            "FIREBASE_STORAGE_URL": given["STORAGE_EMULATOR_HOST"],
             "TICK_SECONDS": f"{max(1.0, self.cloud.tick_seconds):g}",
         }
 

@@ -191,6 +191,8 @@ class Stack:
         Raises ServiceDidNotStart as soon as a service ends, or when not all are healthy in time.
         """
         self.cloud.start()
+        # Each is told where the others are, also those that start after it.
+        self._ports |= {name: free_port() for name in self._starting if name not in self._ports}
         for name in self._starting:
             self.services[name] = self._process(name)
         self._wait_until_healthy()
@@ -222,6 +224,7 @@ class Stack:
         """Take a service away; what is sent to it waits, and its subscriptions go on pointing at it."""
         self.cloud.services.pop(name, None)
         self.cloud.revisions.pop(name, None)
+        self._ports.pop(name, None)
         self.services.pop(name).close()
 
     def folder_of(self, name: str) -> Path:
@@ -260,7 +263,8 @@ class Stack:
             environment={key: value for key, value in given.items() if value is not None},
             log_file=self._log_folder / f"{name}.log",
             inherited=inherited,
-            port=self._ports.get(name, 0),
+            # A later revision runs beside the one before, and so elsewhere.
+            port=0 if name in self.services else self._ports.get(name, 0),
         )
 
     def _serve(self, name: str, process: ServiceProcess) -> None:
@@ -305,4 +309,6 @@ class Stack:
         return {**self.cloud.environment(), **self._urls()}
 
     def _urls(self) -> dict[str, str]:
-        return {f"{name.upper()}_URL": f"http://{service.address}" for name, service in self.services.items()}
+        first = {name: f"{LOOPBACK}:{port}" for name, port in self._ports.items()}
+        running = {name: service.address for name, service in self.services.items()}
+        return {f"{name.upper()}_URL": f"http://{address}" for name, address in {**first, **running}.items()}
