@@ -224,7 +224,6 @@ class Stack:
         """Take a service away; what is sent to it waits, and its subscriptions go on pointing at it."""
         self.cloud.services.pop(name, None)
         self.cloud.revisions.pop(name, None)
-        self._ports.pop(name, None)
         self.services.pop(name).close()
 
     def folder_of(self, name: str) -> Path:
