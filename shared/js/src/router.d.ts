@@ -71,7 +71,7 @@ export interface Policy {
   threshold: number;
   /** Labels that the cloud is always asked about. */
   askAbout?: string[];
-  /** Side of the square PNG to send; 0 where no cloud model serves. */
+  /** Side of the square PNG to send; 0 where nothing says it: 224. */
   px?: number;
   /** The cloud run that the threshold was fitted for. */
   run?: string;

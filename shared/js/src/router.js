@@ -13,6 +13,9 @@ export const InferenceSource = Object.freeze({ON_DEVICE: 'on_device', IN_CLOUD: 
 // No answer of the cloud's is worth waiting for longer than this, in milliseconds.
 const BUDGET_MS = 1500;
 
+// What is sent where nothing is published that says what the cloud model takes: it resizes what it gets.
+const USUAL_PX = 224;
+
 export class CloudUnavailable extends Error {
   constructor(reason, {status = 0, retryAfter = 0, cause = undefined} = {}) {
     super(`the cloud model did not answer: ${reason}${status ? ` (HTTP ${status})` : ''}`, {cause});
@@ -190,7 +193,7 @@ export class Router {
 // A picture has png(px), which gives what to send: see `Picture` of ./browser.js.
 export function gateway({url, dataset, headers = () => ({}), fetch: send = globalThis.fetch}) {
   return async (picture, signal, policy, said = null) => {
-    const body = await picture.png(policy.px);
+    const body = await picture.png(policy.px || USUAL_PX);
     const own = {'content-type': 'image/png', ...phoneHeaders(said), ...await headers()};
     const address = `${url.replace(/\/$/, '')}/predict/${encodeURIComponent(dataset)}`;
     const response = await send(address, {method: 'POST', signal, body, headers: own});

@@ -166,6 +166,13 @@ test('the gateway is sent a PNG with the headers of the app', async () => {
   assert.equal(await asked.body.text(), 'png of 48');
 });
 
+test('where nothing is published the gateway is sent a picture all the same', async () => {
+  let body;
+  const send = async (_address, options) => { ({body} = options); return answering(200, {label: 'roses'})(); };
+  await gateway({url: 'https://gateway', dataset: 'd', fetch: send})(PICTURE, undefined, policyOf(null, ''));
+  assert.equal(await body.text(), 'png of 224');
+});
+
 test('the gateway is told what the phone said', async () => {
   let headers;
   const send = async (_address, options) => { headers = options.headers; return answering(200, {label: 'roses'})(); };
