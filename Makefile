@@ -21,6 +21,10 @@ AS_JSON = $(if $(JSON),--json)
 # The two services of the project or of the local cloud, or one by its URL.
 SERVICES_ASKED = $(call option,--url,$(URL)) $(call option,--reason,$(REASON)) $(PLACE) $(AS_JSON)
 
+LITERT := services/console/console/static/litert
+# Nothing but the console's simulator needs it, so nothing ends where it cannot be had.
+SIMULATOR_IF_POSSIBLE = $(MAKE) --no-print-directory simulator || echo "The console's simulator will say what is missing; all else works."
+
 ##@ Try it
 
 .PHONY: demo
@@ -30,11 +34,22 @@ demo: $(STAMP) ## The whole loop on the local cloud: data in, two live models ou
 
 .PHONY: up
 up: $(STAMP) ## The same stack, left running; writes build/local_cloud.env (REALISTIC=1: at Google's rates and pauses)
+	@$(SIMULATOR_IF_POSSIBLE)
 	@$(CLI) up $(if $(REALISTIC),--realistic) $(AS_JSON)
 
 .PHONY: down
 down: $(STAMP) ## Stop what `make up` started
 	@$(CLI) down $(AS_JSON)
+
+.PHONY: simulator
+simulator: $(LITERT)/index.js ## Fetch what the console's simulator runs the phone's model on: LiteRT.js, by npm (make up does it where npm is)
+	@:
+
+$(LITERT)/index.js: infra/litert/package-lock.json infra/litert/vendor.mjs
+	@command -v npm > /dev/null || { echo "npm is missing, which comes with Node.js (on Debian: apt-get install npm)"; exit 1; }
+	@mkdir -p build/litert && cp infra/litert/package.json infra/litert/package-lock.json build/litert/
+	@npm ci --prefix build/litert --ignore-scripts --no-audit --no-fund --loglevel=error > /dev/null
+	@node infra/litert/vendor.mjs build/litert/node_modules $(LITERT)
 
 .PHONY: validate
 validate: $(STAMP) ## Check a folder of TFRecords before anything is spent: DATA=folder [YAML=file] [LABELS=a,b,c]
@@ -96,7 +111,7 @@ endif
 TEST_PATH := tests:shared/src:services/training_launcher:services/job_notifier:services/cloud_deployer:services/mobile_publisher
 
 .PHONY: browser
-browser: build/browser/.installed ## Install what the tests in a real browser need besides Chromium; without it they are skipped
+browser: build/browser/.installed simulator ## Install what the tests in a real browser need besides Chromium; without it they are skipped
 
 build/browser/.installed: tests/browser/requirements.txt | $(STAMP)
 	@$(BIN)/uv pip install --quiet --require-hashes --python $(BIN)/python -r tests/browser/requirements.txt
@@ -195,16 +210,19 @@ permissions-table: $(STAMP) ## Write the tables of docs/permissions.md from infr
 
 .PHONY: package
 package: $(STAMP) ## Stage what is shipped into build/<service>/ (SERVICE=x for one, BASE_IMAGE=…@sha256:… for another base)
+	@$(SIMULATOR_IF_POSSIBLE)
 	@$(BIN)/python infra/packaging/package.py $(SERVICE)
 
 SHIPPED = $(PLACE) $(if $(filter delete,$(DATA)),--delete-data) $(AS_JSON)
 
 .PHONY: deploy
 deploy: $(STAMP) ## Everything into a project: PROJECT=… REGION=…; or one service and nothing else: SERVICE=x
+	@$(SIMULATOR_IF_POSSIBLE)
 	@$(CLI) deploy $(SHIPPED) $(call option,--service,$(SERVICE))
 
 .PHONY: plan
 plan: $(STAMP) ## What `make deploy` would do and change, without doing it: PROJECT=… REGION=…
+	@$(SIMULATOR_IF_POSSIBLE)
 	@$(CLI) plan $(SHIPPED)
 
 .PHONY: destroy
@@ -243,7 +261,7 @@ lock: $(STAMP) ## Resolve every requirements.in again
 .PHONY: clean
 clean: ## Stop what runs and remove what was built, but not .venv
 	@test ! -e build/local_cloud.env || $(CLI) down
-	rm -rf build
+	rm -rf build $(LITERT)
 
 .PHONY: help
 help: ## This text

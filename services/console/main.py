@@ -23,6 +23,7 @@ def create_app() -> flask.Flask:
         ledger=GcsObjectStore(read.ledger_bucket, call_timeout=5.0, retry_deadline=5.0),
         deployers=HttpDeployers(read.addresses),
         monitoring=MonitoringGateway(project=read.project, emulator_host=emulator, call_timeout=3.0),
+        models=GcsObjectStore(read.models_bucket, call_timeout=5.0, retry_deadline=5.0),
         settings=read,
     )
     return service.app()

@@ -7,13 +7,17 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
-from support.console_world import World, new_world, with_both_live
+import console.service
+from support.console_world import World, fitted, new_world, with_both_live
+from support.phone_world import Outside, connected
 from support.serving_here import served
 
+STATIC = Path(console.service.__file__).with_name("static")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
 
 
@@ -47,6 +51,7 @@ class Visit:
     world: World
     address: str
     complaints: list[str]
+    outside: Outside | None = None
 
 
 @pytest.fixture
@@ -65,5 +70,29 @@ def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
             page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
             page.goto(address + path)
             return Visit(page, world, address, complaints)
+
+        yield open_page
+
+
+@pytest.fixture
+def simulator(visit: Callable[..., Visit]) -> Iterator[Callable[..., Visit]]:
+    """`simulator(happened, **options of the window)`: its page, with the first file published and a cloud model."""
+    if not (STATIC / "litert" / "index.js").exists():
+        missing("LiteRT.js is not here: make simulator")
+    with contextlib.ExitStack() as open_things:
+
+        def open_page(happened: Callable[[Any], None] = lambda _: None, **options: Any) -> Visit:
+            outside = Outside()
+            outside.publish("first")
+            address = open_things.enter_context(served(outside.app))
+
+            def with_all(world: Any) -> None:
+                connected(world, outside, address)
+                fitted(world)
+                happened(world)
+
+            shown = visit("/datasets/flowers/simulator", with_all, **options)
+            shown.outside = outside
+            return shown
 
         yield open_page

@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import flask
 import pytest
 
+from support.browsing import IMAGES, PHONE, faults, is_wider_than_the_window
 from support.console_world import NEW, OLD, STATES, fitted, under_way
 from support.serving_here import served
 
 pytestmark = pytest.mark.slow
 
 PAGE = "/datasets/flowers"
-PHONE = {"viewport": {"width": 390, "height": 800}, "device_scale_factor": 2}
-IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
-
-
-def faults(visit: Any) -> list[str]:
-    """What axe-core finds that keeps people from using the page."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    found = Axe().run(visit.page).response["violations"]
-    return [
-        f"{each['id']}: {each['nodes'][0]['html'][:120]}" for each in found if each["impact"] in ("serious", "critical")
-    ]
-
-
-def is_wider_than_the_window(visit: Any) -> bool:
-    return bool(visit.page.evaluate("document.scrollingElement.scrollWidth > window.innerWidth"))
-
 
 #: Every state by day, and at night those that show the most.
 SHOWN = [*((state, "light") for state in STATES), ("under way", "dark"), ("fitted", "dark")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from console.deployers import Answer
@@ -37,6 +38,9 @@ class World:
     deployers: FakeDeployers
     clock: ManualClock
     settings: ConsoleSettings
+    models: MemoryObjectStore
+    #: What pages load instead of the console's own files.
+    folder: Path | None = None
 
     @property
     def client(self) -> Any:
@@ -49,8 +53,10 @@ class World:
             ledger=self.store,
             deployers=self.deployers,
             monitoring=None,
+            models=self.models,
             settings=self.settings,
             clock=self.clock,
+            **({"folder": self.folder} if self.folder else {}),
         )
         return service.app()
 
@@ -97,9 +103,11 @@ def new_world() -> World:
         ledger_bucket="ledger",
         cloud_deployer_url="https://cloud-deployer.example",
         mobile_publisher_url="https://mobile-publisher.example",
+        models_bucket="models",
+        firebase_storage_bucket="mobile",
         person="jo@example.com",
     )
-    return World(MemoryObjectStore(clock=clock), FakeDeployers(), clock, settings)
+    return World(MemoryObjectStore(clock=clock), FakeDeployers(), clock, settings, MemoryObjectStore(clock=clock))
 
 
 def with_both_live(world: World) -> World:

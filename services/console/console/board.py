@@ -47,7 +47,10 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """What one target gives to users. `facts` are name and value; `actions` are those that would not be refused."""
+    """What one target gives to users. `facts` are name and value; `actions` are those that would not be refused.
+
+    `published_as` is the name under which phones find their file.
+    """
 
     target: str
     run_id: str = ""
@@ -57,6 +60,7 @@ class Side:
     notes: tuple[str, ...] = ()
     actions: tuple[str, ...] = ()
     problem: str = ""
+    published_as: str = ""
 
     @property
     def title(self) -> str:
@@ -229,6 +233,7 @@ class Boards:
             facts=tuple(_facts(target, current.model_dump(mode="json"))) if current else (),
             notes=tuple(_notes(serving)),
             actions=tuple(_actions(target, serving, runs)),
+            published_as=str(getattr(current, "published_as", "")),
         )
 
     def _under_way(self, serving: Sequence[Serving]) -> Iterator[UnderWay]:

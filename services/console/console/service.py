@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import uuid
 from pathlib import Path
@@ -16,9 +15,14 @@ from console import actions as acting
 from console import board as boards
 from console import curve
 from console.board import Boards
+from console.cloud_model import CloudModel
 from console.deployers import Deployers
+from console.files import Files
+from console.held_out import HeldOut
 from console.persons import Persons
+from console.published import Published
 from console.settings import ConsoleSettings
+from console.simulator import Simulator
 from dualdeploy import clock as clocks
 from dualdeploy import health
 from dualdeploy.clock import Clock
@@ -33,15 +37,17 @@ log = logging.getLogger(__name__)
 
 SERVICE = "console"
 
-_STATIC = Path(__file__).with_name("static")
+_FOLDER = Path(__file__).parent
 #: A form has a few hundred characters.
 _MAX_BODY_BYTES = 16 << 10
 
 #: Source: https://www.w3.org/TR/CSP3/. Nothing of another origin, no script in a page, no page in a frame.
 _POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'%s; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+#: LiteRT.js compiles WebAssembly, and no text.
+_SCRIPTS = {"simulator": " 'wasm-unsafe-eval'"}
 
 
 class Forbidden(DualDeployError):
@@ -57,29 +63,34 @@ class Service:
         boards: Boards,
         persons: Persons,
         deployers: Deployers,
+        simulator: Simulator,
         settings: ConsoleSettings,
+        files: Files,
         clock: Clock = clocks.utc_now,
     ) -> None:
         self._boards = boards
         self._persons = persons
         self._deployers = deployers
         self._settings = settings
+        self._simulator = simulator
+        self._files = files
         self._clock = clock
-        self._digests = {path.name: _digest(path) for path in _STATIC.iterdir()}
 
     def app(self) -> flask.Flask:
         """The WSGI application."""
-        app = flask.Flask(SERVICE, static_folder=None, template_folder=str(_STATIC.with_name("templates")))
+        app = flask.Flask(SERVICE, static_folder=None, template_folder=str(_FOLDER / "templates"))
         app.config["MAX_CONTENT_LENGTH"] = _MAX_BODY_BYTES
-        app.jinja_env.globals.update(asset=self._asset, actions=acting.ACTIONS, titles=boards.TITLES)
+        app.jinja_env.globals.update(asset=self._files.url, actions=acting.ACTIONS, titles=boards.TITLES)
         app.jinja_env.filters.update(moment=boards.moment, percent=boards.percent, words=boards.words)
         app.jinja_env.filters["second"] = clocks.for_people
         app.jinja_env.filters["ago"] = lambda at: boards.ago(at, clocks.to_text(self._clock()))
         app.add_url_rule("/healthz", "healthz", lambda: health_page(SERVICE, health.PROCESS))
-        app.add_url_rule("/static/<name>", "static", self._file)
+        app.add_url_rule("/static/<version>/<path:name>", "static", self._files.answer)
         app.add_url_rule("/", "home", self._home)
         app.add_url_rule("/datasets/<dataset>", "dataset", self._dataset)
         app.add_url_rule("/runs/<run_id>", "run", self._run)
+        app.add_url_rule("/datasets/<dataset>/simulator", "simulator", self._simulate)
+        self._simulator.add_routes(app)
         address = "/datasets/<dataset>/<target>/<action>"
         app.add_url_rule(address, "action", self._form)
         app.add_url_rule(address, "act", self._act, methods=["POST"])
@@ -140,6 +151,12 @@ class Service:
             ((each["at"], side.target, each["state"], each["note"]) for side in view.targets for each in side.history),
         )
         return self._page("run.html", run=view, moments=moments)
+
+    def _simulate(self, dataset: str) -> ResponseReturnValue:
+        self._require_known(dataset)
+        board = self._boards.of(dataset)
+        drawn = curve.draw(board.routing) if board.routing else None
+        return self._page("simulator.html", board=board, curve=drawn, **self._simulator.page(board))
 
     def _form(self, dataset: str, target: str, action: str) -> ResponseReturnValue:
         return self._action_page(dataset, target, action, flask.request.args, key=str(uuid.uuid4()))
@@ -217,18 +234,10 @@ class Service:
         log.error("unexpected error while answering %s", flask.request.path, exc_info=exc)
         return self._problem(500, "A bug of ours", "The log has it.")
 
-    def _asset(self, name: str) -> str:
-        return flask.url_for("static", name=name, v=self._digests[name])
-
-    def _file(self, name: str) -> flask.Response:
-        if name not in self._digests:
-            flask.abort(404)
-        return flask.send_from_directory(_STATIC, name)
-
     def _finish(self, response: flask.Response) -> flask.Response:
-        is_of_content = flask.request.endpoint == "static" and "v" in flask.request.args and response.status_code == 200
-        response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if is_of_content else "no-store"
-        response.headers["Content-Security-Policy"] = _POLICY
+        if not response.headers.get("Cache-Control"):
+            response.headers["Cache-Control"] = "no-store"
+        response.headers["Content-Security-Policy"] = _POLICY % _SCRIPTS.get(flask.request.endpoint or "", "")
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "same-origin"
         response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
@@ -236,19 +245,20 @@ class Service:
         return response
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
 def compose(
     *,
     ledger: ObjectStore,
     deployers: Deployers,
     monitoring: MonitoringGateway | None,
+    models: ObjectStore,
     settings: ConsoleSettings,
+    folder: Path = _FOLDER / "static",
     clock: Clock = clocks.utc_now,
 ) -> Service:
-    """Wire the service together; touches nothing yet. Without `monitoring` dead letters are not counted."""
+    """Wire the service together; touches nothing yet. `folder`: what pages load.
+
+    Without `monitoring` dead letters are not counted.
+    """
 
     def dead_letters() -> int | str:
         if monitoring is None:
@@ -262,6 +272,13 @@ def compose(
         boards=Boards(ledger, project=settings.project, dead_letters=dead_letters, clock=clock),
         persons=Persons(settings),
         deployers=deployers,
+        simulator=Simulator(
+            Published(settings.firebase_storage_url, settings.firebase_storage_bucket),
+            CloudModel(settings),
+            HeldOut(models),
+            files := Files(folder),
+        ),
         settings=settings,
+        files=files,
         clock=clock,
     )

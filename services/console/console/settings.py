@@ -17,6 +17,20 @@ class ConsoleSettings(MonitoringSettings, CallerSettings, WebSettings):
 
     cloud_deployer_url: str = setting("CLOUD_DEPLOYER_URL", "https://… of cloud_deployer")
     mobile_publisher_url: str = setting("MOBILE_PUBLISHER_URL", "https://… of mobile_publisher")
+    models_bucket: str = setting("MODELS_BUCKET", "bucket with what training made: held-out pictures")
+    firebase_storage_bucket: str = setting("FIREBASE_STORAGE_BUCKET", "bucket that phones read, for the simulator")
+    firebase_storage_url: str = setting(
+        "FIREBASE_STORAGE_URL", "where phones read it", default="https://firebasestorage.googleapis.com"
+    )
+    gateway_url: str = setting("GATEWAY_URL", "https://… of gateway, which the simulator asks", default="")
+    app_check_app: str = setting("APP_CHECK_APP", "app id of Firebase that the simulator asks as", default="")
+    app_check_debug_token: str = setting(
+        "APP_CHECK_DEBUG_TOKEN", "debug token of that app, which App Check turns into one for the gateway", default=""
+    )
+    firebase_api_key: str = setting("FIREBASE_API_KEY", "API key of that app, which is not a secret", default="")
+    app_check_emulator_host: str = setting(
+        "APP_CHECK_EMULATOR_HOST", "host:port of an emulator of App Check; empty for the real one", default=""
+    )
     iap_audience: str = setting(
         "IAP_AUDIENCE",
         "/projects/<number>/locations/<region>/services/console where Identity-Aware Proxy stands before it",

@@ -267,6 +267,8 @@ ENVIRONMENT = {
     "LEDGER_BUCKET": "ledger",
     "CLOUD_DEPLOYER_URL": "https://c/",
     "MOBILE_PUBLISHER_URL": "https://m",
+    "MODELS_BUCKET": "models",
+    "FIREBASE_STORAGE_BUCKET": "mobile",
 }
 
 
@@ -287,7 +289,7 @@ def test_every_answer_has_a_strict_policy_and_nothing_is_kept_but_files_by_their
         assert "script-src 'self';" in answer.headers["Content-Security-Policy"]
         assert "unsafe" not in answer.headers["Content-Security-Policy"]
         assert answer.headers["Cache-Control"] == "no-store"
-    (sheet,) = re.findall(r'href="(/static/console.css[^"]+)"', client.get(PAGE).get_data(as_text=True))
+    (sheet,) = re.findall(r'href="(/static/[^"]+/console.css)"', client.get(PAGE).get_data(as_text=True))
     with client.get(sheet) as answer:
         assert "immutable" in answer.headers["Cache-Control"]
 

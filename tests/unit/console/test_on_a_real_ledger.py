@@ -16,6 +16,7 @@ def page_of(chain: Chain, path: str) -> str:
         ledger=chain.ledger.store,
         deployers=FakeDeployers(),
         monitoring=None,
+        models=new_world().models,
         settings=new_world().settings,
         clock=chain.clock,
     )

@@ -120,6 +120,26 @@ def test_a_conversion_fits_into_its_instance_and_its_lease_into_a_request(plan: 
     assert loaded.conversion_timeout_seconds < loaded.lease_seconds
 
 
+def test_the_debug_token_of_the_simulator_comes_from_its_secret_which_the_console_alone_may_read(
+    workplace: Callable[[], Path], terraform: Callable[..., Any], variables: Mapping[str, Any]
+) -> None:
+    name = "simulator-debug-token"
+    simulator = {"app": "1:1:web:a", "api_key": "AIza", "debug_token_secret": name}
+    changes = terraform(workplace()).plan({**variables, "console": {"simulator": simulator}})["resource_changes"]
+    (container,) = [
+        change["change"]["after"]["template"][0]["containers"][0]
+        for change in changes
+        if change["address"].startswith("module.console") and change["type"] == "google_cloud_run_v2_service"
+    ]
+    given = {each["name"]: each for each in container["env"]}
+    assert (given["APP_CHECK_APP"]["value"], given["FIREBASE_API_KEY"]["value"]) == ("1:1:web:a", "AIza")
+    (reference,) = given["APP_CHECK_DEBUG_TOKEN"]["value_source"][0]["secret_key_ref"]
+    assert reference["secret"] == name
+    (grant,) = [change for change in changes if change["type"] == "google_secret_manager_secret_iam_member"]
+    assert grant["address"].startswith("module.console")
+    assert grant["change"]["after"]["secret_id"] == name
+
+
 def test_a_key_for_firebase_is_mounted_from_its_secret_which_the_publisher_alone_may_read(
     workplace: Callable[[], Path], terraform: Callable[..., Any], variables: Mapping[str, Any], plan: Any
 ) -> None:

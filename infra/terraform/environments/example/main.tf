@@ -130,6 +130,8 @@ module "console" {
   image     = var.images.console
   operators = var.operators
   settings  = var.console
+
+  has_gateway = var.gateway != null
 }
 
 # Only where apps without credentials of Google Cloud ask the cloud model.

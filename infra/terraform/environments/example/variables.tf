@@ -149,10 +149,16 @@ variable "gateway" {
 variable "console" {
   description = <<-EOT
     Whether operators have pages in the browser; null: no. `{}` is reached by `gcloud run services proxy console`. With
-    Identity-Aware Proxy before it, iap_audience is /projects/<number>/locations/<region>/services/console.
+    Identity-Aware Proxy before it, iap_audience is /projects/<number>/locations/<region>/services/console. `simulator` says
+    as which app of Firebase its simulator asks the gateway: docs/console.md.
   EOT
   type = object({
     iap_audience = optional(string, "")
+    simulator = optional(object({
+      app                = string
+      api_key            = string
+      debug_token_secret = string
+    }))
   })
   default = null
 }

@@ -26,9 +26,19 @@ module "service" {
     MOBILE_PUBLISHER_URL = "https://mobile-publisher-${local.hosts}"
     IAP_AUDIENCE         = var.settings.iap_audience
 
+    # The simulator: held-out pictures, what phones download, and the gateway where there is one.
+    MODELS_BUCKET           = var.buckets["models"]
+    FIREBASE_STORAGE_BUCKET = var.buckets["firebase_storage"]
+    GATEWAY_URL             = var.has_gateway ? "https://gateway-${local.hosts}" : ""
+    APP_CHECK_APP           = try(var.settings.simulator.app, "")
+    FIREBASE_API_KEY        = try(var.settings.simulator.api_key, "")
+
     # Only who may invoke it gets in, and Cloud Run has checked their token.
     CLOUD_RUN_CHECKS_TOKENS = "true"
   }
+
+  secrets = var.settings.simulator == null ? {} : { APP_CHECK_DEBUG_TOKEN = var.settings.simulator.debug_token_secret }
+  reads   = { ledger = [], models = ["results/", "runs/"] }
 
   checks_callers_itself = false
   # A button waits for the answer of a service, twenty seconds at most.

@@ -24,10 +24,23 @@ variable "operators" {
 }
 
 variable "settings" {
-  description = "How the console is reached: iap_audience where Identity-Aware Proxy stands before it."
+  description = <<-EOT
+    How the console is reached: iap_audience where Identity-Aware Proxy stands before it. As which app of Firebase its
+    simulator asks the gateway: its id, its API key, and the secret with a debug token that is registered for it.
+  EOT
   type = object({
     iap_audience = string
+    simulator = optional(object({
+      app                = string
+      api_key            = string
+      debug_token_secret = string
+    }))
   })
+}
+
+variable "has_gateway" {
+  description = "Whether there is a gateway, which the simulator asks."
+  type        = bool
 }
 
 variable "releasers" {

@@ -29,7 +29,7 @@ module "service" {
   }
 
   # What serves, and nothing of how it came to be.
-  ledger_prefixes       = ["serving/"]
+  reads                 = { ledger = ["serving/"] }
   checks_callers_itself = true
   # The service answers within six seconds by itself.
   timeout_seconds = 15

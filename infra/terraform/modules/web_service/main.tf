@@ -61,6 +61,20 @@ resource "google_cloud_run_v2_service" "service" {
         }
       }
 
+      dynamic "env" {
+        for_each = var.secrets
+
+        content {
+          name = env.key
+          value_source {
+            secret_key_ref {
+              secret  = env.value
+              version = "latest"
+            }
+          }
+        }
+      }
+
       startup_probe {
         period_seconds    = 2
         timeout_seconds   = 2
@@ -71,29 +85,43 @@ resource "google_cloud_run_v2_service" "service" {
       }
     }
   }
+
+  # A version that may not read its secrets does not start.
+  depends_on = [google_secret_manager_secret_iam_member.reads_secret]
 }
 
-# What it may read of the ledger. To list is asked of the bucket, and an account that may not list is answered 403 for
-# an object that is missing, not 404.
-resource "google_storage_bucket_iam_member" "reads_ledger" {
-  bucket = var.buckets["ledger"]
+# What it may read. To list is asked of the bucket, and an account that may not list is answered 403 for an object that
+# is missing, not 404.
+resource "google_storage_bucket_iam_member" "reads" {
+  for_each = var.reads
+
+  bucket = var.buckets[each.key]
   role   = "roles/storage.objectViewer"
   member = google_service_account.runtime.member
 
   dynamic "condition" {
-    for_each = length(var.ledger_prefixes) > 0 ? [var.ledger_prefixes] : []
+    for_each = length(each.value) > 0 ? [each.value] : []
 
     content {
       title = "only-${join("-and-", [for prefix in condition.value : trimsuffix(prefix, "/")])}"
       expression = join(" || ", concat(
-        ["resource.name == \"projects/_/buckets/${var.buckets["ledger"]}\""],
+        ["resource.name == \"projects/_/buckets/${var.buckets[each.key]}\""],
         [
           for prefix in condition.value :
-          "resource.name.startsWith(\"projects/_/buckets/${var.buckets["ledger"]}/objects/${prefix}\")"
+          "resource.name.startsWith(\"projects/_/buckets/${var.buckets[each.key]}/objects/${prefix}\")"
         ]
       ))
     }
   }
+}
+
+resource "google_secret_manager_secret_iam_member" "reads_secret" {
+  for_each = var.secrets
+
+  project   = var.project
+  secret_id = each.value
+  role      = "roles/secretmanager.secretAccessor"
+  member    = google_service_account.runtime.member
 }
 
 # Whoever deploys a new version must be allowed to act as the account that it runs as.

@@ -33,10 +33,15 @@ variable "environment" {
   type        = map(string)
 }
 
-variable "ledger_prefixes" {
-  description = "How the names of the objects begin that it may read in the ledger; none: all of them."
-  type        = list(string)
-  default     = []
+variable "secrets" {
+  description = "Environment variables that are secrets: the id of each in Secret Manager."
+  type        = map(string)
+  default     = {}
+}
+
+variable "reads" {
+  description = "How the names of the objects begin that it may read, by bucket; an empty list: all of them."
+  type        = map(list(string))
 }
 
 variable "checks_callers_itself" {
