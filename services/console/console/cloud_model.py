@@ -52,12 +52,12 @@ class CloudModel:
     def ask(self, dataset: str, picture: bytes, headers: Mapping[str, str]) -> Answer:
         """The gateway's answer, whatever it is; where none comes, one like it with status 503."""
         if self.missing:
-            return _away(f"the cloud model cannot be asked from here: {self.missing}")
+            return _own(404, f"the cloud model cannot be asked from here: {self.missing}")
         try:
             return self._ask(dataset, picture, headers)
         except (RetryLater, RejectedByGoogle) as exc:
             log.error("the cloud model of %s was not asked: %s", dataset, exc)  # noqa: TRY400
-            return _away(str(exc))
+            return _own(503, str(exc), **{"Retry-After": "10"})
 
     def _ask(self, dataset: str, picture: bytes, headers: Mapping[str, str]) -> Answer:
         requests: Any = lazily.load("requests")
@@ -126,6 +126,6 @@ def missing(settings: ConsoleSettings) -> str:
     return f"{', '.join(absent)} {'is' if len(absent) == 1 else 'are'} not set" if absent else ""
 
 
-def _away(text: str) -> Answer:
+def _own(status: int, text: str, **headers: str) -> Answer:
     body = json.dumps({"error": text, "reason": "console"}).encode()
-    return Answer(503, body, {"Content-Type": "application/json", "Retry-After": "10"})
+    return Answer(status, body, {"Content-Type": "application/json", **headers})

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from support.console_world import OWN
 
-NAMES = st.sampled_from(["flowers", "cloud", "mobile", "rollback", "redeploy", "hold", "flowers-0123456789ab"])
+NAMES = st.sampled_from(
+    ["flowers", "cloud", "mobile", "rollback", "redeploy", "hold", "simulator", "pictures", "0", "flowers-0123456789ab"]
+)
 PARTS = NAMES | st.text(st.characters(exclude_characters="/?#%\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
 FORMS = st.dictionaries(
     st.sampled_from(["reason", "key", "run_id", "to_run", "force", "everybody", "quantization", "other"]),
@@ -21,7 +23,9 @@ FORMS = st.dictionaries(
     max_examples=60, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
 )
 @hypothesis.given(
-    parts=st.lists(PARTS, max_size=3), root=st.sampled_from(["datasets", "runs", "static", ""]), form=FORMS
+    parts=st.lists(PARTS, max_size=3),
+    root=st.sampled_from(["datasets", "runs", "static", "predict", "v0/b/mobile/o", ""]),
+    form=FORMS,
 )
 def test_every_answer_is_a_page(parts: list[str], root: str, form: dict[str, str], live: Any) -> None:
     client = live.client
