@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 
 from dualdeploy.contracts import answers, dataset_config, golden
 from dualdeploy.contracts.dataset_config import DatasetConfig
@@ -16,16 +19,19 @@ from dualdeploy.contracts.training import ManagedModel
 from dualdeploy.errors import ServiceUnavailable, UnusableResult
 from dualdeploy.google.object_store import ABSENT
 from dualdeploy.images import tfrecord
+from dualdeploy.images.pixels import decode_rgb, resize_bilinear
 from dualdeploy.ledger import Run, Shard, Snapshot, State
+from mobile_publisher import conversion, on_device
 from mobile_publisher import export as exports
 from mobile_publisher.export import InputChanges
 from mobile_publisher.on_device import UnusableModel
 from mobile_publisher.release import File
 from mobile_publisher.world import Around
 from support import tflite_files
-from support.chain_data import overwrite
+from support.chain_data import golden_set, overwrite
 from support.fakes import MemoryObjectStore
 from support.fakes.failing import ProcessDied
+from support.graphs import EMPTY_GRAPH
 from support.publishing import SETTINGS, Publishing
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -50,6 +56,7 @@ class World:
 
     def __init__(self, folder: Path, picture: Callable[[str], bytes]) -> None:
         self.models, self.data = MemoryObjectStore("models"), MemoryObjectStore("data")
+        self.converter: Sequence[str] = conversion.CONVERTER
         path = folder / "eval.tfrecord"
         records = [
             tfrecord.encode_example({"image": [picture(colour)], "class": [CONFIGURED.index(label)]})
@@ -79,6 +86,33 @@ class World:
         }
         overwrite(self.models, f"results/{run_id}/{target}.json", json.dumps(result).encode())
 
+    def train_by(self, method: str, folder: Path, picture: Callable[[str], bytes]) -> None:
+        """The run's result is one of AutoML's, or one of our trainer's, which a small program converts."""
+        if method == "automl":
+            self.put_result()
+            return
+        source = folder / "converted.tflite"
+        source.write_bytes((FIXTURES / "tiny_float32.tflite").read_bytes())
+        program = (
+            "import shutil, sys; option = dict(zip(sys.argv[1::2], sys.argv[2::2]));"
+            f" shutil.copy({str(source)!r}, option['--output'])"
+        )
+        self.converter = (sys.executable, "-S", "-c", program)
+        overwrite(self.models, f"{ROOT}/pixels_model/saved_model.pb", EMPTY_GRAPH)
+        classifier = on_device.Classifier(source, labels=FILES_ORDER)
+        answered = [
+            (picture(colour), [float(p) for p in classifier.probabilities(picture(colour))]) for colour in COLOURS
+        ]
+        overwrite(self.models, f"{ROOT}/golden-ours.json", golden_set(answered))
+        names = {"saved_model": "model", "pixels_model": "pixels_model", "golden": "golden-ours.json", "labels": "l"}
+        self.put_result(
+            architecture="mobilenet_v3_small",
+            image_size=8,
+            labels=list(FILES_ORDER),
+            artifacts={key: f"gs://models/{ROOT}/{name}" for key, name in names.items()},
+            managed=None,
+        )
+
     def google_exports(self, tflite: bytes, name: str = "model.tflite") -> None:
         overwrite(self.models, f"{FOLDER.removeprefix('gs://models/')}/{name}", tflite)
 
@@ -90,6 +124,7 @@ class World:
             models=self.models,
             data=self.data,
             settings=SETTINGS,
+            converter=self.converter,
         )
         assert isinstance(made, File)
         return made
@@ -347,3 +382,57 @@ def test_a_redeploy_sends_out_the_very_file_whatever_quantization_is_asked_for()
     settle(project)
     assert project.release(run_id).n == 2
     assert len(project.vertex.operations) == 1
+
+
+# From one road to the other ------------------------------------------------------------------------------------
+
+
+class App:
+    """An app in the field: it follows what is published, and runs it with what it was written for."""
+
+    def __init__(self, version: str, *types: str) -> None:
+        self.version, self.types = version, types
+        self.tflite, self.manifest = b"", dict[str, Any]()
+
+    def follow(self, manifest: dict[str, Any], tflite: bytes) -> None:
+        if manifest["min_app_version"] <= self.version and manifest["input"]["type"] in self.types:
+            self.tflite, self.manifest = tflite, manifest
+
+    def says(self, picture: bytes) -> str:
+        """By the manifest alone, as an app does it: no metadata, no normalisation."""
+        interpreter = Interpreter(model_content=self.tflite)
+        interpreter.allocate_tensors()
+        (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
+        _, size, _, _ = self.manifest["input"]["shape"]
+        pixels = resize_bilinear(decode_rgb(picture), size)[None]
+        wanted = self.manifest["input"]["type"]
+        interpreter.set_tensor(taken["index"], np.rint(pixels).astype(np.uint8) if wanted == "uint8" else pixels)
+        interpreter.invoke()
+        return str(self.manifest["labels"][int(interpreter.get_tensor(given["index"])[0].argmax())])
+
+
+def test_no_phone_ever_gets_a_file_that_it_cannot_read_on_the_way_to_automl_and_back(
+    world: World, tmp_path: Path, picture: Callable[[str], bytes]
+) -> None:
+    apps = [App("1.0", "float32"), App("2.0", "float32", "uint8")]
+    live = ""
+    for trained_by, least, moved in (
+        ("custom", "", (True, True)),
+        ("automl", "", ()),
+        ("automl", "2.0", (False, True)),
+        ("custom", "2.0", (False, True)),
+    ):
+        configured = config(min_app_version=least, quantization="auto" if trained_by == "automl" else "float32")
+        world.train_by(trained_by, tmp_path, picture)
+        if not moved:
+            with pytest.raises(InputChanges):
+                world.export(configured, live=live, live_name="flowers")
+            continue
+        file = world.export(configured, live=live, live_name="flowers" if live else "")
+        before = [app.manifest for app in apps]
+        for app in apps:
+            app.follow(world.manifest(file), world.models.read(file.uri.removeprefix("gs://models/")).data)
+        assert tuple(app.manifest != was for app, was in zip(apps, before, strict=True)) == moved
+        live = file.uri
+        for app in apps:
+            assert [app.says(picture(colour)) for colour in COLOURS] == list(COLOURS.values())

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from dualdeploy.contracts import answers
+from dualdeploy.contracts import answers, automl
 from dualdeploy.contracts.events import Envelope, parse_deployment_completed
+from dualdeploy.contracts.routing import ASK_ALWAYS
 from dualdeploy.errors import MalformedEvent
 from dualdeploy.ledger import Routings, Served, Serving, State, names
 from mobile_publisher import routings
-from support.chain_data import overwrite, write_result
+from support.chain_data import overwrite, write_managed_result, write_result
 from support.fakes.failing import ProcessDied
 from support.publishing import Publishing
 
@@ -30,9 +32,10 @@ class Pairs(Publishing):
         self.cloud_is(run_id, px=px, **more)
         assert self.tell(run_id)
 
-    def cloud_is(self, run_id: str, *, px: int = 48, **more: Any) -> None:
+    def cloud_is(self, run_id: str, *, px: int = 48, result: Callable[..., None] | None = None, **more: Any) -> None:
         dataset = run_id.rpartition("-")[0]
-        write_result(self.models, run_id, "cloud", clock=self.clock, image_size=px)
+        write = result or functools.partial(write_result, image_size=px)
+        write(self.models, run_id, "cloud", clock=self.clock)
         current = Served(run_id=run_id, run_created_at="2026-11-23T12:00:00Z", since="2026-11-23T12:00:00Z")
         serving = Serving(dataset=dataset, target="cloud", current=current, **more)
         overwrite(self.ledger_store, names.serving("cloud", dataset), serving.model_dump_json().encode())
@@ -271,3 +274,19 @@ def test_an_instance_that_was_frozen_tells_phones_nothing_old(project: Pairs, pl
     assert project.told()["cloud"]["run_id"] == "flowers-000000000003"
     project.tick(300, times=2)
     assert project.told()["cloud"]["run_id"] == "flowers-000000000003"
+
+
+# AutoML --------------------------------------------------------------------------------------------------------
+
+
+def test_with_a_cloud_model_that_automl_trained_the_phone_always_asks_and_is_told_why(project: Pairs) -> None:
+    run_id = "flowers-000000000009"
+    version = project.vertex.add_managed("dualdeploy-flowers_automl", run_id, {})
+    project.cloud_serves(run_id, result=functools.partial(write_managed_result, version=version))
+    project.tick()
+    told = project.told()
+    assert (told["threshold"], told["outcome"], told["share"]) == (ASK_ALWAYS, "not_proven", 1.0)
+    assert f"{run_id} was trained by AutoML, which tells no answer to a single picture" in told["note"]
+    # Training it again would not change that.
+    assert "mends it" not in told["note"]
+    assert told["cloud"]["input"]["px"] == automl.PIXELS_TO_SEND
