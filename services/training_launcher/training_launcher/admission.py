@@ -27,6 +27,12 @@ class Admission:
     reason: str
     found: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def pictures(self) -> int:
+        """About how many records there are, on both sides of the split; 0 where the report does not say."""
+        estimated, read = self.found.get("records_estimated") or {}, self.found.get("coverage") or {}
+        return int(estimated.get("value") or read.get("records") or 0)
+
 
 @dataclasses.dataclass(frozen=True)
 class _NotesOfRun:

@@ -22,14 +22,14 @@ from dualdeploy.contracts.prices import PriceTable
 from dualdeploy.contracts.training import TARGETS, Target
 from dualdeploy.ledger import Run
 from dualdeploy.ledger.spending import Estimate, TargetEstimate
-from training_launcher import disk
+from training_launcher import disk, duration
 
 
-def estimate(run: Run, *, region: str, prices: PriceTable, now: datetime.datetime) -> Estimate:
-    """What both jobs of `run` may cost in `region`; the month is the one of `now`, in UTC."""
+def estimate(run: Run, *, region: str, prices: PriceTable, now: datetime.datetime, pictures: int = 0) -> Estimate:
+    """What both jobs of `run`, with so many pictures, may cost in `region`; the month is the one of `now`, in UTC."""
     config = dataset_config.stored(run.config)
-    of_method = _automl if config.training.method == "automl" else _custom
-    targets = of_method(config, region, prices)
+    is_automl = config.training.method == "automl"
+    targets = _automl(config, region, prices) if is_automl else _custom(config, region, prices, pictures)
     found = Estimate(
         run_id=run.run_id,
         dataset=run.dataset,
@@ -38,7 +38,7 @@ def estimate(run: Run, *, region: str, prices: PriceTable, now: datetime.datetim
         prices_as_of=prices.as_of,
         targets=targets,
     )
-    refusal = _elsewhere(region) if config.training.method == "automl" else disk.refusal(run)
+    refusal = _elsewhere(region) if is_automl else disk.refusal(run) or duration.refusal(config, pictures)
     if refusal:
         return found.model_copy(update={"refusal": refusal})
     if config.budget.is_limited and not found.is_priced and config.budget.unknown_price == "refuse":
@@ -60,8 +60,8 @@ def _elsewhere(region: str) -> str:
     )
 
 
-def _custom(config: DatasetConfig, region: str, prices: PriceTable) -> dict[str, TargetEstimate]:
-    return {target: _target(config, target, region, prices) for target in TARGETS}
+def _custom(config: DatasetConfig, region: str, prices: PriceTable, pictures: int) -> dict[str, TargetEstimate]:
+    return {target: _target(config, target, region, prices, pictures) for target in TARGETS}
 
 
 def _automl(config: DatasetConfig, region: str, prices: PriceTable) -> dict[str, TargetEstimate]:
@@ -80,7 +80,7 @@ def _automl(config: DatasetConfig, region: str, prices: PriceTable) -> dict[str,
     return found
 
 
-def _target(config: DatasetConfig, target: Target, region: str, prices: PriceTable) -> TargetEstimate:
+def _target(config: DatasetConfig, target: Target, region: str, prices: PriceTable, pictures: int) -> TargetEstimate:
     training, allowance = config.training.of(target), config.budget.of(target)
     found = [_hour(each, training.replicas, region, prices) for each in training.capacity]
     if allowance.usd_per_hour is not None:
@@ -88,7 +88,8 @@ def _target(config: DatasetConfig, target: Target, region: str, prices: PriceTab
     # An unknown price may be the dearest.
     price, source = max(found, key=lambda each: math.inf if each[0] is None else each[0])
     priced = _priced(price, source).changed(by_entry=tuple(each for each, _ in found))
-    return _timed(priced, min(allowance.expected or training.timeout, training.timeout), training.timeout)
+    timeout = duration.timeout(training, pictures)
+    return _timed(priced, min(allowance.expected or timeout, timeout), timeout)
 
 
 def _priced(price: float | None, source: str) -> TargetEstimate:

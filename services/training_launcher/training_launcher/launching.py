@@ -165,10 +165,10 @@ class Launching:
 
     def _go_on(self, run: Run, launches: list[Versioned[Launch]]) -> tuple[str, list[datetime.datetime]]:
         """What came of each target, and when to look again; never, if nothing is to be done before a job ends."""
-        estimate = self._estimate(run)
         pending = [each for each in launches if each.document.state == State.PENDING]
-        if pending and not self._admit(run, pending, estimate):
+        if pending and not self._admit(run, pending):
             return "rejected", []
+        estimate = self._estimate(run)
         said: list[str] = []
         times: list[datetime.datetime] = []
         for each in launches:
@@ -213,7 +213,7 @@ class Launching:
 
     # Admission -------------------------------------------------------------------------------------------------
 
-    def _admit(self, run: Run, pending: list[Versioned[Launch]], estimate: Estimate) -> bool:
+    def _admit(self, run: Run, pending: list[Versioned[Launch]]) -> bool:
         """Validate and reserve, and say of each pending target what came of it; whether the run may cost anything."""
         try:
             earlier = self._data_sets.earlier(run)
@@ -221,6 +221,7 @@ class Launching:
             if admission.accepted and (refusal := self._methods.of(run).needs.refusal(run, admission.found)):
                 admission = Admission(accepted=False, reason=refusal)
             if admission.accepted:
+                estimate = self._estimate(run, pictures=admission.pictures)
                 admission = self._within_budget(run, estimate)
         except RetryLater as exc:
             self._say(pending, exc)
@@ -244,12 +245,13 @@ class Launching:
             since = held.since if held and held.kind == kind else clocks.to_text(self._ledger.clock())
             self._write(each, each.document.changed(holdup=Holdup(what=str(exc), kind=kind, since=since)))
 
-    def _estimate(self, run: Run) -> Estimate:
+    def _estimate(self, run: Run, *, pictures: int = 0) -> Estimate:
         """The recorded estimate of a run, or a new one: prices and the month are those of its first launch."""
         recorded = spending.read_estimate(self._ledger, run.run_id)
         if recorded:
             return recorded
-        estimate = budget.estimate(run, region=self._settings.region, prices=prices.table(), now=self._ledger.clock())
+        region, now = self._settings.region, self._ledger.clock()
+        estimate = budget.estimate(run, region=region, prices=prices.table(), now=now, pictures=pictures)
         for target, each in estimate.targets.items():
             if each.most_usd is None:
                 log.warning("the cost of %s/%s is not counted: %s", run.run_id, target, each.price)

@@ -276,7 +276,7 @@ Architecture = Annotated[str, pydantic.AfterValidator(_known)]
 
 
 class TargetTraining(_Section):
-    """How one of the two models is trained. Sizes in pixels, `timeout` a duration.
+    """How one of the two models is trained. Sizes in pixels, `timeout` a duration; without, the pictures decide.
 
     `image` trains it instead of ours, by the contract of docs/own-container.md. `capacity` is how its machines are
     asked for, one way after the other; first as spot, then as usual if not said.
@@ -300,7 +300,13 @@ class TargetTraining(_Section):
     capacity: tuple[Capacity, ...] = Field(
         default=(Capacity(strategy="spot"), Capacity()), min_length=1, max_length=10, validate_default=True
     )
-    timeout: Annotated[TimeLimit, Field(le=604800.0)] = 7200.0
+    timeout: Annotated[TimeLimit, Field(le=604800.0)] | None = None
+
+    @pydantic.model_serializer(mode="wrap")
+    def _without_a_timeout_that_nobody_wrote(self, write: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Runs keep their configuration, and a service of the version before knows no timeout that is none.
+        written: dict[str, Any] = write(self)
+        return {key: value for key, value in written.items() if key != "timeout" or value is not None}
 
     @pydantic.field_validator("capacity")
     @classmethod
