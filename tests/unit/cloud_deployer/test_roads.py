@@ -267,6 +267,16 @@ def test_versions_that_nothing_needs_are_deleted_whatever_trained_them(deployer:
     deployer.check_promises()
 
 
+def test_a_version_that_automl_has_just_trained_is_kept_until_its_release_begins(deployer: Deployer) -> None:
+    deployer.configure(serving={**SHARED, "keep_versions": 2})
+    waits = deployer.train(1, managed=True, announce=False)
+    for edition in (2, 3, 4):
+        deployer.bring_out(edition, managed=True)
+    deployer.pass_time(60 * 24, seconds=1800)
+    there = [version.aliases[0] for version in deployer.vertex.models[AUTOMLS_MODEL].versions]
+    assert there == [waits, run_of(deployer, 3), run_of(deployer, 4)]
+
+
 def test_a_data_set_that_is_retired_leaves_neither_model(deployer: Deployer) -> None:
     for edition, managed in ((1, False), (2, True)):
         deployer.bring_out(edition, managed=managed)

@@ -36,7 +36,7 @@ from dualdeploy.errors import (
 )
 from dualdeploy.google import config_bucket
 from dualdeploy.google.object_store import ABSENT
-from dualdeploy.google.vertex import DATASET_LABEL, Endpoint, ModelVersion
+from dualdeploy.google.vertex import DATASET_LABEL, RUN_LABEL, Endpoint, ModelVersion
 from dualdeploy.http.ticks import Next
 from dualdeploy.ledger import UnreadableDocument, Versioned, lease, names
 from dualdeploy.release.worker import key_of
@@ -165,6 +165,7 @@ class Cleanup:
         except UnknownDataset:
             since = since or clocks.to_text(world.clock())
         endpoints = list(self._endpoints(report, serving, config))
+        versions = self._versions(dataset) if config else []
         holdings = Holdings(
             dataset=dataset,
             region=world.settings.region,
@@ -174,8 +175,8 @@ class Cleanup:
             endpoints=[endpoint for endpoint, _ in endpoints],
             formerly={endpoint.id: formerly for endpoint, formerly in endpoints},
             wanted=self._wanted([endpoint.id for endpoint, _ in endpoints if not endpoint.deployed], config),
-            versions=self._versions(dataset) if config else [],
-            active=frozenset(turn.run_id for turn in serving.waiting),
+            versions=versions,
+            active=frozenset(turn.run_id for turn in serving.waiting) | self._ahead(versions),
             now=world.clock(),
         )
         return dataclasses.replace(holdings, idle=self._idle(holdings, report.idle))
@@ -183,6 +184,11 @@ class Cleanup:
     def _versions(self, dataset: str) -> list[ModelVersion]:
         found = (self._world.vertex.find_model_versions(model_id) for model_id in model_ids_of(dataset))
         return [version for versions in found for version in versions]
+
+    def _ahead(self, versions: Sequence[ModelVersion]) -> frozenset[str]:
+        """The runs whose release is still to begin: what AutoML trains is a version before anyone has judged it."""
+        runs = {version.labels.get(RUN_LABEL, "") for version in versions if version.is_automatic}
+        return frozenset(run for run in runs if run and not self._ledger.newest_release_number(run, TARGET))
 
     def _endpoints(
         self, report: Report, serving: CloudServing, config: DatasetConfig | None
