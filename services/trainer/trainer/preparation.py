@@ -142,7 +142,7 @@ class _Preparing:
         self._golden = GoldenSet(len(order.labels))
         self._labels: dict[bytes, int] = {}
         self._sets: dict[str, collections.Counter[str]] = {label: collections.Counter() for label in order.labels}
-        #: Of each label the picture to learn from with the smallest digest: if no other is for validation, it is.
+        #: Of each label the picture to learn from with the smallest digest: it goes where no other of them went.
         self._held_back: dict[int, _Line] = {}
         self._bad: list[BadRecord] = []
         self._seen = self._skipped = self._duplicates = self._conflicting = 0
@@ -153,8 +153,9 @@ class _Preparing:
                 self._take(picture, output)
             refuse_too_many(self._bad, self._skipped, self._seen, self._order.max_bad_records)
             for label, line in sorted(self._held_back.items()):
-                lacks = not self._sets[self._order.labels[label]][VALIDATION]
-                self._add(dataclasses.replace(line, set=VALIDATION if lacks else TRAINING), output)
+                counts = self._sets[self._order.labels[label]]
+                lacks = next((each for each in (VALIDATION, TRAINING) if not counts[each]), line.set)
+                self._add(dataclasses.replace(line, set=lacks), output)
             self._refuse_what_automl_refuses()
             files = output.finish()
         chosen = [
@@ -239,10 +240,9 @@ class _Preparing:
         if picture.pixels is not None:
             self._golden.consider(picture.data, picture.label, picture.pixels)
             self._add(line, output)
-        elif int(picture.digest, 16) % automl.VALIDATION_ONE_IN == 0:
-            self._add(dataclasses.replace(line, set=VALIDATION), output)
         else:
-            self._learn(dataclasses.replace(line, set=TRAINING), output)
+            is_tenth = int(picture.digest, 16) % automl.VALIDATION_ONE_IN == 0
+            self._learn(dataclasses.replace(line, set=VALIDATION if is_tenth else TRAINING), output)
 
     def _learn(self, line: _Line, output: _Writing) -> None:
         before = self._held_back.get(line.label)

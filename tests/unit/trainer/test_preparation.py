@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -141,6 +142,24 @@ def test_each_label_has_a_picture_to_validate_with_however_few_there_are(prepare
     found = prepare([train], [held_out])
 
     assert all(min(found.sets[label][each] for each in ("training", "validation", "test")) >= 1 for label in LABELS)
+
+
+@pytest.mark.parametrize("tenth", [0, 1, 2])
+def test_each_label_has_a_picture_to_learn_from_wherever_its_pictures_belong(
+    prepare: Any, shard: Any, tenth: int
+) -> None:
+    """Of two pictures of a label so many have a checksum by which they are for validation."""
+
+    def is_tenth(number: int) -> bool:
+        return int(hashlib.sha256(jpeg(number)).hexdigest(), 16) % automl.VALIDATION_ONE_IN == 0
+
+    numbers = [each for each in range(130, 250) if is_tenth(each)][:tenth]
+    numbers += [each for each in range(130, 250) if not is_tenth(each)][: 2 - tenth]
+    train = [record(number, 0) for number in numbers] + [record(number, 1) for number in range(20)]
+    held_out = [record(100 + number, number % 2) for number in range(20)]
+    found = prepare([shard("train.tfrecord", train)], [shard("eval.tfrecord", held_out)])
+
+    assert found.sets["daisy"] == {"training": 1, "validation": 1, "test": 10}
 
 
 def test_a_set_does_not_depend_on_the_order_of_the_shards(models: MemoryObjectStore, prepare: Any, shard: Any) -> None:
