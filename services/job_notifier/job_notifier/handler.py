@@ -123,7 +123,8 @@ class JobNotifier:
         """Whoever waits for this training must hear of an end."""
         run_id, target, attempt = _parts(what)
         launch = self._ledger.read_launch(run_id, target).document
-        self._announce(self._record(self._ended(launch, attempt, outcome="failed", reason=why)))
+        seconds = None if launch.job and attempt == launch.attempt else 0.0
+        self._announce(self._record(self._ended(launch, attempt, outcome="failed", reason=why, seconds=seconds)))
 
     # The decision ----------------------------------------------------------------------------------------------
 
@@ -136,7 +137,8 @@ class JobNotifier:
         try:
             job = self._job(launch.job)
         except ResourceMissing:
-            return self._ended(launch, attempt, outcome="failed", reason=f"{launch.job} no longer exists")
+            # Google bills it all the same.
+            return self._ended(launch, attempt, outcome="failed", reason=f"{launch.job} no longer exists", seconds=None)
         if job.outcome is JobOutcome.UNFINISHED:
             if job.state == "PIPELINE_STATE_PAUSED":
                 log.warning("%s is paused: only people can let it go on", job.name)
@@ -182,8 +184,9 @@ class JobNotifier:
         )
 
     def _ended(
-        self, launch: Launch, attempt: int, *, outcome: str, reason: str, seconds: float = 0.0, **found: object
+        self, launch: Launch, attempt: int, *, outcome: str, reason: str, seconds: float | None = 0.0, **found: object
     ) -> Ended:
+        """`seconds` is None where nobody can say how long the job ran: then what was reserved stays on the account."""
         is_of_job = attempt == launch.attempt
         ended = Ended(
             run_id=launch.run_id,
@@ -194,8 +197,8 @@ class JobNotifier:
             outcome=outcome,
             reason=reason,
             job=launch.job if is_of_job else "",
-            seconds=seconds,
-            cost_usd=spending.cost_of(self._ledger, launch, seconds=seconds),
+            seconds=seconds or 0.0,
+            cost_usd=None if seconds is None else spending.cost_of(self._ledger, launch, seconds=seconds),
         )
         return ended.changed(**found) if found else ended
 

@@ -25,7 +25,9 @@ from dualdeploy.contracts.training import FeatureNames
 from dualdeploy.errors import (
     CannotEverSucceed,
     DualDeployError,
+    LedgerContention,
     NoCapacity,
+    RejectedByGoogle,
     ResourceConflict,
     ResourceMissing,
     RetryLater,
@@ -226,18 +228,16 @@ class ManagedDatas:
         """The run needs its data set no more; one that nobody needs is deleted after a day."""
         key = key_of(run)
         found = self._find(run.dataset, key)
+        if found and run.run_id in found.document.users:
+            # Before it is written: whoever dies in between has only asked for one more look.
+            self._due.put(f"{DATASET}/{run.dataset}/{key}", self._in(KEPT_SECONDS))
+            found = self._write(found, self._left(run, found.document))
+        if found and found.document.step == FAILED and found.document.job:
+            # After it is written: a run that enters from now on asks for a job of its own.
+            self._jobs.cancel(found.document.job)
         if found is None or found.document.payer != run.run_id:
             # Another run has prepared it, or nobody.
-            spending.settle(self._ledger, run.run_id, automl.DATA, seconds=0.0, usd=0.0)
-        if found is None or run.run_id not in found.document.users:
-            return
-        # Before it is written: whoever dies in between has only asked for one more look.
-        self._due.put(f"{DATASET}/{run.dataset}/{key}", self._in(KEPT_SECONDS))
-        document = found.document
-        left = tuple(each for each in document.users if each != run.run_id)
-        if not left and document.step == PREPARE and document.job:
-            document = self._abandoned(document)
-        self._write(found, document.changed(users=left, idle_since=self._now()))
+            spending.free(self._ledger, run.run_id, automl.DATA)
 
     # Entering --------------------------------------------------------------------------------------------------
 
@@ -257,7 +257,7 @@ class ManagedDatas:
             return "the data set at AutoML of these pictures has just failed, and is made anew"
         users = tuple(sorted({*document.users, run.run_id}))
         if document.step in (FAILED, DELETED):
-            return self._write(found, self._at(document, PREPARE, users=users, managed="", reason=""))
+            return self._write(found, self._at(document, PREPARE, users=users, job="", managed="", reason=""))
         return self._write(found, document.changed(users=users))
 
     # Steps -----------------------------------------------------------------------------------------------------
@@ -282,25 +282,19 @@ class ManagedDatas:
         placement = Placement(
             since=document.since, wait=0.0, machine=machine, strategy="standard", usd_per_hour=priced.usd_per_hour
         )
-        launch = Launch(
-            run_id=run.run_id,
-            dataset=run.dataset,
-            target=automl.DATA,
-            state=State.LAUNCHING,
-            since=document.since,
-            attempt=document.attempt,
-        )
+        launch = _launch(run, document)
         job = self._jobs.find_or_create(run, launch, placement=placement, timeout=priced.timeout_seconds)
-        # Whoever created it pays: another run of the same pictures may have done so.
-        payer = job.labels.get(RUN_LABEL, run.run_id)
-        spent = document.spent_seconds if payer == document.payer else 0.0
-        return document.changed(job=job.name, attempt=document.attempt + 1, payer=payer, spent_seconds=spent)
+        return _taken(run, document, job)
 
     def _ended(self, document: ManagedData, job: Job) -> ManagedData | str:
         document = self._paid(document, job.billed_seconds)
         if job.was_never_placed:
-            again = document.changed(job="", since=self._now())
-            self._ledger.update(names.managed_data(document.dataset, document.key), ManagedData, _if_still(job, again))
+            changes = {"job": "", "since": self._now(), "spent_seconds": document.spent_seconds}
+            self._ledger.update(
+                names.managed_data(document.dataset, document.key),
+                ManagedData,
+                lambda found: found.changed(**changes) if found and found.job == job.name else None,
+            )
             raise NoCapacity(f"no machine for {job.name}: {job.error}")
         prepared = self._prepared(document)
         if prepared and prepared.refusal and prepared.job in ("", job.name.rsplit("/", 1)[-1]):
@@ -397,15 +391,27 @@ class ManagedDatas:
         )
         raise failure
 
-    def _abandoned(self, document: ManagedData) -> ManagedData:
-        """Nobody needs it before it is prepared: the job ends, and what it took until now is paid."""
+    def _left(self, run: Run, document: ManagedData) -> ManagedData:
+        """Without a run. When nobody needs it before it is prepared, the job is to end, and what it took is paid."""
+        left = tuple(each for each in document.users if each != run.run_id)
+        if not left and document.step == PREPARE:
+            document = self._abandoned(run, document)
+        return document.changed(users=left, idle_since=self._now())
+
+    def _abandoned(self, run: Run, document: ManagedData) -> ManagedData:
+        """It keeps the name of the job, which ends once this is written."""
+        if not document.job:
+            # Whoever created it may have died before it recorded its name.
+            present = self._jobs.present(run, _launch(run, document))
+            if not present:
+                return document
+            document = _taken(run, document, present[0])
         with contextlib.suppress(ResourceMissing):
             job = self._vertex.get_custom_job(document.job)
-            self._jobs.cancel(document.job)
             began = job.started if job.outcome is JobOutcome.UNFINISHED else None
             seconds = (self._ledger.clock() - began).total_seconds() if began else job.billed_seconds
             document = self._paid(document, seconds)
-        return self._at(document, FAILED, job="", reason="no run needs it any more")
+        return self._at(document, FAILED, reason="no run needs it any more")
 
     def _paid(self, document: ManagedData, seconds: float) -> ManagedData:
         """With what a job took, which is on the account of the run that pays; repeating it changes nothing there."""
@@ -483,21 +489,50 @@ class Unneeded:
             found = self._ledger.write(name, document.changed(step=DELETING, operation=""), expect=found.generation)
             document = found.document
         present = self._automl.find_datasets({DATA_LABEL: key, DATASET_LABEL: dataset})
+        still = self._ledger.find(name, ManagedData)
+        if still is None or still.generation != found.generation:
+            # Whoever was frozen before it looked may have found one that was made since.
+            raise LedgerContention(f"{name} was changed by another instance")
         if not present:
             self._ledger.write(name, document.changed(step=DELETED, managed=""), expect=found.generation)
             return Next("is deleted")
-        for each in present:
-            with contextlib.suppress(ResourceMissing, ResourceConflict):
-                self._automl.start_delete_dataset(each.name)
+        try:
+            for each in present:
+                with contextlib.suppress(ResourceMissing, ResourceConflict):
+                    self._automl.start_delete_dataset(each.name)
+        except RejectedByGoogle as exc:
+            self.give_up(what, str(exc))
         return Next(f"{len(present)} are being deleted", self._due.soon())
 
     def give_up(self, what: str, why: str) -> None:
-        """It costs little, and is told."""
-        raise Unprepared(f"the data set {what} at AutoML, which no run needs, is not deleted: {why}")
+        """It costs little, and is told; the next run goes on with what is there."""
+        reason = f"the data set {what} at AutoML, which no run needs, is not deleted: {why}"
+        changes = {"step": FAILED, "reason": reason, "managed": ""}
+        self._ledger.update(
+            names.managed_data(*what.split("/", 1)),
+            ManagedData,
+            lambda found: found.changed(**changes) if found and found.step == DELETING else None,
+        )
+        raise Unprepared(reason)
 
 
-def _if_still(job: Job, following: ManagedData) -> Callable[[ManagedData | None], ManagedData | None]:
-    return lambda found: following if found and found.job == job.name else None
+def _launch(run: Run, document: ManagedData) -> Launch:
+    """The preparation, as `Jobs` knows the training of a target."""
+    return Launch(
+        run_id=run.run_id,
+        dataset=run.dataset,
+        target=automl.DATA,
+        state=State.LAUNCHING,
+        since=document.since,
+        attempt=document.attempt,
+    )
+
+
+def _taken(run: Run, document: ManagedData, job: Job) -> ManagedData:
+    """With the job of its next attempt. Whoever created it pays: another run of the same pictures may have done so."""
+    payer = job.labels.get(RUN_LABEL, run.run_id)
+    spent = document.spent_seconds if payer == document.payer else 0.0
+    return document.changed(job=job.name, attempt=document.attempt + 1, payer=payer, spent_seconds=spent)
 
 
 def _after(moment: str, seconds: float) -> datetime.datetime:

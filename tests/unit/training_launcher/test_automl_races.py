@@ -30,7 +30,7 @@ from training_launcher.managed_data import KEPT_SECONDS
 
 
 class Meanwhile:
-    """At the next operation of a name, what others do meanwhile, on a thread by which the chain tells instances apart."""
+    """At the next operation of a name, what others do meanwhile."""
 
     def __init__(self, operation: str, act: Callable[[], None], when: When = "before") -> None:
         self.operation, self.act, self.when = operation, act, when
@@ -41,6 +41,7 @@ class Meanwhile:
         if self.happened or (name, when) != (self.operation, self.when):
             return
         self.happened = True
+        # On a thread of its own, by which the chain tells instances apart.
         others = threading.Thread(target=self._act)
         others.start()
         others.join()
@@ -215,9 +216,12 @@ def test_a_job_without_a_machine_forgets_no_run_that_entered_meanwhile() -> None
     (job,) = chain.vertex.jobs
     chain.vertex.end_job(job, "JOB_STATE_FAILED", error="Machine type temporarily unavailable", code=8)
 
+    def entered(found: ManagedData | None) -> ManagedData | None:
+        return found and found.changed(users=(*found.users, "other"))
+
     def enter() -> None:
         name = next(each for each in chain.ledger_store.names() if each.startswith("automl/"))
-        chain.ledger.update(name, ManagedData, lambda found: found.changed(users=(*found.users, "other")) if found else None)
+        chain.ledger.update(name, ManagedData, entered)
 
     chain.interfere = other = Meanwhile("vertex.get_custom_job", enter, "after")
     chain.tick()

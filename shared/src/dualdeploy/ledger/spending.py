@@ -153,6 +153,19 @@ def settle(ledger: Ledger, run_id: str, target: str, *, seconds: float, usd: flo
         log.exception("the cost of %s/%s cannot be recorded", run_id, target)
 
 
+def free(ledger: Ledger, run_id: str, target: str) -> None:
+    """Give back the reservation of a job that the run did not need; what was settled stays, as above."""
+    try:
+        estimate = read_estimate(ledger, run_id)
+        account = read_account(ledger, estimate.dataset, estimate.month) if estimate else None
+    except CannotEverSucceed:
+        log.exception("the reservation of %s/%s cannot be given back", run_id, target)
+        return
+    entry = account.jobs.get(f"{run_id}/{target}") if account else None
+    if entry and entry.actual_usd is None:
+        settle(ledger, run_id, target, seconds=0.0, usd=0.0)
+
+
 def cost_of(ledger: Ledger, launch: Launch, *, seconds: float) -> float | None:
     """What `seconds` of a training's present job cost; None when its price is not known, or cannot be read."""
     if not seconds:
