@@ -28,9 +28,9 @@ SIMULATOR_IF_POSSIBLE = $(MAKE) --no-print-directory simulator || echo "The cons
 ##@ Try it
 
 .PHONY: demo
-demo: $(STAMP) ## The whole loop on the local cloud: data in, two live models out (DATA=folder [YAML=file] for your own TFRecords; CLOUD=keras:<Name>, MOBILE=network.py for other networks)
+demo: $(STAMP) ## The whole loop on the local cloud: data in, two live models out (DATA=folder [YAML=file] for your own TFRecords; CLOUD=keras:<Name>, MOBILE=network.py for other networks, METHOD=automl)
 	@$(CLI) demo $(call option,--data,$(DATA)) $(call option,--yaml,$(YAML)) $(call option,--labels,$(LABELS)) \
-	  $(call option,--cloud,$(CLOUD)) $(call option,--mobile,$(MOBILE)) $(AS_JSON)
+	  $(call option,--cloud,$(CLOUD)) $(call option,--mobile,$(MOBILE)) $(call option,--method,$(METHOD)) $(AS_JSON)
 
 .PHONY: up
 up: $(STAMP) ## The same stack, left running; writes build/local_cloud.env (REALISTIC=1: at Google's rates and pauses)

@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import requests
 from google.api_core.exceptions import GoogleAPICallError
 from google.auth.credentials import AnonymousCredentials
@@ -97,7 +98,9 @@ def ask_phone(tflite: bytes, pictures: Sequence[Picture]) -> Answers:
     from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415  # only the last step of the demo needs it
 
     with zipfile.ZipFile(io.BytesIO(tflite)) as attached:
-        labels = attached.read("labels.txt").decode().splitlines()
+        # AutoML's files call it dict.txt, in an order of their own.
+        name = next(each for each in ("labels.txt", "dict.txt") if each in attached.namelist())
+        labels = attached.read(name).decode().splitlines()
     with _without_native_chatter():
         interpreter = Interpreter(model_content=tflite, num_threads=1)
         interpreter.allocate_tensors()
@@ -105,11 +108,16 @@ def ask_phone(tflite: bytes, pictures: Sequence[Picture]) -> Answers:
     answers, times = [], []
     for picture in pictures:
         image = images.resize_bilinear(images.decode_rgb(picture.data), int(pixels["shape"][1]))
-        interpreter.set_tensor(pixels["index"], image[None])
+        # The manifest says which: AutoML's files take the pixels as they are.
+        given = np.round(image).astype(np.uint8) if pixels["dtype"] is np.uint8 else image
+        interpreter.set_tensor(pixels["index"], given[None])
         started = time.perf_counter()
         interpreter.invoke()
         times.append((time.perf_counter() - started) * 1000)
-        scores = interpreter.get_tensor(probabilities["index"])[0]
+        scores = interpreter.get_tensor(probabilities["index"])[0].astype(np.float32)
+        if probabilities["dtype"] is np.uint8:
+            scale, zero_point = probabilities["quantization"]
+            scores = (scores - zero_point) * scale
         best = int(scores.argmax())
         answers.append(Answer(labels[best], float(scores[best])))
     return Answers(answers, statistics.median(times))

@@ -17,7 +17,7 @@ from dualdeploy_demo.answers import Answers, share_right, together
 from dualdeploy_demo.source import DataSource
 
 #: The demo's own networks, which must learn something, and what people call them.
-DEMONSTRATED = {"densenet121": "DenseNet121", "mobilenet_v3_small": "MobileNetV3"}
+DEMONSTRATED = {"densenet121": "DenseNet121", "mobilenet_v3_small": "MobileNetV3", "automl": "AutoML's choice"}
 
 
 def summarise(
@@ -82,6 +82,8 @@ def summarise(
 
 def architecture_of(found: DataSource, target: str) -> str:
     """As the configuration has it; a file by its name."""
+    if found.config["training"].get("method") == "automl":
+        return "automl"
     return (
         found.modules[target].name if target in found.modules else str(found.config["training"][target]["architecture"])
     )
@@ -136,7 +138,7 @@ def show(console: Console, report: Mapping[str, Any], files: Mapping[Path, str],
         ),
         (
             "size",
-            f"{cloud['saved_model_bytes'] / 1e6:.1f} MB SavedModel",
+            f"{cloud['saved_model_bytes'] / 1e6:.1f} MB SavedModel" if cloud["saved_model_bytes"] else "kept by Google",
             f"{mobile['tflite_bytes'] / 1e6:.2f} MB .tflite ({mobile['variant']})",
             "",
         ),
@@ -146,7 +148,7 @@ def show(console: Console, report: Mapping[str, Any], files: Mapping[Path, str],
             f"{mobile['invoke_ms_p50']:.1f} ms, in LiteRT",
             "",
         ),
-        ("training took", f"{cloud['training_seconds']:.0f} s", f"{mobile['training_seconds']:.0f} s", ""),
+        _took(cloud, mobile),
     ]
     for row in rows:
         table.add_row(*row)
@@ -167,6 +169,14 @@ def show(console: Console, report: Mapping[str, Any], files: Mapping[Path, str],
         ("make test", "every test"),
     ):
         console.print(f"  {command:<28} {what}", highlight=False)
+
+
+def _took(cloud: Mapping[str, Any], mobile: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """AutoML's trainings are counted in node hours, as Google counts them."""
+    if cloud["architecture"] == "automl":
+        hours = [f"{each['training_seconds'] / 3600:.1f} node hours" for each in (cloud, mobile)]
+        return "AutoML billed", hours[0], hours[1], ""
+    return "training took", f"{cloud['training_seconds']:.0f} s", f"{mobile['training_seconds']:.0f} s", ""
 
 
 def _asks(both: Mapping[str, Any]) -> str:

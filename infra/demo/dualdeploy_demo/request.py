@@ -13,12 +13,16 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class DataRequest:
-    """`data` None: painted flowers. `networks`: by target, others than the demo's own; empty for those."""
+    """`data` None: painted flowers. `networks`: by target, others than the demo's own; empty for those.
+
+    `method`: `custom`, our own trainer, or `automl`.
+    """
 
     data: Path | None = None
     config_file: Path | None = None
     labels: Sequence[str] = ()
     networks: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    method: str = "custom"
 
     def source(self, scratch: Path) -> DataSource:
         """Find the data, or paint it into `scratch`. Raises UnusableFolder."""
@@ -28,4 +32,6 @@ class DataRequest:
             found = source.painted(scratch)
         else:
             found = source.folder(self.data, labels=self.labels, config_file=self.config_file)
+        if self.method == "automl":
+            return source.for_automl(found)
         return networks.chosen(found, self.networks)

@@ -231,7 +231,7 @@ def _ask(
     title = f"{found.dataset}: two models from one run, {standings['cloud'].run_id}"
     picture.draw(paths.predictions, found.unseen, of_cloud.answers, of_mobile.answers, title)
     _fetch(str(mobile["file"]["gate_table"]), paths.variants)
-    sizes = {"cloud": _size_of(str(cloud["saved_model"])), "mobile": len(tflite)}
+    sizes = {"cloud": _size_of(str(cloud["saved_model"])) if cloud["saved_model"] else 0, "mobile": len(tflite)}
     return report.summarise(found, standings, of_cloud, of_mobile, routing=routing, sizes=sizes)
 
 

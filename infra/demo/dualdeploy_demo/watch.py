@@ -10,7 +10,7 @@ from pathlib import Path
 from dualdeploy.contracts.routing import Routing
 from dualdeploy.contracts.training import TARGETS
 from dualdeploy.errors import DualDeployError
-from dualdeploy.ledger import Ledger, Routings, names
+from dualdeploy.ledger import Ledger, Routings, State, names
 from dualdeploy.ledger.standing import Standing, standing
 
 POLL_SECONDS = 0.3
@@ -83,6 +83,7 @@ class _Follower:
         self._told = 0
         self._log_position = 0
         self._step = ""
+        self._waits_for = ""
 
     def look(self) -> bool:
         """Tell what is new; whether the branch has ended."""
@@ -99,7 +100,10 @@ class _Follower:
         if self._step != now.step and now.step:
             says = next((step.says for step in now.steps if step.name == now.step), now.step)
             self._tell(self._target, f"{'':<10} {says}")
-        self._told, self._step = len(now.history), now.step
+        waits_for = now.waits_for if now.state == State.LAUNCHING else ""
+        if waits_for != self._waits_for and waits_for:
+            self._tell(self._target, f"{'':<10} waits: {_shorten(waits_for)}")
+        self._told, self._step, self._waits_for = len(now.history), now.step, waits_for
         return now.is_over
 
     def _tell_epochs(self, job: str) -> None:

@@ -20,6 +20,7 @@ from dualdeploy import logs
 from dualdeploy.contracts import dataset_config, prices
 from dualdeploy.contracts.training import TARGETS
 from dualdeploy.errors import LeaseHeld, LedgerContention, NoCapacity, RejectedByGoogle, RetryLater, UnusableResult
+from dualdeploy.google.automl import is_pipeline
 from dualdeploy.google.object_store import ObjectStore
 from dualdeploy.google.vertex import Job
 from dualdeploy.http.ticks import Next
@@ -340,7 +341,8 @@ class Launching:
             job=job.name,
             attempt=attempt,
             placement=placement,
-            queued_until=clocks.to_text(until),
+            # Google chooses what a pipeline trains on: there is no other way of asking that could have its turn.
+            queued_until="" if is_pipeline(job.name) else clocks.to_text(until),
         )
         return self._training(dataclasses.replace(each, launch=training))
 

@@ -171,6 +171,7 @@ VARIABLES = {
     "REGION": "europe-west4", "ID": "flowers-0123456789ab", "ALL": "1", "JSON": "1", "BUCKET": "phones",
     "SERVICE": "cloud_deployer", "FILE": "net.py", "CLASSES": "3", "SIZE": "96", "TARGET": "cloud",
     "CLOUD": "keras:ResNet50V2", "MOBILE": "net.py",
+    "METHOD": "automl",
 }  # fmt: skip
 TARGETS = sorted(set(COMMANDS) & set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from dualdeploy.contracts import dataset_config
 from dualdeploy.images.tfrecord import encode_example, write_records
 from dualdeploy_demo import source
 
@@ -134,3 +136,12 @@ def test_a_split_that_is_unclear_is_said_before_anything_is_started(tmp_path: Pa
     shard(tmp_path / "test-1.tfrecord", [0, 1])
     with pytest.raises(source.UnusableFolder, match=r"all 1 shards are held out.*data\.split"):
         source.folder(tmp_path, labels=["a", "b"])
+
+
+def test_the_demo_s_own_configuration_is_one_that_automl_takes(tmp_path: Path) -> None:
+    shard(tmp_path / "train.tfrecord", [0, 1])
+    config = source.for_automl(source.folder(tmp_path, labels=["a", "b"])).config
+    read = dataset_config.parse(json.dumps(config), source="flowers.yaml")
+    assert read.training.method == "automl"
+    assert read.training.automl.of("cloud").budget_node_hours == 8
+    assert not read.serving.dedicated

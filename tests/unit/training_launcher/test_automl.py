@@ -91,6 +91,7 @@ def test_people_see_what_is_waited_for() -> None:
     assert launch(chain).state is State.TRAINING
     assert launch(chain).holdup is None
     assert launch(chain).placement.describe() == "AutoML CLOUD (8 node hours)"
+    assert chain.standing(first(chain), "cloud").waits_for.endswith(", AutoML CLOUD (8 node hours)")
 
 
 def test_a_forced_repetition_imports_nothing_anew() -> None:

@@ -27,6 +27,9 @@ _yaml_file = click.option(
 @options.labels
 @click.option("--cloud", default="", metavar="NETWORK", help="for the cloud: keras:<Name>, or a file that builds one")
 @click.option("--mobile", default="", metavar="NETWORK", help="for phones: keras:<Name>, or a file that builds one")
+@click.option(
+    "--method", type=click.Choice(["custom", "automl"]), default="custom", help="who trains: our own trainer, or AutoML"
+)
 @_bindings
 @options.as_json
 @pass_session
@@ -38,6 +41,7 @@ def demo(
     labels: tuple[str, ...],
     cloud: str,
     mobile: str,
+    method: str,
     bindings: Path | None,
     as_json: bool,
 ) -> None:
@@ -52,12 +56,15 @@ def demo(
       dualdeploy demo
       dualdeploy demo --data my/shards --labels cats,dogs
       dualdeploy demo --cloud keras:EfficientNetV2B0 --mobile my_network.py
+      dualdeploy demo --method automl
     """
     from dualdeploy_demo import run
     from dualdeploy_demo.request import DataRequest
 
     build = session.checkout / "build" / "demo"
-    asked = DataRequest(data, yaml_file, labels, {"cloud": cloud, "mobile": mobile})
+    if method == "automl" and (cloud or mobile):
+        raise Refused("AutoML chooses its networks itself: leave out --cloud and --mobile, or --method automl")
+    asked = DataRequest(data, yaml_file, labels, {"cloud": cloud, "mobile": mobile}, method)
     code = run.main(session.checkout, build=build, asked=asked, bindings=bindings, to_stderr=as_json)
     if as_json and (build / "report.json").exists():
         emit(json.loads((build / "report.json").read_text(encoding="utf-8")))
