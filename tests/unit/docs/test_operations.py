@@ -22,6 +22,7 @@ from dualdeploy.ledger import State
 from dualdeploy.logs import JsonFormatter
 from dualdeploy.settings import variables
 from support.chain import Chain
+from training_launcher import duration
 
 hcl2 = pytest.importorskip("hcl2", reason="python-hcl2 is not installed here; it is in requirements-dev.txt")
 
@@ -194,7 +195,7 @@ def keys() -> set[str]:
                 yield from below(value, full)
 
     schema = DatasetConfig.model_json_schema()
-    optional = {"serving.canary.monitoring", "publishing.rollout", "serving.request_log"}
+    optional = {"serving.canary.monitoring", "publishing.rollout", "serving.request_log", "training.<target>.timeout"}
     default = parse("dataset: a\nlabels: [a, b]", source="test").model_dump(mode="json")
     assert schema["additionalProperties"] is False
     return (
@@ -270,7 +271,7 @@ def test_what_a_run_costs_follows_from_the_price_table_and_the_default_configura
         )
         assert price is not None
         hours.append(price)
-        most += price * training.timeout / 3600
+        most += price * duration.timeout(training, pictures=0) / 3600
 
     assert figure("an hour of one job") == pytest.approx(hours[0], abs=0.005)
     assert figure("both jobs, half an hour each") == pytest.approx(sum(hours) / 2, abs=0.005)
