@@ -10,14 +10,9 @@ from dualdeploy.contracts import automl, confusion, training
 from dualdeploy.contracts.automl import Prepared
 from dualdeploy.contracts.training import Artifacts, DataUsed, ManagedModel, Metrics, TrainingResult
 from dualdeploy.errors import UnusableResult
-from dualdeploy.google.automl import AutoML, Evaluated, Pipeline
+from dualdeploy.google.automl import APPEARS_SECONDS, AutoML, Evaluated, Pipeline
 from dualdeploy.google.object_store import ABSENT, GenerationChanged, ObjectMissing, ObjectStore
 from dualdeploy.ledger import Launch, Ledger, Run
-
-#: A model, and what was measured of it, may appear minutes after its pipeline succeeded.
-#: Source: https://github.com/googleapis/python-aiplatform/issues/6581
-APPEARS_WITHIN = datetime.timedelta(minutes=15)
-
 
 class Pipelines:
     """Asks AutoML, and writes the result that the trainer writes elsewhere."""
@@ -40,9 +35,9 @@ class Pipelines:
         measured = self._automl.find_evaluation(pipeline)
         if measured is None:
             ended = pipeline.ended or clocks.from_text(launch.since)
-            if self._ledger.clock() < ended + APPEARS_WITHIN:
+            if self._ledger.clock() < ended + datetime.timedelta(seconds=APPEARS_SECONDS):
                 return False
-            minutes = APPEARS_WITHIN.total_seconds() / 60
+            minutes = APPEARS_SECONDS / 60
             raise UnusableResult(
                 f"{pipeline.name} succeeded, and {minutes:.0f} minutes later AutoML shows no evaluation of"
                 f" {pipeline.model or 'its model'}: look at the pipeline in the console"

@@ -164,7 +164,23 @@ def test_a_version_that_google_does_not_have_any_more_says_so(deployer: Deployer
     deployer.vertex.models.clear()
     release = deployer.go_through(run_id)
     assert release.state is State.FAILED
+    assert "to be in the Model Registry; if someone deleted it, train again" in release.reason
+    # Whoever asks for it hears it at once.
+    assert deployer.post("redeploy", run_id=run_id, force=True).status_code == 202
+    release = deployer.go_through(run_id, ticks=5)
+    assert (release.n, release.state) == (2, State.FAILED)
     assert "was deleted; train again" in release.reason
+
+
+def test_a_version_that_google_does_not_have_yet_is_waited_for(deployer: Deployer) -> None:
+    """Google shows a new model only minutes after it said that the training succeeded, at times."""
+    run_id = deployer.train(1, managed=True, announce=False)
+    hidden = deployer.vertex.models.pop(AUTOMLS_MODEL)
+    deployer.begin(run_id)
+    deployer.pass_time(10)
+    assert "to be in the Model Registry" in deployer.release(run_id).holdup.what
+    deployer.vertex.models[AUTOMLS_MODEL] = hidden
+    assert deployer.go_through(run_id).state is State.LIVE
 
 
 # What is compared ----------------------------------------------------------------------------------------------

@@ -330,6 +330,19 @@ def test_google_is_asked_once_and_the_folder_that_it_says_is_read() -> None:
     assert project.exported[run_id].startswith(f"gs://models/exports/flowers/{run_id}/")
 
 
+@pytest.mark.parametrize(("minutes", "state"), [(8, State.LIVE), (20, State.FAILED)])
+def test_a_version_that_google_does_not_have_yet_is_waited_for(minutes: int, state: State) -> None:
+    project, run_id = a_project()
+    hidden = dict(project.vertex.models)
+    project.vertex.models.clear()
+    settle(project, minutes)
+    project.vertex.models.update(hidden)
+    settle(project)
+    release = project.release(run_id)
+    assert release.state is state, release.reason
+    assert state is State.LIVE or "to be in the Model Registry; if someone deleted it, train again" in release.reason
+
+
 def test_an_export_that_fails_ends_the_release_with_googles_reason() -> None:
     project, run_id = a_project()
     project.vertex.fail_operation("export", "the model is gone")

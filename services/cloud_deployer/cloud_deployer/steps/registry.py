@@ -10,6 +10,7 @@ from cloud_deployer.naming import CANDIDATE, HEALTH_ROUTE, PORT, PREDICT_ROUTE, 
 from cloud_deployer.release import CloudRelease
 from cloud_deployer.world import World
 from dualdeploy.errors import RejectedByGoogle, ResourceMissing
+from dualdeploy.google.automl import APPEARS_SECONDS
 from dualdeploy.google.vertex import (
     BOTH_FORMS,
     DATASET_LABEL,
@@ -21,7 +22,7 @@ from dualdeploy.google.vertex import (
     ModelSpec,
     ModelVersion,
 )
-from dualdeploy.release.route import Forward, Turn
+from dualdeploy.release.route import Forward, Turn, Wait
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,11 @@ def _found(release: CloudRelease, world: World) -> Turn[CloudRelease]:
     version = world.vertex.find_model_version(model_id_in(managed.name), managed.version) if managed else None
     if managed is None or version is None:
         what = f"{managed.name}@{managed.version}" if managed else "the model"
-        raise ResourceMissing(f"{what}, which AutoML trained as {release.run_id}, was deleted; train again")
+        what += f", which AutoML trained as {release.run_id}"
+        if release.request.is_of_a_person:
+            raise ResourceMissing(f"{what}, was deleted; train again")
+        why = f"{what}, to be in the Model Registry; if someone deleted it, train again"
+        return Wait(release, why, limit=APPEARS_SECONDS, kind="model")
     change_aliases(world, version, add=[CANDIDATE])
     return Forward(release.changed(model=version.name, model_version=version.version))
 

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 
 from dualdeploy.contracts import dataset_config
 from dualdeploy.contracts.training import ManagedModel
+from dualdeploy.errors import ResourceMissing
+from dualdeploy.google.automl import APPEARS_SECONDS
 from dualdeploy.ledger import State, UnreadableDocument
 from dualdeploy.release.operations import Looked, poll_operation
-from dualdeploy.release.route import End, Forward, Stay, Turn
+from dualdeploy.release.route import End, Forward, Stay, Turn, Wait
 from mobile_publisher import on_device_gate
 from mobile_publisher.manifest import AUTOML
 from mobile_publisher.release import File, MobileRelease, MobileServed
@@ -61,18 +63,24 @@ def _by_google(release: MobileRelease, world: World, model: ManagedModel) -> Tur
         folder = str(operation.metadata.get("outputInfo", {}).get("artifactOutputUri", ""))
         if operation.done and not operation.error and folder:
             return Stay(release.changed(exported=folder, operation="", operation_since="", attempts=0))
-    return poll_operation(
-        release,
-        look=functools.partial(_look, world),
-        start=lambda: world.vertex.start_export(
-            version, format_id="tflite", folder=world.models.uri(f"exports/{release.dataset}/{release.run_id}")
-        ),
-        # Only the operation knows the folder.
-        there=lambda: False,
-        clock=world.clock,
-        limit_seconds=EXPORT_LIMIT_SECONDS,
-        what=f"export {version}",
-    )
+    try:
+        return poll_operation(
+            release,
+            look=functools.partial(_look, world),
+            start=lambda: world.vertex.start_export(
+                version, format_id="tflite", folder=world.models.uri(f"exports/{release.dataset}/{release.run_id}")
+            ),
+            # Only the operation knows the folder.
+            there=lambda: False,
+            clock=world.clock,
+            limit_seconds=EXPORT_LIMIT_SECONDS,
+            what=f"export {version}",
+        )
+    except ResourceMissing as exc:
+        if release.request.is_of_a_person:
+            raise
+        why = f"{version} to be in the Model Registry; if someone deleted it, train again: {exc}"
+        return Wait(release, why, limit=APPEARS_SECONDS, kind="model")
 
 
 def _look(world: World, name: str) -> Looked | None:

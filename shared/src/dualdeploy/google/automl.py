@@ -33,6 +33,10 @@ SETS = ("training", "validation", "test")
 #: Source: `AutoMlImageClassificationInputs.budget_milli_node_hours`.
 CLOUD_NODES, MOBILE_NODES = 8, 1
 
+#: For so many seconds after its pipeline succeeded, a model, or what was measured of it, may not be there yet.
+#: Source: https://github.com/googleapis/python-aiplatform/issues/6581
+APPEARS_SECONDS = 900.0
+
 #: In the names of pipelines, and in no other job's.
 _COLLECTION = "/trainingPipelines/"
 
