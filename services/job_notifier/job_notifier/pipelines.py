@@ -14,6 +14,7 @@ from dualdeploy.google.automl import APPEARS_SECONDS, AutoML, Evaluated, Pipelin
 from dualdeploy.google.object_store import ABSENT, GenerationChanged, ObjectMissing, ObjectStore
 from dualdeploy.ledger import Launch, Ledger, Run
 
+
 class Pipelines:
     """Asks AutoML, and writes the result that the trainer writes elsewhere."""
 

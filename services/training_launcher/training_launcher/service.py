@@ -104,7 +104,9 @@ def compose(
             custom=Method(
                 Jobs(CustomJobs(ledger=ledger, models=models, vertex=vertex, settings=settings)), needs=Nothing()
             ),
-            automl=Method(Jobs(Pipelines(automl=automl, data=managed)), needs=managed),
+            automl=Method(
+                Jobs(Pipelines(ledger=ledger, automl=automl, data=managed, settings=settings)), needs=managed
+            ),
         ),
         due=due,
         data_sets=data_sets,

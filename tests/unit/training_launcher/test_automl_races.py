@@ -185,6 +185,39 @@ def test_a_job_that_was_created_and_not_recorded_ends_with_the_run_that_needed_i
     assert chain.unfinished_jobs() == []
 
 
+# Two runs at once ------------------------------------------------------------------------------------------------
+
+
+def test_two_runs_that_are_ready_in_the_same_minute_train_the_first_version_one_after_the_other() -> None:
+    chain = automl_chain()
+    upload(chain)
+    until(chain, "prepare")
+    repeat(chain)
+    asked: list[str] = []
+
+    def another_run() -> None:
+        chain.interfere = lambda _number, name, when: asked.append(name) if when == "before" else None
+        for key in (f"launch/{each}" for each in chain.run_ids()):
+            chain.handle(advance(chain, key))
+
+    chain.interfere = other = Meanwhile("automl.create_pipeline", another_run)
+    for _ in range(8):
+        minutes(chain)
+        if other.happened:
+            break
+    other.check()
+    assert "automl.find_pipelines" in asked
+    # Of the cloud's: Google would take both, and the later one would fail once it is paid for.
+    assert asked.count("automl.create_pipeline") <= 1
+    settle(chain, ticks=60)
+    for run_id in chain.run_ids():
+        check_trained(chain, run_id)
+
+
+def advance(chain: Chain, key: str) -> Delivery:
+    return Delivery("training_launcher/advance", lambda: chain.service("training_launcher").ticks.now(key))
+
+
 # Paying ----------------------------------------------------------------------------------------------------------
 
 
