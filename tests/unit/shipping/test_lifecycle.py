@@ -34,7 +34,7 @@ SETTINGS: dict[str, Any] = {
     "staged_rollouts": False,
     "automl": True,
     "browser_origins": ["https://app.example.com"],
-    "console": {"iap_audience": "/projects/1/locations/us-central1/services/console"},
+    "console": {"iap_audience": "/projects/1/locations/us-central1/services/console", "simulator": None},
     "gateway": {
         "apps": ["1:1:web:1"],
         "origins": ["https://app.example.com"],
