@@ -247,8 +247,7 @@ def test_no_service_was_refused_anything_or_has_what_it_did_not_need(project: Pr
     loaded = Bindings.load(REPOSITORY / "infra" / "bindings.json").bindings
     bindings = [each for each in loaded if each.variable != "automl"]
     idle = {each.name for each in bindings if needed.isdisjoint(grants(each, topology))}
-    # The toy has no cloud model and nothing that AutoML trains, reads no data and leaves nothing that an earlier attempt
-    # did not.
+    # The toy has no cloud model and nothing that AutoML trains, reads no data, leaves what an earlier attempt left.
     own = ("training-launcher", "job-notifier", "mobile-publisher")
     callers = {f"{service.replace('_', '-')}-caller" for service in topology.services}
     assert idle & {each.name for each in bindings if each.account in {*own, *callers}} == {
