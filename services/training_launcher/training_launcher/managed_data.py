@@ -235,6 +235,8 @@ class ManagedDatas:
         if found and found.document.step == FAILED and found.document.job:
             # After it is written: a run that enters from now on asks for a job of its own.
             self._jobs.cancel(found.document.job)
+        if found and found.document.step == READY:
+            self._delete_others(found.document)
         if found is None or found.document.payer != run.run_id:
             # Another run has prepared it, or nobody.
             spending.free(self._ledger, run.run_id, automl.DATA)
@@ -370,6 +372,11 @@ class ManagedDatas:
             return self._at(document, CREATE, managed="")
         self._delete(each for each in found if each.name != document.managed)
         return document
+
+    def _delete_others(self, document: ManagedData) -> None:
+        """Leave no data set that an instance made which was frozen until the others were through."""
+        found = self._automl.find_datasets(self._labels(document))
+        self._delete(each for each in found if each.name != document.managed)
 
     # Ends ------------------------------------------------------------------------------------------------------
 
