@@ -68,6 +68,8 @@ class Publishing:
         #: What AutoML trained, by run, and the folder in which its file was looked for.
         self.managed: dict[str, ManagedModel] = {}
         self.exported: dict[str, str] = {}
+        #: Into what the file of each run went out.
+        self.around: dict[str, Around] = {}
         self._dead = False
         self._at_work = False
         self._announced: list[TrainingCompleted] = []
@@ -294,6 +296,7 @@ class Publishing:
             self._at_work = True
 
     def _export(self, run: Run, config: DatasetConfig, around: Around) -> File | ManagedModel:
+        self.around[run.run_id] = around
         if (model := self.managed.get(run.run_id)) and not around.exported:
             return model
         if around.exported:

@@ -12,6 +12,7 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dualdeploy import clock as clocks
 from dualdeploy import local_paths
@@ -154,9 +155,10 @@ def _check_apps(shape: Shape, config: DatasetConfig, around: Around, models: Obj
     that it cannot feed. Firebase ML knows no such thing. Raises InputChanges.
     """
     publishing = config.publishing
-    if around.forced or around.live_name != publishing.name:
+    described = _live_manifest(around.live, models) if around.live_name == publishing.name else around.pointed
+    if around.forced or described is None:
         return
-    live_type, live_least = _of_live(around.live, models)
+    live_type, live_least = _taken(described)
     if live_type == shape.input_type:
         return
     what = f"the file that phones have under {publishing.name} takes {live_type}, this one takes {shape.input_type}"
@@ -173,15 +175,22 @@ def _check_apps(shape: Shape, config: DatasetConfig, around: Around, models: Obj
         )
 
 
-def _of_live(uri: str, models: ObjectStore) -> tuple[str, str]:
-    """Input type and least version of the app, as the live file's manifest says; float32 where it says none."""
+def _live_manifest(uri: str, models: ObjectStore) -> Mapping[str, Any]:
+    """What is known of the live file; nothing where its manifest is gone."""
     name = f"{_object_name(uri, models).rpartition('/')[0]}/manifest.json"
     try:
         described = json.loads(models.read(name).data)
-        return str(described.get("input", {}).get("type", "float32")), str(described.get("min_app_version", ""))
-    except (ObjectMissing, ValueError, AttributeError) as exc:
+    except (ObjectMissing, ValueError) as exc:
         log.warning("what the live file takes cannot be told, so it is taken for float32: %s", exc)
-        return "float32", ""
+        return {}
+    return described if isinstance(described, Mapping) else {}
+
+
+def _taken(described: Mapping[str, Any]) -> tuple[str, str]:
+    """Input type and least version of the app, as a manifest says; float32 where it says none."""
+    given = described.get("input")
+    kind = given.get("type", "float32") if isinstance(given, Mapping) else "float32"
+    return str(kind), str(described.get("min_app_version", ""))
 
 
 @contextlib.contextmanager

@@ -99,6 +99,16 @@ class StorageChannel:
         """The pointer as it is now; None when there is none, empty when what lies there is none."""
         return self._read_pointer(name)[0]
 
+    def described(self, name: str) -> Mapping[str, Any] | None:
+        """The manifest of the version that the pointer names; None where it names none, empty where there is none."""
+        version = named(self.latest(name))
+        if not version:
+            return None
+        try:
+            return self._manifest(f"{_folder(name, version)}/manifest.json")
+        except (ObjectMissing, NoManifest):
+            return {}
+
     def holds(self, name: str, version: str) -> bool:
         """Whether a version is there, whole: its manifest is written last."""
         try:

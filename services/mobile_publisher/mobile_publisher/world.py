@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from dualdeploy.clock import Clock
 from dualdeploy.contracts.dataset_config import DatasetConfig
@@ -24,13 +25,16 @@ from mobile_publisher.version_parameter import VersionParameter
 @dataclasses.dataclass(frozen=True)
 class Around:
     """What the file of a run goes out into: `live` is the URI of the file that phones have now, empty without one, and
-    `live_name` the name that they follow for it. `exported` is the folder into which Google exported the model.
+    `live_name` the name that they follow for it. `pointed` is the manifest of what those have who follow the name that
+    the file goes out under, None where nothing is there: a name that was left may be taken up again, or be older than
+    our records. `exported` is the folder into which Google exported the model.
 
     `forced`: someone answers for what apps that were not updated will do with the file.
     """
 
     live: str = ""
     live_name: str = ""
+    pointed: Mapping[str, Any] | None = None
     exported: str = ""
     forced: bool = False
 

@@ -287,6 +287,44 @@ def test_firebase_ml_knows_no_least_version_so_another_name_is_the_way_out(world
     assert world.manifest(file)["name"] == "flowers-uint8"
 
 
+@pytest.mark.parametrize(
+    ("described", "least", "goes_out"),
+    [
+        ({"input": {"type": "float32"}}, "", False),
+        ({"input": {"type": "float32"}}, "2.0", True),
+        ({"input": {"type": "uint8"}}, "", True),
+        # What lies there does not say it.
+        ({}, "", False),
+        (None, "", True),
+    ],
+)
+def test_a_name_that_was_left_or_is_older_than_our_records_has_apps_too(
+    world: World, described: dict[str, Any] | None, least: str, *, goes_out: bool
+) -> None:
+    around = {"live": live(world, "uint8"), "live_name": "another-name", "pointed": described}
+    if goes_out:
+        assert world.export(config(min_app_version=least), **around).input_type == "uint8"
+        return
+    with pytest.raises(InputChanges, match="the file that phones have under flowers takes float32"):
+        world.export(config(min_app_version=least), **around)
+
+
+def test_what_those_have_who_follow_the_name_is_read_where_they_read_it() -> None:
+    project, run_id = a_project()
+    settle(project)
+    assert project.around[run_id].pointed is None
+    project.configure(publishing={"name": "others"})
+    others = project.train(2)
+    settle(project)
+    assert project.live() == others
+    project.configure(publishing={"name": "flowers"})
+    back = project.train(3)
+    settle(project)
+    assert project.around[others].pointed is None
+    assert project.around[back].live_name == "others"
+    assert (project.around[back].pointed or {})["version"] == project.release(run_id).file.version  # type: ignore[union-attr]
+
+
 def test_someone_may_answer_for_it(world: World) -> None:
     assert world.export(live=live(world, "float32"), live_name="flowers", forced=True).input_type == "uint8"
 

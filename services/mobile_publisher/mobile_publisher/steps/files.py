@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from dualdeploy.contracts import dataset_config
 from dualdeploy.contracts.training import ManagedModel
@@ -16,7 +17,7 @@ from dualdeploy.release.operations import Looked, poll_operation
 from dualdeploy.release.route import End, Forward, Stay, Turn, Wait
 from mobile_publisher import on_device_gate
 from mobile_publisher.manifest import AUTOML
-from mobile_publisher.release import File, MobileRelease, MobileServed
+from mobile_publisher.release import FIREBASE_STORAGE, File, MobileRelease, MobileServed
 from mobile_publisher.world import TARGET, Around, World
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ def export(release: MobileRelease, world: World) -> Turn[MobileRelease]:
         around = Around(
             live=served.file.uri if served else "",
             live_name=served.published_as if served else "",
+            pointed=_pointed(release, world),
             exported=release.exported,
             forced=release.forced,
         )
@@ -53,6 +55,12 @@ def export(release: MobileRelease, world: World) -> Turn[MobileRelease]:
             return _by_google(release, world, made)
         file = made
     return Forward(release.changed(file=file))
+
+
+def _pointed(release: MobileRelease, world: World) -> Mapping[str, Any] | None:
+    if world.storage is None or FIREBASE_STORAGE not in release.channels:
+        return None
+    return world.storage.described(release.published_as)
 
 
 def _by_google(release: MobileRelease, world: World, model: ManagedModel) -> Turn[MobileRelease]:
