@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -29,6 +31,13 @@ def _refuse(status: int) -> None:
 
 
 @pytest.fixture(autouse=True)
-def process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one test does to the health of its process is no other test's."""
+def process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What one test does to its process, its health and where it logs, is not another test's."""
     monkeypatch.setattr(health, "PROCESS", health.Health(end=_refuse))
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    for each in list(root.handlers):
+        if each not in handlers:
+            root.removeHandler(each)
+    root.setLevel(level)

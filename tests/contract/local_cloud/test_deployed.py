@@ -124,10 +124,13 @@ def test_policies_are_those_of_the_permissions_page_by_each_api_s_own_call(
 
     on_bucket = storage.Client(project=PROJECT).bucket(f"{PROJECT}-models").get_iam_policy(requested_policy_version=3)
     trainer = f"serviceAccount:trainer@{PROJECT}.iam.gserviceaccount.com"
-    [writing] = [
-        each for each in on_bucket.bindings if trainer in each["members"] and each["role"] == "roles/storage.objectUser"
-    ]
-    assert "/objects/results/" in writing["condition"]["expression"]
+    written = {
+        each["condition"]["expression"]
+        for each in on_bucket.bindings
+        if trainer in each["members"] and each["role"] == "roles/storage.objectUser"
+    }
+    # One for what every training writes, one for what it prepares for AutoML.
+    assert [sum(f"/objects/{folder}/" in each for each in written) for folder in ("results", "automl")] == [1, 1]
 
     answer = requests.post(
         f"http://{cloud.deployed.address}/v1/projects/{PROJECT}:getIamPolicy", json={}, timeout=5

@@ -366,6 +366,10 @@ STORIES: Mapping[str, tuple[Story, str]] = {
         lists("console", "ledger", "serving/cloud/flowers.json"),
         of_objects("objects.list", "bucket"),
     ),
+    "console: roles/storage.objectViewer on bucket models: results/ runs/": (
+        reads("console", "models", "results/live/cloud.json"),
+        of_objects("objects.get"),
+    ),
     "console: roles/monitoring.viewer on project": (
         counts_dead_letters,
         "Permission monitoring.timeSeries.list denied (or the resource may not exist).",
