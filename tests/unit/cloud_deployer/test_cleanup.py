@@ -7,6 +7,7 @@ import functools
 
 import pytest
 
+from cloud_deployer import claims
 from cloud_deployer.cleanup.report import Report, read_report
 from cloud_deployer.cleanup.work import Cleanup
 from cloud_deployer.naming import model_id_of
@@ -382,6 +383,41 @@ def test_a_release_that_begins_between_any_two_writes_of_a_removal_and_the_remov
     assert deployer.live_run() == first
     assert deployer.shares()[first] == 100
     assert deployer.serving().undeployed_at == ""
+
+
+@pytest.mark.parametrize("number", range(3, 7))
+def test_an_instance_that_was_frozen_while_it_tidied_does_not_undo_what_is_told_since(
+    cooling: tuple[Deployer, str, str], number: int
+) -> None:
+    deployer, first, _ = cooling
+    deployer.clock.advance(31 * 60)
+
+    def writes(name: str, at: str) -> bool:
+        return (name, at, deployer.work_of) == ("ledger.put", "before", "cleanup/flowers")
+
+    def remove() -> None:
+        deployer.clock.advance(200)
+        for _ in range(3):
+            look(deployer)
+            deployer.vertex.finish_operations()
+        assert [removal.run_id for removal in report(deployer).removed] == [first]
+
+    # The first write takes the marker, the second the lease.
+    deployer.interfere = Freeze(deployer, writes, remove, number=number)
+    look(deployer)
+    assert deployer.interfere.happened
+    assert [removal.run_id for removal in report(deployer).removed] == [first]
+
+
+def test_an_endpoint_that_is_being_deleted_passes_to_no_other_data_set_however_often_it_is_looked_at() -> None:
+    deployer = _moved().continued()
+    look(deployer)
+    assert removing(deployer) == "endpoint flowers"
+    for _ in range(3):
+        deployer.tick()
+        claim = claims.holder_of(deployer.ledger, "flowers")
+        assert claim is not None
+        assert claim.document.deleting_since
 
 
 # What can go wrong ---------------------------------------------------------------------------------------------

@@ -250,7 +250,7 @@ def test_a_death_at_any_operation_is_made_good(project: Pairs, place: int, when:
     assert len(project.objects()) == 2
 
 
-@pytest.mark.parametrize("place", range(1, 9))
+@pytest.mark.parametrize("place", range(1, 10))
 def test_an_instance_that_was_frozen_tells_phones_nothing_old(project: Pairs, place: int) -> None:
     project.cloud_is("flowers-000000000002")
     seen = 0
@@ -272,6 +272,7 @@ def test_an_instance_that_was_frozen_tells_phones_nothing_old(project: Pairs, pl
     project.interfere = lambda _name, _moment: None
     assert seen >= place
     assert project.told()["cloud"]["run_id"] == "flowers-000000000003"
+    assert [each.cloud.run_id for each in project.recorded().files if each.cloud] == ["flowers-000000000003"]
     project.tick(300, times=2)
     assert project.told()["cloud"]["run_id"] == "flowers-000000000003"
 

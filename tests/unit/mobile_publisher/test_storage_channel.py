@@ -140,6 +140,14 @@ def test_a_pointer_that_was_left_as_it_is_on_purpose_is_not_moved_by_an_instance
     assert world.channel.latest("flowers")["version"] == "v1"
 
 
+def test_what_someone_wrote_since_is_not_taken_away(world: World) -> None:
+    path = "models/flowers/routing/v1.json"
+    world.channel.tell(path, {"at": "first"}, guard=lambda: None)
+    with pytest.raises(LedgerContention, match="was written by another instance"):
+        world.channel.withdraw(path, guard=lambda: world.channel.tell(path, {"at": "then"}, guard=lambda: None))
+    assert json.loads(world.phones.read(path).data) == {"at": "then"}
+
+
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b'"v1"'])
 def test_a_pointer_that_is_none_is_replaced(world: World, text: bytes) -> None:
     world.phones.put("models/flowers/latest.json", text, expect=ABSENT)

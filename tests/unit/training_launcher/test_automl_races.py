@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from dualdeploy.contracts import automl
 from dualdeploy.errors import RejectedByGoogle
 from dualdeploy.ledger import ManagedData, State
 from dualdeploy.ledger.spending import Account, read_account
@@ -26,7 +27,7 @@ from support.automl_chain import (
 from support.chain import Chain, Delivery, When
 from support.fakes import Failing
 from support.fakes.failing import ProcessDied
-from training_launcher.managed_data import KEPT_SECONDS
+from training_launcher.managed_data import KEPT_SECONDS, READY, key_of
 
 
 class Meanwhile:
@@ -57,13 +58,13 @@ class Meanwhile:
 
 
 class Dies:
-    """The process dies at the next operation of a name."""
+    """The process dies at the next operation of a name, perhaps only where `it_is` there."""
 
-    def __init__(self, operation: str, when: When = "before") -> None:
-        self.operation, self.when, self.happened = operation, when, False
+    def __init__(self, operation: str, when: When = "before", *, it_is: Callable[[], bool] = lambda: True) -> None:
+        self.operation, self.when, self.it_is, self.happened = operation, when, it_is, False
 
     def __call__(self, _number: int, name: str, when: When) -> None:
-        if not self.happened and (name, when) == (self.operation, self.when):
+        if not self.happened and (name, when) == (self.operation, self.when) and self.it_is():
             self.happened = True
             raise ProcessDied
 
@@ -95,6 +96,16 @@ def works(chain: Chain) -> dict[str, object]:
     return chain.service("training_launcher").ticks._works
 
 
+def delete_unneeded(chain: Chain, run_id: str) -> Delivery:
+    """A look at the data set of a run, by what deletes those that no run needs."""
+    what = f"flowers/{key_of(chain.ledger.read_run(run_id))}"
+
+    def handle() -> Outcome:
+        return done(works(chain)["dataset"].advance(what).message)  # type: ignore[attr-defined]
+
+    return Delivery("training_launcher/dataset", handle)
+
+
 def account(chain: Chain, run_id: str) -> Account:
     return read_account(chain.ledger, "flowers", chain.ledger.read_run(run_id).created_at[:7])
 
@@ -121,6 +132,55 @@ def test_whoever_wakes_up_late_does_not_delete_the_data_set_that_was_made_since(
     assert new != old
     settle(chain, ticks=40)
     check_trained(chain, f"{run_id}-r2")
+
+
+def test_a_run_that_enters_just_before_a_data_set_is_deleted_keeps_it() -> None:
+    chain, run_id = trained()
+    chain.clock.advance(KEPT_SECONDS)
+    chain.interfere = frozen = Meanwhile("ledger.put", lambda: repeat(chain))
+    chain.handle(delete_unneeded(chain, run_id))
+    frozen.check()
+
+    found = managed_data(chain)
+    assert found is not None
+    assert (found.step, found.users) == (READY, (f"{run_id}-r2",))
+    assert chain.automl.faults.calls["start_delete_dataset"] == 0
+
+
+def test_whoever_records_too_late_that_a_data_set_is_deleted_forgets_no_run_that_entered_since() -> None:
+    chain, run_id = trained()
+    chain.clock.advance(KEPT_SECONDS)
+    chain.handle(delete_unneeded(chain, run_id))
+    chain.automl.finish_operations()
+    assert chain.automl.datasets == {}
+
+    def others() -> None:
+        chain.handle(delete_unneeded(chain, run_id))
+        repeat(chain)
+
+    chain.interfere = frozen = Meanwhile("ledger.put", others)
+    chain.handle(delete_unneeded(chain, run_id))
+    frozen.check()
+
+    assert managed_data(chain).users == (f"{run_id}-r2",)  # type: ignore[union-attr]
+
+
+def test_a_data_set_whose_last_run_died_while_it_left_is_deleted_after_a_day() -> None:
+    chain = automl_chain()
+    upload(chain)
+
+    def it_has_begun_to_leave() -> bool:
+        found = managed_data(chain)
+        is_due = any("/dataset/" in name for name in chain.ledger_store.names())
+        return found is not None and (is_due or not found.users)
+
+    chain.interfere = dies = Dies("ledger.put", "after", it_is=it_has_begun_to_leave)
+    settle(chain, ticks=40)
+    assert dies.happened
+    chain.clock.advance(KEPT_SECONDS)
+    minutes(chain, 4)
+
+    assert chain.automl.datasets == {}
 
 
 def test_a_data_set_that_cannot_be_deleted_keeps_no_run_from_it() -> None:
@@ -168,7 +228,8 @@ def test_a_run_that_enters_while_another_leaves_has_its_pictures_prepared() -> N
     check_tidy(chain)
 
 
-def test_a_job_that_was_created_and_not_recorded_ends_with_the_run_that_needed_it() -> None:
+def created_and_not_recorded() -> Chain:
+    """The process that created the job which prepares the pictures has died at that."""
     chain = automl_chain()
     upload(chain)
     chain.interfere = dies = Dies("vertex.create_custom_job", "after")
@@ -178,11 +239,23 @@ def test_a_job_that_was_created_and_not_recorded_ends_with_the_run_that_needed_i
             break
         chain.tick()
     assert dies.happened
+    assert managed_data(chain).job == ""  # type: ignore[union-attr]
+    return chain
+
+
+def test_a_job_that_was_created_and_not_recorded_ends_with_the_run_that_needed_it() -> None:
+    chain = created_and_not_recorded()
     (run_id,) = chain.run_ids()
-    assert managed_data(chain).job == ""
     give_up(chain, run_id)
 
     assert chain.unfinished_jobs() == []
+
+
+def test_a_job_that_was_created_and_not_recorded_finds_what_it_is_to_do() -> None:
+    chain = created_and_not_recorded()
+    key = managed_data(chain).key  # type: ignore[union-attr]
+
+    assert chain.models.read(automl.preparation_name("flowers", key, 1)).data
 
 
 # Two runs at once ------------------------------------------------------------------------------------------------
@@ -245,9 +318,23 @@ def test_a_job_without_a_machine_forgets_no_run_that_entered_meanwhile() -> None
     chain = automl_chain()
     upload(chain)
     until(chain, "prepare")
-    (run_id,) = chain.run_ids()
     (job,) = chain.vertex.jobs
     chain.vertex.end_job(job, "JOB_STATE_FAILED", error="Machine type temporarily unavailable", code=8)
+
+    check_entered_meanwhile(chain, "vertex.get_custom_job")
+
+
+def test_a_step_that_is_done_forgets_no_run_that_entered_meanwhile() -> None:
+    chain = automl_chain()
+    upload(chain)
+    until(chain, "import")
+    chain.automl.finish_operations()
+    check_entered_meanwhile(chain, "automl.operation")
+
+
+def check_entered_meanwhile(chain: Chain, operation: str) -> None:
+    """At the answer of an operation another run enters; the next minute forgets neither."""
+    (run_id,) = chain.run_ids()
 
     def entered(found: ManagedData | None) -> ManagedData | None:
         return found and found.changed(users=(*found.users, "other"))
@@ -256,8 +343,9 @@ def test_a_job_without_a_machine_forgets_no_run_that_entered_meanwhile() -> None
         name = next(each for each in chain.ledger_store.names() if each.startswith("automl/"))
         chain.ledger.update(name, ManagedData, entered)
 
-    chain.interfere = other = Meanwhile("vertex.get_custom_job", enter, "after")
+    chain.interfere = other = Meanwhile(operation, enter, "after")
     chain.tick()
+    drain(chain)
     other.check()
     assert set(managed_data(chain).users) == {run_id, "other"}  # type: ignore[union-attr]
 
