@@ -47,6 +47,7 @@ LEFT_OUT = ("/fakes/", "/logs.py", "/tfrecord.py")
 #: What is looked at under coverage; two halves, one for each core.
 SUITES = (
     (
+        "tests/unit/dualdeploy/http",
         "tests/unit/dualdeploy/ledger",
         "tests/unit/dualdeploy/release",
         "tests/unit/job_notifier",
