@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from dualdeploy.errors import InvalidDatasetConfig, ServiceUnavailable
+from dualdeploy.errors import InvalidDatasetConfig, LeaseHeld, LedgerContention, ServiceUnavailable
 from dualdeploy.google.object_store import ABSENT
-from dualdeploy.ledger import IllegalTransition, State, names
+from dualdeploy.ledger import IllegalTransition, State, lease, names
 from dualdeploy.ledger.documents import RELEASE_ENDS
 from dualdeploy.release.route import Route, Step, claim
 from dualdeploy.release.worker import UNKNOWN_STEP_SECONDS
@@ -123,6 +123,15 @@ def test_a_process_killed_at_any_operation_strands_nothing(story: str) -> None:
             check_is_over(toy, live, *others)
         except AssertionError as exc:
             raise AssertionError(f"killed before operation {number} ({disturbance.operation})") from exc
+
+
+def test_of_two_looks_at_one_release_at_the_same_time_the_second_waits() -> None:
+    toy = with_a_trained_one()
+    toy.announce(SECOND)
+    before = toy.release(SECOND)
+    with lease(toy.ledger, f"release/cloud/{SECOND}/1", seconds=90), pytest.raises(LeaseHeld):
+        toy.worker.advance(f"{SECOND}/1")
+    assert toy.release(SECOND) == before
 
 
 def test_a_release_whose_message_never_comes_again_has_a_reminder_wherever_its_process_died() -> None:
@@ -263,6 +272,25 @@ def test_a_release_whose_document_cannot_be_read_is_taken_back_and_blocks_nothin
     assert not aborts or toy.world.shelf.get(SECOND, 0) == 0
     toy.tick(times=60)
     check_is_over(toy, THIRD, SECOND)
+
+
+def test_a_document_that_someone_mends_while_it_is_made_anew_stays_mended() -> None:
+    toy = resting()
+    name = names.release(SECOND, "cloud", 1)
+    mended = toy.store.read(name).data
+    garble(toy, name)
+
+    def mend(operation: str) -> None:
+        if operation == "put":
+            toy.store.faults.before = lambda _operation: None
+            garble(toy, name, mended)
+
+    toy.store.faults.before = mend
+    with pytest.raises(LedgerContention):
+        toy.worker.give_up(f"{SECOND}/1", "its process died each time")
+    assert toy.release(SECOND).going_back == ""
+    toy.tick(times=30)
+    check_is_over(toy, SECOND, FIRST)
 
 
 def test_a_recorded_configuration_that_only_a_newer_version_understands_is_left_to_it() -> None:
