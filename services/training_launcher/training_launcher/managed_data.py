@@ -232,14 +232,14 @@ class ManagedDatas:
             # Before it is written: whoever dies in between has only asked for one more look.
             self._due.put(f"{DATASET}/{run.dataset}/{key}", self._in(KEPT_SECONDS))
             found = self._write(found, self._left(run, found.document))
+        if found is None or found.document.payer != run.run_id:
+            # Another run has prepared it, or none. Before Google is asked, which may refuse.
+            spending.free(self._ledger, run.run_id, automl.DATA)
         if found and found.document.step == FAILED and found.document.job:
             # After it is written: a run that enters from now on asks for a job of its own.
             self._jobs.cancel(found.document.job)
         if found and found.document.step == READY:
             self._delete_others(found.document)
-        if found is None or found.document.payer != run.run_id:
-            # Another run has prepared it, or nobody.
-            spending.free(self._ledger, run.run_id, automl.DATA)
 
     # Entering --------------------------------------------------------------------------------------------------
 

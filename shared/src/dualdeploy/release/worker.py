@@ -514,11 +514,17 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
     def _made_anew(self, run_id: str, n: int, why: str) -> None:
         """Replace a document that cannot be read by one that goes back with what the claim kept.
 
-        Of one that only waits nothing is to be seen: it ends.
+        Of one that only waits nothing is to be seen: it ends. One that someone has mended meanwhile stays as it is.
         """
         dataset = names.dataset_of(run_id)
         turn = self._place(run_id, n)
         if turn is None:
+            return
+        name = names.release(run_id, self._of.target, n)
+        stored = self._ledger.store.read(name)
+        with contextlib.suppress(UnreadableDocument):
+            # Looked at after its generation is known: whoever mends it later makes the write below fail.
+            self._find(run_id, n)
             return
         at = clocks.to_text(self._ledger.clock())
         release = self._of.release_kind(
@@ -533,8 +539,6 @@ class ReleaseWorker(Generic[AnyRelease, AnyServing]):
         )
         release = self._of.without_document(release, turn.way_back)
         following = self._following(self._stopped(release, why, ends=State.FAILED))
-        name = names.release(run_id, self._of.target, n)
-        stored = self._ledger.store.read(name)
         self._ledger.write(name, following, expect=stored.generation)
         self._due.put(key_of(run_id, n))
 
