@@ -57,6 +57,11 @@ def draw_curve(path: Path, routing: Routing) -> None:
     pen = ImageDraw.Draw(sheet)
     pen.text((MARGIN, 14), f"{routing.name}: phone and cloud together", fill=_INK, font=_font(22))
     pen.multiline_text((MARGIN, 46), textwrap.fill(routing.note, 105), fill=_PALE, font=_font(13))
+    if not routing.curve:
+        # Without answers to compare there are no figures either.
+        pen.text((left, top + 90), "there is no curve", fill=_PALE, font=_font(14))
+        sheet.save(path)
+        return
     alone = (routing.phone_accuracy or 0.0, routing.cloud_accuracy or 0.0)
     seen = [accuracy for _, _, accuracy in routing.curve] + list(alone)
     low, span = min(seen, default=0.0), max(max(seen, default=1.0) - min(seen, default=0.0), 0.01)

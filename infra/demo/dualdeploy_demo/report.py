@@ -180,7 +180,9 @@ def _took(cloud: Mapping[str, Any], mobile: Mapping[str, Any]) -> tuple[str, str
 
 
 def _asks(both: Mapping[str, Any]) -> str:
-    """Below which confidence the phone asks."""
+    """Below which confidence the phone asks; a threshold that no confidence reaches means always."""
+    if both["threshold"] > 1:
+        return "asks about every picture"
     share = f", {both['share']:.1%} of the pictures" if both["share"] is not None else ""
     return f"asks below {both['threshold']:.2f}{share}" if both["threshold"] else "asks no one"
 

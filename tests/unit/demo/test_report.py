@@ -168,3 +168,10 @@ def test_the_curve_is_drawn_whatever_it_holds(tmp_path: Path, curve: tuple[tuple
     found = {**summary(routing=routing), "seconds": {"total": 130.0}}
     report.show(Console(file=text, width=120), found, {}, Path("/r"))
     assert "together" in text.getvalue()
+
+
+def test_a_phone_that_always_asks_is_said_to() -> None:
+    text = io.StringIO()
+    found = {**summary(routing=ROUTING.model_copy(update={"threshold": 1.01})), "seconds": {"total": 130.0}}
+    report.show(Console(file=text, width=120), found, {}, Path("/r"))
+    assert "asks about every picture" in text.getvalue()
