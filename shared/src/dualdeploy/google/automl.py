@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from dualdeploy import lazily
 from dualdeploy.errors import RejectedByGoogle, ResourceMissing
-from dualdeploy.google.vertex.clients import Clients
+from dualdeploy.google.vertex.clients import Clients, oldest_first, with_labels
 from dualdeploy.google.vertex.clients import asked as _call
 from dualdeploy.google.vertex.messages import moment
 from dualdeploy.google.vertex.types import Job, JobOutcome, Operation
@@ -134,7 +134,7 @@ class AutoMLGateway(Clients):
 
     def find_datasets(self, labels: Mapping[str, str]) -> list[ManagedDataset]:
         """Data sets with all these labels, oldest first."""
-        wanted = _filter(labels)
+        wanted = with_labels(labels)
         found = _call(
             f"list data sets with {wanted}",
             lambda: list(
@@ -143,7 +143,7 @@ class AutoMLGateway(Clients):
                 )
             ),
         )
-        return sorted(map(_dataset, found), key=lambda each: (each.created is None, each.created, each.name))
+        return oldest_first(map(_dataset, found))
 
     def find_dataset(self, name: str) -> ManagedDataset | None:
         try:
@@ -229,7 +229,7 @@ class AutoMLGateway(Clients):
 
     def find_pipelines(self, labels: Mapping[str, str]) -> list[Pipeline]:
         """Pipelines with all these labels, oldest first."""
-        wanted = _filter(labels)
+        wanted = with_labels(labels)
         found = _call(
             f"list training pipelines with {wanted}",
             lambda: list(
@@ -238,7 +238,7 @@ class AutoMLGateway(Clients):
                 )
             ),
         )
-        return sorted(map(_pipeline, found), key=lambda each: (each.created is None, each.created, each.name))
+        return oldest_first(map(_pipeline, found))
 
     def get_pipeline(self, name: str) -> Pipeline:
         """Raises ResourceMissing."""
@@ -284,14 +284,6 @@ class AutoMLGateway(Clients):
     @functools.cached_property
     def _pipelines(self) -> Any:
         return lazily.load("google.cloud.aiplatform_v1").PipelineServiceClient(**self._client_arguments())
-
-    @functools.cached_property
-    def _models(self) -> Any:
-        return lazily.load("google.cloud.aiplatform_v1").ModelServiceClient(**self._client_arguments())
-
-
-def _filter(labels: Mapping[str, str]) -> str:
-    return " AND ".join(f'labels.{key}="{value}"' for key, value in sorted(labels.items()))
 
 
 def _value(document: Mapping[str, Any]) -> Any:

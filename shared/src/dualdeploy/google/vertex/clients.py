@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeVar
 
 from dualdeploy import lazily
 from dualdeploy.errors import ResourceMissing
@@ -16,6 +17,18 @@ CALL_TIMEOUT = 15.0
 RETRY_DEADLINE = 10.0
 
 Result = TypeVar("Result")
+
+
+class Dated(Protocol):
+    """What Vertex AI lists; `created` is None where it does not say."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def created(self) -> datetime.datetime | None: ...
+
+
+Each = TypeVar("Each", bound=Dated)
 
 
 class Clients:
@@ -74,12 +87,16 @@ class Clients:
         return {"timeout": self._call_timeout, "retry": retry if repeat else None}
 
     @functools.cached_property
+    def _models(self) -> Any:
+        return lazily.load("google.cloud.aiplatform_v1").ModelServiceClient(**self._client_arguments())
+
+    @functools.cached_property
     def _endpoints(self) -> Any:
         return lazily.load("google.cloud.aiplatform_v1").EndpointServiceClient(**self._client_arguments())
 
     @functools.cached_property
     def _beta_endpoints(self) -> Any:
-        """For what v1 does not have. A second package of its size (a second, 65 MB): only who scales to zero pays."""
+        """For what v1 does not have. A second package of its size (a second, 65 MB): only scaling to zero costs it."""
         return lazily.load("google.cloud.aiplatform_v1beta1").EndpointServiceClient(**self._client_arguments())
 
     def _client_arguments(self, host: str = "") -> dict[str, Any]:
@@ -99,6 +116,16 @@ class Clients:
 def asked(what: str, function: Callable[[], Result]) -> Result:
     """What `function` returns. Raises what the table makes of Vertex AI's errors; `what` says what was asked for."""
     return call(f"Vertex AI, {what}", function)
+
+
+def with_labels(labels: Mapping[str, str]) -> str:
+    """The filter of a listing: what has all these labels."""
+    return " AND ".join(f'labels.{key}="{value}"' for key, value in sorted(labels.items()))
+
+
+def oldest_first(found: Iterable[Each]) -> list[Each]:
+    """In the order of their creation; last what Vertex AI gives no date for."""
+    return sorted(found, key=lambda each: (each.created is None, each.created, each.name))
 
 
 def _metadata(operation: Any) -> Mapping[str, Any]:

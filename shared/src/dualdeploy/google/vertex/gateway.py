@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dualdeploy import lazily
@@ -18,7 +18,7 @@ from dualdeploy.errors import (
     ResourceMissing,
 )
 from dualdeploy.google.vertex import messages
-from dualdeploy.google.vertex.clients import CALL_TIMEOUT, RETRY_DEADLINE, Clients
+from dualdeploy.google.vertex.clients import Clients, oldest_first, with_labels
 from dualdeploy.google.vertex.clients import asked as _call
 from dualdeploy.google.vertex.types import (
     Answer,
@@ -38,28 +38,7 @@ MOST_PREDICTION_CLIENTS = 32
 
 
 class VertexGateway(Clients):
-    """The real thing, or an emulator of it at `emulator_host` (`host:port`, plain HTTP, no credentials).
-
-    `call_timeout` in seconds, `retry_deadline` too: nothing is repeated after it.
-    """
-
-    def __init__(
-        self,
-        *,
-        project: str,
-        region: str,
-        emulator_host: str = "",
-        call_timeout: float = CALL_TIMEOUT,
-        retry_deadline: float = RETRY_DEADLINE,
-    ) -> None:
-        super().__init__(
-            project=project,
-            region=region,
-            emulator_host=emulator_host,
-            call_timeout=call_timeout,
-            retry_deadline=retry_deadline,
-        )
-        self._predictions = functools.lru_cache(maxsize=MOST_PREDICTION_CLIENTS)(self._new_predictions)
+    """The real thing, or an emulator of it."""
 
     # Jobs ------------------------------------------------------------------------------------------------------
 
@@ -74,7 +53,7 @@ class VertexGateway(Clients):
 
     def find_custom_jobs(self, labels: Mapping[str, str]) -> list[Job]:
         """Jobs with all these labels, oldest first."""
-        wanted = " AND ".join(f'labels.{key}="{value}"' for key, value in sorted(labels.items()))
+        wanted = with_labels(labels)
         found = _call(
             f"list custom jobs with {wanted}",
             lambda: list(
@@ -83,8 +62,7 @@ class VertexGateway(Clients):
                 )
             ),
         )
-        jobs = [messages.job(job) for job in found]
-        return sorted(jobs, key=lambda job: (job.created is None, job.created, job.name))
+        return oldest_first(map(messages.job, found))
 
     def get_custom_job(self, name: str) -> Job:
         """`name` is the resource name, or the number alone as log entries carry it."""
@@ -373,9 +351,9 @@ class VertexGateway(Clients):
         return lazily.load("google.cloud.aiplatform_v1").JobServiceClient(**self._client_arguments())
 
     @functools.cached_property
-    def _models(self) -> Any:
-        return lazily.load("google.cloud.aiplatform_v1").ModelServiceClient(**self._client_arguments())
+    def _predictions(self) -> Callable[[str], Any]:
+        """A dedicated endpoint answers at a host of its own only; the clients that were used last are kept."""
+        return functools.lru_cache(maxsize=MOST_PREDICTION_CLIENTS)(self._new_predictions)
 
     def _new_predictions(self, dns: str) -> Any:
-        """A dedicated endpoint answers at a host of its own only; those that were asked last are kept."""
         return lazily.load("google.cloud.aiplatform_v1").PredictionServiceClient(**self._client_arguments(dns))
