@@ -64,8 +64,8 @@ class Pipelines:
             artifacts=Artifacts(golden=prepared.golden, labels=prepared.labels),
             metrics=_metrics(measured, labels, source=pipeline.name),
             data=DataUsed(
-                train_examples=prepared.count("training") + prepared.count("validation"),
-                eval_examples=prepared.count("test"),
+                train_examples=prepared.count(automl.TRAINING) + prepared.count(automl.VALIDATION),
+                eval_examples=prepared.count(automl.TEST),
                 split=prepared.split,
                 skipped_records=prepared.skipped_records,
             ),

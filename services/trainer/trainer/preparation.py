@@ -27,7 +27,7 @@ import pydantic
 
 from dualdeploy import logs
 from dualdeploy.contracts import automl, golden
-from dualdeploy.contracts.automl import Preparation, Prepared
+from dualdeploy.contracts.automl import ML_USE, TEST, TRAINING, VALIDATION, Preparation, Prepared
 from dualdeploy.contracts.example import ExampleSchema
 from dualdeploy.contracts.training import ShardReference
 from dualdeploy.errors import CannotEverSucceed
@@ -50,10 +50,6 @@ from trainer.process.failures import JOB_ID, UnusableData, UnusableJob, Unwritab
 from trainer.process.storage import Bucket, Patience
 
 log = logging.getLogger("trainer")
-
-#: The name of the resource label that says which set an item is in, and its values.
-ML_USE = "aiplatform.googleapis.com/ml_use"
-TRAINING, VALIDATION, TEST = "training", "validation", "test"
 
 #: Lines of one import file: a few megabytes. How many Google takes is not written.
 LINES = 50_000
@@ -229,7 +225,7 @@ class _Preparing:
         short = bytes.fromhex(picture.digest[:32])
         label = self._labels.get(short)
         if label is not None:
-            # For AutoML equal bytes are one item: of two labels one would win, and nobody knows which.
+            # For AutoML equal bytes are one item: of two labels one would win, and Google does not say which.
             self._duplicates += 1
             self._conflicting += label != picture.label
             return

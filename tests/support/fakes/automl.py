@@ -11,8 +11,9 @@ from typing import Any
 
 from dualdeploy import clock as clocks
 from dualdeploy.clock import Clock
+from dualdeploy.contracts.automl import ML_USE, SETS
 from dualdeploy.errors import RejectedByGoogle, ResourceConflict, ResourceMissing
-from dualdeploy.google.automl import ML_USE, SETS, Evaluated, ManagedDataset, Pipeline, PipelineSpec
+from dualdeploy.google.automl import Evaluated, ManagedDataset, Pipeline, PipelineSpec
 from dualdeploy.google.object_store import ObjectMissing, ObjectStore
 from dualdeploy.google.vertex import JobOutcome, Operation
 from support.fakes.failing import Faults

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dualdeploy.contracts import automl, golden
-from dualdeploy.contracts.automl import Preparation, Prepared
+from dualdeploy.contracts.automl import ML_USE, Preparation, Prepared
 from dualdeploy.errors import ServiceUnavailable
 from dualdeploy.images.tfrecord import encode_example
 from support.fakes import Failing, MemoryObjectStore
@@ -70,7 +70,7 @@ def lines(models: MemoryObjectStore, found: Prepared) -> list[dict[str, Any]]:
 
 def sets(models: MemoryObjectStore, found: Prepared) -> dict[str, str]:
     """The set of each picture, by its URI."""
-    return {each["imageGcsUri"]: each["dataItemResourceLabels"][preparation.ML_USE] for each in lines(models, found)}
+    return {each["imageGcsUri"]: each["dataItemResourceLabels"][ML_USE] for each in lines(models, found)}
 
 
 def test_every_line_is_one_picture_with_its_label_and_its_set(
@@ -82,8 +82,7 @@ def test_every_line_is_one_picture_with_its_label_and_its_set(
     written = lines(models, found)
     assert found.pictures == len(written) == len({each["imageGcsUri"] for each in written}) == 50
     told = collections.Counter(
-        (each["classificationAnnotation"]["displayName"], each["dataItemResourceLabels"][preparation.ML_USE])
-        for each in written
+        (each["classificationAnnotation"]["displayName"], each["dataItemResourceLabels"][ML_USE]) for each in written
     )
     assert told == {(label, each): count for label, counts in found.sets.items() for each, count in counts.items()}
     assert [found.sets[label]["test"] for label in LABELS] == [5, 5]

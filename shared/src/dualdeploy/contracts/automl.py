@@ -38,8 +38,6 @@ MOST_PICTURES = 1_000_000
 PIXELS_TO_SEND = 480
 LEAST_PICTURES_OF_A_LABEL = 10
 MOST_PICTURE_BYTES = 30_000_000
-#: JPEG and PNG are all that our own records may hold; GIF, BMP and ICO it would take besides.
-FORMATS = ("JPEG", "PNG")
 
 _MODEL_ENDINGS = {"cloud": "_automl", "mobile": "_mobile"}
 
@@ -54,6 +52,11 @@ def model_id(dataset: str, target: str) -> str:
 
 
 # From shards to a managed data set ---------------------------------------------------------------------------------
+
+#: The name of the resource label of an item that says which set it belongs to, and its values. A later import does not
+#: change it.
+ML_USE = "aiplatform.googleapis.com/ml_use"
+TRAINING, VALIDATION, TEST = SETS = ("training", "validation", "test")
 
 #: Of a picture that is trained on, the set to which AutoML may look while it trains is one in so many.
 VALIDATION_ONE_IN = 10

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from dualdeploy import lazily
+from dualdeploy.contracts.automl import ML_USE, SETS
 from dualdeploy.errors import RejectedByGoogle, ResourceMissing
 from dualdeploy.google.vertex.clients import Clients, oldest_first, with_labels
 from dualdeploy.google.vertex.clients import asked as _call
@@ -24,10 +25,6 @@ DATASET_SCHEMA = f"{_SCHEMA}/dataset/metadata/image_1.0.0.yaml"
 IMPORT_SCHEMA = f"{_SCHEMA}/dataset/ioformat/image_classification_single_label_io_format_1.0.0.yaml"
 DEFINITION = f"{_SCHEMA}/trainingjob/definition/automl_image_classification_1.0.0.yaml"
 METRICS_SCHEMA = f"{_SCHEMA}/modelevaluation/classification_metrics_1.0.0.yaml"
-
-#: Resource label of an item: which set it belongs to. A later import does not change it.
-ML_USE = "aiplatform.googleapis.com/ml_use"
-SETS = ("training", "validation", "test")
 
 #: Nodes that train at the same time: node hours are hours of the clock times these.
 #: Source: `AutoMlImageClassificationInputs.budget_milli_node_hours`.
