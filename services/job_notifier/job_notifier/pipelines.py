@@ -1,4 +1,4 @@
-"""AutoML's training pipelines: nobody of ours writes their results, so this service does, from Google's evaluation."""
+"""AutoML's training pipelines: no trainer writes their results, so this service does, from Google's evaluation."""
 
 from __future__ import annotations
 

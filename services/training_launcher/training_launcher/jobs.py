@@ -59,7 +59,7 @@ class Jobs:
             created = self._kind.create(run, launch, placement=placement, timeout=timeout)
             log.info("started %s", created.name, extra={"target": launch.target})
             # Not `created`: an instance that was frozen after it had looked, for longer than its lease, may have
-            # started another one. Whoever creates looks again, so that the later of the two sees both.
+            # started another one. Each that creates looks again, so that the later of the two sees both.
             jobs = self._until(attempt, run, launch)
             present = _of(attempt, jobs) or [created]
         self._call_off_but(present[0].name, jobs)

@@ -7,7 +7,7 @@
 
 Runs of the same pictures, labels and split share one (`automl.content_key`): a forced repetition need not import anew.
 Its document says which runs need it. A run enters itself before it looks for the data set, and the clock deletes only
-what nobody is entered for, both by compare-and-swap on that document: what is needed is never deleted.
+what no run is entered for, both by compare-and-swap on that document: what is needed is never deleted.
 """
 
 from __future__ import annotations
@@ -225,11 +225,11 @@ class ManagedDatas:
         return found.document.managed
 
     def over(self, run: Run) -> None:
-        """The run needs its data set no more; one that nobody needs is deleted after a day."""
+        """The run needs its data set no more; one that no run needs is deleted after a day."""
         key = key_of(run)
         found = self._find(run.dataset, key)
         if found and run.run_id in found.document.users:
-            # Before it is written: whoever dies in between has only asked for one more look.
+            # Before it is written: an instance that dies in between has only asked for one more look.
             self._due.put(f"{DATASET}/{run.dataset}/{key}", self._in(KEPT_SECONDS))
             found = self._write(found, self._left(run, found.document))
         if found is None or found.document.payer != run.run_id:
@@ -399,7 +399,7 @@ class ManagedDatas:
         raise failure
 
     def _left(self, run: Run, document: ManagedData) -> ManagedData:
-        """Without a run. When nobody needs it before it is prepared, the job is to end, and what it took is paid."""
+        """Without a run. When no run needs it before it is prepared, the job is to end, and what it took is paid."""
         left = tuple(each for each in document.users if each != run.run_id)
         if not left and document.step == PREPARE:
             document = self._abandoned(run, document)
@@ -408,7 +408,7 @@ class ManagedDatas:
     def _abandoned(self, run: Run, document: ManagedData) -> ManagedData:
         """It keeps the name of the job, which ends once this is written."""
         if not document.job:
-            # Whoever created it may have died before it recorded its name.
+            # The instance that created it may have died before it recorded its name.
             present = self._jobs.present(run, _launch(run, document))
             if not present:
                 return document
@@ -486,7 +486,7 @@ class Unneeded:
             return Next("there is no such data set")
         document = found.document
         if document.users:
-            # Whoever leaves it last asks for the next look.
+            # The run that leaves it last asks for the next look.
             return Next(f"is needed by {', '.join(document.users)}")
         ends = _after(document.idle_since or document.since, KEPT_SECONDS)
         if self._ledger.clock() < ends:
@@ -498,7 +498,7 @@ class Unneeded:
         present = self._automl.find_datasets({DATA_LABEL: key, DATASET_LABEL: dataset})
         still = self._ledger.find(name, ManagedData)
         if still is None or still.generation != found.generation:
-            # Whoever was frozen before it looked may have found one that was made since.
+            # An instance that was frozen before it looked may have found one that was made since.
             raise LedgerContention(f"{name} was changed by another instance")
         if not present:
             self._ledger.write(name, document.changed(step=DELETED, managed=""), expect=found.generation)
@@ -536,7 +536,7 @@ def _launch(run: Run, document: ManagedData) -> Launch:
 
 
 def _taken(run: Run, document: ManagedData, job: Job) -> ManagedData:
-    """With the job of its next attempt. Whoever created it pays: another run of the same pictures may have done so."""
+    """With the job of its next attempt. The run that it was made for pays: it may be another of the same pictures."""
     payer = job.labels.get(RUN_LABEL, run.run_id)
     spent = document.spent_seconds if payer == document.payer else 0.0
     return document.changed(job=job.name, attempt=document.attempt + 1, payer=payer, spent_seconds=spent)

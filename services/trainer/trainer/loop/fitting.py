@@ -158,7 +158,7 @@ def _hardware(job: TrainingJob, team: Team) -> tuple[hardware.Policy, bool]:
 
 
 def inference(network: Network, image_size: int) -> Any:
-    """The network's traced function, refused before anything is learned if nobody would serve it.
+    """The network's traced function, refused before anything is learned if no service would serve it.
 
     Raises UnusableGraph.
     """

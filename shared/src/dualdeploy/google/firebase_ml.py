@@ -49,7 +49,7 @@ class FirebaseModel:
 
 
 class FirebaseMl(Protocol):
-    """Hosting of custom models; `testing.FakeFirebaseMl` is the other implementation."""
+    """Hosting of custom models; `FakeFirebaseMl` of the tests is the other implementation."""
 
     def find(self, display_name: str) -> FirebaseModel | None: ...
     def create(self, display_name: str, *, gcs_uri: str, tags: Sequence[str]) -> FirebaseModel: ...
@@ -58,7 +58,7 @@ class FirebaseMl(Protocol):
 
 
 class HostedModels(Protocol):
-    """What leaving Firebase ML takes; `testing.FakeFirebaseMl` is the other implementation."""
+    """What leaving Firebase ML takes; `FakeFirebaseMl` of the tests is the other implementation."""
 
     def all(self) -> list[FirebaseModel]:
         """Every model of the project, by display name."""

@@ -40,7 +40,7 @@ class Served:
 
 
 class Monitoring(Protocol):
-    """`testing.FakeMonitoring` is the other implementation. Raises what `google.errors` makes of the answer."""
+    """`FakeMonitoring` of the tests is the other implementation. Raises what `google.errors` makes of the answer."""
 
     def served(
         self, endpoint_id: str, deployed_id: str, *, since: datetime.datetime, until: datetime.datetime

@@ -42,7 +42,7 @@ class Template:
 
 
 class RemoteConfig(Protocol):
-    """One project's template; `testing.FakeRemoteConfig` is the other implementation.
+    """One project's template; `FakeRemoteConfig` of the tests is the other implementation.
 
     Besides what each method names, it raises what `google.errors` makes of Google's answer.
     """

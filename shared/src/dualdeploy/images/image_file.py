@@ -93,7 +93,7 @@ def read_header(image: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
 def check(image: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     """Judge the whole structure of the file. Raises UnreadableImage.
 
-    What passes can still be damaged inside its compressed pixels: `images.decode_rgb`, or the model itself, tells.
+    What passes can still be damaged inside its compressed pixels: `pixels.decode_rgb`, or the model itself, tells.
     """
     if image.startswith(_PNG_START):
         return _png(image, max_pixels).header

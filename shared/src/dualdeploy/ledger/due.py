@@ -3,7 +3,7 @@
     due/<service>/<time>/<kind>/<key>
 
 A tick lists them up to now and publishes one `advance` for each (`ticks`); nothing else is listed, so what is not due
-costs nothing. Whoever handles one takes it first::
+costs nothing. An instance that handles one takes it first::
 
     due at 12:00 ─► taken at 12:00, moved to 12:03 ─┬─► finished: removed
                                                     ├─► to be looked at again: moved to that minute
@@ -38,7 +38,7 @@ _PUTS = 5
 class Marker(Document):
     """`begun` counts how often the work was begun and never ended, `failures` how often it failed, `why` the last time.
 
-    `later_since` is since when each look was told to come later. `taker` is who is at work on it, empty for one that
+    `later_since` is since when each look was told to come later. `taker` is what is at work on it, empty for one that
     waits.
     """
 
@@ -77,8 +77,8 @@ class Due:
     def put(self, key: str, at: datetime.datetime | None = None, *, service: str = "") -> None:
         """Have `key` looked at at the first tick from `at` on, or now; by another service if one is named.
 
-        Whoever creates a document puts a marker a few minutes ahead before it, for the case that it dies, and one of
-        now after it: a marker that was there already may be taken before the document is written.
+        An instance that creates a document puts a marker a few minutes ahead before it, for the case that it dies, and
+        one of now after it: a marker that was there already may be taken before the document is written.
         """
         entry = Entry(self.time_of(at or self._ledger.clock()), key)
         name = self._name(entry, service)
@@ -91,9 +91,9 @@ class Due:
                 continue
             marker, generation = found
             if not marker.taker:
-                # Whoever takes it begins after this moment.
+                # The instance that takes it begins after this moment.
                 return
-            # Whoever is at work may have looked already: it can no longer finish this marker, which is due again.
+            # The one at work may have looked already: it can no longer finish this marker, which is due again.
             with contextlib.suppress(GenerationChanged):
                 self._ledger.store.put(name, encode(marker.changed(taker="")), expect=generation)
                 return

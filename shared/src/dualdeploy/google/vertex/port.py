@@ -20,7 +20,7 @@ from dualdeploy.google.vertex.types import (
 
 
 class Vertex(Protocol):
-    """The part of Vertex AI that the services call; `testing.FakeVertex` is the other implementation.
+    """The part of Vertex AI that the services call; `FakeVertex` of the tests is the other implementation.
 
     Every method raises what `google.errors` makes of Google's answer: RetryLater or RejectedByGoogle.
     """
