@@ -95,10 +95,11 @@ class Classifier:
         self._interpreter = _load(data, threads)
         self._input = _only(self._interpreter.get_input_details(), "input")
         self._output = _only(self._interpreter.get_output_details(), "output")
-        self._normalization = _normalization(data)
+        description = _description(data)
+        self._normalization = _normalization(description)
         _check_types(self._input, self._output, self._normalization)
         self.image_size = _image_size(self._input)
-        self.labels = _labels(data, labels)
+        self.labels = _labels(description, labels)
         classes = [int(length) for length in self._output["shape"]]
         if classes != [1, len(self.labels)]:
             raise UnusableModel(f"the model answers {classes}, which does not fit {len(self.labels)} labels")
@@ -324,9 +325,8 @@ def _check_types(taken: Mapping[str, Any], given: Mapping[str, Any], normalizati
             )
 
 
-def _labels(data: bytes, given: Sequence[str] | None) -> tuple[str, ...]:
+def _labels(description: tflite_metadata.Description | None, given: Sequence[str] | None) -> tuple[str, ...]:
     """The labels in the order of the output; what was trained elsewhere has its own order, and says it in the file."""
-    description = _description(data)
     own = description.labels if description else ()
     if not own:
         if given is None:
@@ -351,9 +351,8 @@ class _Normalization:
     std: npt.NDArray[np.float32]
 
 
-def _normalization(data: bytes) -> _Normalization | None:
+def _normalization(description: tflite_metadata.Description | None) -> _Normalization | None:
     """What the file says (NormalizationOptions of TFLite metadata); None where it says nothing."""
-    description = _description(data)
     if description is None or not (description.mean or description.std):
         return None
     mean, std = np.asarray(description.mean, np.float32), np.asarray(description.std, np.float32)
@@ -367,6 +366,7 @@ def _normalization(data: bytes) -> _Normalization | None:
 
 
 def _description(data: bytes) -> tflite_metadata.Description | None:
+    """What the file says of itself; None where it says nothing."""
     try:
         return tflite_metadata.read(data)
     except tflite_metadata.NotDescribed:
