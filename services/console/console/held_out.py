@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import collections
-import dataclasses
-import json
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from dualdeploy.contracts import training
+from dualdeploy.contracts import golden, training
+from dualdeploy.contracts.golden import Picture
 from dualdeploy.errors import CannotEverSucceed, RetryLater
 from dualdeploy.google.object_store import ObjectMissing, ObjectStore
 
@@ -21,18 +17,6 @@ log = logging.getLogger(__name__)
 #: Shown on a page.
 MOST = 18
 _RUNS_KEPT = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """The bytes of a file, and what it really shows."""
-
-    data: bytes
-    label: str
-
-    @property
-    def content_type(self) -> str:
-        return "image/jpeg" if self.data.startswith(b"\xff\xd8") else "image/png"
 
 
 class HeldOut:
@@ -64,21 +48,13 @@ class HeldOut:
         try:
             name = training.result_name(run_id, "mobile")
             result = training.parse_result(self._models.read(name).data, source=self._models.uri(name))
-            golden = result.artifacts.golden.removeprefix(self._models.uri(""))
-            document = json.loads(self._models.read(golden).data)
-            return tuple(_by_turns(list(_pictures(document))))[:MOST]
-        except (ObjectMissing, CannotEverSucceed, ValueError, LookupError, TypeError) as exc:
+            uri = result.artifacts.golden
+            data = self._models.read(uri.removeprefix(self._models.uri(""))).data
+            return tuple(_by_turns(golden.decode(data, labels=result.labels, source=uri)))[:MOST]
+        except (ObjectMissing, CannotEverSucceed) as exc:
             # A page without them still takes a photo of one's own.
             log.warning("there are no held-out pictures of %s: %s", run_id, exc)
             return ()
-
-
-def _pictures(document: Mapping[str, Any]) -> Iterator[Picture]:
-    for each in document["examples"]:
-        try:
-            yield Picture(base64.b64decode(each["image_bytes"]["b64"], validate=True), str(each["label"]))
-        except binascii.Error:
-            continue
 
 
 def _by_turns(pictures: Sequence[Picture]) -> Iterator[Picture]:

@@ -70,7 +70,8 @@ class Simulator:
         pictures = self._held_out.of(run_id)
         if number >= len(pictures):
             flask.abort(404)
-        response = flask.Response(pictures[number].data, mimetype=pictures[number].content_type)
+        image = pictures[number].image
+        response = flask.Response(image, mimetype="image/jpeg" if image.startswith(b"\xff\xd8") else "image/png")
         response.headers["Cache-Control"] = "private, max-age=86400"
         return response
 
