@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from dualdeploy import lazily
 from dualdeploy.contracts.answers import Answer, fingerprint
-from dualdeploy.contracts.training import MOST_CLASSES_IN_A_MATRIX
+from dualdeploy.contracts.training import MOST_CLASSES_IN_A_MATRIX, ClassMetrics
 from dualdeploy.errors import CannotEverSucceed
 from dualdeploy.images.pixels import UnreadableImage, decode_rgb, resize_bilinear
 from mobile_publisher import conversion, tflite_metadata, tflite_operators
@@ -416,12 +416,6 @@ def _per_class(
 ) -> dict[str, dict[str, float]]:
     counted = (np.bincount(each, minlength=len(labels)) for each in (actually[actually == called], called, actually))
     return {
-        # A label that was never called has no precision and one without examples no recall: 0 by convention.
-        label: {
-            "precision": right / times_called if times_called else 0.0,
-            "recall": right / examples if examples else 0.0,
-            "f1": 2 * right / (times_called + examples) if times_called + examples else 0.0,
-            "examples": examples,
-        }
-        for label, right, times_called, examples in zip(labels, *(each.tolist() for each in counted), strict=True)
+        label: ClassMetrics.of(*counts).model_dump()
+        for label, *counts in zip(labels, *(each.tolist() for each in counted), strict=True)
     }

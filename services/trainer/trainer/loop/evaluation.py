@@ -81,10 +81,7 @@ class Tally:
         return np.concatenate([part[2] for part in self._parts])
 
     def metrics(self, labels: Sequence[str]) -> Metrics:
-        """Metrics of all answers, of which there must be one.
-
-        A class that was never predicted has precision 0, one that has no example recall 0.
-        """
+        """Metrics of all answers, of which there must be one."""
         columns = (np.concatenate(column) for column in zip(*self._parts, strict=True))
         truth, predicted, confidence, likelihood, in_top_2 = columns
         return Metrics(
@@ -133,11 +130,4 @@ def _per_class(
     truth: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], labels: Sequence[str]
 ) -> dict[str, ClassMetrics]:
     counted = [np.bincount(each, minlength=len(labels)) for each in (truth[truth == predicted], predicted, truth)]
-    return {label: _class_metrics(*map(int, counts)) for label, *counts in zip(labels, *counted, strict=True)}
-
-
-def _class_metrics(hits: int, predicted: int, examples: int) -> ClassMetrics:
-    precision = hits / predicted if predicted else 0.0
-    recall = hits / examples if examples else 0.0
-    f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
-    return ClassMetrics(precision=precision, recall=recall, f1=f1, examples=examples)
+    return {label: ClassMetrics.of(*map(int, counts)) for label, *counts in zip(labels, *counted, strict=True)}

@@ -26,16 +26,10 @@ def metrics(labels: Sequence[str], rows: Sequence[Sequence[int]], *, loss: float
         accuracy=right / total,
         loss=loss,
         examples=total,
-        per_class={label: _of_class(rows[i][i], called[i], sum(rows[i])) for i, label in enumerate(labels)},
+        per_class={label: ClassMetrics.of(rows[i][i], called[i], sum(rows[i])) for i, label in enumerate(labels)},
         confusion=tuple(map(tuple, rows)) if size <= MOST_CLASSES_IN_A_MATRIX else (),
         confused=_confused(labels, rows),
     )
-
-
-def _of_class(right: int, called: int, examples: int) -> ClassMetrics:
-    precision, recall = right / called if called else 0.0, right / examples if examples else 0.0
-    f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-    return ClassMetrics(precision=precision, recall=recall, f1=f1, examples=examples)
 
 
 def _confused(labels: Sequence[str], rows: Sequence[Sequence[int]]) -> tuple[Confused, ...]:

@@ -179,6 +179,17 @@ class ClassMetrics(_Document):
     f1: float
     examples: int
 
+    @classmethod
+    def of(cls, right: int, called: int, examples: int) -> ClassMetrics:
+        """Of a class with so many `examples`, to which so many pictures were said to belong, and so many rightly.
+
+        One that was never called has precision 0, one without examples recall 0: by convention.
+        """
+        precision = right / called if called else 0.0
+        recall = right / examples if examples else 0.0
+        f1 = 2 * precision * recall / (precision + recall) if right else 0.0
+        return cls(precision=precision, recall=recall, f1=f1, examples=examples)
+
 
 class Confused(_Document):
     """How many examples of one class were taken for another."""
