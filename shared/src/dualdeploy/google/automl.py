@@ -1,7 +1,7 @@
 """AutoML for image classification: managed data sets, training pipelines, and what a trained model was found to be.
 
 Google's GAPIC clients (`google.cloud.aiplatform_v1`) over REST, imported at first use as those of `google.vertex` are.
-A training pipeline is no long-running operation: it is a job like any other (`Pipeline`), looked at again and again.
+A training pipeline is not a long-running operation: it is a job like any other (`Pipeline`), looked at again and again.
 """
 
 from __future__ import annotations

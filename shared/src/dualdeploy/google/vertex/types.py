@@ -302,5 +302,5 @@ class Operation:
         return [str(each.get("message", "")) for each in failures]
 
     def failure(self, what: str) -> DualDeployError:
-        """What its failure means, by the table: most of them are no reason not to start another one."""
+        """What its failure means, by the table: after most of them another one may be started."""
         return google_errors.of_status(self.code, self.error, f"Vertex AI, {what}")
