@@ -17,7 +17,7 @@ from local_cloud.vertex.filters import enum_field, labels_field, text_field, tim
 from local_cloud.vertex.job_log import JobLog
 from local_cloud.vertex.job_run import MACHINE, RUN, JobRun, Machine, Outcome
 from local_cloud.vertex.names import Location, new_id, now
-from local_cloud.vertex.operations import Kind, Operations, Work
+from local_cloud.vertex.operations import Operations
 from local_cloud.vertex.records import Records
 from local_cloud.vertex.wire import Wire, body
 
@@ -105,7 +105,7 @@ class CustomJobs:
         self._running: dict[str, JobRun | None] = {}
         self._threads: dict[str, threading.Thread] = {}
         self._closing = threading.Event()
-        operations.define(_DELETE, Kind(self._prepare_delete, "DeleteOperationMetadata", "Empty", at_once=True))
+        operations.define_deletion(_DELETE, self._remove)
 
     # The API
 
@@ -197,14 +197,8 @@ class CustomJobs:
                 raise failed_precondition(f"The job is in state {record['state']}: cancel it before deleting it.")
             return self._operations.start(_DELETE, record["name"], {"name": record["name"]})
 
-    def _prepare_delete(self, arguments: Document, stop: threading.Event) -> Work:
-        del stop
-
-        def apply() -> Document:
-            self._records.remove(_COLLECTION, arguments["name"])
-            return {}
-
-        return Work(apply)
+    def _remove(self, arguments: Document) -> None:
+        self._records.remove(_COLLECTION, arguments["name"])
 
     # The queue
 

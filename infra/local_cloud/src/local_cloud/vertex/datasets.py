@@ -63,7 +63,7 @@ class Datasets:
             (_IMPORT, self._prepare_import, "ImportDataOperationMetadata", "ImportDataResponse"),
         ):
             operations.define(name, Kind(prepare, metadata, response))
-        operations.define(_DELETE, Kind(self._prepare_delete, "DeleteOperationMetadata", "Empty", at_once=True))
+        operations.define_deletion(_DELETE, self._remove)
 
     def register(self, wire: Wire) -> None:
         path = "/datasets/<dataset>"
@@ -178,15 +178,9 @@ class Datasets:
             self.existing(name)
             return self._operations.start(_DELETE, name, {"name": name})
 
-    def _prepare_delete(self, arguments: Document, stop: threading.Event) -> Work:
-        del stop
-
-        def apply() -> Document:
-            self._records.remove(DATASETS, arguments["name"])
-            self._records.remove(_ITEMS, arguments["name"])
-            return {}
-
-        return Work(apply)
+    def _remove(self, arguments: Document) -> None:
+        self._records.remove(DATASETS, arguments["name"])
+        self._records.remove(_ITEMS, arguments["name"])
 
     # Import
 

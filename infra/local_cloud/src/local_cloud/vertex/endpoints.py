@@ -100,8 +100,7 @@ class Endpoints:
         self._sleepers = sleepers
         self._quotas = quotas
         self._server_start_seconds = server_start_seconds
-        deletion = Kind(self._prepare_delete, "DeleteOperationMetadata", "Empty", at_once=True)
-        operations.define(_DELETE, deletion)
+        operations.define_deletion(_DELETE, self._remove)
         for name, prepare, metadata, response in (
             (_CREATE, self._prepare_create, "CreateEndpointOperationMetadata", "Endpoint"),
             (_DEPLOY, self._prepare_deploy, "DeployModelOperationMetadata", "DeployModelResponse"),
@@ -271,15 +270,9 @@ class Endpoints:
                 f"Endpoint has deployed or being-deployed DeployedModel(s): {', '.join(deployed)}."
             )
 
-    def _prepare_delete(self, arguments: Document, stop: threading.Event) -> Work:
-        del stop
-
-        def apply() -> Document:
-            self._refuse_deployed(arguments["name"])
-            self._records.remove(ENDPOINTS, arguments["name"])
-            return {}
-
-        return Work(apply)
+    def _remove(self, arguments: Document) -> None:
+        self._refuse_deployed(arguments["name"])
+        self._records.remove(ENDPOINTS, arguments["name"])
 
     def _start(self, kind: str, name: str, arguments: Document) -> Document:
         """Begin an operation on an endpoint that has none running."""

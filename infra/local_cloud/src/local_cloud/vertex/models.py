@@ -105,9 +105,8 @@ class Models:
         self._operations = operations
         self._images = images
         operations.define(_UPLOAD, Kind(self._prepare_upload, "UploadModelOperationMetadata", "UploadModelResponse"))
-        deletion = ("DeleteOperationMetadata", "Empty")
-        operations.define(_DELETE, Kind(self._prepare_delete, *deletion, at_once=True))
-        operations.define(_DELETE_VERSION, Kind(self._prepare_delete_version, *deletion, at_once=True))
+        operations.define_deletion(_DELETE, self._remove)
+        operations.define_deletion(_DELETE_VERSION, self._remove_version)
 
     def register(self, wire: Wire) -> None:
         path = "/models/<model>"
@@ -498,18 +497,12 @@ class Models:
             self._refuse_deployed(name, None)
             return self._operations.start(_DELETE, name, {"name": name})
 
-    def _prepare_delete(self, arguments: Document, stop: threading.Event) -> Work:
-        del stop
-
-        def apply() -> Document:
-            self._refuse_deployed(arguments["name"], None)
-            self._records.remove(MODELS, arguments["name"])
-            for _, evaluated in self._records.all(_EVALUATIONS):
-                if evaluated["name"].startswith(arguments["name"] + "/"):
-                    self._records.remove(_EVALUATIONS, evaluated["name"])
-            return {}
-
-        return Work(apply)
+    def _remove(self, arguments: Document) -> None:
+        self._refuse_deployed(arguments["name"], None)
+        self._records.remove(MODELS, arguments["name"])
+        for _, evaluated in self._records.all(_EVALUATIONS):
+            if evaluated["name"].startswith(arguments["name"] + "/"):
+                self._records.remove(_EVALUATIONS, evaluated["name"])
 
     def _delete_version(self, project: str, location: str, model: str) -> Document:
         name, _, version_id = f"{self._location.check(project, location)}/models/{model}".partition("@")
@@ -519,16 +512,10 @@ class Models:
             self._refuse_version(name, version_id)
             return self._operations.start(_DELETE_VERSION, name, {"name": name, "version": version_id})
 
-    def _prepare_delete_version(self, arguments: Document, stop: threading.Event) -> Work:
-        del stop
-
-        def apply() -> Document:
-            record = self._refuse_version(arguments["name"], arguments["version"])
-            del record["versions"][arguments["version"]]
-            self._records.put(MODELS, arguments["name"], record)
-            return {}
-
-        return Work(apply)
+    def _remove_version(self, arguments: Document) -> None:
+        record = self._refuse_version(arguments["name"], arguments["version"])
+        del record["versions"][arguments["version"]]
+        self._records.put(MODELS, arguments["name"], record)
 
     def _refuse_version(self, name: str, version_id: str) -> Document:
         """The model's record, unless this version of it must stay."""

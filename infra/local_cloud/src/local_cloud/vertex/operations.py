@@ -97,6 +97,18 @@ class Operations:
     def define(self, kind: str, definition: Kind) -> None:
         self._kinds[kind] = definition
 
+    def define_deletion(self, kind: str, remove: Callable[[Document], None]) -> None:
+        """A deletion, which is done at once: `remove` takes away what its arguments name, or refuses to."""
+
+        def prepare(arguments: Document, _: threading.Event) -> Work:
+            def apply() -> Document:
+                remove(arguments)
+                return {}
+
+            return Work(apply)
+
+        self.define(kind, Kind(prepare, "DeleteOperationMetadata", "Empty", at_once=True))
+
     def start(self, kind: str, subject: str, arguments: Document) -> Document:
         """Record an operation on `subject` (a full resource name) and begin it; call in a transaction.
 

@@ -25,7 +25,7 @@ from local_cloud.vertex.imports import ML_USE, ML_USES
 from local_cloud.vertex.models import Models
 from local_cloud.vertex.names import Location, check_display_name, check_labels, last_segment, new_id, now
 from local_cloud.vertex.objects import Objects, StorageFailed, split_uri
-from local_cloud.vertex.operations import Kind, Operations, Work
+from local_cloud.vertex.operations import Operations
 from local_cloud.vertex.records import Records
 from local_cloud.vertex.searches import SearchFailed
 from local_cloud.vertex.wire import Wire, body
@@ -148,7 +148,7 @@ class TrainingPipelines:
         self._stops: dict[str, threading.Event] = {}
         self._threads: dict[str, threading.Thread] = {}
         self._closing = threading.Event()
-        operations.define(_DELETE, Kind(self._prepare_delete, "DeleteOperationMetadata", "Empty", at_once=True))
+        operations.define_deletion(_DELETE, self._remove)
 
     # The API
 
@@ -278,14 +278,8 @@ class TrainingPipelines:
                 )
             return self._operations.start(_DELETE, record["name"], {"name": record["name"]})
 
-    def _prepare_delete(self, arguments: Document, stop: threading.Event) -> Work:
-        del stop
-
-        def apply() -> Document:
-            self._records.remove(_COLLECTION, arguments["name"])
-            return {}
-
-        return Work(apply)
+    def _remove(self, arguments: Document) -> None:
+        self._records.remove(_COLLECTION, arguments["name"])
 
     # The life of a pipeline
 
