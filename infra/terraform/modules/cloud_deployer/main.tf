@@ -52,6 +52,11 @@ module "service" {
     "aiplatform.models.update",
     "aiplatform.models.upload",
   ]
+
+  automl = var.automl ? {
+    # The golden set lies beside the pictures that were imported.
+    bucket_access = [{ bucket = "models", role = "roles/storage.objectViewer", prefixes = ["automl/"] }]
+  } : null
 }
 
 # Error rate and latency of a deployed model, for data sets with serving.canary.monitoring. Metrics have no policies of

@@ -1,5 +1,19 @@
 # What the service may do, each at the narrowest resource that Google Cloud knows; docs/permissions.md says why.
 
+locals {
+  # Which objects each entry with prefixes is for.
+  only_below = {
+    for each in concat(var.bucket_access, var.automl.bucket_access) : jsonencode(each) => join(" || ", concat(
+      # To list is asked of the bucket, whatever the prefix, and an account that may not list is answered 403 for an
+      # object that is missing, not 404. Everything else that these roles hold and we use is asked of an object.
+      contains(["roles/storage.objectUser", "roles/storage.objectViewer"], each.role) ? [
+        "resource.name == \"projects/_/buckets/${var.buckets[each.bucket]}\""
+      ] : [],
+      [for prefix in each.prefixes : "resource.name.startsWith(\"projects/_/buckets/${var.buckets[each.bucket]}/objects/${prefix}\")"]
+    )) if length(each.prefixes) > 0
+  }
+}
+
 resource "google_storage_bucket_iam_member" "access" {
   for_each = { for each in var.bucket_access : "${each.bucket}-${trimprefix(each.role, "roles/storage.")}" => each }
 
@@ -11,18 +25,8 @@ resource "google_storage_bucket_iam_member" "access" {
     for_each = length(each.value.prefixes) > 0 ? [each.value.prefixes] : []
 
     content {
-      title = "only-${join("-and-", [for prefix in condition.value : trimsuffix(prefix, "/")])}"
-      expression = join(" || ", concat(
-        # To list is asked of the bucket, whatever the prefix, and an account that may not list is answered 403 for an
-        # object that is missing, not 404. Everything else that these roles hold and we use is asked of an object.
-        contains(["roles/storage.objectUser", "roles/storage.objectViewer"], each.value.role) ? [
-          "resource.name == \"projects/_/buckets/${var.buckets[each.value.bucket]}\""
-        ] : [],
-        [
-          for prefix in condition.value :
-          "resource.name.startsWith(\"projects/_/buckets/${var.buckets[each.value.bucket]}/objects/${prefix}\")"
-        ]
-      ))
+      title      = "only-${join("-and-", [for prefix in condition.value : trimsuffix(prefix, "/")])}"
+      expression = local.only_below[jsonencode(each.value)]
     }
   }
 }

@@ -63,7 +63,7 @@ variable "secret_file" {
 variable "bucket_access" {
   description = <<-EOT
     What the service may do in which bucket. With prefixes the role holds for objects whose names begin with one of
-    them; listing is a right on the bucket, which such a condition never grants.
+    them; a role that may list objects lists all of the bucket.
   EOT
   type = list(object({
     bucket   = string
@@ -76,6 +76,20 @@ variable "vertex_permissions" {
   description = "Permissions on Vertex AI that the service uses; a role of its own is made of them."
   type        = list(string)
   default     = []
+}
+
+variable "automl" {
+  description = "What the service may do besides where data sets are trained by AutoML."
+  type = object({
+    permissions = optional(list(string), [])
+    bucket_access = optional(list(object({
+      bucket   = string
+      role     = string
+      prefixes = list(string)
+    })), [])
+  })
+  default  = {}
+  nullable = false
 }
 
 variable "cpu" {

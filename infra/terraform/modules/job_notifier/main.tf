@@ -19,4 +19,13 @@ module "service" {
     { bucket = "models", role = "roles/storage.objectViewer", prefixes = ["results/"] },
   ]
   vertex_permissions = ["aiplatform.customJobs.get"]
+
+  automl = var.automl ? {
+    # Nothing else writes the result of a training pipeline; and which pictures its model was tested with.
+    bucket_access = [
+      { bucket = "models", role = "roles/storage.objectCreator", prefixes = ["results/"] },
+      { bucket = "models", role = "roles/storage.objectViewer", prefixes = ["automl/"] },
+    ]
+    permissions = ["aiplatform.modelEvaluations.list", "aiplatform.trainingPipelines.get"]
+  } : null
 }

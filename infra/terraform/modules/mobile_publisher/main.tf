@@ -44,4 +44,9 @@ module "service" {
     # Files that never change, and the pointer, which is replaced.
     { bucket = "firebase_storage", role = "roles/storage.objectUser", prefixes = ["models/"] },
   ]
+
+  automl = var.automl ? {
+    # Vertex AI exports the file for phones, into the models bucket, as its own account.
+    permissions = ["aiplatform.models.export", "aiplatform.models.get"]
+  } : null
 }

@@ -38,6 +38,27 @@ module "service" {
     "aiplatform.customJobs.get",
     "aiplatform.customJobs.list",
   ]
+
+  automl = var.automl ? {
+    # The document of the job that prepares a data set, once, and what that job wrote last. Google's own account reads
+    # the pictures and writes exports by the role that Google gives it (roles/aiplatform.serviceAgent).
+    bucket_access = [
+      { bucket = "models", role = "roles/storage.objectCreator", prefixes = ["automl/"] },
+      { bucket = "models", role = "roles/storage.objectViewer", prefixes = ["automl/"] },
+    ]
+    permissions = [
+      "aiplatform.datasets.create",
+      "aiplatform.datasets.delete",
+      "aiplatform.datasets.get",
+      "aiplatform.datasets.import",
+      "aiplatform.datasets.list",
+      "aiplatform.models.get",
+      "aiplatform.trainingPipelines.cancel",
+      "aiplatform.trainingPipelines.create",
+      "aiplatform.trainingPipelines.get",
+      "aiplatform.trainingPipelines.list",
+    ]
+  } : null
 }
 
 # CreateCustomJob with a service account needs the right to act as it.
