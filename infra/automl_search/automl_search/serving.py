@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 
 def serve(classify: Callable[[bytes], Sequence[float]]) -> None:
-    """Answer predictions for ever; what `classify` raises is the picture's fault."""
+    """Answer predictions until the process ends; what `classify` raises is the picture's fault."""
     health, predict = os.environ["AIP_HEALTH_ROUTE"], os.environ["AIP_PREDICT_ROUTE"]
 
     class Handler(http.server.BaseHTTPRequestHandler):

@@ -18,7 +18,7 @@ from local_cloud.pubsub.store import StoreUnusable
 from local_cloud.stack import ServiceDidNotStart, Stack
 from local_cloud.topology import DEFAULT_PROJECT, DEFAULT_REGION, TopologyError
 
-#: Where `--ports fixed` begins: below the ports that Linux, macOS and Windows give to whatever asks for any.
+#: Where `--ports fixed` begins: below the range from which Linux, macOS and Windows choose free ports.
 FIRST_FIXED_PORT = 9400
 #: Services follow after it, in the order of the topology.
 _FIRST_OF_SERVICES = 20

@@ -30,7 +30,7 @@ from local_cloud.vertex.records import Records
 from local_cloud.vertex.searches import SearchFailed
 from local_cloud.vertex.wire import Wire, body
 
-#: Faults planned for this name hit the next pipeline that runs: `crash` fails it, `stall` lets it go on for ever.
+#: Faults planned for this name hit the next pipeline that runs: `crash` fails it, `stall` keeps it from ending.
 RUN = "aiplatform.trainingPipelines.run"
 #: One planned for this name lets the model of the next pipeline that succeeds appear later (`delay:SECONDS`), as was
 #: reported: https://github.com/googleapis/python-aiplatform/issues/6581
