@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,31 +13,19 @@ from dualdeploy.contracts.automl import ML_USE, SETS
 from dualdeploy.errors import RejectedByGoogle, ResourceConflict, ResourceMissing
 from dualdeploy.google.automl import Evaluated, ManagedDataset, Pipeline, PipelineSpec
 from dualdeploy.google.object_store import ObjectMissing, ObjectStore
-from dualdeploy.google.vertex import JobOutcome, Operation
+from dualdeploy.google.vertex import JobOutcome
 from support.fakes.failing import Faults
-from support.fakes.vertex import FAILED_PRECONDITION, PARENT
-
-#: Of google.rpc.
-NOT_FOUND = 5
+from support.fakes.operations import FAILED_PRECONDITION, HasOperations
+from support.fakes.vertex import PARENT
 
 #: Google tells no more of the lines that an import could not use.
 REPORTED_FAILURES = 20
 
 
-@dataclasses.dataclass
-class _Pending:
-    work: Callable[[], Mapping[str, Any]]
-    done: bool = False
-    error: str = ""
-    code: int = 0
-    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-class FakeAutoML:
+class FakeAutoML(HasOperations):
     """Implements `dualdeploy.google.automl.AutoML`; `models` is the bucket that import files and pictures are in.
 
-    Operations do their work when they end: `finish_operations()` ends all, or `auto_finish=True` ends each at the
-    first look. `fail_operation` plans the message that the next one of a kind ends with.
+    Its kinds of operation: create_dataset, import, delete_dataset.
     """
 
     def __init__(
@@ -50,15 +36,13 @@ class FakeAutoML:
         auto_finish: bool = False,
         clock: Clock = clocks.utc_now,
     ) -> None:
+        super().__init__(faults=faults, auto_finish=auto_finish, first_id=2001)
         self.clock = clock
-        self.faults = faults or Faults()
-        self.auto_finish = auto_finish
         self.datasets: dict[str, ManagedDataset] = {}
         #: The items of each data set: label and set, by the bytes of the picture.
         self.items: dict[str, dict[bytes, tuple[str, str]]] = {}
         self.pipelines: dict[str, Pipeline] = {}
         self.specs: dict[str, PipelineSpec] = {}
-        self.operations: dict[str, _Pending] = {}
         #: What was measured of each version, as `<model>@<version>`.
         self.evaluations: dict[str, Evaluated] = {}
         #: How many versions each model has, by its full name.
@@ -66,19 +50,8 @@ class FakeAutoML:
         #: Called with a pipeline that succeeded, when its model is there.
         self.trained: Callable[[Pipeline], None] = lambda _pipeline: None
         self._models = models
-        self._failures: dict[str, list[tuple[str, int]]] = {}
-        self._ids = itertools.count(2001)
-        self._lock = threading.RLock()
 
     # What a test does ------------------------------------------------------------------------------------------
-
-    def finish_operations(self) -> None:
-        for name in list(self.operations):
-            self._finish(name)
-
-    def fail_operation(self, kind: str, message: str, *, code: int = FAILED_PRECONDITION) -> None:
-        """The next operation of `kind` (create_dataset, import, delete_dataset) ends with this error."""
-        self._failures.setdefault(kind, []).append((message, code))
 
     def end_pipeline(
         self,
@@ -145,7 +118,7 @@ class FakeAutoML:
             self.items[name] = {}
             return {}
 
-        return self.faults.run("start_create_dataset", lambda: self._start("create_dataset", name, work))
+        return self.faults.run("start_create_dataset", lambda: self._begin("create_dataset", name, work))
 
     def start_import(self, dataset: str, uris: Sequence[str]) -> str:
         def work() -> Mapping[str, Any]:
@@ -157,7 +130,7 @@ class FakeAutoML:
 
         def started() -> str:
             self._existing(dataset)
-            return self._start("import", dataset, work)
+            return self._begin("import", dataset, work)
 
         return self.faults.run("start_import", started)
 
@@ -168,7 +141,7 @@ class FakeAutoML:
 
         def started() -> str:
             self._existing(name)
-            return self._start("delete_dataset", name, work)
+            return self._begin("delete_dataset", name, work)
 
         return self.faults.run("start_delete_dataset", started)
 
@@ -223,18 +196,6 @@ class FakeAutoML:
         name = f"{pipeline.model}@{pipeline.version}"
         return self.faults.run("find_evaluation", lambda: self.evaluations.get(name))
 
-    def operation(self, name: str) -> Operation | None:
-        def looked() -> Operation | None:
-            with self._lock:
-                if name not in self.operations:
-                    return None
-                if self.auto_finish:
-                    self._finish(name)
-                pending = self.operations[name]
-                return Operation(name, pending.done, pending.error, pending.code, pending.metadata)
-
-        return self.faults.run("operation", looked)
-
     # Inside ----------------------------------------------------------------------------------------------------
 
     def _existing(self, dataset: str) -> None:
@@ -256,25 +217,3 @@ class FakeAutoML:
                 raise RejectedByGoogle(f"ml_use {use}")
             self.items[dataset].setdefault(picture, (line["classificationAnnotation"]["displayName"], use))
         return failures
-
-    def _start(self, kind: str, subject: str, work: Callable[[], Mapping[str, Any]]) -> str:
-        with self._lock:
-            name = f"{subject}/operations/{next(self._ids)}"
-            pending = _Pending(work)
-            if self._failures.get(kind):
-                pending.error, pending.code = self._failures[kind].pop(0)
-            self.operations[name] = pending
-            return name
-
-    def _finish(self, name: str) -> None:
-        with self._lock:
-            pending = self.operations[name]
-            if pending.done:
-                return
-            pending.done = True
-            if pending.error:
-                return
-            try:
-                pending.metadata = pending.work()
-            except ResourceMissing as exc:
-                pending.error, pending.code = str(exc), NOT_FOUND

@@ -6,8 +6,6 @@ import base64
 import dataclasses
 import datetime
 import hashlib
-import itertools
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,10 +22,10 @@ from dualdeploy.google.vertex import (
     JobOutcome,
     ModelSpec,
     ModelVersion,
-    Operation,
     RequestLogging,
 )
 from support.fakes.failing import Faults
+from support.fakes.operations import FAILED_PRECONDITION, HasOperations, Work
 
 PARENT = "projects/p/locations/l"
 
@@ -36,20 +34,6 @@ PARENT = "projects/p/locations/l"
 class _Model:
     versions: list[ModelVersion] = dataclasses.field(default_factory=list)
     numbers: int = 0
-
-
-#: Of google.rpc: what operations and jobs end with whose own fault it is.
-FAILED_PRECONDITION = 9
-
-
-@dataclasses.dataclass
-class _Pending:
-    subject: str
-    work: Callable[[], None]
-    done: bool = False
-    error: str = ""
-    code: int = 0
-    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 #: What Vertex AI says of a version of ours, and of one that AutoML trained on images.
@@ -69,16 +53,15 @@ def _as_automl(answer: Answer) -> Answer:
     return dataclasses.replace(answer, prediction=said)
 
 
-class FakeVertex:
+class FakeVertex(HasOperations):
     """Implements `dualdeploy.google.vertex.Vertex`.
 
-    Operations do their work when they end: `finish_operations()` ends all, or `auto_finish=True` ends each at the
-    first look. `fail_operation` plans the message that the next operation of a kind ends with.
+    Its kinds of operation: upload, export, create_endpoint, deploy, undeploy, delete_version, delete_model,
+    delete_endpoint.
     """
 
     def __init__(self, *, faults: Faults | None = None, auto_finish: bool = False) -> None:
-        self.faults = faults or Faults()
-        self.auto_finish = auto_finish
+        super().__init__(faults=faults, auto_finish=auto_finish, first_id=1001)
         self.jobs: dict[str, Job] = {}
         self.job_specs: dict[str, CustomJobSpec] = {}
         self.models: dict[str, _Model] = {}
@@ -88,7 +71,6 @@ class FakeVertex:
         self.endpoints: dict[str, Endpoint] = {}
         #: How each deployed model was asked for, by its id.
         self.deployments: dict[str, Deployment] = {}
-        self.operations: dict[str, _Pending] = {}
         #: How a deployed model answers; a test puts wrong labels, errors and slowness here.
         self.serve: Callable[[DeployedModel, Mapping[str, Any]], Answer] = label_in_picture
         #: Whether a split is refused while a model is deployed or undeployed: what Google does is not recorded.
@@ -102,9 +84,6 @@ class FakeVertex:
         self.export_files: Callable[[str], None] = lambda _folder: None
         self.export_formats = {"tflite", "edgetpu-tflite", "tf-saved-model"}
         self._turns: dict[tuple[str, str], int] = {}
-        self._failures: dict[str, list[tuple[str, int]]] = {}
-        self._ids = itertools.count(1001)
-        self._lock = threading.RLock()
 
     # What a test does ------------------------------------------------------------------------------------------
 
@@ -116,10 +95,6 @@ class FakeVertex:
             self.jobs[name], state=state, error=error, error_code=code if error else 0, ended=ended
         )
 
-    def finish_operations(self) -> None:
-        for name in list(self.operations):
-            self._finish(name)
-
     def add_managed(self, model_id: str, alias: str, labels: Mapping[str, str]) -> ModelVersion:
         """A version that AutoML trained is there."""
         model = self.models.setdefault(model_id, _Model())
@@ -128,11 +103,6 @@ class FakeVertex:
         name = f"{PARENT}/models/{model_id}"
         model.versions.append(ModelVersion(name, str(model.numbers), aliases, "", dict(labels), AUTOMLS))
         return model.versions[-1]
-
-    def fail_operation(self, kind: str, message: str, *, code: int = FAILED_PRECONDITION) -> None:
-        """The next operation of `kind` (upload, create_endpoint, deploy, undeploy, delete_version,
-        delete_model, delete_endpoint) ends with this error."""
-        self._failures.setdefault(kind, []).append((message, code))
 
     def add_version(self, version: ModelVersion) -> None:
         """A version that was not uploaded: a training left it."""
@@ -244,19 +214,17 @@ class FakeVertex:
         """Each export is a folder of its own; what lies there, `export_files` says."""
         model, _, number = version.partition("@")
 
-        def work() -> None:
+        def work() -> Mapping[str, Any]:
             there = f"{folder}/model-{number}/{format_id}/{next(self._ids)}"
-            self.operations[started[0]].metadata = {"outputInfo": {"artifactOutputUri": there}}
             self.export_files(there)
+            return {"outputInfo": {"artifactOutputUri": there}}
 
         def begun() -> str:
             found = self.find(ModelVersion(model, number, (), ""))
             if format_id not in self.export_formats:
                 raise RejectedByGoogle(f"400: {found.versioned_name} cannot be exported as {format_id}")
-            started.append(self._start("export", "", work))
-            return started[0]
+            return self._start("export", "", work)
 
-        started: list[str] = []
         return self.faults.run("start_export", begun)
 
     def change_aliases(self, version: ModelVersion, *, add: Sequence[str], remove: Sequence[str] = ()) -> None:
@@ -395,18 +363,6 @@ class FakeVertex:
 
         return self.faults.run("predict", answered)
 
-    def operation(self, name: str) -> Operation | None:
-        def looked() -> Operation | None:
-            with self._lock:
-                if name not in self.operations:
-                    return None
-                if self.auto_finish:
-                    self._finish(name)
-                pending = self.operations[name]
-                return Operation(name, pending.done, pending.error, pending.code, pending.metadata)
-
-        return self.faults.run("operation", looked)
-
     # Inside ----------------------------------------------------------------------------------------------------
 
     def _endpoint(self, endpoint_id: str) -> Endpoint:
@@ -466,24 +422,12 @@ class FakeVertex:
         seen = (changes, endpoint.deployed, sorted(endpoint.traffic.items()), sorted(endpoint.labels.items()))
         return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
 
-    def _start(self, kind: str, subject: str, work: Callable[[], None]) -> str:
+    def _start(self, kind: str, subject: str, work: Work) -> str:
         """Begin an operation; of two at the same time on one `subject`, the second is refused."""
         with self._lock:
             self._refuse_busy(subject)
-            name = f"{PARENT}/operations/{next(self._ids)}"
-            planned = self._failures.get(kind)
-            error, code = planned.pop(0) if planned else ("", 0)
-            self.operations[name] = _Pending(subject, work, error=error, code=code)
-            return name
+            return self._begin(kind, PARENT, work, subject=subject)
 
     def _refuse_busy(self, subject: str) -> None:
         if subject and any(not other.done and other.subject == subject for other in self.operations.values()):
             raise ResourceConflict(f"another operation on {subject} is under way")
-
-    def _finish(self, name: str) -> None:
-        with self._lock:
-            pending = self.operations[name]
-            if not pending.done:
-                pending.done = True
-                if not pending.error:
-                    pending.work()
