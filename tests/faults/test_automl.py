@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from support.automl_chain import TRAINING, automl_chain, check_tidy, check_trained, settle, upload, work
-from support.chain import Chain, When
+from support.chain import Chain
+from support.fakes.failing import When
 from support.stories import Once, fail, kill, spread
 
 

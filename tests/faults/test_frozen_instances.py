@@ -7,7 +7,8 @@ import threading
 import pytest
 
 from dualdeploy.google.vertex import JobOutcome
-from support.chain import Chain, When
+from support.chain import Chain
+from support.fakes.failing import When
 from support.stories import RELEASE_STORIES, STORIES, Story, cool_down, deployers_operations, prepared, spread, told
 
 TOLD = {**STORIES, **RELEASE_STORIES}

@@ -6,7 +6,7 @@ import functools
 
 import pytest
 
-from support.chain import When
+from support.fakes.failing import When
 from support.stories import STORIES, Once, kill, spread, told
 
 

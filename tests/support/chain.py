@@ -22,7 +22,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import flask
 from flask.testing import FlaskClient
@@ -40,7 +40,6 @@ from dualdeploy.contracts.training import TARGETS, ManagedModel, TrainingJob
 from dualdeploy.errors import CannotEverSucceed, LeaseHeld, RetryLater
 from dualdeploy.google.automl import Pipeline
 from dualdeploy.google.vertex import RUN_LABEL, TARGET_LABEL, JobOutcome, ModelVersion
-from dualdeploy.http.entrypoint import Handler
 from dualdeploy.ledger import Ledger, Serving, State, names
 from dualdeploy.ledger.due import Due
 from dualdeploy.ledger.standing import Standing, standing
@@ -64,7 +63,7 @@ from support.fakes import (
     MemoryObjectStore,
 )
 from support.fakes.callers import cloud_run_callers
-from support.fakes.failing import ProcessDied
+from support.fakes.failing import ProcessDied, When
 from support.fakes.vertex import AUTOMLS
 from trainer import preparation
 from trainer.process.failures import UnusableData
@@ -95,12 +94,8 @@ NOTIFIER_SETTINGS = NotifierSettings(**_COMMON)
 DEPLOYER_SETTINGS = DeployerSettings(**_COMMON, predictor_image="predictor@sha256:2", git_revision="0123abc")
 PUBLISHER_SETTINGS = PublisherSettings(**_COMMON, data_bucket="data")
 
-When = Literal["before", "after"]
-
 #: Called before and after every operation with its number, name and the time; raises to break it.
 Interfere = Callable[[int, str, When], None]
-
-Handlers = Mapping[str, Handler]
 
 
 @dataclasses.dataclass
@@ -231,10 +226,7 @@ class Chain:
         return MemoryObjectStore(bucket, faults=self._faults(bucket), clock=self.clock)
 
     def _faults(self, owner: str) -> Faults:
-        faults = Faults()
-        faults.before = lambda name: self._operate(f"{owner}.{name}", "before")
-        faults.after = lambda name: self._operate(f"{owner}.{name}", "after")
-        return faults
+        return Faults.telling(self._operate, owner)
 
     def _operate(self, name: str, when: When) -> None:
         if not self._call.active:

@@ -33,7 +33,7 @@ from dualdeploy.ledger.standing import Standing, standing
 from support.chain_data import LABELS, overwrite, write_managed_result, write_result
 from support.fakes import FakeMonitoring, FakePublisher, FakeVertex, Faults, ManualClock, MemoryObjectStore
 from support.fakes.callers import cloud_run_callers
-from support.fakes.failing import ProcessDied
+from support.fakes.failing import ProcessDied, When
 
 
 class Kind(NamedTuple):
@@ -368,12 +368,9 @@ class Deployer:
         return MemoryObjectStore(bucket, faults=self._faults(bucket), clock=self.clock)
 
     def _faults(self, owner: str) -> Faults:
-        faults = Faults()
-        faults.before = lambda name: self._operate(f"{owner}.{name}", "before")
-        faults.after = lambda name: self._operate(f"{owner}.{name}", "after")
-        return faults
+        return Faults.telling(self._operate, owner)
 
-    def _operate(self, name: str, when: str) -> None:
+    def _operate(self, name: str, when: When) -> None:
         if not self._at_work:
             return
         if self._dead:

@@ -41,7 +41,7 @@ from support.fakes import (
     MemoryObjectStore,
 )
 from support.fakes.callers import cloud_run_callers
-from support.fakes.failing import ProcessDied
+from support.fakes.failing import ProcessDied, When
 
 SETTINGS = PublisherSettings(
     project="demo-project",
@@ -272,12 +272,9 @@ class Publishing:
         return MemoryObjectStore(bucket, faults=self._faults(bucket), clock=self.clock)
 
     def _faults(self, owner: str) -> Faults:
-        faults = Faults()
-        faults.before = lambda name: self._operate(f"{owner}.{name}", "before")
-        faults.after = lambda name: self._operate(f"{owner}.{name}", "after")
-        return faults
+        return Faults.telling(self._operate, owner)
 
-    def _operate(self, name: str, when: str) -> None:
+    def _operate(self, name: str, when: When) -> None:
         if not self._at_work:
             return
         if self._dead:

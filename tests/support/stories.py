@@ -13,8 +13,8 @@ from dualdeploy.errors import ServiceUnavailable
 from dualdeploy.google.monitoring import SHORTEST_PERIOD, Served
 from dualdeploy.google.vertex import Answer, DeployedModel
 from dualdeploy.ledger import State
-from support.chain import Chain, Delivery, Interfere, When
-from support.fakes.failing import ProcessDied
+from support.chain import Chain, Delivery, Interfere
+from support.fakes.failing import ProcessDied, When
 from support.fakes.vertex import label_in_picture
 
 AnyNumber = TypeVar("AnyNumber")

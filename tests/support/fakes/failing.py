@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Literal, Self, TypeVar
 
 Result = TypeVar("Result")
+
+When = Literal["before", "after"]
 
 
 class ProcessDied(BaseException):
@@ -30,6 +32,14 @@ class Faults:
         #: Called before every operation with its name; a test raises ProcessDied here to kill at the n-th call.
         self.before: Callable[[str], None] = lambda _name: None
         self.after: Callable[[str], None] = lambda _name: None
+
+    @classmethod
+    def telling(cls, told: Callable[[str, When], None], owner: str) -> Self:
+        """Call `told` before and after every operation, with its name as `<owner>.<name>`."""
+        faults = cls()
+        faults.before = lambda name: told(f"{owner}.{name}", "before")
+        faults.after = lambda name: told(f"{owner}.{name}", "after")
+        return faults
 
     def plan(self, name: str, *failures: Failing) -> None:
         self._plan.setdefault(name, collections.deque()).extend(failures)

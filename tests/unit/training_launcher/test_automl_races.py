@@ -24,9 +24,9 @@ from support.automl_chain import (
     until,
     upload,
 )
-from support.chain import Chain, Delivery, When
+from support.chain import Chain, Delivery
 from support.fakes import Failing
-from support.fakes.failing import ProcessDied
+from support.fakes.failing import ProcessDied, When
 from training_launcher.managed_data import KEPT_SECONDS, READY, key_of
 
 
