@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 import flatbuffers
 from ai_edge_litert import schema_py_generated as schema
 
+from automl_search.edge_file import floats, table, vector
+
 #: AssociatedFileType: UNKNOWN, DESCRIPTIONS, TENSOR_AXIS_LABELS, TENSOR_VALUE_LABELS.
 UNKNOWN, DESCRIPTIONS, AXIS_LABELS, VALUE_LABELS = range(4)
 
@@ -68,43 +70,18 @@ def _metadata(
     units = []
     if mean is not None or std is not None:
         # NormalizationOptions: mean 0, std 1. ProcessUnit: the union's type 0 (NormalizationOptions is 1) and value 1.
-        options = _table(builder, 2, {0: _floats(builder, mean or []), 1: _floats(builder, std or [])})
-        units.append(_table(builder, 2, {1: options}, {0: 1}))
+        options = table(builder, 2, {0: floats(builder, mean or []), 1: floats(builder, std or [])})
+        units.append(table(builder, 2, {1: options}, {0: 1}))
     # TensorMetadata: process_units 4, associated_files 6. AssociatedFile: name 0, type 2, locale 3.
-    taken = _table(builder, 7, {4: _vector(builder, units)})
+    taken = table(builder, 7, {4: vector(builder, units)})
     files = []
     for name, kind, language in named:
         offsets = {0: builder.CreateString(name)}
         if language:
             offsets[3] = builder.CreateString(language)
-        files.append(_table(builder, 5, offsets, {2: kind}))
-    given = _table(builder, 7, {6: _vector(builder, files)})
+        files.append(table(builder, 5, offsets, {2: kind}))
+    given = table(builder, 7, {6: vector(builder, files)})
     # SubGraphMetadata: input_tensor_metadata 2, output_tensor_metadata 3. ModelMetadata: subgraph_metadata 3.
-    subgraph = _table(builder, 10, {2: _vector(builder, [taken]), 3: _vector(builder, [given])})
-    builder.Finish(_table(builder, 8, {3: _vector(builder, [subgraph])}), b"M001")
+    subgraph = table(builder, 10, {2: vector(builder, [taken]), 3: vector(builder, [given])})
+    builder.Finish(table(builder, 8, {3: vector(builder, [subgraph])}), b"M001")
     return bytes(builder.Output())
-
-
-def _table(
-    builder: flatbuffers.Builder, slots: int, offsets: Mapping[int, int], numbers: Mapping[int, int] | None = None
-) -> int:
-    builder.StartObject(slots)
-    for slot, offset in offsets.items():
-        builder.PrependUOffsetTRelativeSlot(slot, offset, 0)
-    for slot, number in (numbers or {}).items():
-        builder.PrependUint8Slot(slot, number, 0)
-    return int(builder.EndObject())
-
-
-def _vector(builder: flatbuffers.Builder, offsets: Sequence[int]) -> int:
-    builder.StartVector(4, len(offsets), 4)
-    for offset in reversed(offsets):
-        builder.PrependUOffsetTRelative(offset)
-    return int(builder.EndVector())
-
-
-def _floats(builder: flatbuffers.Builder, values: Sequence[float]) -> int:
-    builder.StartVector(4, len(values), 4)
-    for value in reversed(values):
-        builder.PrependFloat32(value)
-    return int(builder.EndVector())

@@ -2,6 +2,9 @@
 
 Read off four files that AutoML exported in 2019 and 2020: input uint8 with scale 1/127 and zero point 128, output uint8
 with scale 1/256; NormalizationOptions with mean 128 and deviation 127; the labels in `dict.txt`, in any order.
+
+This stands for Google, and shares nothing with what reads and writes phone files for us
+(`mobile_publisher.tflite_metadata`): an error there must not be made here too.
 """
 
 from __future__ import annotations
@@ -71,39 +74,40 @@ class _Aligned:
 def _metadata() -> bytes:
     builder = flatbuffers.Builder(512)
     text = builder.CreateString
-    options = _table(builder, 2, {0: _floats(builder, [MEAN]), 1: _floats(builder, [DEVIATION])})
-    unit = _table(builder, 2, {1: options}, {0: _NORMALIZATION_OPTIONS})
-    properties = _table(builder, 2, {}, {0: _COLOR_SPACE_RGB})
-    picture = _table(
+    options = table(builder, 2, {0: floats(builder, [MEAN]), 1: floats(builder, [DEVIATION])})
+    unit = table(builder, 2, {1: options}, {0: _NORMALIZATION_OPTIONS})
+    properties = table(builder, 2, {}, {0: _COLOR_SPACE_RGB})
+    picture = table(
         builder,
         7,
         {
             0: text("image"),
-            3: _table(builder, 3, {1: properties}, {0: _IMAGE_PROPERTIES}),
-            4: _vector(builder, [unit]),
-            5: _table(builder, 2, {0: _floats(builder, [1.0]), 1: _floats(builder, [-1.0])}),
+            3: table(builder, 3, {1: properties}, {0: _IMAGE_PROPERTIES}),
+            4: vector(builder, [unit]),
+            5: table(builder, 2, {0: floats(builder, [1.0]), 1: floats(builder, [-1.0])}),
         },
     )
-    file = _table(builder, 5, {0: text(LABELS_FILE), 1: text("labels")}, {2: _TENSOR_AXIS_LABELS})
-    scores = _table(
+    file = table(builder, 5, {0: text(LABELS_FILE), 1: text("labels")}, {2: _TENSOR_AXIS_LABELS})
+    scores = table(
         builder,
         7,
         {
             0: text("scores"),
-            3: _table(builder, 3, {1: _table(builder, 0, {})}, {0: _FEATURE_PROPERTIES}),
-            5: _table(builder, 2, {0: _floats(builder, [1.0]), 1: _floats(builder, [0.0])}),
-            6: _vector(builder, [file]),
+            3: table(builder, 3, {1: table(builder, 0, {})}, {0: _FEATURE_PROPERTIES}),
+            5: table(builder, 2, {0: floats(builder, [1.0]), 1: floats(builder, [0.0])}),
+            6: vector(builder, [file]),
         },
     )
-    graph = _table(builder, 10, {2: _vector(builder, [picture]), 3: _vector(builder, [scores])})
-    root = _table(builder, 8, {0: text("image_classifier"), 3: _vector(builder, [graph]), 7: text("1.0.0")})
+    graph = table(builder, 10, {2: vector(builder, [picture]), 3: vector(builder, [scores])})
+    root = table(builder, 8, {0: text("image_classifier"), 3: vector(builder, [graph]), 7: text("1.0.0")})
     builder.Finish(root, _METADATA_IDENTIFIER)
     return bytes(builder.Output())
 
 
-def _table(
+def table(
     builder: flatbuffers.Builder, slots: int, offsets: Mapping[int, int], uint8: Mapping[int, int] | None = None
 ) -> int:
+    """A table's offset: by slot, offsets of what is written already, and numbers of 8 bits."""
     builder.StartObject(slots)
     for slot, offset in offsets.items():
         builder.PrependUOffsetTRelativeSlot(slot, offset, 0)
@@ -112,14 +116,16 @@ def _table(
     return int(builder.EndObject())
 
 
-def _vector(builder: flatbuffers.Builder, offsets: Sequence[int]) -> int:
+def vector(builder: flatbuffers.Builder, offsets: Sequence[int]) -> int:
+    """The offset of a vector of what is written already."""
     builder.StartVector(4, len(offsets), 4)
     for offset in reversed(offsets):
         builder.PrependUOffsetTRelative(offset)
     return int(builder.EndVector())
 
 
-def _floats(builder: flatbuffers.Builder, values: Sequence[float]) -> int:
+def floats(builder: flatbuffers.Builder, values: Sequence[float]) -> int:
+    """The offset of a vector of 32-bit floats."""
     builder.StartVector(4, len(values), 4)
     for value in reversed(values):
         builder.PrependFloat32(value)
