@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,17 @@ def pictures(
             for _ in range(count):
                 seed += 1
                 yield label, ml_use, picture(colour, seed)
+
+
+def listed(folder: Path, made: Iterable[tuple[str, str, bytes]]) -> list[dict[str, str]]:
+    """Write pictures into the folder of a search; how its task lists them."""
+    (folder / "pictures").mkdir()
+    listing = []
+    for number, (label, ml_use, data) in enumerate(made):
+        file = f"pictures/{number}"
+        (folder / file).write_bytes(data)
+        listing.append({"file": file, "label": label, "set": ml_use})
+    return listing
 
 
 def upload(bucket: Any, folder: str, made: Sequence[tuple[str, str, bytes]]) -> list[dict[str, Any]]:

@@ -33,13 +33,12 @@ LABELS = ["roses", "tulips", "daisy"]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished search for phones, by the command that the topology names."""
     folder = tmp_path_factory.mktemp("search")
-    (folder / "pictures").mkdir()
-    listing = []
-    for number, (label, name, data) in enumerate(automl_data.pictures()):
-        file = f"pictures/{number}"
-        # AutoML takes more formats than the trainer.
-        (folder / file).write_bytes(written_as("GIF", data) if number % 5 == 0 else data)
-        listing.append({"file": file, "label": label, "set": name})
+    # AutoML takes more formats than the trainer.
+    made = [
+        (label, name, written_as("GIF", data) if number % 5 == 0 else data)
+        for number, (label, name, data) in enumerate(automl_data.pictures())
+    ]
+    listing = automl_data.listed(folder, made)
     searches.write_task(folder, model_type="MOBILE_TF_VERSATILE_1", labels=LABELS, pictures=listing)
     path = [REPOSITORY / "shared" / "src", *(REPOSITORY / each for each in COMMAND["path"])]
     done = subprocess.run(

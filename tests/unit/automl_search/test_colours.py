@@ -20,11 +20,7 @@ LABELS = ["tulips", "daisy", "roses"]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("colours")
-    (folder / "pictures").mkdir()
-    listing = []
-    for number, (label, name, data) in enumerate(automl_data.pictures()):
-        (folder / "pictures" / str(number)).write_bytes(data)
-        listing.append({"file": f"pictures/{number}", "label": label, "set": name})
+    listing = automl_data.listed(folder, automl_data.pictures())
     task = {"model_type": "MOBILE_TF_VERSATILE_1", "labels": LABELS, "pictures": listing}
     (folder / "task.json").write_text(json.dumps(task))
     colours.train(folders.read_task(folder))
