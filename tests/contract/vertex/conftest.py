@@ -158,6 +158,16 @@ class Cloud:
             bucket = client.bucket(name)
             yield bucket if bucket.exists() else client.create_bucket(name)
 
+    def for_sdk(self) -> dict[str, Any]:
+        """What `aiplatform.init` of the high-level SDK takes to talk to this cloud."""
+        return {
+            "project": PROJECT,
+            "location": REGION,
+            "api_endpoint": f"http://{self.vertex.address}",
+            "api_transport": "rest",
+            "credentials": AnonymousCredentials(),
+        }
+
     # Short forms of what most tests begin with
 
     def job(self, *words: str, **fields: Any) -> aiplatform_v1.CustomJob:

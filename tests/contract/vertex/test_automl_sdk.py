@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from google.api_core.future.polling import DEFAULT_POLLING
-from google.auth.credentials import AnonymousCredentials
 
 from support import automl_data
 
@@ -30,13 +29,7 @@ def sdk(cloud: Any) -> Iterator[Any]:
         patch.setattr(training_jobs, "_JOB_WAIT_TIME", 0.1)
         patch.setattr(DEFAULT_POLLING, "_initial", 0.05)
         patch.setattr(DEFAULT_POLLING, "_maximum", 0.1)
-        aiplatform.init(
-            project="demo-dualdeploy",
-            location="us-central1",
-            api_endpoint=f"http://{cloud.vertex.address}",
-            api_transport="rest",
-            credentials=AnonymousCredentials(),
-        )
+        aiplatform.init(**cloud.for_sdk())
         yield aiplatform
 
 

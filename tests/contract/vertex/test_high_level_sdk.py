@@ -6,7 +6,6 @@ import warnings
 from typing import Any
 
 import pytest
-from google.auth.credentials import AnonymousCredentials
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -15,14 +14,7 @@ with warnings.catch_warnings():
 
 @pytest.fixture
 def sdk(cloud: Any) -> Any:
-    aiplatform.init(
-        project="demo-dualdeploy",
-        location="us-central1",
-        staging_bucket="gs://staging",
-        api_endpoint=f"http://{cloud.vertex.address}",
-        api_transport="rest",
-        credentials=AnonymousCredentials(),
-    )
+    aiplatform.init(staging_bucket="gs://staging", **cloud.for_sdk())
     return aiplatform
 
 
