@@ -17,8 +17,6 @@ from dualdeploy_cli.session import Session
 from support.chain import Chain
 from support.command_line import call, invoke, session
 
-LONGEST = "a-data-set-with-the-longest-of-all-names"[:39]
-
 
 @pytest.fixture
 def chain() -> Chain:

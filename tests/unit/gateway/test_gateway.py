@@ -31,8 +31,6 @@ from local_cloud.app_tokens import APP
 from local_cloud.identity import TokenMint
 from support.fakes.failing import Failing
 
-ADDRESS = {"REMOTE_ADDR": "203.0.113.7"}
-
 
 def ask(client: Any, world: Any, picture: bytes, dataset: str = "flowers", **headers: str) -> Any:
     return client.post(f"/predict/{dataset}", data=picture, headers={**world.headers(), **headers})
