@@ -117,18 +117,23 @@ def test_other_labels_or_another_split_are_another_data_set() -> None:
     assert len(chain.automl.datasets) == 2
 
 
-def test_the_second_run_waits_until_the_first_version_of_its_model_is_there() -> None:
-    chain = automl_chain()
-    upload(chain)
-    until(chain, "ready")
-    chain.tick()
-    upload(chain, edition=2)
+def begin_all(chain: Chain) -> None:
+    """Whatever can begin begins, and custom jobs end well; pipelines go on."""
     for _ in range(8):
         drain(chain)
         chain.automl.finish_operations()
         for job in chain.unfinished_jobs():
             chain.train(job, hints=False)
         chain.tick()
+
+
+def test_the_second_run_waits_until_the_first_version_of_its_model_is_there() -> None:
+    chain = automl_chain()
+    upload(chain)
+    until(chain, "ready")
+    chain.tick()
+    upload(chain, edition=2)
+    begin_all(chain)
     older, newer = sorted(chain.run_ids(), key=lambda each: chain.ledger.read_run(each).created_at)
     assert len(chain.automl.pipelines) == 2
     waits = chain.ledger.read_launch(newer, "cloud").document.holdup
@@ -449,19 +454,9 @@ def second_run(chain: Chain, **first: Any) -> tuple[str, str]:
     upload(chain)
     settle(chain)
     upload(chain, edition=2)
-    for _ in range(8):
-        drain(chain)
-        chain.automl.finish_operations()
-        for job in chain.unfinished_jobs():
-            chain.train(job, hints=False)
-        chain.tick()
+    begin_all(chain)
     upload(chain, edition=3)
-    for _ in range(8):
-        drain(chain)
-        chain.automl.finish_operations()
-        for job in chain.unfinished_jobs():
-            chain.train(job, hints=False)
-        chain.tick()
+    begin_all(chain)
     _, older, newer = sorted(chain.run_ids(), key=lambda each: chain.ledger.read_run(each).created_at)
     return older, newer
 
