@@ -7,6 +7,7 @@ get and delete as HTTP errors; a file that is no model leaves a model with a val
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Mapping
@@ -54,15 +55,22 @@ class Models:
         Raises:
             ApiError: 404 in the words of the real service.
         """
-        model = self._records.get(_COLLECTION, name)
-        if model is None:
-            raise not_found("Requested entity was not found.")
-        return self._shown(model)
+        with self._one_moment():
+            model = self._records.get(_COLLECTION, name)
+            if model is None:
+                raise not_found("Requested entity was not found.")
+            return self._shown(model)
 
     def all(self, project: str) -> list[tuple[int, Document]]:
+        """The models of `project` as `get` shows each, with their place in the order of creation."""
         prefix = f"projects/{project}/models/"
-        found = self._records.all(_COLLECTION)
-        return [(sequence, self._shown(model)) for sequence, model in found if model["name"].startswith(prefix)]
+        with self._one_moment():
+            found = self._records.all(_COLLECTION)
+            return [(sequence, self._shown(model)) for sequence, model in found if model["name"].startswith(prefix)]
+
+    def _one_moment(self) -> contextlib.AbstractContextManager[None]:
+        """A model and its lock are two records: read apart, an ended operation shows the old model unlocked."""
+        return self._records.transaction()
 
     def by_reference(self, project: str, reference: str) -> Document | None:
         """The model with this display name, as a phone asks for it, or with this id."""
