@@ -38,6 +38,8 @@ RAW = rows(8, 24)
 STREAM = zlib.compress(RAW)
 IDAT, IEND = chunk(b"IDAT", STREAM), chunk(b"IEND")
 PALETTE = bytes(range(12))
+#: 120 rows of 160 RGB pixels; each row is like the one before.
+_LARGE = rows(1, 480) * 120
 INDEXED = chunk(b"IDAT", zlib.compress(rows(8, 8, 4)))
 
 
@@ -98,6 +100,8 @@ def _pngs_with_surroundings() -> Iterator[tuple[str, bytes]]:
     yield "png, bytes behind the end", png(IDAT) + b"more"
     yield "png, pixels in many chunks", png(*(chunk(b"IDAT", STREAM[i : i + 7]) for i in range(0, len(STREAM), 7)))
     yield "png, empty pixel chunks", png(chunk(b"IDAT"), IDAT, chunk(b"IDAT"))
+    small = zlib.compressobj(9, zlib.DEFLATED, 9)
+    yield "png, small window", png(header(160, 120), chunk(b"IDAT", small.compress(_LARGE) + small.flush()))
     yield "png, bytes behind the stream", png(chunk(b"IDAT", STREAM + b"more"))
     yield "png, 3 MB behind the stream", png(chunk(b"IDAT", STREAM + bytes(3 << 20)), chunk(b"IDAT", bytes(3 << 20)))
     yield "png, more rows than the header says", png(chunk(b"IDAT", zlib.compress(RAW + b"\0" * 400)))
@@ -138,6 +142,11 @@ def _unusable_pngs() -> Iterator[tuple[str, bytes]]:
     yield "png, palette checksum", png(header(color=3), chunk(b"PLTE", PALETTE, checksum=1), INDEXED)
 
 
+def _with_window(stream: bytes, first: int) -> bytes:
+    """The stream of zlib with another first byte, which declares how far back it refers; the second checks it."""
+    return bytes((first, 31 - (first << 8) % 31)) + stream[2:]
+
+
 def _rotten_pngs() -> Iterator[tuple[str, bytes]]:
     """Sound outside, damaged inside the compressed pixels: only decoding shows it."""
     yield "png, rows missing", png(chunk(b"IDAT", zlib.compress(RAW[:-30])))
@@ -146,6 +155,9 @@ def _rotten_pngs() -> Iterator[tuple[str, bytes]]:
     yield "png, stream's checksum wrong", png(chunk(b"IDAT", STREAM[:-1] + bytes([STREAM[-1] ^ 1])))
     yield "png, stream's checksum missing", png(chunk(b"IDAT", STREAM[:-4]))
     yield "png, raw deflate", png(chunk(b"IDAT", STREAM[2:-4]))
+    for name, first in (("too small", 0x08), ("larger than there is", 0x88)):
+        yield f"png, window {name}", png(header(160, 120), chunk(b"IDAT", _with_window(zlib.compress(_LARGE), first)))
+    yield "png, stream with a dictionary", png(chunk(b"IDAT", b"\x78\xbb" + STREAM[2:]))
     yield "png, unknown filter", png(chunk(b"IDAT", zlib.compress(b"\7" + RAW[1:])))
     yield "png, empty stream", png(chunk(b"IDAT"))
 
@@ -248,6 +260,7 @@ def _unusable_jpegs() -> Iterator[tuple[str, bytes]]:
     yield "jpeg, line ends changed", plain.replace(b"\n", b"\r\n")
     yield "jpeg, read and written as text", plain.decode("latin-1").encode("utf-8")
     yield "jpeg of 81 megapixels", plain[: frame + 5] + struct.pack(">HH", 9000, 9000) + plain[frame + 9 :]
+    yield "jpeg, higher than libjpeg allows", plain[: frame + 5] + struct.pack(">H", 65_501) + plain[frame + 7 :]
     yield "jpeg, bytes between its segments", _insert(plain, frame, b"abc")
 
 

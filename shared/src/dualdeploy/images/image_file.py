@@ -22,8 +22,8 @@ from dualdeploy.images.unusable import UnusableRecord
 #: decoded 192 MB still fit a small service. A few kilobytes of JPEG can declare 4 gigapixels.
 MAX_PIXELS = 64_000_000
 
-#: libpng refuses longer sides by default (PNG_USER_WIDTH_MAX).
-_LONGEST_PNG_SIDE = 1_000_000
+#: The decoders refuse longer sides: libpng's PNG_USER_WIDTH_MAX, libjpeg's JPEG_MAX_DIMENSION.
+_LONGEST_SIDE = {"PNG": 1_000_000, "JPEG": 65_500}
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -38,6 +38,8 @@ _SURPLUS = 1 << 16
 #: 8 kB into a chunk, and make ten scans.
 _MOST_CHUNKS, _MOST_SCANS = 1 << 16, 200
 _BLOCK = 1 << 20
+#: How far back a stream of zlib may refer, at most; and how much of one that declares less is inflated at once.
+_LARGEST_WINDOW, _BLOCK_OF_A_SMALL_WINDOW = 1 << 15, 32
 
 #: Baseline, extended and progressive: the Huffman-coded kinds that every decoder of phones and browsers reads.
 _DECODABLE_FRAMES = {0xC0, 0xC1, 0xC2}
@@ -155,6 +157,10 @@ def _refuse_size(header: ImageHeader, max_pixels: int) -> None:
     if not header.width or not header.height:
         problem = f"the {header.format} says that it is {header.width} x {header.height} pixels"
         raise UnreadableImage("image_header", problem, _REMEDY)
+    longest = _LONGEST_SIDE[header.format]
+    if max(header.width, header.height) > longest:
+        problem = f"the {header.format} is {header.width} x {header.height} pixels, and a side may have {longest}"
+        raise UnreadableImage("image_too_large", problem, _REMEDY)
     if header.pixels > max_pixels:
         problem = f"the image is {header.width} x {header.height} pixels, more than the {max_pixels} allowed"
         raise UnreadableImage("image_too_large", problem, "scale the image down; the models see a few hundred pixels")
@@ -189,6 +195,10 @@ class _Png(NamedTuple):
     def essence(self) -> bytes:
         return _PNG_START + b"".join(self.image[chunk.start : chunk.end] for chunk in self.needed)
 
+    def pixel_chunks(self) -> Iterator[bytes]:
+        """The compressed pixels, chunk by chunk; none of them is empty."""
+        return filter(None, (chunk.body(self.image) for chunk in self.needed if chunk.kind == b"IDAT"))
+
     def raw_bytes(self) -> int:
         """Bytes of all rows before compression, each with the byte that names its filter."""
         width, height = self.header.width, self.header.height
@@ -208,9 +218,6 @@ def _png(image: bytes, max_pixels: int) -> _Png:
         kind = f"{depth} bits, colour type {color}, methods {compression}, {filtering}, {interlace}"
         raise _png_fault(f"is of a kind that does not exist ({kind})")
     header = ImageHeader("PNG", width, height)
-    if max(width, height) > _LONGEST_PNG_SIDE:
-        problem = f"the PNG is {width} x {height} pixels, and a side may have {_LONGEST_PNG_SIDE}"
-        raise UnreadableImage("image_too_large", problem, _REMEDY)
     _refuse_size(header, max_pixels)
     chunks = list(_chunks(image))
     _check_order(chunks, image, color)
@@ -263,20 +270,28 @@ def _check_order(chunks: Sequence[_Chunk], image: bytes, color: int) -> None:
 
 
 def _check_compressed_pixels(png: _Png) -> None:
-    """Inflate the pixels without keeping them, to the end of the stream and its checksum."""
+    """Inflate the pixels without keeping them, to the end of the stream and its checksum.
+
+    libpng holds a stream to the window that its first byte declares; Pillow allows the largest one always. What is
+    inflated at once may be referred to without any window: hence the small blocks.
+    """
     expected = png.raw_bytes()
-    stream, seen = zlib.decompressobj(), 0
-    for chunk in png.needed:
-        rest = chunk.body(png.image) if chunk.kind == b"IDAT" else b""
-        # What stands behind the end of the stream is never asked for: zlib would hand it back for ever.
-        while rest and not stream.eof:
-            try:
-                seen += len(stream.decompress(rest, _BLOCK))
-            except zlib.error as exc:
-                raise _png_fault(f"has pixels that cannot be decompressed ({exc})", "image_decode") from exc
-            if seen > expected + _SURPLUS:
-                raise _png_fault(f"has more than the {expected} bytes of pixels that its header says", "image_decode")
-            rest = stream.unconsumed_tail
+    stream, seen, block = zlib.decompressobj(wbits=0), 0, _BLOCK
+    for number, body in enumerate(png.pixel_chunks()):
+        if number == 0 and 256 << (body[0] >> 4) < min(expected, _LARGEST_WINDOW):
+            block = _BLOCK_OF_A_SMALL_WINDOW
+        for start in range(0, len(body), block):
+            rest = body[start : start + block]
+            # What stands behind the end of the stream is never asked for: zlib would hand it back for ever.
+            while rest and not stream.eof:
+                try:
+                    seen += len(stream.decompress(rest, block))
+                except zlib.error as exc:
+                    raise _png_fault(f"has pixels that cannot be decompressed ({exc})", "image_decode") from exc
+                if seen > expected + _SURPLUS:
+                    problem = f"has more than the {expected} bytes of pixels that its header says"
+                    raise _png_fault(problem, "image_decode")
+                rest = stream.unconsumed_tail
     if seen < expected or not stream.eof:
         part = f"{seen} of {expected} bytes" if seen < expected else "no end of the compressed stream"
         raise _png_fault(f"has not all of its pixels ({part})", "image_decode")
