@@ -137,7 +137,7 @@ def ours(case: Case) -> Trained:
             image_size=case.image_size, batch_size=BATCH, seed=case.seed, augmentation="light", recipe=_recipe()
         ),
         watch=lambda: evaluation.evaluate(predict, case.data.held_out, case.labels).metrics,
-        listener=recipe.Listener(lambda: steps.append(time.process_time()), lambda *_: None),
+        listener=recipe.Listener(lambda _: steps.append(time.process_time()), lambda *_: None),
     )
     plan = recipe.phases(network, epochs=case.epochs, learning_rate=LEARNING_RATE, recipe=Recipe())
     recipe.train(lesson, plan)

@@ -164,7 +164,7 @@ def waiting(data: Path, image_size: int) -> float:
             labels=pictures.labels[: 20 * BATCH],
             settings=recipe.Settings(image_size=image_size, batch_size=BATCH),
             watch=lambda: Metrics(accuracy=0, loss=0, examples=1),
-            listener=recipe.Listener(after_step=lambda: None, after_epoch=lambda *_: None),
+            listener=recipe.Listener(after_step=lambda _: None, after_epoch=lambda *_: None),
         )
         (phase,) = recipe.phases(network, epochs=2, learning_rate=0.001, recipe=lesson.settings.recipe)
         step = recipe.make_step(lesson, phase, recipe.make_optimizer(lesson, phase))

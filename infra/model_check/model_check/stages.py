@@ -163,7 +163,7 @@ class _Way:
             labels=(np.arange(_PICTURES) % self._asked.classes).astype(np.int32),
             settings=settings,
             watch=lambda: Metrics(accuracy=0.0, loss=1.0, examples=1),
-            listener=recipe.Listener(lambda: None, lambda report, _: reports.append(report)),
+            listener=recipe.Listener(lambda _: None, lambda report, _: reports.append(report)),
         )
         plan = recipe.phases(network, epochs=1, learning_rate=1e-4, recipe=settings.recipe)
         recipe.train(lesson, plan)

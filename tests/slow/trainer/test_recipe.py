@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import itertools
 from collections.abc import Iterator
@@ -78,7 +79,8 @@ def lesson(network: Any, pictures: tuple[np.ndarray, np.ndarray], **changes: Any
         settings=recipe.Settings(**settings),
         watch=changes.get("watch", lambda: metrics(1.0)),
         listener=recipe.Listener(
-            after_step=lambda: None, after_epoch=changes.get("after_epoch", lambda report, reached: None)
+            after_step=changes.get("after_step", lambda _: None),
+            after_epoch=changes.get("after_epoch", lambda report, reached: None),
         ),
     )
 
@@ -104,8 +106,6 @@ def fit(network: Any, pictures: tuple[np.ndarray, np.ndarray], resume: Any = Non
 
     def after_epoch(report: Any, reached: Any) -> None:
         reports.append((report, reached))
-        if report.epoch == changes.get("until"):
-            raise InterruptedError
 
     defaults = {"watch": lambda: metrics(next(falling)), "after_epoch": after_epoch}
     taught = lesson(network, pictures, **(defaults | changes))
@@ -313,19 +313,38 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(p
     assert [entry["epoch"] for entry in rest[-1][1].history] == [1, 2, 3, 4]
 
 
-def test_pictures_that_fit_nowhere_teach_what_those_in_memory_do_also_after_a_kill(tmp_path: Path) -> None:
+SMALL_NETWORK = """
+import keras
+
+L = keras.layers
+
+
+def build(classes, image_size):
+    convolution = L.Conv2D(8, 3, strides=2, activation="relu")
+    return keras.Sequential(
+        [L.Rescaling(1 / 127.5, offset=-1), convolution, L.BatchNormalization(), L.GlobalAveragePooling2D(),
+         L.Dropout(0.2), L.Dense(classes, activation="softmax")]
+    )
+"""
+
+
+def test_pictures_that_fit_nowhere_teach_in_each_step_what_those_in_memory_do_also_after_a_kill(tmp_path: Path) -> None:
     import keras
 
     from trainer import architectures
     from trainer.data.decoding import ImageDecoder
+    from trainer.process import checkpoints
 
+    (tmp_path / "net.py").write_text(SMALL_NETWORK)
     shard = Shard("train.tfrecord", tmp_path / "train.tfrecord")
     write_records(
         shard.path, [encode_example({"image": [noisy(number)], "class": [number % 2]}) for number in range(80)]
     )
+    epochs = 4
 
-    def losses(name: str, *, killed: bool, **limits: int) -> list[float]:
-        (tmp_path / name).mkdir()
+    def attempt(folder: Path, found: Any = None, *, killed_after: int = 0, **limits: int) -> tuple[list[Any], Any]:
+        """A process from its shards on: pictures and loss of each step, and the checkpoint that it leaves."""
+        folder.mkdir()
         data = examples.load(
             [shard],
             [],
@@ -333,26 +352,53 @@ def test_pictures_that_fit_nowhere_teach_what_those_in_memory_do_also_after_a_ki
             features=FeatureNames(),
             image_size=SIZE,
             max_bad_records=0,
-            folder=tmp_path / name,
+            folder=folder,
             augmentation="light",
             decoders=ImageDecoder,
             **limits,
         )
-        told: list[float] = []
-        reached = None
-        for epochs in (2, 4) if killed else (4,):
-            keras.utils.set_random_seed(3)
-            network = architectures.build("mobilenet_v3_small", classes=2, image_size=SIZE, weights="none")
-            taught = (data.train.pixels, data.train.labels)
-            # All phases are planned for the whole of it; the attempt that is killed ends in the middle.
-            reports = fit(network, taught, reached, epochs=4, until=epochs)
-            told += [report.loss for report, _ in reports]
-            reached = reports[-1][1]
-        return told
+        met: list[str] = []
+        taken: list[tuple[str, float]] = []
 
-    kept = losses("memory", killed=False, memory=1 << 30)
-    assert losses("each time", killed=True, disk=0) == pytest.approx(kept, abs=1e-5)
-    assert len(kept) == 4
+        class Looking:
+            """The pictures as the loop asks for them."""
+
+            def __len__(self) -> int:
+                return len(data.train)
+
+            def __getitem__(self, places: Any) -> np.ndarray:
+                pixels: np.ndarray = data.train.pixels[places]
+                met.append(hashlib.sha256(pixels.tobytes()).hexdigest())
+                return pixels
+
+        def after_step(outcome: Any) -> None:
+            taken.append((met[len(taken)], float(outcome[0])))
+            if len(taken) == killed_after:
+                raise InterruptedError
+
+        keras.utils.set_random_seed(3)
+        network = architectures.build(
+            "module:net.py", classes=2, image_size=SIZE, weights="none", module=tmp_path / "net.py"
+        )
+        reports = fit(network, (Looking(), data.train.labels), found, epochs=epochs, after_step=after_step)
+        return taken, reports[-1][1].to_bytes("job")
+
+    whole, _ = attempt(tmp_path / "memory", memory=1 << 30)
+    assert len({pictures for pictures, _ in whole}) == len(whole), "no two steps have the same pictures"
+    steps = len(whole) // epochs
+    assert steps >= 4
+    mapped, _ = attempt(tmp_path / "mapped", memory=0)
+    assert (tmp_path / "mapped" / "train.pixels").stat().st_size
+    # Killed in the third epoch: the next attempt has the second one's checkpoint, and begins with the third.
+    before, kept = attempt(tmp_path / "each time", killed_after=2 * steps + 3, disk=0)
+    found = checkpoints.parse(kept, "job", source="last.npz")
+    after, _ = attempt(tmp_path / "each time again", found, disk=0)
+    assert not (tmp_path / "each time again" / "train.pixels").stat().st_size
+    for name, told in {"mapped": mapped, "killed": before, "resumed": before[: 2 * steps] + after}.items():
+        expected = whole[: len(told)]
+        assert [pictures for pictures, _ in told] == [pictures for pictures, _ in expected], name
+        assert [loss for _, loss in told] == pytest.approx([loss for _, loss in expected], abs=1e-5), name
+    assert (len(before), len(after)) == (2 * steps + 3, 2 * steps)
 
 
 def test_the_weights_of_the_best_epoch_are_kept_and_training_stops_when_it_gets_no_better(pictures: Any) -> None:

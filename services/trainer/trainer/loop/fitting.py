@@ -268,7 +268,7 @@ def _listener(job: TrainingJob, memory: Memory, reporter: Reporter, team: Team) 
             memory.writer.put(f"{memory.logs}/{name}", lambda content=content: content)  # type: ignore[misc]
 
     # The other workers know the same: one tells it.
-    return recipe.Listener(reporter.advance, after_epoch if team.place.is_chief else lambda *_: None)
+    return recipe.Listener(lambda _: reporter.advance(), after_epoch if team.place.is_chief else lambda *_: None)
 
 
 def _class_weights(job: TrainingJob, counts: npt.NDArray[Any]) -> Any:

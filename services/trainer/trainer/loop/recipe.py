@@ -97,9 +97,12 @@ class EpochReport:
 
 @dataclasses.dataclass(frozen=True)
 class Listener:
-    """Who is told what: after each step, and after each epoch with all that a new attempt would need."""
+    """Who is told what: after each step, and after each epoch with all that a new attempt would need.
 
-    after_step: Callable[[], None]
+    A step comes with its loss and accuracy as tensors that nobody has read yet: reading one makes an accelerator wait.
+    """
+
+    after_step: Callable[[Sequence[Any]], None]
     after_epoch: Callable[[EpochReport, Checkpoint], None]
 
 
@@ -224,7 +227,7 @@ def _train_epoch(lesson: Lesson, phase: Phase, step: Callable[..., Any], epoch: 
         taken = epoch * lesson.steps + number
         count = np.float32(taken - phase.before * lesson.steps + 1)
         outcomes.append(step(images, labels, np.array([seed, taken], dtype=np.int64), count))
-        lesson.listener.after_step()
+        lesson.listener.after_step(outcomes[-1])
     # Read only now: fetching each step's loss would make an accelerator wait for Python.
     loss, accuracy = np.mean([[float(value) for value in outcome] for outcome in outcomes], axis=0)
     return float(loss), float(accuracy)
