@@ -45,7 +45,7 @@ def new_name(text: str = "r") -> str:
     return f"{text}-{os.getpid()}-{next(_numbers)}"
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 8.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     """What `condition` gives once it is something; nothing when the time is over."""
     deadline = time.monotonic() + seconds
     while not (found := condition()) and time.monotonic() < deadline:

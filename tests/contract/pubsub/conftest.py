@@ -149,7 +149,7 @@ class Cloud:
         request = {"topic": self.topic_name(topic), "messages": messages}
         return list(PlainPublisherClient.publish(self.publisher, request=request, retry=None, timeout=10).message_ids)
 
-    def pull(self, subscription: str = "reader", *, most: int = 10, timeout: float = 5.0) -> list[Any]:
+    def pull(self, subscription: str = "reader", *, most: int = 10, timeout: float = 30.0) -> list[Any]:
         """The messages of one pull; none if there are none within `timeout` seconds."""
         name, deadline = self.subscription_name(subscription), time.monotonic() + timeout
         while True:
@@ -162,7 +162,7 @@ class Cloud:
                 return list(response.received_messages)
             time.sleep(0.02)
 
-    def pull_all(self, subscription: str = "reader", *, count: int, timeout: float = 5.0) -> list[Any]:
+    def pull_all(self, subscription: str = "reader", *, count: int, timeout: float = 30.0) -> list[Any]:
         """`count` messages, over as many pulls as it takes, none of them acknowledged."""
         received: list[Any] = []
         deadline = time.monotonic() + timeout
@@ -293,7 +293,7 @@ class Endpoint:
         self.before_answer(request)
         return code
 
-    def wait_for(self, count: int, *, timeout: float = 8.0) -> list[Request]:
+    def wait_for(self, count: int, *, timeout: float = 30.0) -> list[Request]:
         """The requests, once there are `count`."""
         with self._arrived:
             self._arrived.wait_for(lambda: len(self.requests) >= count, timeout)
@@ -333,7 +333,7 @@ def endpoint(make_endpoint: Callable[..., Endpoint]) -> Endpoint:
 def eventually() -> Callable[..., None]:
     """Wait for a condition that needs no event of its own."""
 
-    def wait(condition: Callable[[], object], *, timeout: float = 5.0) -> None:
+    def wait(condition: Callable[[], object], *, timeout: float = 30.0) -> None:
         deadline = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < deadline, f"not within {timeout} s"

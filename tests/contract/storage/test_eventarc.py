@@ -56,7 +56,7 @@ class Service:
         self.gate.wait(10)
         return status
 
-    def wait_for(self, count: int, seconds: float = 8.0) -> list[tuple[float, str, dict[str, str], bytes]]:
+    def wait_for(self, count: int, seconds: float = 30.0) -> list[tuple[float, str, dict[str, str], bytes]]:
         with self._changed:
             arrived = self._changed.wait_for(lambda: len(self.requests) >= count, seconds)
         assert arrived, f"{len(self.requests)} of {count} requests after {seconds} s"
@@ -114,7 +114,7 @@ def finalized(name: str = "flowers/train-00000", generation: int = 1795410017921
 
 
 def settled(one: Eventarc) -> bool:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while one.pending() and time.monotonic() < deadline:
         time.sleep(0.02)
     return one.pending() == 0
@@ -260,7 +260,7 @@ def test_a_delayed_event_is_overtaken_by_a_later_one(
     one = open_eventarc({"launcher": service.address})
     with own_faults.plan({"delivery.arrivals": ["delay:0.4"]}):
         one.accept(finalized("early"))
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while own_faults.pending() and time.monotonic() < deadline:
             time.sleep(0.01)
         one.accept(finalized("late"))
@@ -308,7 +308,7 @@ def test_closing_breaks_off_what_hangs_and_it_is_delivered_after_the_next_start(
     begun = time.monotonic()
     first.close()
 
-    assert time.monotonic() - begun < 3, "it waited for a service that does not answer"
+    assert time.monotonic() - begun < 20, "it waited for a service that does not answer"
     assert given_up == []
     service.gate.set()
     second = open_eventarc({"launcher": service.address}, **arguments)
@@ -322,11 +322,11 @@ def test_closing_does_not_wait_for_a_planned_hang(
     one = open_eventarc({"launcher": service.address})
     with own_faults.plan({"delivery.arrivals": ["hang:60"]}):
         one.accept(finalized())
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while own_faults.pending() and time.monotonic() < deadline:
             time.sleep(0.01)
     begun = time.monotonic()
     one.close()
 
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 20
     assert service.requests == []

@@ -233,7 +233,7 @@ def test_a_topic_that_fails_for_now_keeps_its_events_and_holds_up_no_other(
     assert collector.wait_for(4)[2:] == [(slow, "a"), (slow, "b")]
 
 
-def wait_until(happened: Callable[[], bool], seconds: float = 5.0) -> None:
+def wait_until(happened: Callable[[], bool], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, "it did not happen"

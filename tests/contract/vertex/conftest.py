@@ -183,7 +183,7 @@ class Cloud:
     def submit(self, *words: str, **fields: Any) -> str:
         return self.jobs.create_custom_job(parent=PARENT, custom_job=self.job(*words, **fields)).name
 
-    def ended(self, name: str, seconds: float = 15.0) -> aiplatform_v1.CustomJob:
+    def ended(self, name: str, seconds: float = 30.0) -> aiplatform_v1.CustomJob:
         """The job, once it is in a final state."""
         client, deadline = self.jobs, time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -193,7 +193,7 @@ class Cloud:
             time.sleep(0.03)
         raise AssertionError(f"{name} is still {job.state.name} after {seconds} s")
 
-    def running(self, name: str, *, lines: int = 1, seconds: float = 10.0) -> None:
+    def running(self, name: str, *, lines: int = 1, seconds: float = 30.0) -> None:
         """Wait until the job's processes have printed so many lines."""
         log = self.state_dir / "vertex" / "jobs" / name.rsplit("/", 1)[-1] / "log"
         deadline = time.monotonic() + seconds

@@ -367,7 +367,7 @@ def gateway(cloud: Any) -> VertexGateway:
 
 
 def done(gateway: VertexGateway, operation: str) -> Operation:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 30
     while not ((found := gateway.operation(operation)) and found.done):
         assert time.monotonic() < deadline
         time.sleep(0.03)
@@ -644,7 +644,7 @@ def test_a_model_may_appear_some_time_after_its_training_succeeded(ml: Automl, f
         name = f"{pipeline.model_to_upload.name}@{pipeline.model_to_upload.version_id}"
         with pytest.raises(google_errors.NotFound):
             ml.cloud.models.get_model(name=name)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while True:
         with contextlib.suppress(google_errors.NotFound):
             assert ml.cloud.models.get_model(name=name).training_pipeline == pipeline.name
@@ -705,7 +705,7 @@ def test_a_restart_forgets_neither_data_sets_nor_trainings_nor_models(new_cloud:
     ml.cloud.restart()
     assert ml.count(dataset) == 39
     assert ml.ended(running).state.name == "PIPELINE_STATE_SUCCEEDED"
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     for name in (late.model_to_upload.name, ml.get(running).model_to_upload.name):
         while True:
             assert time.monotonic() < deadline

@@ -46,9 +46,9 @@ def test_an_operation_can_be_resumed_by_its_name_alone(cloud: Any) -> None:
 def test_waiting_returns_as_soon_as_the_operation_is_done(cloud: Any) -> None:
     name = start(cloud, "waited").operation.name
     began = time.monotonic()
-    document = requests.post(url(cloud, f"{name}:wait"), json={"timeout": "10s"}, timeout=20).json()
+    document = requests.post(url(cloud, f"{name}:wait"), json={"timeout": "30s"}, timeout=40).json()
     assert document["done"] is True
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 def test_waiting_gives_up_after_its_timeout(cloud: Any) -> None:

@@ -89,7 +89,7 @@ def test_a_check_without_end_does_not_keep_the_others() -> None:
     stuck = Check(Place.TOPIC, "t", wait)
     begun = time.monotonic()
     found = examine([stuck, fine], limit_seconds=0.2)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
     forever.set()
     states = {each.about: each.state for each in found}
     assert (states["b"], states["t"]) == (State.OK, State.UNSEEN)

@@ -31,7 +31,7 @@ def test_closing_hangs_up_on_connections_that_are_kept_alive() -> None:
     begun = time.monotonic()
     server.close()
 
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 10
     assert connection.sock.recv(1) == b""
     connection.close()
     with pytest.raises(ConnectionRefusedError):

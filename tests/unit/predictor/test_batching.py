@@ -236,7 +236,7 @@ def test_every_power_of_two_up_to_the_largest_batch_is_warmed(largest: int, size
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
         threading.Event().wait(0.002)
