@@ -33,9 +33,9 @@ demo: $(STAMP) ## The whole loop on the local cloud: data in, two live models ou
 	  $(call option,--cloud,$(CLOUD)) $(call option,--mobile,$(MOBILE)) $(call option,--method,$(METHOD)) $(AS_JSON)
 
 .PHONY: up
-up: $(STAMP) ## The same stack, left running; writes build/local_cloud.env (REALISTIC=1: at Google's rates and pauses)
+up: $(STAMP) ## The same stack, left running; writes build/local_cloud.env (REALISTIC=1: at Google's rates and pauses; IMAGE=name=folder: a training image of your own)
 	@$(SIMULATOR_IF_POSSIBLE)
-	@$(CLI) up $(if $(REALISTIC),--realistic) $(AS_JSON)
+	@$(CLI) up $(if $(REALISTIC),--realistic) $(call option,--image,$(IMAGE)) $(AS_JSON)
 
 .PHONY: down
 down: $(STAMP) ## Stop what `make up` started

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import argparse
 import base64
+import csv
 import datetime
+import gzip
+import hashlib
 import io
 import json
 import os
@@ -277,6 +280,17 @@ def golden(pictures: Pictures, answers: Any) -> bytes:
     return json.dumps({"v": 1, "examples": examples}).encode()
 
 
+def kept(pictures: Pictures, answers: Any, labels: list[str]) -> bytes:
+    """answers.csv.gz: what the model says to each held-out picture, by which phones learn when to ask it."""
+    rows = [
+        (hashlib.sha256(file).hexdigest()[:16], labels[label], labels[int(row.argmax())], f"{row.max():.9g}")
+        for file, label, row in zip(pictures.files, pictures.labels, answers, strict=True)
+    ]
+    text = io.StringIO()
+    csv.writer(text).writerows([("picture", "label", "predicted", "confidence"), *sorted(rows)])
+    return gzip.compress(text.getvalue().encode())
+
+
 def measured(answers: Any, truth: list[int], labels: list[str]) -> dict[str, Any]:
     """How good the answers are on the held-out pictures."""
     said, true = answers.argmax(1), np.array(truth)
@@ -312,13 +326,18 @@ def run(job: dict[str, Any], bucket: Bucket, work: Path) -> None:
     answers = np.concatenate([ask(held_out.files[start : start + 64]) for start in range(0, len(held_out), 64)])
     bucket.write_folder(f"{directory}/{kind}", work / kind)
     bucket.write(f"{directory}/golden.json", golden(held_out, answers))
+    bucket.write(f"{directory}/answers.csv.gz", kept(held_out, answers, job["labels"]))
     result = {
         "v": 1,
         **{name: job[name] for name in ("run_id", "dataset", "target", "labels")},
         "finished_at": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "architecture": "three convolutions in plain TensorFlow",
         "image_size": job["training"]["image_size"],
-        "artifacts": {kind: f"{directory}/{kind}", "golden": f"{directory}/golden.json"},
+        "artifacts": {
+            kind: f"{directory}/{kind}",
+            "golden": f"{directory}/golden.json",
+            "answers": f"{directory}/answers.csv.gz",
+        },
         "metrics": measured(answers, held_out.labels, job["labels"]),
         "data": {
             "train_examples": len(learned),

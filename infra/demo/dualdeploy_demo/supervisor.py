@@ -41,6 +41,7 @@ def run(
     realistic: bool = False,
     leashed: bool = False,
     bindings: Path | None = None,
+    images: Mapping[str, Path] | None = None,
     web: bool = False,
 ) -> int:
     """Be the stack until a signal comes, or POST /shutdown, or, when `leashed`, standard input ends."""
@@ -50,6 +51,7 @@ def run(
         clock_seconds=clock_seconds,
         realistic=realistic,
         bindings_file=bindings,
+        images=images,
     )
     stack = Stack(cloud, repository=repository, log_folder=state / "logs", web=web)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -83,11 +85,13 @@ def start(
     realistic: bool = False,
     leashed: bool = False,
     bindings: Path | None = None,
+    images: Mapping[str, Path] | None = None,
     web: bool = False,
 ) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
     """Start the stack as a process of its own and wait until it is ready. Raises StackFailed.
 
-    A `leashed` stack ends when this process does, however that ends: the pipe to its standard input closes.
+    A `leashed` stack ends when this process does, however that ends: the pipe to its standard input closes. `images`
+    are folders with a Dockerfile, by the last part of the name of the image that each stands for.
     """
     state.mkdir(parents=True, exist_ok=True)
     environment_file.unlink(missing_ok=True)
@@ -97,6 +101,7 @@ def start(
     command += ["--clock-seconds", str(clock_seconds)]
     command += ["--leashed"] if leashed else []
     command += ["--bindings", str(bindings)] if bindings else []
+    command += [word for name, folder in (images or {}).items() for word in ("--image", f"{name}={folder}")]
     command += ["--realistic"] if realistic else []
     command += ["--web"] if web else []
     with log_file.open("ab") as output:
@@ -188,6 +193,11 @@ def running(
         stop(process)
 
 
+def _image(text: str) -> tuple[str, Path]:
+    name, _, folder = text.partition("=")
+    return name, Path(folder)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """What `start` runs; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m dualdeploy_demo.supervisor", description="Be a stack.")
@@ -195,13 +205,14 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument(name, type=lambda text: Path(text).resolve(), required=True)
     parser.add_argument("--clock-seconds", type=float, default=2.0, help="how often schedules fire")
     parser.add_argument("--bindings", type=Path, help="who may do what")
+    parser.add_argument("--image", dest="images", type=_image, action="append", default=[], help="NAME=FOLDER")
     parser.add_argument("--web", action="store_true", help="with the services that no event reaches")
     parser.add_argument("--leashed", action="store_true", help="end when standard input ends")
     parser.add_argument("--realistic", action="store_true", help="keep Google's rates, time-outs and back-offs")
     options = vars(parser.parse_args(arguments))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        return run(options.pop("repository"), **options)
+        return run(options.pop("repository"), images=dict(options.pop("images")), **options)
     except (TopologyError, BindingsError, clouds.StateInUse, StoreUnusable, ServiceDidNotStart, OSError) as exc:
         print(f"dualdeploy: {exc}", file=sys.stderr)
         return 2

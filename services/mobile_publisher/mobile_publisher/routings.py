@@ -225,7 +225,7 @@ class Routings:
 def _said(uri: str, models: ObjectStore, *, of: str) -> list[Answer]:
     bucket = models.uri("")
     if not uri.startswith(bucket):
-        raise UnusableResult(f"what {of} answers to its held-out pictures was not kept")
+        raise UnusableResult(f"{of} came without {answers.FILE_NAME}, what it answers to its held-out pictures")
     try:
         return answers.decode(models.read(uri.removeprefix(bucket)).data, source=uri)
     except ObjectMissing as exc:

@@ -6,7 +6,6 @@ import base64
 import contextlib
 import dataclasses
 import json
-import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,12 +17,13 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage as google_storage
 
 from cloud_deployer import probes
-from dualdeploy.contracts import dataset_config, saved_model, training
+from dualdeploy.contracts import answers, dataset_config, saved_model, training
 from dualdeploy.contracts.training import Target, TrainingResult
 from dualdeploy.google.object_store import ABSENT, GcsObjectStore
 from dualdeploy.google.vertex import Job, JobOutcome, VertexGateway
 from dualdeploy.ledger import Placement, Run, Snapshot
 from dualdeploy_demo import flowers
+from local_cloud import topology
 from local_cloud.faults import Faults
 from local_cloud.storage import Storage
 from local_cloud.vertex import Image, Vertex
@@ -57,10 +57,10 @@ COMMON: dict[str, Any] = {
 SETTINGS = LauncherSettings(**COMMON, trainer_image=f"us-docker.pkg.dev/demo/dualdeploy/trainer@sha256:{'1' * 64}")
 
 
-def entrypoint(folder: Path) -> tuple[str, ...]:
-    """What a container of the image starts."""
-    (command,) = re.findall(r"^ENTRYPOINT (\[.*\])$", (folder / "Dockerfile").read_text(), flags=re.MULTILINE)
-    return tuple(json.loads(command))
+def example() -> Image:
+    """What `dualdeploy up --image own-container=infra/own_container` makes of the folder."""
+    (image,) = topology.with_images(topology.Topology.empty(), {"own-container": EXAMPLE}).images.values()
+    return Image(Path(image.folder), image.command)
 
 
 @dataclasses.dataclass
@@ -112,7 +112,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
                 "STORAGE_EMULATOR_HOST": f"http://{storage.address}",
                 "CUDA_VISIBLE_DEVICES": "-1",
             },
-            images={"own-container": Image(EXAMPLE, entrypoint(EXAMPLE))},
+            images={"own-container": example()},
             publish_log=lambda _entry: None,
             grace_seconds=5.0,
         ).start()
@@ -166,6 +166,8 @@ def test_a_machine_that_was_taken_away_costs_no_epoch_and_the_model_answers_as_t
     assert result.course.resumed_at
     assert result.metrics.accuracy > 0.3, "chance is 0.2"
     assert result.job == job.name.rsplit("/", 1)[-1]
+    said = answers.decode(project.models.read("runs/flowers-000000000001/cloud/answers.csv.gz").data, source="answers")
+    assert sum(each.predicted == each.label for each in said) / len(said) == pytest.approx(result.metrics.accuracy)
     export.download_tree(project.models, "runs/flowers-000000000001/cloud/saved_model", tmp_path)
     saved_model.check_folder(tmp_path)
     golden_bytes = project.models.read("runs/flowers-000000000001/cloud/golden.json").data

@@ -22,7 +22,7 @@ COMMANDS = program.program.commands
 WRONG = {
     "demo": ["--data", "/nowhere"],
     "demo-data": ["--data", "/nowhere"],
-    "up": ["--bindings", "/nowhere"],
+    "up": ["--image", "tulips=/nowhere"],
     "shards": [],
     "validate": ["/nowhere"],
     "check-module": ["--classes", "1", "net.py"],
@@ -171,7 +171,7 @@ VARIABLES = {
     "REGION": "europe-west4", "ID": "flowers-0123456789ab", "ALL": "1", "JSON": "1", "BUCKET": "phones",
     "SERVICE": "cloud_deployer", "FILE": "net.py", "CLASSES": "3", "SIZE": "96", "TARGET": "cloud",
     "CLOUD": "keras:ResNet50V2", "MOBILE": "net.py",
-    "METHOD": "automl",
+    "METHOD": "automl", "IMAGE": "tulips=.",
 }  # fmt: skip
 TARGETS = sorted(set(COMMANDS) & set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)))
 

@@ -177,6 +177,42 @@ def test_paths_are_relative_to_the_topology_and_those_of_code_to_its_root(tmp_pa
         topology.require_folders(read)
 
 
+def built_from(folder: Path, dockerfile: str) -> topology.Image:
+    (folder / "Dockerfile").write_text(dockerfile, encoding="utf-8")
+    return topology.with_images(topology.load(write(folder, {"images": {}})), {"tulips": folder}).images["tulips"]
+
+
+@pytest.mark.parametrize("more", ["", 'CMD ["--help"]\n', "# ENTRYPOINT train.py\nENTRYPOINTS none\n"])
+def test_a_folder_with_a_dockerfile_stands_for_an_image(tmp_path: Path, more: str) -> None:
+    image = built_from(tmp_path, f'FROM scratch\nENTRYPOINT ["sh"]\n  entrypoint ["python", "-m", "train"]  \n{more}')
+    assert image == topology.Image("tulips", str(tmp_path), ("python", "-m", "train"))
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (own := tmp_path / ".venv" / "bin" / "python").touch()
+    assert built_from(tmp_path, 'ENTRYPOINT ["python3", "train.py"]').command == (str(own), "train.py")
+    assert built_from(tmp_path, 'ENTRYPOINT ["./train"]').command == ("./train",)
+
+
+@pytest.mark.parametrize(
+    "dockerfile",
+    [
+        "FROM scratch\n",
+        "ENTRYPOINT python train.py\n",
+        "ENTRYPOINT []\n",
+        "ENTRYPOINT [7]\n",
+        'ENTRYPOINT ["python", \\\n "train.py"]\n',
+        'ENTRYPOINT {"python": 1}\n',
+    ],
+)
+def test_a_dockerfile_whose_command_cannot_be_told_is_refused(tmp_path: Path, dockerfile: str) -> None:
+    with pytest.raises(TopologyError, match=r'image tulips: .*: write ENTRYPOINT \["python", "train.py"\] on one line'):
+        built_from(tmp_path, dockerfile)
+
+
+def test_a_folder_without_a_dockerfile_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TopologyError, match="name a folder with a Dockerfile"):
+        topology.with_images(topology.load(write(tmp_path, {})), {"tulips": tmp_path / "nowhere"})
+
+
 @pytest.mark.parametrize("project", ["short", "Upper-case", "ends-with-", "1digit-first", "x" * 31])
 def test_a_project_id_that_google_refuses_is_refused(project: str) -> None:
     with pytest.raises(TopologyError, match="project"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -19,6 +20,22 @@ _data = click.option("--data", type=_FILE, help="folder of TFRecord shards of yo
 _yaml_file = click.option(
     "--yaml", "yaml_file", type=_FILE, help="the data set's configuration: its labels and data are used"
 )
+
+
+class _ImageFolder(click.ParamType[tuple[str, Path]]):
+    name = "NAME=FOLDER"
+
+    def convert(
+        self, value: str | tuple[str, Path], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Path]:
+        if isinstance(value, tuple):
+            return value
+        name, given, folder = value.partition("=")
+        if not given or not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name) or not Path(folder).is_dir():
+            self.fail(
+                f"{value!r}: give the last part of the image's name and a folder, as in tulips=../tulips", param, ctx
+            )
+        return name, Path(folder)
 
 
 @click.command
@@ -111,10 +128,19 @@ def demo_data(
 
 @click.command
 @click.option("--realistic", is_flag=True, help="keep Google's rates, time-outs and pauses")
+@click.option(
+    "--image",
+    "images",
+    type=_ImageFolder(),
+    multiple=True,
+    help="a training image of your own: the folder with its Dockerfile, for every image whose last part is NAME",
+)
 @_bindings
 @options.as_json
 @pass_session
-def up(session: Session, *, realistic: bool, bindings: Path | None, as_json: bool) -> None:
+def up(
+    session: Session, *, realistic: bool, images: tuple[tuple[str, Path], ...], bindings: Path | None, as_json: bool
+) -> None:
     """Start a local cloud with every service, and leave it running.
 
     Its addresses are in build/local_cloud.env; any client, script or test suite can use them. Every other
@@ -123,6 +149,7 @@ def up(session: Session, *, realistic: bool, bindings: Path | None, as_json: boo
     \b
     Examples:
       dualdeploy up
+      dualdeploy up --image tulips=infra/own_container
       set -a; source build/local_cloud.env; set +a
     """
     from dualdeploy_demo import guide, supervisor
@@ -130,6 +157,8 @@ def up(session: Session, *, realistic: bool, bindings: Path | None, as_json: boo
 
     file = session.environment_file
     is_up = file.exists() and supervisor.is_running(file)
+    if is_up and images:
+        raise Refused("the local cloud is running already, and knows its images from its start: dualdeploy down first")
     if is_up:
         environment = read_environment(file)
         note(f"already running; {file} has its addresses, dualdeploy down stops it")
@@ -140,6 +169,7 @@ def up(session: Session, *, realistic: bool, bindings: Path | None, as_json: boo
                 state=file.parent / "local_cloud",
                 environment_file=file,
                 bindings=bindings.resolve() if bindings else None,
+                images={name: folder.resolve() for name, folder in images},
                 realistic=realistic,
                 web=True,
             )

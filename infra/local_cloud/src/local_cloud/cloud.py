@@ -494,14 +494,19 @@ def load(
     project: str = "",
     region: str = "",
     bindings_file: Path | str | None = None,
+    images: Mapping[str, Path] | None = None,
     **settings: Any,
 ) -> LocalCloud:
-    """A local cloud as files say, or an empty project without a topology; `settings` are LocalCloud's own."""
+    """A local cloud as files say, or an empty project without a topology; `settings` are LocalCloud's own.
+
+    `images` are folders with a Dockerfile, by name, besides those of the topology.
+    """
     if topology_file is None:
         topology = Topology.empty(project=project, region=region)
     else:
         topology = topologies.load(Path(topology_file), project=project, region=region)
         topologies.require_folders(topology)
+    topology = topologies.with_images(topology, images or {})
     bindings = Bindings.load(Path(bindings_file)) if bindings_file else None
     return LocalCloud(topology, state_dir=state_dir, bindings=bindings, **settings)
 

@@ -20,6 +20,7 @@ DEFAULT_PROJECT = "demo-project"
 DEFAULT_REGION = "us-central1"
 
 _PLACEHOLDER = re.compile(r"\$\{([^}]*)\}")
+_ENTRYPOINT = re.compile(r"^[ \t]*ENTRYPOINT[ \t]+(.*?)[ \t]*$", re.IGNORECASE | re.MULTILINE)
 _Item = TypeVar("_Item")
 
 
@@ -241,6 +242,35 @@ def require_folders(topology: Topology) -> None:
     found = {key: topology.local.root / folder for key, folder in running.items()}
     if faults := [f"  {key}: {path} is not a folder" for key, path in found.items() if not path.is_dir()]:
         raise TopologyError("\n".join(["folders are relative to that of the topology, or to local.root:", *faults]))
+
+
+def with_images(topology: Topology, folders: Mapping[str, Path]) -> Topology:
+    """The same project with more images: by name, a folder whose Dockerfile says what a container would start.
+
+    Packages that the image would install are in `.venv` of the folder where there is one. Raises TopologyError.
+    """
+    more = {name: _built_from(name, folder.absolute()) for name, folder in folders.items()}
+    return dataclasses.replace(topology, images={**topology.images, **more})
+
+
+def _built_from(name: str, folder: Path) -> Image:
+    file = folder / "Dockerfile"
+    try:
+        written = _ENTRYPOINT.findall(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise TopologyError(f"image {name}: {file} cannot be read ({exc}): name a folder with a Dockerfile") from exc
+    try:
+        command = json.loads(written[-1]) if written else None
+    except ValueError:
+        command = None
+    if not isinstance(command, list) or not command or not all(isinstance(word, str) and word for word in command):
+        raise TopologyError(
+            f'image {name}: {file} has no entry point in exec form: write ENTRYPOINT ["python", "train.py"] on one line'
+        )
+    own = folder / ".venv" / "bin" / "python"
+    if command[0] in {"python", "python3"} and own.exists():
+        command[0] = str(own)
+    return Image(name, str(folder), tuple(command))
 
 
 def _text_or(value: object, default: str) -> str:
