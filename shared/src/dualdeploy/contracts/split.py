@@ -33,7 +33,7 @@ _SIDES: Mapping[str, Side] = {**dict.fromkeys(_TRAIN_WORDS, "train"), **dict.fro
 
 #: Words that may stand beside a split's word without making the name one of something else: `split=test`, `val_set`.
 _NEUTRAL = frozenset(
-    {"of", "the", "my", "all", "set", "sets", "data", "dataset", "datasets", "split", "splits", "subset", "partition"}
+    {"of", "and", "plus", "the", "my", "all", "set", "sets", "data", "dataset", "datasets", "split", "splits", "subset", "partition"}
     | {"usage", "phase", "mode", "part", "shard", "shards", "record", "records", "tfrecord", "tfrecords", "tfrec"}
     | {"tf", "gz", "image", "images", "img", "imgs", "picture", "pictures", "photos", "file", "files", "x"}
 )
@@ -44,10 +44,13 @@ _PAIRS = {("hold", "out"): "holdout", ("held", "out"): "heldout"} | {
     ("cross", word): "crossvalidation" for word in ("val", "validation", "validated")
 }
 
-#: What people also call a split: taken for none, and said so.
+#: What people also call a split: taken for none, and said so. Where `invalid` stands, `valid` may be no split either.
 _LOOKS_LIKE_A_SPLIT = re.compile(
-    r"(train|test|eval|evaluat|validat|val|valid|dev)(s|a|b|e|ed)?|tr|te|va|trn|tst|vld|vali|devel|development|unseen|unlabell?ed"
-    r"|oos|quiz|query|gallery|holdback|heldback|benchmark|inference"
+    r"(train|test|eval|evaluat|validat|val|valid|dev)(s|a|b|e|ed)?|tr|te|va|trn|tst|vld|vali|invalid|devel|develop|development"
+    r"|unseen|unlabell?ed|oos|quiz|query|gallery|holdback|heldback|benchmark|inference|predict|predictions?|submission|scoring"
+    # German, French, Spanish, Portuguese, Italian; Russian, Chinese, Japanese and Korean.
+    r"|validierung|testdaten|entra[iî]nement|apprentissage|entrenamiento|validaci[oó]n|pruebas?|treino|teste|valida[cç][aã]o"
+    r"|addestramento|validazione|обучение|проверка|валидация|тест|训练集?|测试集?|验证集?|訓練|学習|評価|検証|テスト|훈련|검증|평가"
 )
 _LETTERS = re.compile(r"[^\W\d_]+")
 _CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")

@@ -68,6 +68,7 @@ def test_a_folder_that_is_a_split_counts_more_than_a_word_in_a_name() -> None:
     [
         (["val/train.tfrecord", "train/bus.tfrecord", "val/bus.tfrecord"], "val/train.tfrecord says both"),
         (["train-val-0.tfrecord", "test-0.tfrecord"], "train-val-0.tfrecord says both"),
+        (["train_and_eval.tfrecord", "more.tfrecord"], "train_and_eval.tfrecord says both"),
         (["val/a.tfrecord", "val/b.tfrecord"], "all 2 shards are held out"),
         (["flowers-test-0.tfrecord"], "all 1 shards are held out"),
     ],
@@ -85,12 +86,20 @@ def test_what_is_unclear_is_a_fault_that_says_what_to_write(names: list[str], sa
         (["devel/0.tfrecord", "more/0.tfrecord"], "'devel' in devel/0.tfrecord"),
         (["x_tr.tfrecord", "x_te.tfrecord"], "'tr' in x_tr.tfrecord"),
         (["crash-test-dummies-0.tfrecord", "crash-test-dummies-1.tfrecord"], "'test' in crash-test-dummies-0"),
+        (["Training/a.tfrecord", "Validierung/a.tfrecord"], "'validierung' in Validierung/a.tfrecord"),
+        (["обучение/a.tfrecord", "тест/a.tfrecord"], "'обучение' in"),
+        (["train-0.tfrecord", "predict-0.tfrecord"], "'predict' in predict-0.tfrecord"),
     ],
 )
 def test_what_looks_like_a_split_and_is_none_is_said(names: list[str], says: str) -> None:
     found = divided(*names)
     assert found.by_hash
     assert says in found.doubts[0].message
+
+
+def test_beside_invalid_records_valid_may_be_no_split() -> None:
+    [doubt] = divided("valid/a.tfrecord", "invalid/a.tfrecord").doubts
+    assert "'invalid' in invalid/a.tfrecord" in doubt.message
 
 
 def test_folders_that_name_no_split_are_told_in_the_report() -> None:
