@@ -17,8 +17,8 @@ _SHARD = re.compile(r"\.(tfrecords?|tfrec)([-_. ]\d+[-_ ]?of[-_ ]?\d+)?(\.gz)?$"
 #: `-00003-of-00016`, `_3_of_16`, `.3of16`. Only the base name counts, and the last in it: a folder may be called
 #: `batch-1-of-2`.
 _NUMBERED = re.compile(
-    r"(?P<stem>(.*/)?[^/]*)(?P<before>[-_. ])(?P<index>\d{1,6})"
-    r"(?P<gap>[-_ ]?)of(?P=gap)(?P<count>\d{1,6})(?P<rest>[^/]*)",
+    r"(?P<stem>(.*/)?[^/]*)(?P<before>[-_. ])(?P<index>0*\d{1,6})"
+    r"(?P<gap>[-_ ]?)of(?P=gap)(?P<count>0*\d{1,6})(?!\d)(?P<rest>[^/]*)",
     re.DOTALL,
 )
 
@@ -26,7 +26,7 @@ _NUMBERED = re.compile(
 SUCCESS_MARKER = "_SUCCESS"
 
 #: Folders of writers that are at work: Hadoop's and Spark's, Beam's in Python and Java, TensorFlow Datasets'.
-_UNFINISHED = re.compile(r"_temporary|\.spark-staging|beam-temp-|\.temp-beam|incomplete\.|.*\.incomplete")
+_UNFINISHED = re.compile(r"_temporary|\.spark-staging|beam-temp-|\.?temp-beam|incomplete\.|.*\.incomplete")
 #: These and what systems hide: macOS' `._x` and `__MACOSX`, checksums and statistics of Hadoop's relatives.
 _HIDDEN = re.compile(rf"[._]|{_UNFINISHED.pattern}")
 
