@@ -11,6 +11,8 @@ import hashlib
 import math
 import re
 import reprlib
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -702,8 +704,9 @@ class DatasetConfig(_Section):
     @pydantic.field_validator("labels")
     @classmethod
     def _labels_are_distinct_words(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError("duplicate label")
+        seen = Counter(unicodedata.normalize("NFC", label).strip() for label in value)
+        if twice := [label for label, count in seen.items() if count > 1]:
+            raise ValueError(f"duplicate label {twice[0]!r}")
         if not all(map(is_class_name, value)):
             raise ValueError("a label is empty or has a line break")
         return value
@@ -834,6 +837,8 @@ def _fault(error: Any) -> str:
         message = "unknown key (see docs/configuration.md for those that exist)"
     elif not isinstance(error["input"], Mapping):
         message += f", not {_SHOWN.repr(error['input'])}"
+    elif error["type"] == "string_type":
+        message += ": one with a colon and a space in it stands in quotes"
     return f"{path}: {message}" if path else message
 
 

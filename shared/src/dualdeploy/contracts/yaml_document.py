@@ -131,10 +131,29 @@ def _part(annotation: Any, container: type, place: int) -> Any:
 class _Loader(yaml.BaseLoader):
     """PyYAML's reader and parser; what scalars mean, which keys there are and what is refused is ours."""
 
+    def scan_to_next_token(self) -> None:
+        """YAML takes tabs between two tokens, and in brackets before any; PyYAML takes none."""
+        super().scan_to_next_token()  # type: ignore[no-untyped-call]  # PyYAML has few types
+        while self.peek() == "\t" and (self.flow_level or not self.allow_simple_key):
+            self.forward()
+            super().scan_to_next_token()  # type: ignore[no-untyped-call]
+
+    def fetch_more_tokens(self) -> Any:
+        try:
+            return super().fetch_more_tokens()  # type: ignore[no-untyped-call]
+        except yaml.scanner.ScannerError as exc:
+            begins = "*" if exc.context == "while scanning an alias" else self.peek()
+            if begins == "\t":
+                exc.problem = f"{exc.problem}: lines are indented with spaces"
+            elif begins in "*@`%":
+                exc.problem = f"{exc.problem}: a text that begins with {begins} must stand in quotes"
+            raise
+
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML has few types
-            _refuse(f"aliases (*{event.anchor}) are not read: write out what it stands for", event.start_mark)
+            remedy = "write out what it stands for, or put it in quotes if it is a text"
+            _refuse(f"aliases (*{event.anchor}) are not read: {remedy}", event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: ARG002

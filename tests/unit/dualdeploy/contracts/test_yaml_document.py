@@ -120,12 +120,29 @@ def test_a_word_where_a_number_belongs_is_refused_as_it_is_written(lines: str, f
         ("data: !!binary aGk=", "the tag !!binary is not read"),
         ("data: !mine {}", "the tag !mine is not read"),
         ("data: !!int abc", "'abc' is not a value of type int"),
-        ("gates:\n\tcloud: {}", r"(?s)character '\\t' that cannot start any token.*line 4"),
+        ("gates:\n\tcloud: {}", r"(?s)character '\\t' that cannot start any token: lines are indented with spaces.*line 4"),
+        ("data: {shards: *.tfrecord}", r"(?s)a text that begins with \* must stand in quotes.*line 3"),
+        ("data: {retrain_schedule: * 3 * * *}", r"a text that begins with \* must stand in quotes"),
+        ("data: {split: {eval: *_val}}", r"aliases \(\*_val\) are not read: .*or put it in quotes if it is a text"),
+        ("data: {shards: @a}", "a text that begins with @ must stand in quotes"),
+        ("data: {shards: [a: b]}", "data.shards.0: .* one with a colon and a space in it stands in quotes"),
     ],
 )
 def test_what_would_be_a_guess_is_refused_with_its_line(lines: str, fault: str) -> None:
     with pytest.raises(InvalidDatasetConfig, match=fault):
         parse(f"{HEAD}{lines}\n", source="x")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "dataset:\tflowers\t# a comment\nlabels:\t[a,\tb]\t\n",
+        '{\n\t"dataset": "flowers",\n\t"labels": [\n\t\t"a",\n\t\t"b"\n\t]\n}',
+        "dataset: flowers\nlabels:\n- a\t\n- b\n",
+    ],
+)
+def test_tabs_may_stand_between_words_and_indent_json(text: str) -> None:
+    assert parse(text, source="x") == parse(HEAD, source="x")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
