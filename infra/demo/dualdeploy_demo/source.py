@@ -91,8 +91,9 @@ def folder(path: Path, *, labels: Sequence[str] = (), config_file: Path | None =
     if data.split.faults:
         raise UnusableFolder(f"{path}: {data.split.faults[0].message}: {data.split.faults[0].remedy}")
     shown_from = data.split.eval or data.split.train
-    # Without labels, so that what has no label is seen and not skipped.
-    schema = dataclasses.replace(data.schema, labels=None, met={})
+    # Without labels, so that what has no label is seen and not skipped; those that are known keep their places.
+    known = {name: place for place, name in enumerate(data.schema.labels or ())}
+    schema = dataclasses.replace(data.schema, labels=None, met=known)
     unseen_by_class, classes = _look_through([data.shards.files[name] for name in shown_from], schema)
     if not classes:
         raise UnusableFolder(
@@ -101,7 +102,8 @@ def folder(path: Path, *, labels: Sequence[str] = (), config_file: Path | None =
         )
     if classes == 1:
         raise UnusableFolder(f"{path}: every record is of one class, and a classifier needs two")
-    all_but_the_first = sorted(unseen_by_class) == list(range(1, classes))
+    all_are_known = len(schema.met) == len(data.schema.labels or ())
+    all_but_the_first = all_are_known and sorted(unseen_by_class) == list(range(1, classes))
     if all_but_the_first and len(data.schema.labels or unseen_by_class) == classes - 1:
         first = data.schema.first_label
         raise UnusableFolder(
@@ -153,7 +155,7 @@ def _demo_config() -> dict[str, Any]:
 
 
 def _names(path: Path, data: LocalData, met: Sequence[str], *, classes: int) -> tuple[tuple[str, ...], str]:
-    """The names of the classes, and where they are from; `met`: those that the records hold instead of indices."""
+    """The names of the classes, and where they are from; `met`: the known ones, and others that the records hold."""
     if data.schema.labels:
         names, origin = data.schema.labels, data.labels_from
     elif met:
@@ -163,10 +165,10 @@ def _names(path: Path, data: LocalData, met: Sequence[str], *, classes: int) -> 
     else:
         file = path / LABELS_FILE
         raise UnusableFolder(f"{path} has {classes} classes: name them with --labels a,b,c or in {file}")
-    if not met and len(names) < classes:
-        raise UnusableFolder(f"{origin} names {len(names)} classes, but the data has class {classes - 1}")
-    if unknown := sorted(set(met) - set(names)):
+    if unknown := met[len(names) :]:
         raise UnusableFolder(f"{origin} does not name the class {unknown[0]!r} of the records")
+    if len(names) < classes:
+        raise UnusableFolder(f"{origin} names {len(names)} classes, but the data has class {classes - 1}")
     return names, origin
 
 

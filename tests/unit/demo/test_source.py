@@ -61,6 +61,13 @@ def test_too_few_names_are_refused(tmp_path: Path) -> None:
         source.folder(tmp_path, labels=["cat", "dog"])
 
 
+def test_names_and_indices_may_stand_in_one_data_set(tmp_path: Path) -> None:
+    for number, value in enumerate(("dog", 0)):
+        write_records(tmp_path / f"{number}.tfrecord", [encode_example({"image": b"\xff\xd8", "class": value})])
+    found = source.folder(tmp_path, labels=["cat", "dog"])
+    assert sorted(picture.label for picture in found.unseen) == ["cat", "dog"]
+
+
 def test_pictures_to_ask_about_come_from_held_out_shards_with_classes_in_turn(tmp_path: Path) -> None:
     shard(tmp_path / "train-00000-of-00001.tfrecord", [0] * 50, image=b"\xff\xd8 trained on")
     shard(tmp_path / "eval-00000-of-00002.tfrecord", [0] * 60)
