@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -26,6 +27,8 @@ _SHOWN_CHARACTERS = 60
 #: Raw pixels without a height and a width beside them are told by their number, from this side on.
 _SMALLEST_SIDE = 8
 _ONE_PICTURE = "write one tf.train.Example for each picture"
+#: RGB, grey, and both as float32: what is told from the number of bytes alone.
+_SQUARES_OF = (3, 1, 12, 4)
 #: One to four channels of 8, 16 or 32 bits.
 _BYTES_OF_A_PIXEL = frozenset(channels * size for channels in (1, 2, 3, 4) for size in (1, 2, 4))
 
@@ -114,6 +117,9 @@ class ExampleSchema:
     def _only(self, feature: Feature) -> Any:
         """The one value, or the one that all values are: object detection writes a class for each box."""
         different = sorted(set(feature.values))
+        if different == [0, 1] and sum(feature.values) == 1 and self.labels is not None:
+            count = f"{len(feature.values)} classes, and `labels` names {len(self.labels)}"
+            self._refuse(self.label, "label", "count", f"is one-hot of {count}")
         if len(different) > 1:
             listed = ", ".join(map(_text, different[:_SHOWN_FEATURES]))
             self._refuse(self.label, "label", "count", f"has {len(feature.values)} values ({listed}), not one class")
@@ -175,6 +181,8 @@ class ExampleSchema:
         remedy = "add the name to `labels` of the data set's configuration, or correct the record"
         if alike is not None:
             remedy = f"write it as `labels` does ({_text(alike)}): names must be equal to the letter"
+            if _composed(name) == _composed(alike):
+                remedy = "it only looks like that of `labels`: write the same characters, such as those of Unicode's NFC"
         elif name.strip().lstrip("-").isdigit():
             remedy = "it is a number written as text: write it as an int64, or list the numbers as names in `labels`"
         raise UnusableRecord("label_unknown", f"the label {_text(name)} is not one of the configured labels", remedy)
@@ -256,19 +264,29 @@ def _explained(image: bytes, example: Example) -> UnusableRecord:
     """Why bytes that are neither JPEG nor PNG are in the record: pixels, most of the time."""
     if image.startswith(b"\x08") and image[2:3] == b"\x12":
         return _raw_pixels(f"the image is a serialised tensor ({len(image)} bytes)")
-    height, width = (_number(example, word) for word in ("height", "width"))
+    height, width = _number(example, "height", "rows"), _number(example, "width", "cols", "columns")
     if height and width and len(image) in {height * width * each for each in _BYTES_OF_A_PIXEL}:
         return _raw_pixels(f"the image is {height} x {width} raw pixels ({len(image)} bytes)")
-    side = math.isqrt(len(image) // 3)
-    if side >= _SMALLEST_SIDE and side * side * 3 == len(image) and not image_file.known_format(image):
+    side = next(filter(None, (_square(len(image), size) for size in _SQUARES_OF)), 0)
+    if side and not image_file.known_format(image) and not _is_printable(image):
         return _raw_pixels(f"the image looks like {side} x {side} raw pixels ({len(image)} bytes)")
     return image_file.not_an_image(image)
 
 
-def _number(example: Example, word: str) -> int | None:
-    """The one int64 of a feature whose name ends in the word: `height`, `image/height`."""
+def _square(length: int, size: int) -> int:
+    """The side of a square of pixels of `size` bytes each; 0 where there is none worth the name."""
+    side = math.isqrt(length // size)
+    return side if side >= _SMALLEST_SIDE and side * side * size == length else 0
+
+
+def _is_printable(data: bytes) -> bool:
+    return data[:64].decode("latin-1").isprintable() and data.isascii()
+
+
+def _number(example: Example, *words: str) -> int | None:
+    """The one int64 of a feature whose name ends in one of the words: `height`, `image/height`."""
     for name in example:
-        if name.rsplit("/", 1)[-1].lower() == word:
+        if name.rsplit("/", 1)[-1].lower() in words:
             feature = example[name]
             if feature.kind == "int64" and len(feature.values) == 1 and feature.values[0] > 0:
                 return int(feature.values[0])
@@ -354,8 +372,14 @@ def _parts(name: str) -> Iterator[str]:
     yield from name.replace("-", "_").split("_")
 
 
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
 def _simplified(name: str) -> str:
-    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+    """The name without case, ends, and what files and fixed-width fields put around it."""
+    bare = _composed(name).strip("\ufeff\0").casefold()
+    return " ".join(bare.replace("_", " ").replace("-", " ").split())
 
 
 def _text(value: Any) -> str:
