@@ -139,7 +139,8 @@ class Arrivals:
         return Next(self.launch(config, listing, reason=why, extends=self._begun_too_early(newest, config, listing)))
 
     def _begun_too_early(self, newest: str, config: DatasetConfig, listing: Listing) -> str:
-        """The newest run if a marker that lies there began it with a part of what is there now; else empty."""
+        """The newest run if whole sets, or a marker that lies there, began it with a part of what is there now; else
+        empty."""
         try:
             run = self._ledger.read_run(newest) if newest else None
         except CannotEverSucceed as exc:
@@ -148,6 +149,8 @@ class Arrivals:
             return ""
         if run is None or not goes_on(listing, run, within=config.data.quiet_period):
             return ""
+        if run.reason.startswith(WHOLE_SETS):
+            return newest
         # Looked up last: a data set may have a marker for each of its uploads.
         requests = (
             request_of(self._bucket, name, found.generation)

@@ -1,7 +1,8 @@
 """What a `_SUCCESS` marker speaks for: the objects that were there when it was written, and nothing that came later.
 
 A folder that is copied together with its marker (`gcloud storage cp -r`) has the empty marker among its first objects.
-The run that such a marker begins makes way for the run of the whole batch (`goes_on`, `superseding`).
+The run that such a marker begins makes way for the run of the whole batch (`goes_on`, `superseding`); so does one of
+whole sets that others follow.
 """
 
 from __future__ import annotations

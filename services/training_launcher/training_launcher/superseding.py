@@ -1,8 +1,8 @@
 """Newer data calls off the training of older data, once Vertex AI has taken the newer job.
 
-That is done where `on_new_data` is `supersede`; and, whatever it is, to a run that a marker began with a part of the
-batch (`Run.extends`): a model of half of an upload is of use to no one. A pipeline of AutoML is called off only where
-`on_new_data` asks for it: Google bills it all the same.
+That is done where `on_new_data` is `supersede`; and, whatever it is, to a run that began with a part of the batch, by a
+marker or by whole sets (`Run.extends`): a model of half of an upload is of use to no one. A pipeline of AutoML is
+called off only where `on_new_data` asks for it: Google bills it all the same.
 
 ::
 

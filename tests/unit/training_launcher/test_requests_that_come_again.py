@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -177,13 +177,26 @@ def test_a_marker_speaks_for_what_was_there_and_what_came_later_waits_for_the_qu
     assert len(chain.run_ids()) == 2
 
 
-@pytest.mark.parametrize("policy", ["queue", "supersede"])
-def test_a_run_that_a_marker_began_with_a_part_of_a_copied_folder_makes_way_for_the_whole(policy: str) -> None:
-    """`gcloud storage cp -r` of a folder uploads its empty marker among the first objects."""
+PARTS = [f"flowers/part-{number:05d}-5b1e2f6c.tfrecord" for number in range(3)]
+TFDS = [f"flowers/1.0.0/flowers-{side}.tfrecord-00000-of-00001" for side in ("test", "train", "validation", "extra")]
+
+
+@pytest.mark.parametrize(
+    ("policy", "uploaded"),
+    [
+        ("queue", ("flowers/eval-roses.tfrecord", PARTS[0], MARKER, *PARTS[1:])),
+        ("supersede", ("flowers/eval-roses.tfrecord", PARTS[0], MARKER, *PARTS[1:])),
+        ("queue", TFDS),
+    ],
+    ids=["marker, queue", "marker, supersede", "whole sets"],
+)
+def test_a_run_that_began_with_a_part_of_a_copied_folder_makes_way_for_the_whole(
+    policy: str, uploaded: Sequence[str]
+) -> None:
+    """`gcloud storage cp -r` of a folder uploads its empty marker, and one whole set, among the first objects."""
     chain = Chain()
     chain.configure(data={"on_new_data": policy})
-    parts = [f"flowers/part-{number:05d}-5b1e2f6c.tfrecord" for number in range(3)]
-    for name in ("flowers/eval-roses.tfrecord", parts[0], MARKER, *parts[1:]):
+    for name in uploaded:
         chain.upload(name)
         chain.drain()
         chain.clock.advance(1)

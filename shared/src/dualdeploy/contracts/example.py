@@ -182,7 +182,7 @@ class ExampleSchema:
         if alike is not None:
             remedy = f"write it as `labels` does ({_text(alike)}): names must be equal to the letter"
             if _composed(name) == _composed(alike):
-                remedy = "it only looks like that of `labels`: write the same characters, such as those of Unicode's NFC"
+                remedy = "it only looks like that of `labels`: write the same characters (Unicode's NFC)"
         elif name.strip().lstrip("-").isdigit():
             remedy = "it is a number written as text: write it as an int64, or list the numbers as names in `labels`"
         raise UnusableRecord("label_unknown", f"the label {_text(name)} is not one of the configured labels", remedy)

@@ -33,9 +33,9 @@ _SIDES: Mapping[str, Side] = {**dict.fromkeys(_TRAIN_WORDS, "train"), **dict.fro
 
 #: Words that may stand beside a split's word without making the name one of something else: `split=test`, `val_set`.
 _NEUTRAL = frozenset(
-    {"of", "and", "plus", "the", "my", "all", "set", "sets", "data", "dataset", "datasets", "split", "splits", "subset", "partition"}
-    | {"usage", "phase", "mode", "part", "shard", "shards", "record", "records", "tfrecord", "tfrecords", "tfrec"}
-    | {"tf", "gz", "image", "images", "img", "imgs", "picture", "pictures", "photos", "file", "files", "x"}
+    {"of", "and", "plus", "the", "my", "all", "set", "sets", "data", "dataset", "datasets", "split", "splits", "subset"}
+    | {"partition", "usage", "phase", "mode", "part", "shard", "shards", "record", "records", "tfrecord", "tfrecords"}
+    | {"tfrec", "tf", "gz", "image", "images", "img", "imgs", "picture", "pictures", "photos", "file", "files", "x"}
 )
 #: `valset`, `traindata`: a split's word that another word was written onto.
 _WRITTEN_ONTO = re.compile(r"(?P<word>[a-z]+?)(set|sets|data|split|images)")

@@ -120,7 +120,7 @@ def test_a_word_where_a_number_belongs_is_refused_as_it_is_written(lines: str, f
         ("data: !!binary aGk=", "the tag !!binary is not read"),
         ("data: !mine {}", "the tag !mine is not read"),
         ("data: !!int abc", "'abc' is not a value of type int"),
-        ("gates:\n\tcloud: {}", r"(?s)character '\\t' that cannot start any token: lines are indented with spaces.*line 4"),
+        ("gates:\n\tcloud: {}", r"(?s)'\\t' that cannot start any token: lines are indented with spaces.*line 4"),
         ("data: {shards: *.tfrecord}", r"(?s)a text that begins with \* must stand in quotes.*line 3"),
         ("data: {retrain_schedule: * 3 * * *}", r"a text that begins with \* must stand in quotes"),
         ("data: {split: {eval: *_val}}", r"aliases \(\*_val\) are not read: .*or put it in quotes if it is a text"),
