@@ -133,14 +133,14 @@ class _Loader(yaml.BaseLoader):
 
     def scan_to_next_token(self) -> None:
         """YAML takes tabs between two tokens, and in brackets before any; PyYAML takes none."""
-        super().scan_to_next_token()  # type: ignore[no-untyped-call]  # PyYAML has few types
+        super().scan_to_next_token()
         while self.peek() == "\t" and (self.flow_level or not self.allow_simple_key):
             self.forward()
-            super().scan_to_next_token()  # type: ignore[no-untyped-call]
+            super().scan_to_next_token()
 
     def fetch_more_tokens(self) -> Any:
         try:
-            return super().fetch_more_tokens()  # type: ignore[no-untyped-call]
+            return super().fetch_more_tokens()
         except yaml.scanner.ScannerError as exc:
             begins = "*" if exc.context == "while scanning an alias" else self.peek()
             if begins == "\t":
