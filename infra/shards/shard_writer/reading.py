@@ -6,6 +6,8 @@ import dataclasses
 import io
 
 import google_crc32c
+import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from dualdeploy.images.image_file import not_an_image
 from dualdeploy.images.pixels import FORMATS, UnreadableImage, verify
@@ -45,8 +47,6 @@ def encoded(picture: Picture) -> tuple[bytes, bool]:
 
     Raises UnreadableImage for another file than a picture, and what Pillow raises for a damaged one.
     """
-    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415
-
     data = picture.path.read_bytes()
     if data[:2] == b"\xff\xd8" or data[:4] == b"\x89PNG":
         return data, False
@@ -59,5 +59,15 @@ def encoded(picture: Picture) -> tuple[bytes, bool]:
             return data, False
         image.seek(0)
         out = io.BytesIO()
-        image.convert("RGBA" if "A" in image.getbands() else "RGB").convert("RGB").save(out, "PNG")
+        _rgb(image).save(out, "PNG")
     return out.getvalue(), True
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """As a PNG of the same values is decoded. Pillow alone turns what has more than 8 bits white, or black."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        problem = f"the {image.format} has values of 32 bits, which have no agreed white"
+        raise UnreadableImage("image_unsupported", problem, "scale them to 8 bits first")
+    return image.convert("RGBA" if "A" in image.getbands() else "RGB").convert("RGB")

@@ -117,7 +117,12 @@ def _of_folders(folder: Path) -> tuple[list[Picture], list[str]]:
     pictures, passed_over = [], []
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
-        if path.is_dir() or ShardNames(patterns=("*",)).kind(name) is Kind.HIDDEN:
+        if path.is_dir():
+            continue
+        if ShardNames(patterns=("*",)).kind(name) is Kind.HIDDEN:
+            # A class may be called `_others`, and its pictures must not vanish without a word.
+            if name.startswith("_") and PICTURE.search(name) and not path.name.startswith("."):
+                passed_over.append(name)
             continue
         folders = name.split("/")[:-1]
         side = side_of_word(folders[0]) if len(folders) > 1 else None
@@ -170,6 +175,8 @@ def _of_row(file: Path, number: int, row: Mapping[str, str], faults: list[str]) 
     side = side_of_word(split) if split else None
     if split and side is None and split.lower() not in _NO_SPLIT:
         faults.append(f"row {number}: {split!r} names no split; train, val and test do")
+    # Lists that were written on Windows.
+    name = name if (file.parent / name).is_file() else name.replace("\\", "/")
     path = file.parent / name
     if not path.is_file():
         faults.append(f"row {number}: {path} does not exist")
@@ -196,6 +203,10 @@ def _csv_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
         filled = filled[1:]
     else:
         header = _header_by_place(file, filled[0][1])
+        place = header.index("path")
+        is_file = [len(row) > place and (file.parent / row[place].strip()).is_file() for _, row in filled[:2]]
+        # `image_id,breed`: names of columns that no one here knows.
+        filled = filled[1:] if is_file == [False, True] else filled
     for number, row in filled:
         yield number, dict(itertools.zip_longest(header, row[: len(header)], fillvalue=""))
 

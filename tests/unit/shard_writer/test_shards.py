@@ -7,9 +7,12 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from dualdeploy.contracts import dataset_config
+from dualdeploy.images.pixels import decode_rgb
 from dualdeploy.images.tfrecord import parse_example, read_records
 from support.command_line import invoke, session
 
@@ -132,17 +135,22 @@ def test_other_formats_are_stored_without_loss_and_what_is_broken_is_named(
     (garden / "roses" / "web.webp").write_bytes(picture(1, "WEBP"))
     (garden / "roses" / "old.bmp").write_bytes(picture(2222, "BMP"))
     (garden / "roses" / "moving.gif").write_bytes(picture(3333, "GIF"))
+    deep = np.arange(48 * 48, dtype=np.uint16).reshape(48, 48) * 28
+    Image.fromarray(deep).save(garden / "roses" / "deep.tif")
+    Image.fromarray(deep.astype(np.float32)).save(garden / "roses" / "real.tif")
     (garden / "tulips" / "cut.png").write_bytes(picture(4444)[:-20])
     (garden / "tulips" / "text.jpg").write_bytes(b"not found")
     code, said = make(garden, "--max-bad", 0.1)
 
     assert code == DONE
-    assert "3 pictures of other formats were stored as PNG" in said
-    assert "unusable pictures: 2" in said
+    assert "4 pictures of other formats were stored as PNG" in said
+    assert "unusable pictures: 3" in said
+    assert "roses/real.tif: the TIFF has values of 32 bits" in said
     assert "tulips/cut.png: " in said
     assert "tulips/text.jpg: the image is neither JPEG nor PNG: its 9 bytes begin 6e 6f 74" in said
     images = {name: image for shard in records(tmp_path / "out").values() for name, _, image in shard}
     assert images["roses/old.bmp"].startswith(b"\x89PNG")
+    assert np.array_equal(decode_rgb(images["roses/deep.tif"])[:, :, 0], deep >> 8)
     assert "tulips/text.jpg" not in images
 
 

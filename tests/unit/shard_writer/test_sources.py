@@ -52,6 +52,7 @@ CSV = {
     "other names": "image_path;class\na.jpg;roses\nb.jpg;tulips\n",
     "more columns": "id,file_name,width,label\n1,a.jpg,9,roses\n2,b.jpg,9,tulips\n",
     "no header": "a.jpg,roses\nb.jpg,tulips\n",
+    "names that no one knows": "image_id,breed\na.jpg,roses\nb.jpg,tulips\n",
     "tabs": "filename\tlabel\na.jpg\troses\nb.jpg\ttulips\n",
     "byte order mark, blank lines": "\ufeffpath,label\n\na.jpg,roses\n\nb.jpg,tulips\n",
 }
@@ -123,6 +124,18 @@ def test_what_is_no_picture_of_a_class_is_passed_over_by_name(tmp_path: Path) ->
     assert source.passed_over == ["test/3.jpg", "train/roses/Thumbs.db", "train/roses/away.jpg"]
 
 
+def test_a_class_that_looks_hidden_does_not_vanish_without_a_word(tmp_path: Path) -> None:
+    fill(tmp_path, "cats/1.jpg", "dogs/2.jpg", "_others/3.jpg", "__MACOSX/cats/._1.jpg", ".thumbs/1.jpg")
+    assert sources.read(tmp_path).passed_over == ["_others/3.jpg"]
+
+
+def test_a_list_may_be_written_on_windows(tmp_path: Path) -> None:
+    fill(tmp_path, "x/a.jpg", "x/b.jpg")
+    (tmp_path / "list.csv").write_text("path,label\nx\\a.jpg,roses\nx\\b.jpg,tulips\n", newline="\r\n")
+
+    assert found(tmp_path / "list.csv") == [("x/a.jpg", "roses", None), ("x/b.jpg", "tulips", None)]
+
+
 def test_a_split_that_a_list_leaves_open_is_none(tmp_path: Path) -> None:
     fill(tmp_path, "a.jpg", "b.jpg")
     (tmp_path / "list.csv").write_text("UNASSIGNED,a.jpg,roses\nUNASSIGNED,b.jpg,tulips\n")
@@ -155,6 +168,7 @@ def test_the_order_of_classes_is_the_alphabet_or_a_list(tmp_path: Path) -> None:
         (["a.jpg"], "a.jpg,x,y,z\n", "needs a first line that names its columns"),
         (["a.jpg"], "path,label\na.jpg,\n", "row 2 has no label (it has path, label)"),
         (["a.jpg"], "path,label\nb.jpg,x\n", "b.jpg does not exist"),
+        (["a.jpg"], "image_id,breed\nb,x\n", "image_id does not exist"),
         (["a.jpg"], "path,label\ngs://x/a.jpg,x\n", "is not on this machine"),
         (["a.jpg"], "path,label,split\na.jpg,x,week 3\n", "'week 3' names no split"),
         (["a.jpg"], "path,label\na.jpg,x\na.jpg,y\n", "lists pictures twice: a.jpg"),
