@@ -8,7 +8,8 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 UV      := uv==0.13.9
-# A value from the command line as one word of the shell, whatever quotes are in it; an option, if it has a value.
+# A value from the command line as one word of the shell, whatever quotes (and, by $(value), dollars) are in it; an option, if
+# it has a value.
 shell_word = '$(subst ','\'',$(1))'
 option = $(if $(2),$(1) $(call shell_word,$(2)))
 argument = $(if $(1),$(call shell_word,$(1)))
@@ -16,10 +17,10 @@ SERVICES := training_launcher job_notifier cloud_deployer mobile_publisher train
 
 # The program for people; each variable below is the option of the same name.
 CLI := $(BIN)/dualdeploy
-PLACE = $(call option,--project,$(PROJECT)) $(call option,--region,$(REGION))
+PLACE = $(call option,--project,$(value PROJECT)) $(call option,--region,$(value REGION))
 AS_JSON = $(if $(JSON),--json)
 # The two services of the project or of the local cloud, or one by its URL.
-SERVICES_ASKED = $(call option,--url,$(URL)) $(call option,--reason,$(REASON)) $(PLACE) $(AS_JSON)
+SERVICES_ASKED = $(call option,--url,$(value URL)) $(call option,--reason,$(value REASON)) $(PLACE) $(AS_JSON)
 
 LITERT := services/console/console/static/litert
 # Nothing but the console's simulator needs it, so nothing ends where it cannot be had.
@@ -29,13 +30,13 @@ SIMULATOR_IF_POSSIBLE = $(MAKE) --no-print-directory simulator || echo "The cons
 
 .PHONY: demo
 demo: $(STAMP) ## The whole loop on the local cloud: data in, two live models out (DATA=folder [YAML=file] for your own TFRecords; CLOUD=keras:<Name>, MOBILE=network.py for other networks, METHOD=automl)
-	@$(CLI) demo $(call option,--data,$(DATA)) $(call option,--yaml,$(YAML)) $(call option,--labels,$(LABELS)) \
-	  $(call option,--cloud,$(CLOUD)) $(call option,--mobile,$(MOBILE)) $(call option,--method,$(METHOD)) $(AS_JSON)
+	@$(CLI) demo $(call option,--data,$(value DATA)) $(call option,--yaml,$(value YAML)) $(call option,--labels,$(value LABELS)) \
+	  $(call option,--cloud,$(value CLOUD)) $(call option,--mobile,$(value MOBILE)) $(call option,--method,$(value METHOD)) $(AS_JSON)
 
 .PHONY: up
 up: $(STAMP) ## The same stack, left running; writes build/local_cloud.env (REALISTIC=1: at Google's rates and pauses; IMAGE=name=folder: a training image of your own)
 	@$(SIMULATOR_IF_POSSIBLE)
-	@$(CLI) up $(if $(REALISTIC),--realistic) $(call option,--image,$(IMAGE)) $(AS_JSON)
+	@$(CLI) up $(if $(REALISTIC),--realistic) $(call option,--image,$(value IMAGE)) $(AS_JSON)
 
 .PHONY: down
 down: $(STAMP) ## Stop what `make up` started
@@ -53,36 +54,36 @@ $(LITERT)/index.js: infra/litert/package-lock.json infra/litert/vendor.mjs
 
 .PHONY: validate
 validate: $(STAMP) ## Check a folder of TFRecords before anything is spent: DATA=folder [YAML=file] [LABELS=a,b,c]
-	@$(CLI) validate $(call argument,$(DATA)) $(call option,--config,$(YAML)) $(call option,--labels,$(LABELS)) $(AS_JSON)
+	@$(CLI) validate $(call argument,$(value DATA)) $(call option,--config,$(value YAML)) $(call option,--labels,$(value LABELS)) $(AS_JSON)
 
 .PHONY: check-module
 check-module: $(STAMP) ## A network of your own the whole way on this machine: FILE=network.py [CLASSES=5] [SIZE=224] [TARGET=cloud]
-	@$(CLI) check-module $(call argument,$(FILE)) $(call option,--classes,$(CLASSES)) $(call option,--image-size,$(SIZE)) $(call option,--target,$(TARGET)) $(AS_JSON)
+	@$(CLI) check-module $(call argument,$(value FILE)) $(call option,--classes,$(value CLASSES)) $(call option,--image-size,$(value SIZE)) $(call option,--target,$(value TARGET)) $(AS_JSON)
 
 .PHONY: shards
 shards: $(STAMP) ## Turn pictures into checked shards: IMAGES=folder of class folders, .csv or .jsonl ([OUT=folder | TO=gs://…] [DATASET=…] [LABELS=a,b,c] [SHARDS=n])
-	@$(CLI) shards $(call argument,$(IMAGES)) $(call option,--out,$(OUT)) $(call option,--to,$(TO)) $(call option,--config-bucket,$(CONFIG)) \
-	  $(call option,--dataset,$(DATASET)) $(call option,--labels,$(LABELS)) $(call option,--shards,$(SHARDS)) $(call option,--max-bad,$(MAX_BAD)) $(AS_JSON)
+	@$(CLI) shards $(call argument,$(value IMAGES)) $(call option,--out,$(value OUT)) $(call option,--to,$(value TO)) $(call option,--config-bucket,$(value CONFIG)) \
+	  $(call option,--dataset,$(value DATASET)) $(call option,--labels,$(value LABELS)) $(call option,--shards,$(value SHARDS)) $(call option,--max-bad,$(value MAX_BAD)) $(AS_JSON)
 
 .PHONY: runs
 runs: $(STAMP) ## Runs, newest first: states, costs, what they wait for ([PROJECT=…] [DATASET=…] [JSON=1])
-	@$(CLI) runs $(call option,--project,$(PROJECT)) $(call option,--dataset,$(DATASET)) $(AS_JSON)
+	@$(CLI) runs $(call option,--project,$(value PROJECT)) $(call option,--dataset,$(value DATASET)) $(AS_JSON)
 
 .PHONY: run
 run: $(STAMP) ## One run with its history: ID=… ([PROJECT=…] [JSON=1])
-	@$(CLI) run $(call argument,$(ID)) $(call option,--project,$(PROJECT)) $(AS_JSON)
+	@$(CLI) run $(call argument,$(value ID)) $(call option,--project,$(value PROJECT)) $(AS_JSON)
 
 .PHONY: redeploy
 redeploy: $(STAMP) ## Bring a recorded run out again on both sides, without training: DATASET=flowers [REASON='…'] [URL=… | PROJECT=…]
-	@$(CLI) redeploy $(call argument,$(DATASET)) $(SERVICES_ASKED)
+	@$(CLI) redeploy $(call argument,$(value DATASET)) $(SERVICES_ASKED)
 
 .PHONY: rollback
 rollback: $(STAMP) ## Back to what was live before, on both sides: DATASET=flowers [TO_RUN=…] [REASON='…'] [URL=… | PROJECT=…]
-	@$(CLI) rollback $(call argument,$(DATASET)) $(call option,--to-run,$(TO_RUN)) $(SERVICES_ASKED)
+	@$(CLI) rollback $(call argument,$(value DATASET)) $(call option,--to-run,$(value TO_RUN)) $(SERVICES_ASKED)
 
 .PHONY: replay
 replay: $(STAMP) ## List the dead letters; ID='…' or ALL=1 sends them again ([PROJECT=…])
-	@$(CLI) replay $(ID) $(if $(ALL),--all) $(call option,--project,$(PROJECT)) $(AS_JSON)
+	@$(CLI) replay $(ID) $(if $(ALL),--all) $(call option,--project,$(value PROJECT)) $(AS_JSON)
 
 .PHONY: doctor
 doctor: $(STAMP) ## Which part of the chain is broken, and what mends it; changes nothing ([PROJECT=… [REGION=…]] [ALL=1] [JSON=1])
@@ -90,7 +91,7 @@ doctor: $(STAMP) ## Which part of the chain is broken, and what mends it; change
 
 .PHONY: firebase-migrate
 firebase-migrate: $(STAMP) ## Copy the models that Firebase ML hosts to the bucket that phones read: PROJECT=… [BUCKET=…]
-	@$(CLI) firebase-migrate $(call option,--project,$(PROJECT)) $(call option,--bucket,$(BUCKET)) $(AS_JSON)
+	@$(CLI) firebase-migrate $(call option,--project,$(value PROJECT)) $(call option,--bucket,$(value BUCKET)) $(AS_JSON)
 
 ##@ Work on it
 
@@ -218,7 +219,7 @@ SHIPPED = $(PLACE) $(if $(filter delete,$(DATA)),--delete-data) $(AS_JSON)
 .PHONY: deploy
 deploy: $(STAMP) ## Everything into a project: PROJECT=… REGION=…; or one service and nothing else: SERVICE=x
 	@$(SIMULATOR_IF_POSSIBLE)
-	@$(CLI) deploy $(SHIPPED) $(call option,--service,$(SERVICE))
+	@$(CLI) deploy $(SHIPPED) $(call option,--service,$(value SERVICE))
 
 .PHONY: plan
 plan: $(STAMP) ## What `make deploy` would do and change, without doing it: PROJECT=… REGION=…

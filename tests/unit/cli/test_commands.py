@@ -163,13 +163,13 @@ def test_completion_knows_commands_and_options() -> None:
 
 # The Makefile ------------------------------------------------------------------------------------------------------
 
-#: A value for every variable that a target may be given, with a quote where people write sentences.
+#: A value for every variable that a target may be given, with a quote and a dollar where people write sentences.
 VARIABLES = {
     "DATA": ".", "YAML": __file__, "LABELS": "a,b", "REALISTIC": "1", "IMAGES": "photos", "OUT": "made",
     "TO": "gs://data/flowers", "DATASET": "flowers", "SHARDS": "3", "MAX_BAD": "0.2", "CONFIG": "config",
-    "TO_RUN": "flowers-0123456789ab", "REASON": "it's a cat", "URL": "http://localhost:1", "PROJECT": "my-project",
-    "REGION": "europe-west4", "ID": "flowers-0123456789ab", "ALL": "1", "JSON": "1", "BUCKET": "phones",
-    "SERVICE": "cloud_deployer", "FILE": "net.py", "CLASSES": "3", "SIZE": "96", "TARGET": "cloud",
+    "TO_RUN": "flowers-0123456789ab", "REASON": "it's a $PATH of $5", "URL": "http://localhost:1",
+    "PROJECT": "my-project", "REGION": "europe-west4", "ID": "flowers-0123456789ab", "ALL": "1", "JSON": "1",
+    "BUCKET": "phones", "SERVICE": "cloud_deployer", "FILE": "net.py", "CLASSES": "3", "SIZE": "96", "TARGET": "cloud",
     "CLOUD": "keras:ResNet50V2", "MOBILE": "net.py",
     "METHOD": "automl", "IMAGE": "tulips=.",
 }  # fmt: skip
