@@ -283,7 +283,7 @@ def test_a_truncated_shard_is_rejected_with_its_record_and_byte(stack: Stack, da
     ("name", "expected"),
     [
         ("unheard-of/train-00000-of-00001.tfrecord", "no data set 'unheard-of'"),
-        ("flat.tfrecord", "lies in no folder"),
+        ("flat.tfrecord", "is not in the folder of a data set"),
     ],
 )
 def test_data_that_belongs_to_no_data_set_is_recorded_and_launches_nothing(

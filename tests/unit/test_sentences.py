@@ -20,6 +20,7 @@ RULES: Mapping[str, str] = {
     r"\bnobody\b": "no one, and only for people; for a thing: nothing, not … by any service",
     r"\bsomebody\b": "someone, and only for people",
     r"\beverybody\b": "everyone",
+    r"\banybody\b": "anyone, and only for people",
     r"\bfor ever\b": "forever",
     r"\bper cents?\b": "percent",
     r"(?<!\bthere )\b(?:is|are|was|were) no (?!longer\b|more\b|such\b|one\b)\w": "is not a …",
@@ -31,7 +32,18 @@ RULES: Mapping[str, str] = {
     r"\b(?:branch|branches) (?:of|is|are|has|waits)\b": "target, training or release",
     r"\bbring(?:s)? .{0,30}\bout\b|\bbrought out\b": "release",
     r"\bthis very\b": "exactly this",
+    r"\b(?:can|cannot|may|to) be had\b": "available",
+    r"\bis none of\b": "is not one of",
+    r"\bhas not (?:its|the|an?)\b": "does not have, does not include",
+    r"\b(?:ends|ended) well\b": "succeeded",
+    r"\bof before\b": "previous",
+    r"\b(?:is|are) not good\b": "is not valid",
+    r"\b(?:is|are) told nothing\b|\bhears? nothing\b": "gets no message",
+    r"\bis one too many\b": "is a duplicate",
+    r"\breckons?\b": "compute",
+    r"\bno one (?:asks|has asked)\b|\basks no one\b": "for a model: without requests, never asks",
 }
+_MAKE = re.compile(r"(?:`make |\bmake (?=[a-z-]+ [A-Z]+=))([a-z-]+)")
 _PROSE = re.compile(r"[A-Za-z]+ [A-Za-z]+ [A-Za-z]+|\w+ \w+$")
 
 
@@ -84,6 +96,13 @@ def test_no_sentence_breaks_the_rule(rule: str) -> None:
     pattern = re.compile(rule, re.IGNORECASE)
     broken = [f"{place}: {text}" for place, text in everything() if pattern.search(text)]
     assert broken == [], RULES[rule]
+
+
+def test_commands_that_a_sentence_names_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = [(place, name) for place, text in everything() for name in _MAKE.findall(text)]
+    assert len(named) > 10
+    assert [f"{place}: make {name}" for place, name in named if name not in targets] == []
 
 
 def test_sentences_are_found(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def _asks(both: Mapping[str, Any]) -> str:
     if both["threshold"] > 1:
         return "asks about every picture"
     share = f", {both['share']:.1%} of the pictures" if both["share"] is not None else ""
-    return f"asks below {both['threshold']:.2f}{share}" if both["threshold"] else "asks no one"
+    return f"asks below {both['threshold']:.2f}{share}" if both["threshold"] else "never asks"
 
 
 def _tail(resource: str) -> str:

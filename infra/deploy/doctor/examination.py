@@ -90,6 +90,6 @@ def examine(checks: Sequence[Check], *, limit_seconds: float) -> list[Finding]:
             break
     for number, check in enumerate(checks):
         if number not in ended:
-            says = f"there was no end to looking at it within {limit_seconds:g} s"
+            says = f"this check did not finish within {limit_seconds:g} s"
             found[number] = [check.unseen(says, "ask again later")]
     return merged(in_order(weigh_hints([finding for each in found for finding in each])))

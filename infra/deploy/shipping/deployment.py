@@ -62,7 +62,9 @@ class Deployment:
         self._step("Packages and images", "what this code makes and the registry lacks; costs minutes of Cloud Build")
         deployables = release.deployables(self._topology, chosen)
         versions = self._build(deployables.values())
-        self._step("Terraform", "everything else, with these versions; idle it costs storage and the clock's messages")
+        self._step(
+            "Terraform", "everything else, with these versions; when idle it costs storage and the ticks' messages"
+        )
         self._set_versions(settings, versions)
         changes = self._shown(self._terraform.plan())
         self._keep_data(changes, delete_data=delete_data)
@@ -72,7 +74,7 @@ class Deployment:
         self._verify([name for name in deployables if name not in {*self._topology["images"], *left_out}])
         if refused:
             raise CannotShip(_without(refused))
-        self._say(f"Deployed. What is what: make doctor PROJECT={self._place.project}")
+        self._say(f"Deployed. To check all of it: make doctor PROJECT={self._place.project}")
         return changes
 
     def some(self, names: Sequence[str]) -> Mapping[str, str]:
@@ -183,7 +185,7 @@ class Deployment:
             )
         built = self._image_digest(f"{image}:{digest}")
         if built is None and not self._tools.rehearsal:
-            raise CannotShip(f"the build of {each.name} ended well, and {image}:{digest} is not in the registry")
+            raise CannotShip(f"the build of {each.name} succeeded, but {image}:{digest} is not in the registry")
         return f"{image}@{built or f'sha256:{release.NOT_BUILT}'}"
 
     def _image_digest(self, reference: str) -> str | None:

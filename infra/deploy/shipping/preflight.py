@@ -172,7 +172,7 @@ def check_region(place: Place, tools: Tools) -> None:
         raise NotReady(
             [
                 Problem(
-                    f"{' and '.join(lacking)} cannot be had in {place.region}.",
+                    f"{place.region} does not have {' and '.join(lacking)}.",
                     f"Name a region that has everything: REGION={' REGION='.join(near)}",
                 )
             ]
@@ -186,7 +186,7 @@ def check_same_region(place: Place, deployed: Mapping[str, object]) -> None:
         raise NotReady(
             [
                 Problem(
-                    f"{place.project} is deployed in {there}, not in {place.region}, and nothing of it can move.",
+                    f"{place.project} is deployed in {there}, not in {place.region}, and cannot be moved.",
                     f"make deploy PROJECT={place.project} REGION={there}   (or take it down first: make destroy)",
                 )
             ]
@@ -282,7 +282,5 @@ def _says_that_an_api_is_off(said: str) -> bool:
     return "SERVICE_DISABLED" in said or "has not been used" in said
 
 
-def _api_is_off(tells_of: str, api: str, place: Place) -> Problem:
-    return Problem(
-        f"The API that tells of {tells_of} is off.", f"gcloud services enable {api} --project={place.project}"
-    )
+def _api_is_off(purpose: str, api: str, place: Place) -> Problem:
+    return Problem(f"The API for {purpose} is off.", f"gcloud services enable {api} --project={place.project}")

@@ -174,7 +174,7 @@ def _of_row(file: Path, number: int, row: Mapping[str, str], faults: list[str]) 
         return None
     side = side_of_word(split) if split else None
     if split and side is None and split.lower() not in _NO_SPLIT:
-        faults.append(f"row {number}: {split!r} names no split; train, val and test do")
+        faults.append(f"row {number}: {split!r} is not a split: write train, val or test")
     # Lists that were written on Windows.
     name = name if (file.parent / name).is_file() else name.replace("\\", "/")
     path = file.parent / name

@@ -95,7 +95,7 @@ def _waits_for(ledger: Ledger, holder: Claim, endpoint_id: str, leaves: str, sin
     held = f"endpoint {endpoint_id}, held by {holder.dataset} since {holder.since}, which {leaves}"
     until = since + GRACE
     if ledger.clock() < until:
-        return f"{held}: it passes on at {clocks.to_text(until)}{_sooner(holder, leaves)}"
+        return f"{held}: it becomes free at {clocks.to_text(until)}{_sooner(holder, leaves)}"
     try:
         found = ledger.find_serving(CloudServing, TARGET, holder.dataset)
     except UnreadableDocument as exc:

@@ -117,7 +117,7 @@ class ModelCards:
             except GenerationChanged:
                 continue
             return
-        log.error("%s is written by someone else all the time: this version of it is left out", self._models.uri(name))
+        log.error("other instances keep writing %s: this version of it is left out", self._models.uri(name))
 
 
 def build(release: CloudRelease, story: Story, *, revision: str) -> dict[str, Any]:

@@ -40,8 +40,8 @@ ACTIONS: Mapping[str, Action] = {
             "rollback",
             "Roll back",
             "Releases again what served before, past the gate and in one step. Newer runs are held from then on.",
-            "They get the model of before within minutes; phones, the next time that they look.",
-            "A minute or two where the model of before is still deployed, else as long as a deployment.",
+            "They get the previous model within minutes; phones, the next time that they look.",
+            "A minute or two where the previous model is still deployed, else as long as a deployment.",
             ("to_run",),
         ),
         Action(
@@ -49,7 +49,7 @@ ACTIONS: Mapping[str, Action] = {
             "Abort",
             "Stops the release that is under way and leaves everything as it was.",
             "Those who already have the new model get the old one back; all others notice nothing.",
-            "Minutes: what Vertex AI is at is waited for.",
+            "Minutes: what Vertex AI has begun has to end first.",
         ),
         Action(
             "hold",

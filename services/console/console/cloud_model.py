@@ -105,7 +105,7 @@ class CloudModel:
             raise ServiceUnavailable(f"App Check does not answer: HTTP {found.status_code}")
         if found.status_code != 200:
             raise RejectedByGoogle(
-                f"App Check takes no APP_CHECK_DEBUG_TOKEN of {settings.app_check_app}: HTTP {found.status_code}; "
+                f"App Check refuses the APP_CHECK_DEBUG_TOKEN of {settings.app_check_app}: HTTP {found.status_code}; "
                 "register it in Firebase's console (App Check, the app, Manage debug tokens)"
             )
         try:

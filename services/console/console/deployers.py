@@ -48,7 +48,9 @@ class HttpDeployers:
             answer = requests.post(f"{address}/{command}", json=body, headers=headers, timeout=_SECONDS)
         except (requests.exceptions.RequestException, lazily.load("google.auth.exceptions").GoogleAuthError) as exc:
             log.error("%s does not answer /%s: %s", address, command, exc)  # noqa: TRY400
-            return Answer(0, {"error": f"{address} does not answer: try again; the same button does nothing twice"})
+            return Answer(
+                0, {"error": f"{address} does not answer: try again; pressing the button again does not do it twice"}
+            )
         try:
             document = json.loads(answer.content)
         except ValueError:

@@ -52,7 +52,7 @@ class Persons:
                 options={"require": ["exp", "iat", "aud", "iss", "email"]},
             )
         except jwt.exceptions.PyJWKClientConnectionError as exc:
-            raise ServiceUnavailable(f"the keys of Identity-Aware Proxy cannot be had: {exc}") from exc
+            raise ServiceUnavailable(f"the keys of Identity-Aware Proxy cannot be fetched: {exc}") from exc
         except (jwt.exceptions.PyJWTError, ValueError, TypeError, RecursionError) as exc:
-            raise CallerRefused(401, f"what Identity-Aware Proxy signs is not good: {type(exc).__name__}") from None
+            raise CallerRefused(401, f"the token of Identity-Aware Proxy is not valid: {type(exc).__name__}") from None
         return str(claims["email"])[:200]

@@ -98,8 +98,8 @@ class Predictions:
         try:
             live = self._serves.of(dataset)
         except (RetryLater, CannotEverSucceed) as exc:
-            log.error("what serves for %s cannot be told: %s", dataset, exc)  # noqa: TRY400
-            message = f"what serves for {dataset} cannot be told now"
+            log.error("what serves for %s is not known: %s", dataset, exc)  # noqa: TRY400
+            message = f"what serves for {dataset} is not known now"
             raise NotAnswered(503, "ledger", message, retry_after=_AWAY) from exc
         if live is None:
             message = f"no model of {dataset} serves now"

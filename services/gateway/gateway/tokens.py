@@ -60,9 +60,9 @@ class Tokens:
             raise self._unavailable(exc) from exc
         # The texts of PyJWT say which claim is wrong, and hold nothing of the token but its key's id.
         except (jwt.exceptions.PyJWTError, ValueError, TypeError, RecursionError) as exc:
-            raise CallerRefused(401, f"the {self._what} is not good: {type(exc).__name__}") from None
+            raise CallerRefused(401, f"the {self._what} is not valid: {type(exc).__name__}") from None
         if not self._issuer.fullmatch(str(claims["iss"])):
-            raise CallerRefused(401, f"the {self._what} is not good: it was issued by another")
+            raise CallerRefused(401, f"the {self._what} is not valid: it was issued for another project")
         return str(claims["sub"])
 
     def _claims(self, token: str) -> Mapping[str, Any]:
@@ -88,7 +88,7 @@ class Tokens:
             raise self._unavailable(exc) from exc
 
     def _unavailable(self, exc: Exception) -> ServiceUnavailable:
-        return ServiceUnavailable(f"the public keys for the {self._what} cannot be had: {exc}")
+        return ServiceUnavailable(f"the public keys for the {self._what} cannot be fetched: {exc}")
 
 
 class _Keys(jwt.PyJWKClient):

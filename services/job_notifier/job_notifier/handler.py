@@ -141,7 +141,7 @@ class JobNotifier:
             return self._ended(launch, attempt, outcome="failed", reason=f"{launch.job} no longer exists", seconds=None)
         if job.outcome is JobOutcome.UNFINISHED:
             if job.state == "PIPELINE_STATE_PAUSED":
-                log.warning("%s is paused: only people can let it go on", job.name)
+                log.warning("%s is paused: only a person can resume it", job.name)
             if launch.has_waited(self._ledger.clock()) and job.is_queued and not launch.passed_over:
                 # The launcher decides how the machines are asked for.
                 self._due.put(f"{LAUNCH}/{launch.run_id}", service=LAUNCHER)

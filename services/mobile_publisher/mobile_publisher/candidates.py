@@ -161,9 +161,9 @@ def _samples(pictures: Iterable[bytes], image_size: int) -> list[npt.NDArray[np.
 
 #: What is not known of a file that Google made, by rule of the gate.
 _NOT_MEASURED = {
-    "conversion_loss": "AutoML shows no model of floating point that its file was made of",
-    "worst_class_loss": "AutoML shows no model of floating point that its file was made of",
-    "cloud_agreement": "AutoML's models say nothing to single pictures before they are deployed",
+    "conversion_loss": "AutoML does not give out the float model that its file was made from",
+    "worst_class_loss": "AutoML does not give out the float model that its file was made from",
+    "cloud_agreement": "AutoML's models answer for single pictures only once they are deployed",
 }
 
 

@@ -201,7 +201,7 @@ def _checked_size(path: Path, variant: str, log: Path) -> int:
     # The flatbuffer's file identifier. Source: tensorflow/compiler/mlir/lite/schema/schema.fbs.
     if header[4:] != b"TFL3":
         raise ConversionFailed(
-            f"the {variant} conversion ended well but wrote no TFLite file. It said last: {_tail(log)}"
+            f"the {variant} conversion succeeded but wrote no TFLite file. It said last: {_tail(log)}"
         )
     return path.stat().st_size
 

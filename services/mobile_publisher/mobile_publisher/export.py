@@ -181,7 +181,7 @@ def _live_manifest(uri: str, models: ObjectStore) -> Mapping[str, Any]:
     try:
         described = json.loads(models.read(name).data)
     except (ObjectMissing, ValueError) as exc:
-        log.warning("what the live file takes cannot be told, so it is taken for float32: %s", exc)
+        log.warning("the input type of the live file is not known, so float32 is assumed: %s", exc)
         return {}
     return described if isinstance(described, Mapping) else {}
 

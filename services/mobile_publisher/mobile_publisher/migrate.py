@@ -64,7 +64,7 @@ class Migration:
         if model.locked:
             return Migrated(name, "failed", "Firebase is at work on it: run this again in a minute")
         if not model.published:
-            why = f"its file is bad: {model.error}" if model.error else "no phone can have it"
+            why = f"its file is bad: {model.error}" if model.error else "no phone can load it"
             return Migrated(name, "skipped", f"not published, {why}")
         known = model.model_hash.lower()
         there = self._there(name, known) if _SHA256.fullmatch(known) else None
@@ -84,14 +84,14 @@ class Migration:
         described, tflite = stored
         if described.get("sha256") != sha256 or _digest(tflite) != sha256:
             version = manifest.imported_version(sha256)
-            raise NotTheSameFile(f"{version} in the bucket is not what Firebase has; take it away")
+            raise NotTheSameFile(f"{version} in the bucket is not what Firebase has; delete it")
         return dict(described)
 
     def _copy(self, model: FirebaseModel, known: str) -> dict[str, Any]:
         tflite = self._models.download(model)
         sha256 = _digest(tflite)
         if _SHA256.fullmatch(known) and sha256 != known:
-            raise NotTheSameFile(f"what came has the checksum {sha256[:12]}…, Firebase says {known[:12]}…")
+            raise NotTheSameFile(f"the downloaded file has the checksum {sha256[:12]}…, Firebase says {known[:12]}…")
         described = manifest.imported(
             name=model.display_name,
             source=f"projects/{self._project}/models/{model.id}",

@@ -62,8 +62,8 @@ ROLLBACK = Route(
 BACK = Route(
     "back",
     Step("restore parameter", State.DEPLOYING, back.restore_parameter, "lets Remote Config say what it said before"),
-    Step("restore pointer", State.DEPLOYING, back.restore_pointer, "points latest.json at the version of before"),
-    Step("restore firebase-ml", State.DEPLOYING, back.restore_firebase, "gives Firebase ML the file of before"),
+    Step("restore pointer", State.DEPLOYING, back.restore_pointer, "points latest.json at the previous version"),
+    Step("restore firebase-ml", State.DEPLOYING, back.restore_firebase, "gives Firebase ML the previous file"),
     Step("report", State.DEPLOYING, back.report, "says what was taken back"),
 )
 

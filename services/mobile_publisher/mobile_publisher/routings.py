@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 KIND = "routing"
 
 _SAYS_NOTHING = (
-    "which tells no answer to a single picture, so it cannot be proven that any answer of the phone's may stand"
+    "whose answers to single pictures are not known, so it cannot be proven that any answer of the phone's may stand"
 )
 
 
@@ -194,7 +194,7 @@ class Routings:
         if not problem:
             try:
                 pairs = answers.pair(_said(mine.file.answers, self._world.models, of=mine.version), other.said)
-                problem = f"{mine.version} and {other.cloud.run_id} have held out no picture in common"
+                problem = f"{mine.version} and {other.cloud.run_id} have no held-out picture in common"
             except UnusableResult as exc:
                 problem = str(exc)
         if not pairs:

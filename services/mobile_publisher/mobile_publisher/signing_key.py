@@ -44,7 +44,7 @@ def _mounted(path: Path) -> bytes:
 def _in_bucket(store: ObjectStore, name: str) -> bytes:
     log.warning(
         "the key for Firebase is read from %s, as everyone can who may read that bucket: put it into Secret Manager"
-        " and set FIREBASE_KEY_FILE, or take it away, since this service signs without a key",
+        " and set FIREBASE_KEY_FILE, or delete it, since this service signs without a key",
         store.uri(name),
     )
     try:

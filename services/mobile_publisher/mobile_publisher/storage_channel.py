@@ -210,7 +210,7 @@ class StorageChannel:
         except ValueError:
             manifest = None
         if not isinstance(manifest, dict) or not _NEEDED.issubset(manifest):
-            raise NoManifest(f"{self._bucket.uri(path)} was overwritten and is not a manifest any more: take it away")
+            raise NoManifest(f"{self._bucket.uri(path)} was overwritten and is not a manifest any more: delete it")
         return manifest
 
     def _read_pointer(self, name: str) -> tuple[dict[str, Any] | None, Generation]:

@@ -1,4 +1,4 @@
-"""What a .tflite file would run: built-in operators that only reckon, and nothing else.
+"""What a .tflite file would run: built-in operators that only compute, and nothing else.
 
 LiteRT's own kernels open no files; what could is a custom operator (TensorFlow's whole list comes in as `FlexWriteFile`
 and so on where a process has the Flex delegate). Operators that keep something between two pictures are refused, too.
@@ -48,7 +48,7 @@ def check(tflite: bytes) -> None:
     if refused := next((name for name, allowed in used if not allowed), None):
         raise RefusedOperator(
             f"the file uses the operator {refused}, which phones do not run: write that step of the network with "
-            "layers of Keras that only reckon, and train again"
+            "layers of Keras that only compute, and train again"
         )
 
 

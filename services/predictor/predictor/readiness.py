@@ -59,7 +59,7 @@ class Readiness:
                 elapsed = round(time.monotonic() - self._started, 3)
                 return {"status": "loading", "reason": self._waiting_for, "elapsed_seconds": elapsed}
             if seconds := self._batcher.stuck_seconds:
-                return {"status": "stuck", "reason": f"the model has been at one batch for {seconds:.0f} s"}
+                return {"status": "stuck", "reason": f"the model has worked on one batch for {seconds:.0f} s"}
             if not self._all_ready():
                 return {"status": "loading", "reason": "another process of this server is loading"}
             return {"status": "ready", "start_seconds": round(self._seconds, 3), "steps": self._steps}

@@ -83,7 +83,7 @@ class Arrivals:
         return following
 
     def give_up(self, what: str, why: str) -> None:
-        self.record(what, CannotEverSucceed(f"what arrived for {what} is not looked at any more: {why}"))
+        self.record(what, CannotEverSucceed(f"what arrived for {what} is given up: {why}"))
 
     def record(self, dataset: str, exc: CannotEverSucceed, *, kind: str = "quiet-period") -> None:
         """Keep what came of arrivals where people look."""

@@ -107,7 +107,7 @@ class Launcher:
         if kind is Kind.MARKER:
             return self._complete_by_marker(event)
         if kind is not Kind.SHARD:
-            return done(f"{name} noted; it is not a shard by its name, and a later look says what becomes of it")
+            return done(f"{name} noted; it is not a shard by its name, and a later tick decides what becomes of it")
         shard = shard_names.numbered(name)
         if shard is None:
             return done(f"{name} noted; the quiet period or {shard_names.SUCCESS_MARKER} completes its batch")
@@ -142,7 +142,7 @@ class Launcher:
         listing = self._list_one_page(config)
         self._intake.remember_listing(dataset, listing)
         if listing is None:
-            return done(f"{name} noted; a later look says whether its batch is complete")
+            return done(f"{name} noted; a later tick checks whether its batch is complete")
         if not shard_names.is_whole(listing.names, prefix=config.data.prefix, rule=config.data.split):
             return done(f"{name} noted; its batch is not complete")
         if self._replaces_known_data(listing, dataset):
@@ -151,7 +151,7 @@ class Launcher:
         self._intake.forget_listing(dataset)
         current = config_bucket.read(self._config, dataset)
         if current != config:
-            return done(f"{name} noted; the configuration has just changed, so a later look completes its batch")
+            return done(f"{name} noted; the configuration has just changed, so a later tick completes its batch")
         run, is_new = self._claiming.claim(self._arrivals.wish(config, listing, reason=WHOLE_SETS))
         return self._launch(run, is_new)
 
@@ -192,7 +192,7 @@ class Launcher:
 
     def _no_data_set(self, name: str) -> UnknownDataset:
         return UnknownDataset(
-            f"{name} lies in no folder of a data set: put shards under {self._data.uri('<dataset>/')}, and the data"
+            f"{name} is not in the folder of a data set: put shards under {self._data.uri('<dataset>/')}, and the data"
             f" set's configuration at {self._config.uri(dataset_config.object_name('<dataset>'))}"
         )
 
@@ -219,5 +219,5 @@ class Launcher:
 
 def _why_not_listed(shard: NumberedShard) -> str:
     if shard.count > intake.PAGE_SIZE:
-        return f"a later look says whether all {shard.count} are there"
+        return f"a later tick checks whether all {shard.count} are there"
     return "its batch is not complete"

@@ -88,7 +88,7 @@ class Jobs:
     def _call_off_but(self, name: str, jobs: list[Job]) -> None:
         for job in jobs:
             if job.name != name and job.outcome is JobOutcome.UNFINISHED:
-                log.warning("%s is one too many, cancelled: %s is the one", job.name, name)
+                log.warning("%s is a duplicate and is cancelled: %s is kept", job.name, name)
                 self.cancel(job.name)
 
 

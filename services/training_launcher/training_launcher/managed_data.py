@@ -458,7 +458,7 @@ class ManagedDatas:
 
     def _delete(self, datasets: Iterable[ManagedDataset]) -> None:
         for each in datasets:
-            log.warning("%s is deleted: it is one too many, or no run needs it", each.name)
+            log.warning("%s is deleted: it is a duplicate, or no run needs it", each.name)
             with contextlib.suppress(ResourceMissing):
                 self._automl.start_delete_dataset(each.name)
 
@@ -564,5 +564,5 @@ def _few(classes: Iterable[Mapping[str, Any]]) -> str:
             faults.append(f"{each['label']} has {records.get('train', 0)} pictures to learn from, AutoML needs two")
     if not faults:
         return ""
-    more = f", and {len(faults) - 5} labels more" if len(faults) > 5 else ""
+    more = f", and {len(faults) - 5} more labels" if len(faults) > 5 else ""
     return f"AutoML cannot be trained on this data: {'; '.join(faults[:5])}{more}. Add pictures, or take labels out"

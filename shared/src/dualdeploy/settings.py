@@ -117,7 +117,7 @@ class CallerSettings:
 
     cloud_run_checks_tokens: bool = setting(
         "CLOUD_RUN_CHECKS_TOKENS",
-        "true where only who may invoke this Cloud Run service gets in: its tokens come checked and without signature",
+        "true where Cloud Run admits only accounts that may invoke the service: tokens come checked, unsigned",
         default=False,
     )
     google_certs_url: str = setting(
@@ -171,7 +171,7 @@ class CloudSettings(VertexSettings, CallerSettings, ProjectSettings):
     )
     console_service_account: str = setting(
         "CONSOLE_SERVICE_ACCOUNT",
-        "e-mail address of the account that the operators' console calls as; it is believed whom it acts for",
+        "e-mail address of the account that the operators' console calls as; the person that it names is believed",
         default="",
     )
     firebase_ml_emulator_host: str = setting(
@@ -195,7 +195,7 @@ class CloudSettings(VertexSettings, CallerSettings, ProjectSettings):
     # A lease that is over at once is held by everybody.
     lease_seconds: float = setting(
         "LEASE_SECONDS",
-        "how long one instance may work on a branch before another takes over",
+        "how long one instance may work on a release before another takes over",
         default=120.0,
         minimum=1,
     )

@@ -246,7 +246,7 @@ FAULTS = [
                 "subscription",
                 "deployer-training-completed",
                 "broken",
-            ): "the subscription is missing: cloud_deployer hears nothing of training-completed"
+            ): "the subscription is missing: cloud_deployer gets no message of training-completed"
         },
     ),
     Fault(

@@ -96,7 +96,7 @@ def test_a_service_that_ends_before_it_is_healthy_is_reported_at_once_with_its_l
 def test_all_services_share_one_time_to_start(stack_of: Callable[..., Stack]) -> None:
     stack = stack_of(others=LOADING, training_launcher=HEALTHY, start_limit_seconds=2.0)
     begun = time.monotonic()
-    with pytest.raises(ServiceDidNotStart, match=r"is not healthy in time(.|\n)*still loading") as caught:
+    with pytest.raises(ServiceDidNotStart, match=r"did not become healthy in time(.|\n)*still loading") as caught:
         stack.start()
 
     assert time.monotonic() - begun < 2.0 * len(NAMES), "each had a time of its own"

@@ -319,7 +319,7 @@ def test_an_unknown_id_is_named_and_the_known_one_is_sent(cloud: Cloud) -> None:
     status, output = run("12345", letter)
 
     assert status == 1
-    assert "12345: there is not a dead letter with this id" in output
+    assert "12345: there is no dead letter with this id" in output
     assert cloud.received("deployer") == [(DATA, {})]
 
 

@@ -287,7 +287,7 @@ def test_what_a_data_set_without_a_configuration_costs_is_told(ledger: Ledger, s
     text = " ".join(shown(store)[1].split())
     assert "Costs and stays" in text
     assert "flowers: serves 100 % and costs 140.20 USD a month, but flowers has had no configuration" in text
-    assert "birds: no one has asked endpoint birds since 2026-11-20 12:00:00, about $70.00 a month" in text
+    assert "birds: endpoint birds has had no request since 2026-11-20 12:00:00, about $70.00 a month" in text
     assert "birds" not in shown(store, "--dataset", "flowers")[1]
 
 

@@ -100,7 +100,7 @@ def test_a_renamed_data_set_takes_its_endpoint_over_after_ten_minutes(deployer: 
     old = deployer.live_run()
     birds = renamed(deployer)
     assert "held by flowers since" in deployer.standing(birds).waits_for
-    assert "it passes on at 2026-11-23T" in deployer.standing(birds).waits_for
+    assert "it becomes free at 2026-11-23T" in deployer.standing(birds).waits_for
     for _ in range(8):
         deployer.tick()
     assert deployer.shares() == {old: 100}

@@ -64,7 +64,7 @@ def test_figures_of_other_pictures_are_not_compared_and_the_verdict_says_so(depl
     assert release.state is State.LIVE
     (why,) = release.gate["not_judged"]
     assert why.startswith(f"regression: {serving}, which serves, was not measured on the same pictures")
-    assert why.endswith("this service knows no TRAINER_IMAGE to measure it with")
+    assert why.endswith("TRAINER_IMAGE is not set, and measuring it takes that image")
 
 
 def test_two_trainings_on_the_same_snapshot_are_compared_by_their_own_figures(deployer: Deployer) -> None:

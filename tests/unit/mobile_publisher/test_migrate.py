@@ -89,7 +89,7 @@ def test_a_manifest_that_is_none_is_named_and_keeps_no_other_model(firebase: Fak
 
 def test_what_no_phone_can_have_is_passed_over_with_the_reason(firebase: FakeFirebaseMl) -> None:
     done = migrated(firebase, bucket())
-    assert done["dogs"].note == "not published, no phone can have it"
+    assert done["dogs"].note == "not published, no phone can load it"
     assert done["eels"].note == "not published, its file is bad: Invalid flatbuffer format"
 
 

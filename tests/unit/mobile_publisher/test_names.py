@@ -120,7 +120,7 @@ def test_a_name_of_a_data_set_without_a_configuration_is_passed_on_after_a_while
         assert published(project) == before
         return
     assert project.release(other).state is State.DEPLOYING
-    assert "flowers holds that has no configuration any more" in project.release(other).holdup.what
+    assert "is held by flowers, a data set without a configuration" in project.release(other).holdup.what
     project.tick(UNCONFIGURED_SECONDS - 60)
     assert project.release(other).state is State.DEPLOYING
     if gone == "deleted and created anew":

@@ -158,7 +158,7 @@ def test_two_runs_without_a_picture_in_common_prove_nothing(project: Pairs) -> N
     project.tick()
     told = project.told()
     assert (told["outcome"], told["threshold"], told["share"], told["examples"]) == ("not_proven", 1.01, 1.0, 0)
-    assert "no picture in common" in told["note"]
+    assert "no held-out picture in common" in told["note"]
 
 
 def test_a_changed_wish_counts_from_the_next_release_for_phones_on(project: Pairs) -> None:
@@ -287,7 +287,7 @@ def test_with_a_cloud_model_that_automl_trained_the_phone_always_asks_and_is_tol
     project.tick()
     told = project.told()
     assert (told["threshold"], told["outcome"], told["share"]) == (ASK_ALWAYS, "not_proven", 1.0)
-    assert f"{run_id} was trained by AutoML, which tells no answer to a single picture" in told["note"]
+    assert f"{run_id} was trained by AutoML, whose answers to single pictures are not known" in told["note"]
     # Training it again would not change that.
     assert "mends it" not in told["note"]
     assert told["cloud"]["input"]["px"] == automl.PIXELS_TO_SEND

@@ -89,7 +89,7 @@ def test_health_is_503_while_the_model_does_not_come_back_from_a_batch(
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert answer.json is not None
-    assert answer.json == {"status": "stuck", "reason": "the model has been at one batch for 0 s"}
+    assert answer.json == {"status": "stuck", "reason": "the model has worked on one batch for 0 s"}
     model.gate.set()
     while client.get("/v1/health").status_code == 503:
         assert time.monotonic() < deadline

@@ -170,7 +170,7 @@ def test_the_order_of_classes_is_the_alphabet_or_a_list(tmp_path: Path) -> None:
         (["a.jpg"], "path,label\nb.jpg,x\n", "b.jpg does not exist"),
         (["a.jpg"], "image_id,breed\nb,x\n", "image_id does not exist"),
         (["a.jpg"], "path,label\ngs://x/a.jpg,x\n", "is not on this machine"),
-        (["a.jpg"], "path,label,split\na.jpg,x,week 3\n", "'week 3' names no split"),
+        (["a.jpg"], "path,label,split\na.jpg,x,week 3\n", "'week 3' is not a split"),
         (["a.jpg"], "path,label\na.jpg,x\na.jpg,y\n", "lists pictures twice: a.jpg"),
         (["a.jpg"], "path,label\n", "list.csv lists no pictures"),
         (["a.jpg"], "path,label\na.jpg,rösen\n".encode("latin-1"), "list.csv is not text in UTF-8"),

@@ -13,7 +13,7 @@ FAULTS = {
     "no billing": ({"billing": False}, "no billing account", "gcloud billing projects link demo-dualdeploy"),
     "the API of billing is off": (
         {"billing_api_off": True},
-        "tells of billing is off",
+        "API for billing is off",
         "gcloud services enable cloudbilling.googleapis.com --project=demo-dualdeploy",
     ),
     "an old Terraform": ({"terraform_version": "1.8.5"}, "1.8.5 is too old", "terraform/install"),
@@ -44,8 +44,8 @@ def test_what_is_no_region_is_refused(project: Any, region: str) -> None:
 @pytest.mark.parametrize(
     ("region", "complaint"),
     [
-        ("us-central9", "Cloud Run and Cloud Scheduler and Eventarc and Vertex AI cannot be had in us-central9"),
-        ("us-west8", "Eventarc and Vertex AI cannot be had in us-west8"),
+        ("us-central9", "us-central9 does not have Cloud Run and Cloud Scheduler and Eventarc and Vertex AI"),
+        ("us-west8", "us-west8 does not have Eventarc and Vertex AI"),
     ],
 )
 def test_a_region_without_a_product_is_refused_with_those_nearby(project: Any, region: str, complaint: str) -> None:

@@ -249,7 +249,7 @@ def test_a_label_that_no_picture_tests_is_refused() -> None:
     [
         ([{"label": "a", "records": {"train": 40, "eval": 0}}], "a has no held-out picture"),
         ([{"label": "a", "records": {"train": 1, "eval": 20}}], "a has 1 pictures to learn from, AutoML needs two"),
-        ([{"label": f"l{n}", "records": {"train": 1, "eval": 1}} for n in range(8)], "and 3 labels more"),
+        ([{"label": f"l{n}", "records": {"train": 1, "eval": 1}} for n in range(8)], "and 3 more labels"),
         ([{"label": "a", "records": {"train": 8, "eval": 2}}], ""),
     ],
 )

@@ -53,7 +53,9 @@ def validate(
     if str(data).startswith("gs:"):
         # A path has lost one of the two slashes.
         place = str(data).replace("gs:/", "gs://", 1)
-        raise click.UsageError(f"{place} is in a bucket, which validates on upload: give a folder of this machine")
+        raise click.UsageError(
+            f"{place} is in a bucket, where data is validated as it arrives: give a folder on this machine"
+        )
     if not str(data) or not data.exists():
         raise click.UsageError(f"{data} does not exist: name the folder that holds the TFRecord shards")
     asked = validation.Request(data, config, labels, first_label, image_feature, label_feature, max_mebibytes, decode)

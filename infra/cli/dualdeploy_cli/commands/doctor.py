@@ -69,7 +69,7 @@ def doctor(
         print_findings(findings, chain, console(wide=wide), everything=everything, wide=wide)
         if session.is_local:
             note(
-                "This is the local cloud: the remedies are for Google Cloud; here dualdeploy down and up put it right."
+                "This is the local cloud: the remedies are for Google Cloud. Here dualdeploy down, then up, repairs it."
             )
     states = {each.state for each in findings}
     if State.BROKEN in states:
@@ -86,6 +86,6 @@ def _deployed_region(google: Google) -> str:
         bucket = google.get("storage", f"/storage/v1/b/{google.project}-data", needs="storage.buckets.get")
     except (NotThere, CouldNotLook) as exc:
         raise click.UsageError(
-            f"which region? Give --region us-central1; the data bucket does not tell: {exc}"
+            f"which region? Give --region us-central1; the data bucket cannot be asked for it: {exc}"
         ) from exc
     return str(bucket["location"]).lower()

@@ -69,7 +69,7 @@ def replay(
         raise click.exceptions.Exit(Refused.exit_code)
 
 
-_UNKNOWN = "there is not a dead letter with this id (one that was replayed and failed again has a new one)"
+_UNKNOWN = "there is no dead letter with this id (one that was replayed and failed again has a new one)"
 
 
 def _send_again(letters: DeadLetters, chosen: Sequence[DeadLetter]) -> list[dict[str, str]]:

@@ -43,7 +43,7 @@ def configurations(look: Look) -> Mapping[str, DatasetConfig | CannotEverSucceed
 
 def _read(store: ReadOnlyStore, name: str) -> DatasetConfig | CannotEverSucceed:
     if not name.endswith(_ENDING):
-        return CannotEverSucceed(f"is not read by anybody: a configuration is named {_FOLDER}<dataset>{_ENDING}")
+        return CannotEverSucceed(f"is not read by any service: a configuration is named {_FOLDER}<dataset>{_ENDING}")
     try:
         return config_bucket.read(store, name.removeprefix(_FOLDER).removesuffix(_ENDING))
     except CannotEverSucceed as exc:

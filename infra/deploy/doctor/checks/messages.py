@@ -64,7 +64,7 @@ def _subscription(look: Look, name: str) -> Check:
         mutable = list(_push(look, wanted, found))
         later = list(_worn(wanted, found))
         if fixed:
-            yield check.broken(f"{'; '.join(fixed)}. Neither can be changed: it has to be made anew", again)
+            yield check.broken(f"{'; '.join(fixed)}. Neither can be changed: delete it and create it again", again)
         if mutable:
             yield check.broken("; ".join(mutable))
         if later:
@@ -73,8 +73,8 @@ def _subscription(look: Look, name: str) -> Check:
             yield check.ok(f"{wanted['topic']} → {reader}")
 
     missing = (
-        f"the subscription is missing: {reader} hears nothing of {wanted['topic']}, and what is published meanwhile is"
-        " lost to it"
+        f"the subscription is missing: {reader} gets no message of {wanted['topic']}, and what is published meanwhile"
+        " is lost to it"
     )
     hint = chain.hint_of_subscription(name)
     check = Check(
@@ -105,11 +105,11 @@ def _push(look: Look, wanted: Mapping[str, Any], found: Any) -> Iterator[str]:
         return
     service = wanted["service"]
     if not endpoint:
-        yield f"it pushes nowhere: {service} is told nothing, and its messages wait"
+        yield f"it has no push endpoint: {service} gets none of its messages, and they wait"
         return
     known = _addresses(look, service)
     if known and endpoint not in [address + wanted["path"] for address in known]:
-        yield f"it pushes to {endpoint}, not to {known[0]}{wanted['path']}: {service} is told nothing"
+        yield f"it pushes to {endpoint}, not to {known[0]}{wanted['path']}: {service} gets none of its messages"
     token = found.push_config.oidc_token
     if token.service_account_email != (caller := look.chain.caller(service)):
         yield f"it signs as {token.service_account_email or 'nobody'}, not as {caller}: {service} refuses every message"

@@ -63,7 +63,7 @@ def _without_transport(look: Look, found: Mapping[str, Any]) -> Iterator[str]:
             look.google.subscription(subscription)
         except NotThere:
             name = subscription.rsplit("/", 1)[-1]
-            yield f"its subscription {name} was deleted: delete the trigger too, so that it is made anew"
+            yield f"its subscription {name} was deleted: delete the trigger too, so that it is created again"
 
 
 def _filters(trigger: Mapping[str, Any]) -> Mapping[str, str]:
@@ -185,10 +185,10 @@ def _door(look: Look, service: str, found: Mapping[str, Any], given: Mapping[str
     caller = look.chain.caller(service)
     uri = str(found.get("uri", ""))
     if "PUSH_AUDIENCES" in given and not names_audience(given["PUSH_AUDIENCES"], uri):
-        yield f"PUSH_AUDIENCES has not its address {uri}: it refuses every event with 401"
+        yield f"PUSH_AUDIENCES does not include its address {uri}: it refuses every event with 401"
     senders = [each.strip() for each in given.get("PUSH_SERVICE_ACCOUNTS", caller).split(",")]
     if caller not in senders:
-        yield f"PUSH_SERVICE_ACCOUNTS has not {caller}: it refuses every event with 403"
+        yield f"PUSH_SERVICE_ACCOUNTS does not include {caller}: it refuses every event with 403"
     if uri.endswith(".run.app") and given.get("CLOUD_RUN_CHECKS_TOKENS") != "true":
         # Cloud Run takes the signature of the tokens that it has checked.
         yield "CLOUD_RUN_CHECKS_TOKENS is not true: it refuses every event with 401"

@@ -98,7 +98,7 @@ class ServiceProcess:
             if healthy:
                 return
             if left <= 0:
-                raise self._did_not_start("is not healthy in time")
+                raise self._did_not_start("did not become healthy in time")
             self._closing.wait(0.05)
 
     def problem(self) -> str:

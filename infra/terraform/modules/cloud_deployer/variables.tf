@@ -92,7 +92,7 @@ variable "labels" {
 }
 
 variable "console_account" {
-  description = "E-mail of the account that the console calls as: it is believed whom it acts for. Empty without one."
+  description = "E-mail of the account that the console calls as: the person that it names is believed. Empty without one."
   type        = string
   default     = ""
 }

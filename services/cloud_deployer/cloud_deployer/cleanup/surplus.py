@@ -115,7 +115,7 @@ def _judge(deployed: DeployedModel, endpoint: Endpoint, holdings: Holdings) -> R
     if not is_ours(deployed, endpoint, holdings):
         return f"{name} is not ours"
     if holdings.is_current(deployed) and holdings.sleeps and idle and idle.endpoint == endpoint.id:
-        return _removal(deployed, endpoint, f"no one has asked it since {idle.since} (serving.idle: undeploy)")
+        return _removal(deployed, endpoint, f"it has had no request since {idle.since} (serving.idle: undeploy)")
     if share := endpoint.traffic.get(deployed.id, 0):
         stands = f"{name} has {share} % of the traffic, and is not what is live"
         is_current = holdings.is_current(deployed)
@@ -143,7 +143,7 @@ def _judge_previous(deployed: DeployedModel, endpoint: Endpoint, holdings: Holdi
     name = f"deployed model {deployed.id} of endpoint {endpoint.id} ({deployed.display_name})"
     current = holdings.serving.current
     if holdings.sleeps:
-        return _removal(deployed, endpoint, "kept for a rollback of what no one asks (serving.idle: undeploy)")
+        return _removal(deployed, endpoint, "kept for a rollback of a model without requests (serving.idle: undeploy)")
     if holdings.is_in_grace:
         return _costs(f"{name} is kept for a rollback", holdings.serving.previous, holdings)
     if holdings.config and holdings.config.serving.keep_previous:

@@ -119,15 +119,15 @@ class Cleanup:
             except UnreadableDocument as exc:
                 # What it says is for people to mend; no release waits for that.
                 self._free(what)
-                log.error("%s is not tidied: %s", what, exc)  # noqa: TRY400
+                log.error("%s is not cleaned up: %s", what, exc)  # noqa: TRY400
                 return Next(str(exc))
             except InvalidDatasetConfig as exc:
-                log.warning("%s is not tidied while its configuration is broken: %s", what, exc)
-                return Next("is not tidied while its configuration is broken")
+                log.warning("%s is not cleaned up while its configuration is broken: %s", what, exc)
+                return Next("is not cleaned up while its configuration is broken")
 
     def give_up(self, what: str, why: str) -> None:
         """No release may wait for a removal that is not gone on with."""
-        log.error("tidying %s is given up until the next full hour: %s", what, why)
+        log.error("the cleanup of %s is given up until the next full hour: %s", what, why)
         self._free(what)
 
     def _look(self, dataset: str) -> Next:
@@ -146,7 +146,7 @@ class Cleanup:
         removal = self._next(seen, holdings.config)
         if removal is None:
             self._write(seen, report)
-            return Next("is tidy", surplus.until)
+            return Next("needs no cleanup", surplus.until)
         self._write(seen.changed(under_way=removal.at(self._world.clock())), report)
         if self._claim(serving, removal):
             self._settle(dataset)

@@ -46,7 +46,7 @@ def tell(release: CloudRelease, world: World) -> Turn[CloudRelease]:
         _tell(release, world)
     except CannotEverSucceed as exc:
         # The release is out: whatever people then see elsewhere, calling it failed would be a lie.
-        log.error("not everyone is told that %s is live: %s", release.run_id, exc)  # noqa: TRY400
+        log.error("%s is live, but its aliases or model card were not updated: %s", release.run_id, exc)  # noqa: TRY400
     return Forward(release)
 
 

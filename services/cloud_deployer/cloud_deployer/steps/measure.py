@@ -70,7 +70,7 @@ def _unmeasured(release: CloudRelease, world: World, result: TrainingResult, liv
         # It goes out whatever the comparison says: someone who rolls back must not wait for a job.
         return Measured(live=live.run_id, problem=told or "no job was started to find out, the release is forced")
     if not world.settings.trainer_image:
-        problem = told or "this service knows no TRAINER_IMAGE to measure it with"
+        problem = told or "TRAINER_IMAGE is not set, and measuring it takes that image"
         return Measured(live=live.run_id, problem=problem)
     return None
 
@@ -216,7 +216,7 @@ def _look(release: CloudRelease, world: World, result: TrainingResult, live: Clo
     with contextlib.suppress(RejectedByGoogle):
         world.vertex.cancel_custom_job(job.name)
     _settle(release, world, [job])
-    return _measured(release, Measured(live=live.run_id, problem=f"{job.name} had no end after {limit:.0f} s"))
+    return _measured(release, Measured(live=live.run_id, problem=f"{job.name} had not ended after {limit:.0f} s"))
 
 
 def timeout_seconds(result: TrainingResult) -> float:

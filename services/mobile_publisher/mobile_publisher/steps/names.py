@@ -59,7 +59,7 @@ def take(release: MobileRelease, world: World) -> Turn[MobileRelease]:
         raise _taken(release, claim)
     if waits:
         since = clocks.from_text(claim.unconfigured_since)
-        what = f"the name {release.published_as!r}, which {waits} holds that has no configuration any more"
+        what = f"the name {release.published_as!r}, which is held by {waits}, a data set without a configuration"
         return Wait(release, what, at=since + datetime.timedelta(seconds=UNCONFIGURED_SECONDS))
     return Forward(release.changed(parameter=claim.parameter))
 
@@ -138,7 +138,7 @@ def _is_given_up(world: World, claim: NameClaim) -> bool:
 
 
 def _taken(release: MobileRelease, claim: NameClaim | None) -> NameTaken:
-    holder = f"{claim.dataset or 'no one'} since {claim.since}" if claim else "no one any more"
+    holder = f"{claim.dataset or 'no data set'} since {claim.since}" if claim else "no data set any more"
     return NameTaken(
         f"publishing.name {release.published_as!r} of {release.dataset} is held by {holder}: give one of the two"
         " another name, or free it by /retire of the data set that holds it, then redeploy"

@@ -73,4 +73,4 @@ class Departure:
         try:
             return act()
         except Exception as exc:  # noqa: BLE001  # whatever it is, the process has to leave with the right code
-            return f"a last act failed ({exc})"
+            return f"a shutdown hook failed ({exc})"

@@ -58,7 +58,7 @@ class MachineTable(_Strict):
                 f"{machine} is not a machine of Vertex AI; it has those of the series {series}, such as n1-standard-8"
             )
         if not accelerator:
-            return "" if plain else f"{machine} cannot be had without its accelerators: it goes with {_named(own)}"
+            return "" if plain else f"{machine} is not available without its accelerators: it goes with {_named(own)}"
         if any(pairing.accelerator == accelerator and count in pairing.counts for pairing in own):
             return ""
         if not any(pairing.accelerator == accelerator for pairing in self.accelerators):
@@ -94,7 +94,7 @@ class MachineTable(_Strict):
             )
             return f"{accelerator} comes in numbers of {_either(counts)}"
         shown = _either(fitting[:3])
-        return f"{count} {accelerator} can be had with {shown}{' and others' if len(fitting) > 3 else ''}"
+        return f"{count} {accelerator} is available with {shown}{' and others' if len(fitting) > 3 else ''}"
 
 
 def _named(pairings: Sequence[Pairing]) -> str:

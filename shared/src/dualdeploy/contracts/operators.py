@@ -120,7 +120,7 @@ _ADVICE: Mapping[str, str] = {
     **dict.fromkeys(("AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"), _CHANGES),
     **dict.fromkeys(("RandomUniform", "RandomStandardNormal", "StatefulUniform", "RngReadAndSkip"), _CHANGES),
 }
-ADVICE_FOR_ALL = "write that step with layers and operations of Keras that only reckon"
+ADVICE_FOR_ALL = "write that step with layers and operations of Keras that only compute"
 
 
 def advice(operator: str) -> str:

@@ -95,13 +95,13 @@ RULES: Final = (
         "|resource_pool_exhausted|out of capacity|machine type temporarily unavailable"
         "|is currently unavailable in the \\S+ zone",
         NoCapacity,
-        "Google has no free machine of this kind now; another machine, accelerator or region may be had sooner",
+        "Google has no free machine of this kind now; another machine, accelerator or region may be available sooner",
     ),
     _rule(
         "429",
         "quota metrics? exceed|quotas are exceeded|quota exceeded for .*_(gpus|cpus|tpus)",
         NoCapacity,
-        "the quota is in use or too small: `make check` compares it with what the data sets ask for",
+        "the quota is in use or too small: `make doctor` compares it with what the data sets ask for",
     ),
     # What Vertex AI says, with 400, when it may not start a job as this account, or the account is minutes old.
     _rule("400 403", "act as service.?account|iam\\.serviceaccounts\\.actas", PermissionSpreads, _GRANT),

@@ -226,7 +226,7 @@ def _reader(project: str) -> Any:
 def credential_of_key(key: bytes) -> Any:
     """The google.auth credential of a service account's key, which signs by itself.
 
-    Raises RejectedByGoogle for what is no such key, without a word of what is in it.
+    Raises RejectedByGoogle for what is not such a key, without quoting any of it.
     """
     try:
         return lazily.load("google.oauth2.service_account").Credentials.from_service_account_info(
@@ -257,7 +257,7 @@ def _impersonating_signer(signer: str) -> Any:
         )
 
     class Impersonation(impersonated):  # type: ignore[misc]  # google.auth is half typed
-        """Tells a right that is missing from an IAM that does not answer: the library has one error for both."""
+        """Tells a missing permission apart from an IAM that does not answer: the library has one error for both."""
 
         def refresh(self, request: Any) -> None:
             with _explained(source, signer):

@@ -97,7 +97,7 @@ class Due:
             with contextlib.suppress(GenerationChanged):
                 self._ledger.store.put(name, encode(marker.changed(taker="")), expect=generation)
                 return
-        raise LedgerContention(f"{name} comes and goes")
+        raise LedgerContention(f"{name} is created and deleted again and again")
 
     def entries(self) -> list[Entry]:
         """What is due by now, the oldest first; one listing."""

@@ -72,7 +72,7 @@ class Ledger:
         except GenerationChanged:
             found = self.find(name, type(document))
             if found is None:
-                raise LedgerContention(f"{name} comes and goes") from None
+                raise LedgerContention(f"{name} is created and deleted again and again") from None
             return found, found.document == document
 
     def write(self, name: str, document: AnyDocument, *, expect: Generation) -> Versioned[AnyDocument]:

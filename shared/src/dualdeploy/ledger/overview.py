@@ -96,7 +96,9 @@ class _Cleanup(Document):
         told = [f"{self.dataset}: {each}" for each in self.left]
         if self.idle:
             cost = "" if self.idle.usd_per_month is None else f", about ${self.idle.usd_per_month:.2f} a month"
-            told.append(f"{self.dataset}: no one has asked endpoint {self.idle.endpoint} since {self.idle.since}{cost}")
+            told.append(
+                f"{self.dataset}: endpoint {self.idle.endpoint} has had no request since {self.idle.since}{cost}"
+            )
         return told
 
 

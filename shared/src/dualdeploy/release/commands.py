@@ -316,7 +316,7 @@ class Commands(Generic[AnyRelease, AnyServing]):
         state = "under way" if busy is turn else "waiting for its turn"
         raise Refusal(
             409,
-            f"{busy.name} is {state} since {busy.since}: wait until it is through, or stop it by /abort",
+            f"{busy.name} is {state} since {busy.since}: wait until it has ended, or stop it by /abort",
             send={"path": "/abort", "body": {"dataset": dataset, "run_id": busy.run_id}},
         )
 

@@ -36,7 +36,11 @@ _STATUS = {
     "properties": {
         "dataset": {"type": "string"},
         "live": {"type": ["object", "null"], "description": "current and previous release"},
-        "under_way": {"type": "array", "items": {"type": "object"}, "description": "what is under way, then who waits"},
+        "under_way": {
+            "type": "array",
+            "items": {"type": "object"},
+            "description": "what is under way, then what waits",
+        },
         "hold": {"type": ["object", "null"], "description": "since when and by whom newer runs are kept away"},
         "refused": {"type": "array", "items": {"type": "object"}, "description": "data and requests refused lately"},
         "at": {"type": "string", "format": "date-time"},

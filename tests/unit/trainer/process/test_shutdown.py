@@ -36,7 +36,7 @@ def test_an_act_that_fails_does_not_keep_the_process(tmp_path: Path, caplog: pyt
     departure.before(fail)
     departure.before(lambda: "the second was asked as well")
     assert departure.leave() == 75
-    assert "a last act failed ('gone'); the second was asked as well" in caplog.text
+    assert "a shutdown hook failed ('gone'); the second was asked as well" in caplog.text
 
 
 def test_before_training_there_is_nothing_to_keep() -> None:

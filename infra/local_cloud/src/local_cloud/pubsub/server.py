@@ -219,5 +219,5 @@ def _refuse_fixed_changes(existing: Any, wanted: Any) -> None:
         if before != after:
             raise invalid(
                 f"{existing.name} has {field} {before!r}, and a subscription's {field} cannot change to "
-                f"{after!r}: delete the subscription, with what it owes, and create it anew."
+                f"{after!r}: delete the subscription, with the messages that wait in it, and create it again."
             )

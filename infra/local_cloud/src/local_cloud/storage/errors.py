@@ -37,7 +37,7 @@ class RangeNotSatisfiable(Exception):  # HTTP's own name for 416
     """The asked range starts behind the last byte; the answer names the size in Content-Range."""
 
     def __init__(self, size: int) -> None:
-        super().__init__(f"the requested range starts behind the last of {size} bytes")
+        super().__init__(f"the requested range starts after the last of {size} bytes")
         self.size = size
 
 

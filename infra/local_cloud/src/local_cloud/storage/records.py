@@ -235,7 +235,7 @@ def require_bucket_name(name: object) -> str:
     if "." not in name and len(name) > 63:
         raise invalid(f"Invalid bucket name: {name!r}; it has at most 63 characters")
     if _IP_ADDRESS.fullmatch(name) or _RESERVED.fullmatch(name):
-        raise invalid(f"Invalid bucket name: {name!r}; it must be no IP address, not begin with goog or contain google")
+        raise invalid(f"Invalid bucket name: {name!r}; it must not be an IP address, begin with goog or contain google")
     return name
 
 

@@ -155,7 +155,7 @@ class Uploads:
         if start > session.received:
             raise invalid(f"the chunk starts at {start}, but only {session.received} bytes have arrived before it")
         if total is not None and stop > total:
-            raise invalid(f"the chunk ends at {stop}, behind the announced total of {total} bytes")
+            raise invalid(f"the chunk ends at {stop}, after the announced total of {total} bytes")
         if (stop - start) % CHUNK_MULTIPLE and stop != total:
             raise invalid(f"every chunk but the last must be a multiple of {CHUNK_MULTIPLE} bytes")
         if stop <= session.received:

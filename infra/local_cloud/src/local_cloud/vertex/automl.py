@@ -120,10 +120,10 @@ def task(inputs: object) -> Task:
         raise invalid_argument(f"training_task_inputs: unknown field {unknown[0]!r}.")
     for key in ("multiLabel", "baseModelId", "uptrainBaseModelId", "tunableParameter"):
         if inputs.get(key):
-            raise invalid_argument(f"training_task_inputs.{key} is not there in the local cloud.")
+            raise invalid_argument(f"training_task_inputs.{key} is not supported by the local cloud.")
     model_type = inputs.get("modelType") or "CLOUD"
     if model_type not in KINDS:
-        raise invalid_argument(f"training_task_inputs.modelType: {model_type!r} is none of {', '.join(KINDS)}.")
+        raise invalid_argument(f"training_task_inputs.modelType: {model_type!r} is not one of {', '.join(KINDS)}.")
     kind = KINDS[model_type]
     budget = _whole(inputs.get("budgetMilliNodeHours"), "training_task_inputs.budgetMilliNodeHours", kind.default)
     if not kind.least <= budget <= kind.most:

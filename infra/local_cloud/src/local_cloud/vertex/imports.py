@@ -106,7 +106,7 @@ def parse(text: str) -> Line:
     resource_labels = document.get("dataItemResourceLabels") or {}
     ml_use = resource_labels.get(ML_USE, "") if isinstance(resource_labels, dict) else None
     if ml_use not in ("", *ML_USES):
-        raise BadLine(f"{ML_USE} {ml_use!r} is none of {', '.join(ML_USES)}")
+        raise BadLine(f"{ML_USE} {ml_use!r} is not one of {', '.join(ML_USES)}")
     return Line(document["imageGcsUri"], label, ml_use)
 
 
