@@ -68,7 +68,7 @@ def judge(asked: Request, console: Console) -> Judged:
     verdict = _validate(data, asked, console)
     # One shard that is named alone is asked about, not its set.
     fault, note = ("", data.shards.fault) if asked.path.is_file() else (data.shards.fault, "")
-    labels_from = f"Class names from {LABELS_FILE}." if data.labels_from == LABELS_FILE else ""
+    labels_from = f"Class names from {data.labels_from}." if data.labels_from.endswith(LABELS_FILE) else ""
     return Judged(data, verdict, fault, (labels_from, *data.notes(), *verdict.notes, note))
 
 
@@ -144,12 +144,16 @@ def _print_yaml(path: Path, data: LocalData, verdict: Verdict, console: Console)
     """The configuration that would fit, for a data set without one."""
     schema, classes = data.schema, list(verdict.classes)
     labels = list(schema.labels or (entry.label for entry in classes))
-    # Where the first class has no records, they count from one.
-    counts_from_one = not any(classes[0].records.values()) and len(classes) > 2
-    if schema.labels is None and counts_from_one:
-        labels = labels[1:]
-    if counts_from_one and (schema.labels is None or "label_out_of_range" in verdict.finding_counts):
+    out_of_range = "label_out_of_range" in verdict.finding_counts
+    is_empty = [not any(entry.records.values()) for entry in classes]
+    if is_empty[0] and (out_of_range if schema.labels else len(classes) > 2):
+        # They count from one.
+        labels = labels if schema.labels else labels[1:]
         schema = dataclasses.replace(schema, first_label=schema.first_label + 1)
+    elif schema.first_label and out_of_range and (is_empty[-1] or not schema.labels):
+        # They do not, although those of this schema mostly do.
+        labels = labels if schema.labels else [f"class {number}" for number in range(len(labels) + 1)]
+        schema = dataclasses.replace(schema, first_label=schema.first_label - 1)
     named = schema.labels or schema.met or any(not entry.label.startswith("class ") for entry in classes)
     console.print("[cyan]YAML[/]     that fits" + ("" if named else "; put the names of the classes in their places"))
     console.print(_plain(yaml_that_fits(path if path.is_dir() else path.parent, schema, labels)), highlight=False)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from dualdeploy.images.tfrecord import encode_example
+from dualdeploy.images.tfrecord import encode_example, parse_example
 from support.command_line import call, invoke
 
 CONFIG = """
@@ -131,6 +131,23 @@ def test_features_and_names_are_guessed_and_the_yaml_that_fits_is_printed_and_fi
     assert "YAML" not in output
 
 
+@pytest.mark.parametrize("labels", [(), ("--labels", "a,b")])
+@pytest.mark.parametrize("preset", ["flowers", "object-detection"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_yaml_that_fits_counts_as_the_records_do(run, tmp_path, record, shard, *, first, preset, labels) -> None:
+    classes = 2 if labels else 3
+    made = [record(n, label=n % classes + first) for n in range(60)]
+    if preset != "flowers":
+        pictures = [(parse_example(each)["image"].values[0], n % classes + first) for n, each in enumerate(made)]
+        made = [encode_example({"image/encoded": i, "image/object/class/label": c}) for i, c in pictures]
+    (tmp_path / "train.tfrecord").write_bytes(shard(made))
+    code, output = run(tmp_path, *labels)
+    assert (code == 0) is (first == (preset != "flowers"))
+    written = tmp_path / "fits.yaml"
+    written.write_text(output[output.index("dataset: ") :].split("\n\n")[0])
+    assert run(tmp_path, "--config", written)[0] == 0
+
+
 def test_labels_that_count_from_one_are_told_by_the_yaml_that_fits(run, tmp_path, record, shard) -> None:
     (tmp_path / "train.tfrecord").write_bytes(shard(record(n, label=n % 3 + 1) for n in range(60)))
     code, output = run(tmp_path)
@@ -145,9 +162,18 @@ def test_labels_that_count_from_one_are_told_by_the_yaml_that_fits(run, tmp_path
     assert run(tmp_path, "--config", written)[0] == 0
 
 
-def test_labels_txt_names_the_classes_as_for_the_demo(run, folder) -> None:
-    (folder / "labels.txt").write_text("marguerite\nrose\n")
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("labels.txt", "marguerite\nrose\n"),
+        ("labels.txt", "\ufeff0 marguerite\r\n1 rose\r\n"),
+        ("1.0.0/label.labels.txt", "marguerite\nrose\n"),
+    ],
+)
+def test_labels_txt_names_the_classes_as_for_the_demo(run, folder, file: str, text: str) -> None:
+    (folder / file).parent.mkdir(exist_ok=True)
+    (folder / file).write_text(text)
     code, output = run(folder)
     assert code == 0
     assert "marguerite" in output
-    assert "Class names from labels.txt." in output
+    assert f"Class names from {file.removeprefix('1.0.0/')}." in output

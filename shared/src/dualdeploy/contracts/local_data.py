@@ -21,8 +21,9 @@ from dualdeploy.images.tfrecord import CorruptRecords, Example, parse_example, r
 #: Records that are looked at until one tells its features.
 _LOOKED_AT = 20
 
-#: Names of classes, one a line, in the order of their indices.
+#: Names of classes, one a line, in the order of their indices; TensorFlow Datasets put the feature's name before it.
 LABELS_FILE = "labels.txt"
+_LABELS_OF_TFDS = "**/*.labels.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,8 @@ class LocalData:
 def open_data(path: Path, *, config_file: Path | None = None, labels: Sequence[str] = ()) -> LocalData:
     """Look at a folder, or at one shard; without a YAML the first record tells which features it has.
 
-    `labels` count more than those of the YAML, and these more than labels.txt. Raises InvalidDatasetConfig and OSError.
+    `labels` count more than those of the YAML, and these more than those of a file of labels.
+    Raises InvalidDatasetConfig and OSError.
     """
     config = dataset_config.parse(config_file.read_bytes(), source=str(config_file)) if config_file else None
     rule = config.data.shard_names if config else ShardNames()
@@ -110,14 +112,28 @@ def _labels(path: Path, labels: Sequence[str], config: DatasetConfig | None) -> 
         return tuple(labels), "LABELS"
     if config:
         return config.labels, "YAML"
-    file = path / LABELS_FILE
-    if path.is_dir() and file.exists():
-        try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as exc:
-            raise InvalidDatasetConfig(f"{file} is not text in UTF-8 ({exc}): save it as UTF-8") from exc
-        return tuple(line.strip() for line in lines if line.strip()), LABELS_FILE
-    return None, ""
+    file = _labels_file(path) if path.is_dir() else None
+    return (_listed(file), file.name) if file else (None, "")
+
+
+def _labels_file(folder: Path) -> Path | None:
+    if (folder / LABELS_FILE).exists():
+        return folder / LABELS_FILE
+    found = sorted(folder.glob(_LABELS_OF_TFDS))
+    return found[0] if found and len({each.read_bytes() for each in found}) == 1 else None
+
+
+def _listed(file: Path) -> tuple[str, ...]:
+    """The names in a file; `0 daisy`, `1 roses`, … as Teachable Machine writes them, are daisy and roses."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as exc:
+        raise InvalidDatasetConfig(f"{file} is not text in UTF-8 ({exc}): save it as UTF-8") from exc
+    names = [line.strip() for line in lines if line.strip()]
+    parts = [name.partition(" ") for name in names]
+    if [first for first, _, rest in parts if rest] == [str(number) for number in range(len(names))]:
+        names = [rest.strip() for _, _, rest in parts]
+    return tuple(names)
 
 
 def _guess(shards: ShardFolder) -> Guess | None:
