@@ -26,7 +26,7 @@ from dualdeploy.ledger import Ledger, Rejected, Run
 from training_launcher import snapshots
 from training_launcher.claiming import Claiming, Wish
 from training_launcher.data_sets import DataSets
-from training_launcher.markers import goes_on, request_of
+from training_launcher.markers import BY_NAMES, begun_too_early
 from training_launcher.snapshots import Listing
 
 log = logging.getLogger(__name__)
@@ -107,16 +107,24 @@ class Arrivals:
             f"data set {config.dataset!r} has no shards under {place}: {listing.passed_over.why_no_shards()}"
         )
 
-    def wish(self, config: DatasetConfig, listing: Listing, *, reason: str, extends: str = "") -> Wish:
-        """The run of what was listed. Raises IncompleteSet."""
+    def wish(
+        self, config: DatasetConfig, listing: Listing, *, reason: str, completed_by: str = "", newest: Run | None = None
+    ) -> Wish:
+        """The run of what was listed; it takes the place of the `newest` one if that is of a part of the same batch.
+
+        Raises IncompleteSet.
+        """
         if fault := shard_names.why_incomplete(listing.names):
             raise IncompleteSet(fault)
         said = "; ".join(filter(None, (reason, listing.passed_over.sentence())))
-        return Wish(config=config, snapshot=listing.snapshot, reason=said, extends=extends)
+        extends = begun_too_early(listing, newest, within=config.data.quiet_period)
+        return Wish(config=config, snapshot=listing.snapshot, reason=said, completed_by=completed_by, extends=extends)
 
-    def launch(self, config: DatasetConfig, listing: Listing, *, reason: str, extends: str = "") -> str:
+    def _launch(self, config: DatasetConfig, listing: Listing, *, reason: str, newest: Run | None) -> str:
         """Claim the run of what was listed and have it launched; what came of it."""
-        run, is_new = self._claiming.claim(self.wish(config, listing, reason=reason, extends=extends))
+        completed_by = BY_NAMES if reason == WHOLE_SETS else ""
+        wish = self.wish(config, listing, reason=reason, completed_by=completed_by, newest=newest)
+        run, is_new = self._claiming.claim(wish)
         passed_over = listing.passed_over.sentence()
         if passed_over and passed_over not in run.reason:
             self.record(config.dataset, NoShards(f"nothing new for {run.run_id}: {passed_over}"))
@@ -136,28 +144,15 @@ class Arrivals:
             if listing.passed_over:
                 raise self.no_shards(config, listing)
             return Next("there is no data")
-        return Next(self.launch(config, listing, reason=why, extends=self._begun_too_early(newest, config, listing)))
+        return Next(self._launch(config, listing, reason=why, newest=self._newest(newest)))
 
-    def _begun_too_early(self, newest: str, config: DatasetConfig, listing: Listing) -> str:
-        """The newest run if whole sets, or a marker that lies there, began it with a part of what is there now; else
-        empty."""
+    def _newest(self, run_id: str) -> Run | None:
         try:
-            run = self._ledger.read_run(newest) if newest else None
+            return self._ledger.read_run(run_id) if run_id else None
         except CannotEverSucceed as exc:
             # A document that cannot be read must not stand in the way of every later batch.
-            log.warning("%s is ignored: %s", newest, exc)
-            return ""
-        if run is None or not goes_on(listing, run, within=config.data.quiet_period):
-            return ""
-        if run.reason.startswith(WHOLE_SETS):
-            return newest
-        # Looked up last: a data set may have a marker for each of its uploads.
-        requests = (
-            request_of(self._bucket, name, found.generation)
-            for name, found in listing.objects.items()
-            if config.data.shard_names.kind(name) is Kind.MARKER
-        )
-        return newest if newest in map(self._claiming.run_wanted_by, requests) else ""
+            log.warning("%s is ignored: %s", run_id, exc)
+            return None
 
     def _kept(self, dataset: str, exc: CannotEverSucceed) -> Next:
         """What becomes of arrivals that could not be looked at: they outlive what is not their fault."""

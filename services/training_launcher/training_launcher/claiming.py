@@ -47,7 +47,7 @@ class Wish(pydantic.BaseModel):
     """A run that someone or something wants: of this snapshot, with this configuration.
 
     `token` is the same for whoever wants the same at the same time. `force`: although the data was trained already.
-    `extends`: see `Run`.
+    `completed_by`, `extends`: see `Run`.
     """
 
     model_config = pydantic.ConfigDict(frozen=True)
@@ -57,6 +57,7 @@ class Wish(pydantic.BaseModel):
     reason: str
     token: str = ""
     force: bool = False
+    completed_by: str = ""
     extends: str = ""
 
 
@@ -89,11 +90,6 @@ class Claiming:
             # Another request was faster with this repetition: the next one, for this request as well.
             self._want_another(name, wish, run)
         raise _too_often(wish)
-
-    def run_wanted_by(self, request: str) -> str:
-        """The name of the run that a request wanted; empty when there was no such request."""
-        found = self._ledger.find(names.request(digest_of(request)), Intent)
-        return found.document.run_id if found else ""
 
     def intended(self, request: str) -> tuple[Run, bool] | None:
         """The run of a request that came before, claimed if that was not done yet; None for a new request."""
@@ -160,6 +156,7 @@ class Claiming:
                 snapshot=wish.snapshot,
                 config=wish.config.model_dump(mode="json"),
                 claim=token,
+                completed_by=wish.completed_by,
                 extends=wish.extends,
                 modules=modules,
             )

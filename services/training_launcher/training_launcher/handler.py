@@ -31,7 +31,7 @@ from training_launcher.claiming import Claiming, Wish
 from training_launcher.configurations import CONFIG, dataset_of
 from training_launcher.data_sets import DataSets
 from training_launcher.intake import Intake
-from training_launcher.markers import request_of, spoken_for
+from training_launcher.markers import BY_MARKER, BY_NAMES, request_of, spoken_for
 from training_launcher.settings import LauncherSettings
 from training_launcher.snapshots import Listing
 
@@ -121,12 +121,14 @@ class Launcher:
         # Not the remembered configuration: whoever writes data after a new configuration means the new one.
         config = config_bucket.read(self._config, event.name.partition("/")[0])
         listing = self._arrivals.listing(config)
-        batch = spoken_for(listing, event, known=self._newest_run(config.dataset))
+        newest = self._newest_run(config.dataset)
+        batch = spoken_for(listing, event, known=newest)
         if batch is None:
             return done(f"{event.name} noted; newer objects are there, so the quiet period completes their batch")
         if not batch.snapshot.shards:
             return ignored("the batch has no shards")
-        wish = self._arrivals.wish(config, batch, reason=f"{event.name} arrived")
+        reason = f"{event.name} arrived"
+        wish = self._arrivals.wish(config, batch, reason=reason, completed_by=BY_MARKER, newest=newest)
         return self._launch(*self._claiming.claim_once(request, wish, kind="marker"))
 
     def _newest_run(self, dataset: str) -> Run | None:
@@ -152,8 +154,8 @@ class Launcher:
         current = config_bucket.read(self._config, dataset)
         if current != config:
             return done(f"{name} noted; the configuration has just changed, so a later tick completes its batch")
-        run, is_new = self._claiming.claim(self._arrivals.wish(config, listing, reason=WHOLE_SETS))
-        return self._launch(run, is_new)
+        wish = self._arrivals.wish(config, listing, reason=WHOLE_SETS, completed_by=BY_NAMES)
+        return self._launch(*self._claiming.claim(wish))
 
     def _list_one_page(self, config: DatasetConfig) -> Listing | None:
         return snapshots.list_one_page(

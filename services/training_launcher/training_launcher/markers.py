@@ -1,8 +1,8 @@
 """What a `_SUCCESS` marker speaks for: the objects that were there when it was written, and nothing that came later.
 
 A folder that is copied together with its marker (`gcloud storage cp -r`) has the empty marker among its first objects.
-The run that such a marker begins makes way for the run of the whole batch (`goes_on`, `superseding`); so does one of
-whole sets that others follow.
+The run that such a marker begins makes way for the run of the whole batch (`begun_too_early`, `superseding`); so
+does one of whole sets that others follow.
 """
 
 from __future__ import annotations
@@ -15,21 +15,30 @@ from dualdeploy.contracts.events import ObjectFinalized
 from dualdeploy.ledger import Run
 from training_launcher.snapshots import Listing, snapshot_of
 
+#: What may complete a batch at once (`Run.completed_by`).
+BY_MARKER, BY_NAMES = "marker", "names"
+
 
 def request_of(bucket: str, name: str, generation: int | str) -> str:
     """What this version of a marker asks for, as one text (`Claiming.claim_once`)."""
     return f"marker:{bucket}/{name}#{generation}"
 
 
-def goes_on(listing: Listing, run: Run, *, within: float) -> bool:
-    """Whether the batch of `run` went on arriving: it is all there, and the next shard came `within` seconds."""
-    before = {shard.name: shard.generation for shard in run.snapshot.shards}
+def begun_too_early(listing: Listing, newest: Run | None, *, within: float) -> str:
+    """The name of the newest run if it was begun at once and its batch went on arriving; else empty.
+
+    It is all there, and the next shard came `within` seconds.
+    """
+    if newest is None or not newest.completed_by:
+        return ""
+    before = {shard.name: shard.generation for shard in newest.snapshot.shards}
     present = {shard.name: shard.generation for shard in listing.snapshot.shards}
     more = present.keys() - before.keys()
     if not more or not before.items() <= present.items():
-        return False
+        return ""
     following = min(listing.objects[name].created for name in more)
-    return (following - clocks.from_text(run.created_at)).total_seconds() < within
+    is_soon = (following - clocks.from_text(newest.created_at)).total_seconds() < within
+    return newest.run_id if is_soon else ""
 
 
 def spoken_for(listing: Listing, marker: ObjectFinalized, *, known: Run | None) -> Listing | None:

@@ -186,9 +186,10 @@ TFDS = [f"flowers/1.0.0/flowers-{side}.tfrecord-00000-of-00001" for side in ("te
     [
         ("queue", ("flowers/eval-roses.tfrecord", PARTS[0], MARKER, *PARTS[1:])),
         ("supersede", ("flowers/eval-roses.tfrecord", PARTS[0], MARKER, *PARTS[1:])),
+        ("queue", ("flowers/eval-roses.tfrecord", PARTS[0], MARKER, *PARTS[1:], MARKER)),
         ("queue", TFDS),
     ],
-    ids=["marker, queue", "marker, supersede", "whole sets"],
+    ids=["marker, queue", "marker, supersede", "a marker that was early, and another in time", "whole sets"],
 )
 def test_a_run_that_began_with_a_part_of_a_copied_folder_makes_way_for_the_whole(
     policy: str, uploaded: Sequence[str]
@@ -196,11 +197,13 @@ def test_a_run_that_began_with_a_part_of_a_copied_folder_makes_way_for_the_whole
     """`gcloud storage cp -r` of a folder uploads its empty marker, and one whole set, among the first objects."""
     chain = Chain()
     chain.configure(data={"on_new_data": policy})
+    begun: list[str] = []
     for name in uploaded:
         chain.upload(name)
         chain.drain()
         chain.clock.advance(1)
-    (first,) = chain.run_ids()
+        begun += set(chain.run_ids()) - set(begun)
+    first = begun[0]
     for _ in range(5):
         chain.tick()
         chain.drain()

@@ -85,7 +85,8 @@ class DataSet(Document):
 
 class Run(Document):
     """One snapshot, trained twice. `claim` tells which writer created the object; `config` is the data set's
-    configuration as it was then. `extends` is a run of a part of the same batch, which a marker began too early.
+    configuration as it was then. `completed_by` is `marker` or `names` where one of these, and not the quiet period,
+    told that the batch was complete; `extends` is a run of a part of the same batch, which was begun so too early.
     `modules` are, by target, the versions of people's own networks (`training.ModuleReference`)."""
 
     v: int = 1
@@ -96,6 +97,7 @@ class Run(Document):
     snapshot: Snapshot
     config: Mapping[str, Any]
     claim: str
+    completed_by: str = ""
     extends: str = ""
     modules: Mapping[str, Mapping[str, Any]] = {}
 
