@@ -208,11 +208,14 @@ class Launcher:
         return ignored(str(exc))
 
     def _outside(self, name: str, config: DatasetConfig) -> Outcome:
-        """Say once a day that data arrives where no run looks for it."""
-        folder = name.rpartition("/")[0]
+        """Say once a day that data, or what may be meant as data, arrives where no run looks for it."""
+        kind = config.data.shard_names.kind(name)
+        # Of a thousand folders of pictures, the one that they lie in is told.
+        folder = name.rpartition("/")[0] if kind is Kind.SHARD else "/".join(name.split("/")[:-1][:2])
         message = f"{self._data.uri(folder)}/ is not under data.prefix, {self._data.uri(config.data.prefix)}"
-        if config.data.shard_names.kind(name) is Kind.SHARD:
-            self._record(config.dataset, NoShards(f"shards arrive outside of the data set: {message}"))
+        if kind in (Kind.SHARD, Kind.UNKNOWN):
+            what = "shards" if kind is Kind.SHARD else "objects that are not shards by their names"
+            self._record(config.dataset, NoShards(f"{what} arrive outside of the data set: {message}"))
         return ignored(f"{name} is ignored: {message}")
 
     def _record(self, dataset: str, exc: CannotEverSucceed) -> None:

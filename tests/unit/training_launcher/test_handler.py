@@ -117,6 +117,17 @@ def test_a_shard_beside_the_configured_prefix_is_passed_over_and_said_once(chain
     assert "shards arrive outside of the data set: gs://data/flowers/old/" in said.reason
 
 
+def test_what_may_be_meant_as_data_beside_the_prefix_is_said_once_for_all_of_its_folders(chain: Chain) -> None:
+    chain.configure(data={"prefix": "flowers/v2/"})
+    for name in ("raw/roses/1.jpg", "raw/tulips/2.jpg", "README.md", "raw/.DS_Store"):
+        chain.handle(chain.finalized(f"flowers/{name}"))
+    (said,) = chain.ledger.rejections()
+    assert (
+        "objects that are not shards by their names arrive outside of the data set: gs://data/flowers/raw/"
+        in said.reason
+    )
+
+
 def test_an_incomplete_numbered_set_is_noted_and_launches_nothing(chain: Chain) -> None:
     message = message_of(chain, chain.upload(NUMBERED[0])[0])
     assert message == f"{NUMBERED[0]} noted; its batch is not complete"
