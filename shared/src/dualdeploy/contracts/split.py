@@ -162,7 +162,8 @@ def divide(names: Iterable[str], *, prefix: str = "", rule: SplitRule = BY_NAMES
     faults = [found.fault for found in said.values() if found.fault][:1]
     if not faults and rule.eval and ordered and not held_out:
         listed = ", ".join(rule.eval)
-        faults.append(Problem(f"no shard matches data.split.eval ({listed})", "correct the pattern, or remove it"))
+        remedy = "correct the pattern (it is held against names below data.prefix), or remove it"
+        faults.append(Problem(f"no shard matches data.split.eval ({listed})", remedy))
     if not faults and held_out and not train:
         faults.append(_all_held_out(held_out, said))
     doubts = () if rule.eval else _doubts(below, said)

@@ -223,7 +223,7 @@ def test_what_is_passed_over_is_named_with_what_to_do(names: list[str], says: st
 
 def test_a_pattern_that_takes_nothing_is_named() -> None:
     said = shards.pass_over(["a.tfrecord"], ShardNames(patterns=("train-*", "val-*"))).why_no_shards()
-    assert "data.shards takes train-*, val-* and nothing else" in said
+    assert "data.shards takes train-*, val-* below data.prefix and nothing else" in said
 
 
 def test_names_alone_prove_completeness_only_with_whole_sets_of_both_kinds() -> None:
