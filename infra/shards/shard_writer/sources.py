@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from dualdeploy.contracts.example import is_class_name
+from dualdeploy.contracts.example import fault_of_labels
 from dualdeploy.contracts.shards import Kind, ShardNames
 from dualdeploy.contracts.split import Side, side_of_word
 
@@ -88,12 +88,10 @@ def _text(file: Path) -> str:
 
 def _labels(pictures: Sequence[Picture], given: Sequence[str]) -> list[str]:
     found = _in_order({picture.label for picture in pictures})
-    if len(set(given)) != len(given):
-        raise UnusableSource(f"duplicate label: {', '.join(given)}")
+    if fault := fault_of_labels(given or found):
+        raise UnusableSource(fault)
     if unknown := sorted(set(found) - set(given)) if given else []:
         raise UnusableSource(f"pictures have labels that the list of labels lacks: {_some(unknown)}")
-    if wrong := [label for label in found if not is_class_name(label)]:
-        raise UnusableSource(f"a label is empty or has a line break: {wrong[0]!r}")
     if len(found) < 2:
         inner = "; name the folder that holds the class folders" if any(map(_is_deep, pictures)) else ""
         raise UnusableSource(f"all pictures have the label {found[0]!r}, and a classifier needs two classes{inner}")

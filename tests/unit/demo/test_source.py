@@ -36,6 +36,21 @@ def test_labels_txt_names_the_classes(tmp_path: Path) -> None:
     assert "labels.txt" in found.described[0]
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("cat\ncat\n", "labels.txt: duplicate label 'cat'"),
+        ("cat,dog\n", "labels.txt: a classifier needs two classes, and here are 1: one name a line"),
+        ("", "labels.txt: a classifier needs two classes, and here are 0"),
+    ],
+)
+def test_labels_that_no_configuration_takes_are_refused(tmp_path: Path, text: str, says: str) -> None:
+    shard(tmp_path / "train.tfrecord", [0, 1])
+    (tmp_path / "labels.txt").write_text(text)
+    with pytest.raises(source.UnusableFolder, match=says):
+        source.folder(tmp_path)
+
+
 def test_labels_given_by_the_user_come_before_labels_txt(tmp_path: Path) -> None:
     shard(tmp_path / "train.tfrecord", [0, 1])
     (tmp_path / "labels.txt").write_text("cat\ndog\n")

@@ -11,8 +11,6 @@ import hashlib
 import math
 import re
 import reprlib
-import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -20,7 +18,7 @@ import pydantic
 from pydantic import Field
 
 from dualdeploy.contracts import architectures, automl, cron, dataset_name, machines, yaml_document
-from dualdeploy.contracts.example import PRESETS, is_class_name
+from dualdeploy.contracts.example import PRESETS, fault_of_labels
 from dualdeploy.contracts.quantization import Quantization
 from dualdeploy.contracts.routing import Mode
 from dualdeploy.contracts.shards import ShardNames
@@ -704,11 +702,8 @@ class DatasetConfig(_Section):
     @pydantic.field_validator("labels")
     @classmethod
     def _labels_are_distinct_words(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        seen = Counter(unicodedata.normalize("NFC", label).strip() for label in value)
-        if twice := [label for label, count in seen.items() if count > 1]:
-            raise ValueError(f"duplicate label {twice[0]!r}")
-        if not all(map(is_class_name, value)):
-            raise ValueError("a label is empty or has a line break")
+        if fault := fault_of_labels(value):
+            raise ValueError(fault)
         return value
 
     @pydantic.field_validator("data")

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -234,6 +235,15 @@ class ExampleSchema:
 def is_class_name(text: str) -> bool:
     """Whether a class may be called so: readers of label files split them at every line break that Unicode has."""
     return bool(text.strip()) and text.splitlines() == [text]
+
+
+def fault_of_labels(labels: Sequence[str]) -> str:
+    """Why these cannot be the names of a data set's classes; empty when they can."""
+    seen = Counter(_composed(label).strip() for label in labels)
+    if twice := [label for label, count in seen.items() if count > 1]:
+        return f"duplicate label {twice[0]!r}"
+    wrong = next((label for label in labels if not is_class_name(label)), None)
+    return "" if wrong is None else f"a label is empty or has a line break: {wrong!r}"
 
 
 def schema_of(config: Mapping[str, Any]) -> ExampleSchema:

@@ -11,7 +11,7 @@ import yaml
 
 from dualdeploy.contracts import dataset_config
 from dualdeploy.contracts.dataset_config import DATASET_NAME, DatasetConfig, Training
-from dualdeploy.contracts.example import PRESETS, ExampleSchema, Guess, guess
+from dualdeploy.contracts.example import PRESETS, ExampleSchema, Guess, fault_of_labels, guess
 from dualdeploy.contracts.shard_folder import ShardFolder, look_into
 from dualdeploy.contracts.shards import ShardNames
 from dualdeploy.contracts.split import BY_NAMES, Split, SplitRule, divide
@@ -77,6 +77,8 @@ def open_data(path: Path, *, config_file: Path | None = None, labels: Sequence[s
     last_folders = config.data.last_folders if config else None
     shards = ShardFolder({path.name: path}) if path.is_file() else look_into(path, rule, last_folders=last_folders)
     names, labels_from = _labels(path, labels, config)
+    if names is not None and (fault := _fault_of_labels(names)):
+        raise InvalidDatasetConfig(f"{labels_from}: {fault}")
     if config:
         features = config.data.features
         schema = ExampleSchema(features.image, features.label, features.split, config.data.first_label, names)
@@ -114,6 +116,12 @@ def _labels(path: Path, labels: Sequence[str], config: DatasetConfig | None) -> 
         return config.labels, "YAML"
     file = _labels_file(path) if path.is_dir() else None
     return (_listed(file), file.name) if file else (None, "")
+
+
+def _fault_of_labels(names: Sequence[str]) -> str:
+    if len(names) < 2:
+        return f"a classifier needs two classes, and here are {len(names)}: one name a line, or as LABELS=a,b"
+    return fault_of_labels(names)
 
 
 def _labels_file(folder: Path) -> Path | None:

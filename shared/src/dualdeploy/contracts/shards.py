@@ -181,8 +181,8 @@ def _some(names: Sequence[str]) -> str:
 def _advice(names: Sequence[str], patterns: Sequence[str]) -> str:
     if patterns:
         return (
-            f"data.shards takes {', '.join(patterns)} below data.prefix and nothing else: add a pattern for what is meant"
-            " as data"
+            f"data.shards takes {', '.join(patterns)} below data.prefix and nothing else: add a pattern for what is"
+            " meant as data"
         )
     if names and all(map(_PICTURE.fullmatch, names)):
         return "pictures are not read one by one: `make shards` turns a folder of them into shards"
