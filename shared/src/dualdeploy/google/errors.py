@@ -98,8 +98,9 @@ RULES: Final = (
         "Google has no free machine of this kind now; another machine, accelerator or region may be available sooner",
     ),
     _rule(
-        "429",
-        "quota metrics? exceed|quotas are exceeded|quota exceeded for .*_(gpus|cpus|tpus)",
+        "403 429",
+        "quota metrics? exceed|quotas are exceeded|quota exceeded for .*_(gpus|cpus|tpus)"
+        "|quota '\\w*[gc]pus\\w*' exceeded",
         NoCapacity,
         "the quota is in use or too small: `make doctor` compares it with what the data sets ask for",
     ),
