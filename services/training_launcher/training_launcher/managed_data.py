@@ -67,6 +67,9 @@ KEPT_SECONDS = 86_400.0
 #: For so long an import that is over may show another number of pictures than it imported.
 UNCOUNTED_SECONDS = 900.0
 
+#: An operation of Google's that has not ended by then does not end: imports of the largest data sets take hours.
+OPERATION_SECONDS = 86_400.0
+
 #: So many steps are gone in one look.
 _STEPS = 6
 
@@ -321,7 +324,7 @@ class ManagedDatas:
             started = self._automl.start_create_dataset(f"{run.dataset} {document.key[:12]}", self._labels(document))
             return document.changed(operation=started)
         if not operation.done:
-            return "AutoML makes a data set"
+            return self._waited_for(document, "AutoML makes a data set")
         if operation.error:
             return self._after_failure(document, operation.failure("create a data set"), "AutoML made no data set")
         name = document.operation.partition("/operations/")[0]
@@ -339,7 +342,7 @@ class ManagedDatas:
             # Not begun, or forgotten: what is there already is not imported again, though that would change nothing.
             return self._begun(document, dataset)
         if not operation.done:
-            return f"AutoML imports {document.pictures:,} pictures"
+            return self._waited_for(document, f"AutoML imports {document.pictures:,} pictures")
         if operation.error:
             return self._after_failure(document, operation.failure("import pictures"), "the import failed")
         return self._imported(document, dataset, operation.partial_failures)
@@ -363,6 +366,13 @@ class ManagedDatas:
         told = "; ".join(failures[:_TOLD]) + (f" (and {len(failures) - _TOLD} more)" if len(failures) > _TOLD else "")
         reason = f"AutoML did not import every picture, {counted}: {told or 'it does not say why'}"
         return self._failed(document, f"{reason}. Correct the data, or send a retrain request with force: true")
+
+    def _waited_for(self, document: ManagedData, what: str) -> ManagedData | str:
+        """What the operation does, for as long as it may take."""
+        if self._ledger.clock() < _after(document.since, OPERATION_SECONDS):
+            return what
+        remedy = "look at it in the console of Vertex AI, then send a retrain request with force: true"
+        return self._failed(document, f"{what} since {document.since}, and {document.operation} does not end: {remedy}")
 
     def _check(self, run: Run, document: ManagedData, estimate: Estimate) -> ManagedData | str:
         """Ready: it is still there, and alone. One whose creation was answered by nothing may have come later."""

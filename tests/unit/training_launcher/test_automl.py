@@ -29,7 +29,7 @@ from support.automl_chain import (
 )
 from support.chain import Chain, overwrite, shard_bytes
 from support.fakes import Failing
-from training_launcher.managed_data import KEPT_SECONDS, UNCOUNTED_SECONDS
+from training_launcher.managed_data import KEPT_SECONDS, OPERATION_SECONDS, UNCOUNTED_SECONDS
 
 
 def trained(**sections: Any) -> tuple[Chain, str]:
@@ -323,6 +323,28 @@ def test_an_operation_that_fails_for_good_is_the_reason(kind: str, says: str) ->
     settle(chain)
 
     check_failed(chain, says, "the schema is unknown")
+
+
+@pytest.mark.parametrize(
+    ("step", "says"), [("dataset", "AutoML makes a data set since"), ("import", "AutoML imports 48")]
+)
+def test_an_operation_that_does_not_end_within_a_day_is_the_reason(step: str, says: str) -> None:
+    chain = automl_chain()
+    upload(chain)
+    until(chain, step)
+    chain.tick(OPERATION_SECONDS - 120)
+    assert launch(chain).state is State.LAUNCHING
+    chain.tick(180)
+
+    for target in TARGETS:
+        assert launch(chain, target).state is State.FAILED
+        assert all(each in launch(chain, target).reason for each in (says, "/operations/", "does not end"))
+    # What ends after all is not in the way of the run that is asked for next.
+    chain.automl.finish_operations()
+    chain.handle(chain.retrain(force=True))
+    settle(chain)
+    check_trained(chain, f"{first(chain)}-r2")
+    check_tidy(chain)
 
 
 @pytest.mark.parametrize("kind", ["create_dataset", "import"])
