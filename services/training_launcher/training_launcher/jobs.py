@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from dualdeploy.errors import ResourceMissing
 from dualdeploy.google.vertex import ATTEMPT_LABEL, Job, JobOutcome
-from dualdeploy.ledger import Launch, Placement, Run
+from dualdeploy.ledger import Launch, Ledger, Placement, Run, spending
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,9 @@ class Jobs:
     must not cancel what others created meanwhile.
     """
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: Kind, *, ledger: Ledger) -> None:
         self._kind = kind
+        self._ledger = ledger
 
     def present(self, run: Run, launch: Launch) -> list[Job]:
         """The jobs of the attempt that comes next, oldest first."""
@@ -55,20 +57,27 @@ class Jobs:
             log.info("adopted %s", present[0].name, extra={"target": launch.target})
         else:
             # What an earlier attempt left behind would train beside this one.
-            self._call_off_but("", jobs)
+            self._call_off_but("", jobs, launch)
             created = self._kind.create(run, launch, placement=placement, timeout=timeout)
             log.info("started %s", created.name, extra={"target": launch.target})
             # Not `created`: an instance that was frozen after it had looked, for longer than its lease, may have
             # started another one. Each that creates looks again, so that the later of the two sees both.
             jobs = self._until(attempt, run, launch)
             present = _of(attempt, jobs) or [created]
-        self._call_off_but(present[0].name, jobs)
+        self._call_off_but(present[0].name, jobs, launch)
         return present[0]
 
     def call_off_others(self, run: Run, launch: Launch) -> None:
         """Cancel every job but the recorded one: one whose creation was answered by nothing, say."""
         last = launch.attempt + 1 if launch.is_over else launch.attempt
-        self._call_off_but(launch.job, self._until(last, run, launch))
+        jobs = self._until(last, run, launch)
+        self._call_off_but(launch.job, jobs, launch)
+        ended = [self._ledger.find_ended(launch.run_id, launch.target, each) for each in range(1, last + 1)]
+        paid = {launch.job, *(each.document.job for each in ended if each)}
+        for job in jobs:
+            if job.name not in paid and job.outcome is not JobOutcome.UNFINISHED:
+                # It has ended by itself, or since it was called off.
+                self._pay(job, launch, seconds=job.billed_seconds)
 
     def cancel(self, name: str) -> None:
         with contextlib.suppress(ResourceMissing):
@@ -85,11 +94,16 @@ class Jobs:
         found = self._kind.find(self._kind.labels(run, launch.target))
         return [job for job in found if _attempt(job) <= attempt]
 
-    def _call_off_but(self, name: str, jobs: list[Job]) -> None:
+    def _call_off_but(self, name: str, jobs: list[Job], launch: Launch) -> None:
         for job in jobs:
             if job.name != name and job.outcome is JobOutcome.UNFINISHED:
                 log.warning("%s is a duplicate and is cancelled: %s is kept", job.name, name)
+                self._pay(job, launch, seconds=dataclasses.replace(job, ended=self._ledger.clock()).billed_seconds)
+                # Last: an instance that dies before is followed by one that finds the job unfinished, too.
                 self.cancel(job.name)
+
+    def _pay(self, job: Job, launch: Launch, *, seconds: float) -> None:
+        spending.add(self._ledger, launch, job.name.rsplit("/", 1)[-1], seconds=seconds)
 
 
 def _of(attempt: int, jobs: list[Job]) -> list[Job]:

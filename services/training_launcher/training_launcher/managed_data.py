@@ -175,7 +175,7 @@ class ManagedDatas:
         self._models = models
         self._automl = automl
         self._due = due
-        self._jobs = Jobs(PreparationJobs(models=models, vertex=vertex, settings=settings))
+        self._jobs = Jobs(PreparationJobs(models=models, vertex=vertex, settings=settings), ledger=ledger)
         self._vertex = vertex
         self._going: Mapping[str, Callable[[Run, ManagedData, Estimate], ManagedData | str]] = {
             PREPARE: self._prepare,

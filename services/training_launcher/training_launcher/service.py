@@ -102,10 +102,12 @@ def compose(
         data=data,
         methods=Methods(
             custom=Method(
-                Jobs(CustomJobs(ledger=ledger, models=models, vertex=vertex, settings=settings)), needs=Nothing()
+                Jobs(CustomJobs(ledger=ledger, models=models, vertex=vertex, settings=settings), ledger=ledger),
+                needs=Nothing(),
             ),
             automl=Method(
-                Jobs(Pipelines(ledger=ledger, automl=automl, data=managed, settings=settings)), needs=managed
+                Jobs(Pipelines(ledger=ledger, automl=automl, data=managed, settings=settings), ledger=ledger),
+                needs=managed,
             ),
         ),
         due=due,

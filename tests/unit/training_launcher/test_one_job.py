@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import Mapping
 
@@ -9,7 +10,8 @@ import pytest
 
 from dualdeploy.contracts.training import TARGETS
 from dualdeploy.errors import ServiceUnavailable
-from dualdeploy.google.vertex import CustomJobSpec, Job
+from dualdeploy.google.vertex import CustomJobSpec, Job, JobOutcome
+from dualdeploy.ledger.spending import read_account
 from support.chain import LEASE_SECONDS, WHOLE, Chain
 
 
@@ -115,3 +117,29 @@ def test_a_job_that_appears_long_after_its_creation_got_no_answer_is_no_second_j
         chain.drain()
     assert not set(chain.jobs_of(run_id, "cloud")) & set(chain.unfinished_jobs())
     assert len(chain.messages("training-completed", target="cloud")) == 1
+
+
+@pytest.mark.parametrize("it", ["runs on", "has ended"])
+def test_what_a_job_has_used_that_was_one_too_many_is_on_the_account(it: str) -> None:
+    chain = Chain()
+    chain.upload(*WHOLE)
+    chain.drain()
+    (run_id,) = chain.run_ids()
+    recorded = chain.standing(run_id, "cloud").job
+    name = chain.vertex.create_custom_job(chain.vertex.job_specs[recorded]).name
+    begun = chain.clock()
+    chain.vertex.jobs[name] = dataclasses.replace(chain.vertex.jobs[name], state="JOB_STATE_RUNNING", started=begun)
+    chain.clock.advance(1800)
+    if it == "has ended":
+        chain.vertex.end_job(name, "JOB_STATE_FAILED", error="out of memory")
+    chain.train(recorded)
+    for _ in range(3):
+        chain.drain()
+        chain.tick()
+
+    surplus = chain.vertex.jobs[name]
+    assert surplus.outcome is (JobOutcome.CANCELLED if it == "runs on" else JobOutcome.FAILED)
+    entry = read_account(chain.ledger, "flowers", f"{begun:%Y-%m}").jobs[f"{run_id}/cloud/{name.rsplit('/', 1)[-1]}"]
+    assert entry.seconds == surplus.billed_seconds >= 1800
+    price = chain.ledger.read_launch(run_id, "cloud").document.placement.usd_per_hour
+    assert entry.actual_usd == pytest.approx(price * entry.seconds / 3600, abs=1e-5)

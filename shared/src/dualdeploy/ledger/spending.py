@@ -70,7 +70,10 @@ class Entry(Document):
 
 
 class Account(Document):
-    """The jobs of one data set in one month: trainings by `<run_id>/<target>`, others by names that begin so."""
+    """The jobs of one data set in one month: trainings by `<run_id>/<target>`, others by names that begin so.
+
+    Others are measurements, and jobs that were one too many and called off.
+    """
 
     v: int = 1
     dataset: str
@@ -151,6 +154,25 @@ def settle(ledger: Ledger, run_id: str, target: str, *, seconds: float, usd: flo
             settle_job(ledger, estimate.dataset, estimate.month, job, actual_usd=round(usd, 6), seconds=seconds)
     except CannotEverSucceed:
         log.exception("the cost of %s/%s cannot be recorded", run_id, target)
+
+
+def add(ledger: Ledger, launch: Launch, job_id: str, *, seconds: float) -> None:
+    """Put a job on the account that the training did not need, by what it has used so far; it may be repeated.
+
+    A cost that is not known and an account that cannot be read are left to people, as above.
+    """
+    usd = cost_of(ledger, launch, seconds=seconds)
+    if not usd:
+        return
+    job = f"{launch.run_id}/{launch.target}/{job_id}"
+    entry = Entry(estimated_usd=0.0, reserved_usd=usd, actual_usd=usd, seconds=seconds)
+    try:
+        estimate = read_estimate(ledger, launch.run_id)
+        if estimate:
+            reserve_jobs(ledger, estimate.dataset, estimate.month, {job: entry}, limit_usd=None)
+            settle_job(ledger, estimate.dataset, estimate.month, job, actual_usd=usd, seconds=seconds)
+    except CannotEverSucceed:
+        log.exception("the cost of %s cannot be recorded", job)
 
 
 def free(ledger: Ledger, run_id: str, target: str) -> None:
