@@ -37,6 +37,8 @@ _NEUTRAL = frozenset(
     | {"partition", "usage", "phase", "mode", "part", "shard", "shards", "record", "records", "tfrecord", "tfrecords"}
     | {"tfrec", "tf", "gz", "image", "images", "img", "imgs", "picture", "pictures", "photos", "file", "files", "x"}
 )
+#: `train_no_minival`, `all_but_test`: the split's word behind one of these is what the name leaves out.
+_LEAVES_OUT = frozenset({"no", "not", "non", "without", "minus", "except", "excluding", "but"})
 #: `valset`, `traindata`: a split's word that another word was written onto.
 _WRITTEN_ONTO = re.compile(r"(?P<word>[a-z]+?)(set|sets|data|split|images)")
 #: Two words that are one: the first two name a split, cross validation none.
@@ -307,9 +309,12 @@ def _of_token(token: str) -> list[str]:
 
 
 def _without_phrases(words: list[str]) -> list[str]:
-    """Leave out `train-test-split`: both sides in a row before `split` name the act, not a side."""
+    """Leave out `train-test-split`: both sides in a row before `split` name the act, not a side; and `no-test`."""
     kept: list[str] = []
     for word in words:
+        if word in _SIDES and kept and kept[-1] in _LEAVES_OUT:
+            kept.pop()
+            continue
         if word in ("split", "splits"):
             row = len(kept)
             while row and kept[row - 1] in _SIDES:

@@ -47,6 +47,7 @@ def test_a_name_with_a_word_of_the_split_is_held_out(name: str) -> None:
     "retrieval.tfrecord", "validity.tfrecord", "intervals.tfrecord", "flowers00-230.tfrec", "device-3.tfrecord",
     "cross-validation-fold3-train.tfrecord", "train-val-split-train.tfrecord", "crash-test-dummies-train.tfrecord",
     "crossValidation-fold1-0.tfrecord", "train_test_split-0.tfrecord", "détest-1.tfrecord",
+    "train_no_minival-0.tfrecord", "all_but_test-1.tfrecord", "train2014_minus_val.tfrecord", "without-dev/a.tfrecord",
     "trainval-0.tfrecord", "training/a.tfrecord", "train2017/val_de_loire.tfrecord",
 ])  # fmt: skip
 def test_other_words_and_the_training_side_are_trained_on(name: str) -> None:
