@@ -98,7 +98,10 @@ class World:
         root = f"{folder.removeprefix(prefix).rstrip('/')}/"
         found = {summary.name.removeprefix(root): summary for summary in self.models.list(root)}
         if saved_model.FILE not in found:
-            raise UnusableResult(f"{folder}/{saved_model.FILE} is gone; train again to release this run")
+            raise UnusableResult(
+                f"there is no {folder}/{saved_model.FILE}: the job did not write it, or it was deleted; train again to "
+                "release this run"
+            )
         saved_model.check_names(found)
         saved_model.check_size(found[saved_model.FILE].size)
         saved_model.check(self.models.read(root + saved_model.FILE).data)

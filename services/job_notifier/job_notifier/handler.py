@@ -11,6 +11,7 @@ marker goes only when the end of its training was published.
 
 from __future__ import annotations
 
+import itertools
 import logging
 
 from dualdeploy import clock as clocks
@@ -212,14 +213,22 @@ class JobNotifier:
 
     def _read_result(self, launch: Launch) -> TrainingResult:
         name = training.result_name(launch.run_id, launch.target)
+        uri = self._models.uri(name)
         try:
             stored = self._models.read(name)
         except ObjectMissing as exc:
-            raise UnusableResult(f"the job succeeded but wrote no {self._models.uri(name)}") from exc
-        result = training.parse_result(stored.data, source=self._models.uri(name))
+            raise UnusableResult(f"the job succeeded but wrote no {uri}: write it before it ends with 0") from exc
+        result = training.parse_result(stored.data, source=uri)
         if (result.run_id, result.target) != (launch.run_id, launch.target):
-            raise UnusableResult(f"{self._models.uri(name)} is of {result.run_id}/{result.target}")
-        self._refuse_other_job(launch, result, self._models.uri(name))
+            raise UnusableResult(f"{uri} is of {result.run_id}/{result.target}: write run_id and target of job.json")
+        labels = self._ledger.read_run(launch.run_id).config["labels"]
+        for number, (said, wanted) in enumerate(itertools.zip_longest(result.labels, labels)):
+            # Their order is what the model's answers mean.
+            if said != wanted:
+                raise UnusableResult(
+                    f"{uri} has {said!r} as label {number}, and the run {wanted!r}: write labels as in job.json"
+                )
+        self._refuse_other_job(launch, result, uri)
         return result
 
     def _refuse_other_job(self, launch: Launch, result: TrainingResult, uri: str) -> None:

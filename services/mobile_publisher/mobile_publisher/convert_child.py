@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         flatbuffer = _convert(options.model, options.variant, options.representative)
     except UnconvertibleModelError as exc:
-        print(f"cannot convert {options.model}: {exc}", file=sys.stderr)
+        print(f"cannot convert {options.model.name}: {exc}", file=sys.stderr)
         return EXIT_UNUSABLE
     options.output.write_bytes(flatbuffer)
     return 0
@@ -81,12 +81,13 @@ def _input_size(tf: Any, model: Path) -> int:
         (name, tf.as_dtype(info.dtype), [dimension.size for dimension in info.tensor_shape.dim])
         for name, info in signature.inputs.items()
     ]
+    taken = ", ".join(f"{name}, {kind.name} {shape}" for name, kind, shape in inputs) or "nothing"
     match inputs:
         case [(_, tf.float32, [1, height, width, 3])] if height == width and height > 0:
             return int(height)
     raise UnconvertibleModelError(
-        f"its {SIGNATURE} signature takes {inputs}, but a phone's model takes one float32 [1, px, px, 3]: "
-        "convert pixels_model, not model"
+        f"its {SIGNATURE} signature takes {taken}, and a phone's model takes pixels, float32 [1, px, px, 3]: write "
+        "artifacts.pixels_model for one picture, as docs/own-container.md says"
     )
 
 

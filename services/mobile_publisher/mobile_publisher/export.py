@@ -352,7 +352,10 @@ def download_tree(store: ObjectStore, prefix: str, folder: Path) -> None:
         path.write_bytes(store.read(summary.name).data)
         count += 1
     if not count:
-        raise UnusableResult(f"there is nothing under {store.uri(prefix)}")
+        raise UnusableResult(
+            f"there is nothing under {store.uri(prefix)}: the job did not write it, or it was deleted; train again to "
+            "release this run"
+        )
 
 
 def _golden(result: TrainingResult, models: ObjectStore) -> Golden:

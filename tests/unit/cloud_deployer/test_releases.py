@@ -122,7 +122,7 @@ def test_a_model_below_the_gate_is_rejected_and_nothing_is_uploaded(deployer: De
     [
         (graph(Node("PartitionedCall", calls="serve"), functions={"serve": [Node("ReadFile")]}), "operator ReadFile"),
         (b"no protobuf", "is not a SavedModel"),
-        (None, "is gone; train again"),
+        (None, "the job did not write it, or it was deleted; train again"),
     ],
     ids=["reads files", "is none", "is gone"],
 )

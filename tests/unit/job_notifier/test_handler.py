@@ -224,7 +224,8 @@ def test_a_job_that_succeeded_without_a_result_fails_the_branch(chain: Chain, ru
     chain.vertex.end_job(job)
     chain.handle(chain.log_hint(job))
     assert ended(chain, run_id).outcome == "failed"
-    assert ended(chain, run_id).reason == f"the job succeeded but wrote no gs://models/results/{run_id}/cloud.json"
+    wrote_no = f"the job succeeded but wrote no gs://models/results/{run_id}/cloud.json"
+    assert ended(chain, run_id).reason == f"{wrote_no}: write it before it ends with 0"
 
 
 @pytest.mark.parametrize("text", [b"{", b"[]", b'{"v": 2}', b""])
@@ -243,7 +244,25 @@ def test_a_result_of_another_run_fails_the_branch(chain: Chain, run_id: str, job
     chain.vertex.end_job(job)
     chain.handle(chain.log_hint(job))
     assert ended(chain, run_id).outcome == "failed"
-    assert "is of flowers-000000000000/cloud" in ended(chain, run_id).reason
+    assert "is of flowers-000000000000/cloud: write run_id" in ended(chain, run_id).reason
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (("red", "blue"), "has 'red' as label 0, and the run 'blue'"),
+        (("blue",), "has None as label 1, and the run 'red'"),
+        (("blue", "red", "more"), "has 'more' as label 2, and the run None"),
+    ],
+)
+def test_a_result_with_other_labels_than_the_run_fails_the_training(
+    chain: Chain, run_id: str, job: str, labels: tuple[str, ...], says: str
+) -> None:
+    chain.write_result(run_id, "cloud", labels=labels)
+    chain.vertex.end_job(job)
+    chain.handle(chain.log_hint(job))
+    assert ended(chain, run_id).outcome == "failed"
+    assert f"{says}: write labels as in job.json" in ended(chain, run_id).reason
 
 
 def test_a_result_that_another_job_of_the_same_training_wrote_fails_the_branch(
