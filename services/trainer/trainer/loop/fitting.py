@@ -253,6 +253,8 @@ def _listener(job: TrainingJob, memory: Memory, reporter: Reporter, team: Team) 
     identity = checkpoints.fingerprint(job)
 
     def after_epoch(report: recipe.EpochReport, reached: Checkpoint) -> None:
+        # First of all: an epoch that was told is not trained again, whenever the machine is taken away.
+        memory.writer.put(memory.checkpoint, lambda: reached.to_bytes(identity))
         log.info(
             "epoch %d of %d: loss %.3f, accuracy %.3f, held-out accuracy %.3f, %.0f pictures/s",
             report.epoch,
@@ -263,7 +265,6 @@ def _listener(job: TrainingJob, memory: Memory, reporter: Reporter, team: Team) 
             report.images_per_second,
             extra=dataclasses.asdict(report),
         )
-        memory.writer.put(memory.checkpoint, lambda: reached.to_bytes(identity))
         for name, content in event_log.encode(reached.history).items():
             memory.writer.put(f"{memory.logs}/{name}", lambda content=content: content)  # type: ignore[misc]
 
