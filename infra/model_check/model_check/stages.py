@@ -28,7 +28,7 @@ from mobile_publisher import conversion, on_device, tflite_metadata
 from mobile_publisher.conversion import Variant
 from predictor.answers import Fault
 from predictor.model import ImageModel, UnusableModel
-from trainer import architectures
+from trainer import architectures, modules
 from trainer.architectures import Network
 from trainer.data.examples import training_side
 from trainer.loop import fitting, recipe
@@ -148,6 +148,11 @@ class _Way:
             raise
         except (DualDeployError, UnusableModel) as exc:
             raise StageFailed(name, str(exc)) from exc
+        except Exception as exc:
+            module = self._asked.module
+            if module and (said := modules.fault(exc, module.name, module, f"the stage {name!r}")):
+                raise StageFailed(name, said) from exc
+            raise
         self.found.seconds[name] = time.process_time() - cpu
         self._say(name, time.monotonic() - began, "; ".join(told))
 

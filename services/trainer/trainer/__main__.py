@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,7 +59,17 @@ def _prepare(argv: Sequence[str], work: Path) -> None:
     preparation.run(preparation.parse(locations.read(job, patience), source=job), work=work, patience=patience)
 
 
+def _leave(code: int) -> None:
+    """End the process: Python would wait for threads that the file of a network began, and the machine be paid for."""
+    if left := [each.name for each in threading.enumerate() if not each.daemon and each is not threading.main_thread()]:
+        log.warning("the job ends while threads that it did not begin go on: %s", ", ".join(left))
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
     leaving = Departure()
     leaving.listen()
-    sys.exit(main(departure=leaving))
+    _leave(main(departure=leaving))

@@ -117,12 +117,14 @@ def _published(name: str, *, classes: int, image_size: int, weights: str | Path,
 def _own(own: modules.Module, *, classes: int, image_size: int, weights: str | Path, precision: Policy) -> Network:
     with _policy(precision):
         inner = modules.built(own, classes=classes, image_size=image_size)
-        pixels = keras.Input((image_size, image_size, 3), name="pixels")
+        pixels = keras.Input((image_size, image_size, 3))
         answer = modules.answered(own, inner, scaled(pixels, own.pixels), classes=classes)
     if isinstance(weights, Path):
         _load(inner, weights, own.name, "`build(…).save_weights(…)`")
     # Always in a network of ours: one that is a class of the user's then has a shape, and its answer is float32.
-    model = keras.Model(pixels, keras.layers.Activation("linear", dtype="float32", name="probabilities")(answer))
+    with modules.blamed(own.name, own.path, "building on it"):
+        model = keras.Model(pixels, keras.layers.Activation("linear", dtype="float32")(answer))
+    modules.check_weights(own, model)
     base = modules.base_of(own, inner)
     # Without a name for the part that is fine-tuned, everything learns at once, whatever it starts from.
     return Network(model, base or inner, pretrained=base is not None and weights != "none")
@@ -160,7 +162,7 @@ def scaled(pixels: keras.KerasTensor, scaling: Scaling) -> keras.KerasTensor:
     if scaling == "inside":
         return pixels
     scale, offset = _SCALES[scaling]
-    rescaled = keras.layers.Rescaling(scale, offset, name="scaled")(pixels)
+    rescaled = keras.layers.Rescaling(scale, offset)(pixels)
     return keras.ops.flip(rescaled, axis=-1) if scaling == "caffe" else rescaled
 
 

@@ -69,7 +69,7 @@ def run(order: Order, where: Place, *, work: Path, reporter: Reporter, departure
         # TensorFlow takes seconds and half a gigabyte to import: what is not there is told first.
         with clock.lap("import"), progress.native_banners_held_back():
             import keras  # noqa: F401, PLC0415
-        with _errors_named(job, where):
+        with _errors_named(job, where, module):
             team = _team(where)
             departure.keep_listening()
             with clock.lap("load"):
@@ -440,8 +440,10 @@ class _Stopwatch:
 
 
 @contextlib.contextmanager
-def _errors_named(job: TrainingJob, where: Place) -> Iterator[None]:
+def _errors_named(job: TrainingJob, where: Place, module: Path | None) -> Iterator[None]:
     import tensorflow as tf  # noqa: PLC0415
+
+    from trainer import modules  # noqa: PLC0415
 
     # What TensorFlow's collectives raise when a peer is gone, or was told so by another.
     lost = (
@@ -461,3 +463,10 @@ def _errors_named(job: TrainingJob, where: Place) -> Iterator[None]:
         if where.workers == 1:
             raise
         raise WorkerLost(f"another of the {where.workers} workers went away: {exc.message.splitlines()[0]}") from exc
+    except DualDeployError:
+        raise
+    except Exception as exc:
+        name = architectures.module_of(job.training.architecture)
+        if module and (said := modules.fault(exc, name, module, "training it")):
+            raise UnusableModule(said) from exc
+        raise

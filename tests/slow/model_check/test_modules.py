@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+
+from support.command_line import call
 
 # A table of other people's programs, which are as long as they are.
 # ruff: noqa: ISC004
@@ -28,8 +31,12 @@ def network(layers: str, *, before: str = "", names: str = "") -> str:
 CONVOLUTION = "L.Conv2D(4, 3, strides=2, activation='relu')"
 
 PASS = {
-    "functional": f"{HEAD}def build(classes, image_size):\n    x = keras.Input((image_size, image_size, 3))\n"
-    "    y = L.Flatten()(L.MaxPooling2D(4)(x))\n    return keras.Model(x, L.Dense(classes, activation='softmax')(y))\n",
+    # With the names that ours might have, too.
+    "functional": f"{HEAD}def build(classes, image_size):\n"
+    "    x = keras.Input((image_size, image_size, 3), dtype='uint8', name='pixels')\n"
+    "    y = L.Flatten()(L.MaxPooling2D(4)(L.Rescaling(1 / 255, name='scaled')(x)))\n"
+    "    y = L.Dense(classes, activation='softmax', name='probabilities')(y)\n"
+    "    return keras.Model(x, y, name='probabilities')\n",
     "scaled": network(CONVOLUTION, names="PIXELS = 'caffe'"),
     "subclassed": f"{HEAD}class Net(keras.Model):\n    def __init__(self, classes):\n        super().__init__()\n"
     "        self.c = L.Conv2D(4, 3)\n        self.n = L.BatchNormalization()\n        self.d = L.Dense(classes)\n"
@@ -50,6 +57,15 @@ class Attends(L.Layer):
 """,
     ),
     "augmenting": network(f"L.RandomFlip(), L.RandomZoom(0.1), {CONVOLUTION}, L.Dropout(0.5)"),
+    # What it learns by runs in the job alone, and is no part of what is served.
+    "with a gradient of its own": network(
+        f"{CONVOLUTION}, L.Lambda(g)",
+        before="""
+@tf.custom_gradient
+def g(x):
+    return x * 1.0, lambda d: d + 0.0 * tf.cast(tf.strings.length(tf.io.read_file('/etc/hosts')), tf.float32)
+""",
+    ),
 }
 
 #: What is wrong, at which stage, and what the sentence ends with or has in it.
@@ -70,7 +86,34 @@ REFUSED = {
         f"{HEAD}def build(classes, image_size):\n    x = keras.Input((image_size, image_size, 3))\n"
         "    y = L.Dense(classes, activation='softmax')(L.Flatten()(x))\n    return keras.Model(x, [y, y])\n",
         "build",
-        "has several outputs: return only the probabilities",
+        "answers a list: give keras.Model the probabilities alone",
+    ),
+    "two inputs": (
+        f"{HEAD}def build(classes, image_size):\n    a, b = (keras.Input((image_size, image_size, 3)) for _ in 'ab')\n"
+        "    return keras.Model([a, b], L.Dense(classes, activation='softmax')(L.Flatten()(a + b)))\n",
+        "build",
+        "takes 2 inputs: give keras.Model one",
+    ),
+    "nothing learns": (
+        network(CONVOLUTION).replace("return keras.Sequential(", "return frozen(")
+        + "def frozen(layers):\n    model = keras.Sequential(layers)\n    model.trainable = False\n    return model\n",
+        "build",
+        "leave them trainable",
+    ),
+    "another number format": (
+        network(CONVOLUTION).replace("softmax'", "softmax', dtype='float64'"),
+        "build",
+        "kernel is float64, and what learns is float32: leave `dtype` away",
+    ),
+    "a setting of the job": (
+        network(CONVOLUTION, names="keras.config.set_dtype_policy('mixed_bfloat16')"),
+        "build",
+        "importing it sets keras.config.dtype_policy to 'mixed_bfloat16' for the whole job: take that line out",
+    ),
+    "a setting of the job while it builds": (
+        f"{HEAD}def build(classes, size):\n    tf.config.run_functions_eagerly(True)\n    return keras.Sequential()\n",
+        "build",
+        "sets tf.config.functions_run_eagerly to True",
     ),
     "not a network": (
         f"{HEAD}def build(classes, image_size):\n    return 7\n",
@@ -83,7 +126,31 @@ REFUSED = {
         "build",
         "failed in line 6: ZeroDivision",
     ),
-    "an error on import": ("import no_such_package\ndef build(a, b): pass\n", "build", "importing it failed in line 1"),
+    "an error on import": ("x = 0\nint('one')\ndef build(a, b): pass\n", "build", "it failed in line 2: ValueError:"),
+    "a package that is not there": (
+        "import no_such_package\ndef build(a, b): pass\n",
+        "build",
+        "No module named 'no_such_package'; a job has the packages of services/trainer/requirements.txt alone",
+    ),
+    "an error that is no Exception": (
+        "class Own(BaseException): pass\ndef build(a, b): raise Own\n",
+        "build",
+        "failed in line 2: Own",
+    ),
+    "an error in a layer": (
+        network("L.Lambda(lambda x: {}['key'])"),
+        "build",
+        "giving it pixels failed in line 9: KeyError: 'key'",
+    ),
+    "an error when it learns": (
+        network(
+            "Fails()",
+            before="class Fails(L.Layer):\n    def call(self, x, training=False):\n        if training:\n"
+            "            raise RuntimeError('not like this')\n        return x\n",
+        ),
+        "learn",
+        "failed in line 9: RuntimeError: not like this",
+    ),
     "leaves": (
         "import sys\nsys.exit(3)\ndef build(a, b): pass\n",
         "build",
@@ -165,6 +232,33 @@ def test_one_that_cannot_go_says_where_and_what_to_write(tmp_path: Path, source:
         stages.take(_asked(tmp_path, source), lambda *_: None)  # type: ignore[arg-type]
     assert (failed.value.stage, "\n" in str(failed.value)) == (stage, False), str(failed.value)
     assert says in str(failed.value)
+
+
+def test_what_waits_for_an_answer_is_ended(tmp_path: Path) -> None:
+    from trainer import modules
+    from trainer.process.failures import UnusableModule
+
+    (tmp_path / "net.py").write_text("import threading\nthreading.Event().wait()\ndef build(a, b): pass\n")
+    with pytest.raises(UnusableModule, match=r"importing it did not end within 0.1 s: let it wait for nothing"):
+        modules.load(tmp_path / "net.py", "net.py", limit=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_process_that_the_file_forks_does_not_train_too(tmp_path: Path) -> None:
+    import os
+
+    from trainer import modules
+
+    (tmp_path / "net.py").write_text("import os\nBASE = str(os.fork())\ndef build(a, b): pass\n")
+    number = int(modules.load(tmp_path / "net.py", "net.py").base)
+    assert number, "only the process that forked comes here"
+    assert os.waitpid(number, 0) == (number, 0)
+
+
+def test_what_a_file_prints_is_not_among_the_json(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("print('hello')\ndef build(a, b): return 7\n")
+    result = call("check-module", str(tmp_path / "net.py"), "--json")
+    assert json.loads(result.stdout)["says"].endswith("returns int: return a keras.Model")
 
 
 def test_the_part_that_is_named_is_fine_tuned_after_the_head(tmp_path: Path) -> None:

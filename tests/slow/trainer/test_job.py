@@ -330,7 +330,9 @@ def test_a_network_of_somebodys_own_is_that_of_the_run_whatever_lies_there_now(
     cloud: Cloud, trainer: Trainer, references: dict[str, Any]
 ) -> None:
     source = (
-        b"import keras\nL = keras.layers\nPIXELS = 'unit'\ndef build(classes, image_size):\n"
+        b"import threading\nimport keras\nL = keras.layers\nPIXELS = 'unit'\nprint('hello')\n"
+        # What goes on forever does not keep the machine.
+        b"threading.Thread(target=threading.Event().wait, name='mine').start()\ndef build(classes, image_size):\n"
         b"    return keras.Sequential([L.Conv2D(4, 3, strides=2), L.GlobalAveragePooling2D(),"
         b" L.Dense(classes, activation='softmax')])\n"
     )
@@ -341,6 +343,7 @@ def test_a_network_of_somebodys_own_is_that_of_the_run_whatever_lies_there_now(
     job = cloud.put_job(run, references, module=module, **names)
     done = trainer("--target", "mobile", "--job", job)
     assert done.returncode == 0, done.stdout[-3000:]
+    assert "the job ends while threads that it did not begin go on: mine" in done.stdout.splitlines()[-1]
     result = json.loads(cloud.get(f"results/{run}/mobile.json"))
     assert result["architecture"] == f"module:{pinned['uri']}"
     assert result["artifacts"]["keras"] is None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from typing import Any
 
 import click
@@ -43,7 +45,9 @@ def check_module(
         told.append({"stage": stage, "seconds": round(seconds, 2), "found": what})
         where.print(f"{stage:<20} {seconds:6.1f} s  {what}", highlight=False, markup=False, soft_wrap=True)
 
-    verdict = checking.check(network, say, classes=classes, image_size=image_size, target=target, max_mb=max_mb)
+    # Standard output is for the JSON: what the file prints is for whoever looks.
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        verdict = checking.check(network, say, classes=classes, image_size=image_size, target=target, max_mb=max_mb)
     if as_json:
         emit({"passed": verdict.passed, "stage": verdict.stage, "says": verdict.says, "stages": told})
     else:

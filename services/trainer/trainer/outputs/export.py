@@ -40,17 +40,19 @@ def write_models(
     output probabilities [1, classes]; its fixed shape is what the TFLite converter wants.
     """
     weights = [variable.value for variable in network.model.variables]
+    # Whoever serves it never learns, so what gradients are made of stays here.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     served = tf.Module()
     served.weights = weights
     served.serve = _serve_bytes(predict, labels, image_size)
     served.labels = tf.function(lambda: {"labels": tf.constant(list(labels))}, input_signature=[])
     signatures = {"serving_default": served.serve, "labels": served.labels}
-    tf.saved_model.save(served, str(model), signatures=signatures)
+    tf.saved_model.save(served, str(model), signatures=signatures, options=options)
 
     on_device = tf.Module()
     on_device.weights = weights
     on_device.serve = _serve_pixels(predict, len(labels), image_size)
-    tf.saved_model.save(on_device, str(pixels_model), signatures={"serving_default": on_device.serve})
+    tf.saved_model.save(on_device, str(pixels_model), signatures={"serving_default": on_device.serve}, options=options)
     for folder in (model, pixels_model):
         saved_model.check_folder(folder)
 

@@ -115,7 +115,8 @@ _CHANGES = "a network may not change while it answers: take the random or counti
 #: What to do instead, by operator; `ADVICE_FOR_ALL` where nothing is known.
 _ADVICE: Mapping[str, str] = {
     **dict.fromkeys(("PyFunc", "PyFuncStateless", "EagerPyFunc", "NumpyFunction"), _PYTHON),
-    **dict.fromkeys(("ReadFile", "WriteFile", "MatchingFiles", "ImmutableConst", "PrintV2", "SaveV2"), _FILES),
+    **dict.fromkeys(("ReadFile", "WriteFile", "MatchingFiles", "ImmutableConst", "SaveV2"), _FILES),
+    **dict.fromkeys(("Print", "PrintV2", "StringFormat"), "a network may not print: take that step out of it"),
     **dict.fromkeys(("RestoreV2", "Save", "Restore", "MergeV2Checkpoints"), _FILES),
     **dict.fromkeys(("AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"), _CHANGES),
     **dict.fromkeys(("RandomUniform", "RandomStandardNormal", "StatefulUniform", "RngReadAndSkip"), _CHANGES),
