@@ -22,6 +22,11 @@ _NUMBERED = re.compile(
     re.DOTALL,
 )
 
+#: What some writers give each shard of its own, behind its number: a digest, or a UUID.
+_OWN_DIGEST = re.compile(
+    r"[-_.](?=[-0-9a-f]*[a-f])(?=[-0-9a-f]*[0-9])[0-9a-f]{8,}(-[0-9a-f]{4,})*(?![0-9a-z])", re.IGNORECASE
+)
+
 #: An empty object of this name says "the batch is complete" (Hadoop and Spark write it last).
 SUCCESS_MARKER = "_SUCCESS"
 
@@ -216,7 +221,8 @@ def numbered(name: str) -> NumberedShard | None:
     count, index = int(match["count"]), int(match["index"])
     if count == 0 or index > count:
         return None
-    set_name = f"{match['stem']}{match['before']}of{match['gap']}{match['count']}{match['rest']}"
+    rest = _OWN_DIGEST.sub("", match["rest"])
+    set_name = f"{match['stem']}{match['before']}of{match['gap']}{match['count']}{rest}"
     return NumberedShard(set_name, index, count)
 
 
