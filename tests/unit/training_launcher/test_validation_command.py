@@ -167,12 +167,13 @@ def test_labels_that_count_from_one_are_told_by_the_yaml_that_fits(run, tmp_path
     [
         ("labels.txt", "marguerite\nrose\n"),
         ("labels.txt", "\ufeff0 marguerite\r\n1 rose\r\n"),
-        ("1.0.0/label.labels.txt", "marguerite\nrose\n"),
+        ("1.0.0/class.labels.txt", "marguerite\nrose\n"),
     ],
 )
 def test_labels_txt_names_the_classes_as_for_the_demo(run, folder, file: str, text: str) -> None:
     (folder / file).parent.mkdir(exist_ok=True)
     (folder / file).write_text(text)
+    (folder / "superclass.labels.txt").write_text("plant\n")
     code, output = run(folder)
     assert code == 0
     assert "marguerite" in output

@@ -21,9 +21,8 @@ from dualdeploy.images.tfrecord import CorruptRecords, Example, parse_example, r
 #: Records that are looked at until one tells its features.
 _LOOKED_AT = 20
 
-#: Names of classes, one a line, in the order of their indices; TensorFlow Datasets put the feature's name before it.
+#: Names of classes, one a line, in the order of their indices. TensorFlow Datasets put the feature's name before it.
 LABELS_FILE = "labels.txt"
-_LABELS_OF_TFDS = "**/*.labels.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,14 +75,14 @@ def open_data(path: Path, *, config_file: Path | None = None, labels: Sequence[s
     rule = config.data.shard_names if config else ShardNames()
     last_folders = config.data.last_folders if config else None
     shards = ShardFolder({path.name: path}) if path.is_file() else look_into(path, rule, last_folders=last_folders)
-    names, labels_from = _labels(path, labels, config)
+    guessed = None if config else _guess(shards)
+    names, labels_from = _labels(path, labels, config, guessed.label if guessed else ExampleSchema().label)
     if names is not None and (fault := _fault_of_labels(names)):
         raise InvalidDatasetConfig(f"{labels_from}: {fault}")
     if config:
         features = config.data.features
         schema = ExampleSchema(features.image, features.label, features.split, config.data.first_label, names)
         return LocalData(shards, schema, config.data.split, config, labels_from, alone=path.is_file())
-    guessed = _guess(shards)
     schema = ExampleSchema(labels=names)
     if guessed:
         first = PRESETS[guessed.preset].first_label if guessed.preset else 0
@@ -109,12 +108,14 @@ def yaml_that_fits(folder: Path, schema: ExampleSchema, labels: Sequence[str]) -
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
 
 
-def _labels(path: Path, labels: Sequence[str], config: DatasetConfig | None) -> tuple[tuple[str, ...] | None, str]:
+def _labels(
+    path: Path, labels: Sequence[str], config: DatasetConfig | None, feature: str
+) -> tuple[tuple[str, ...] | None, str]:
     if labels:
         return tuple(labels), "LABELS"
     if config:
         return config.labels, "YAML"
-    file = _labels_file(path) if path.is_dir() else None
+    file = _labels_file(path, feature) if path.is_dir() else None
     return (_listed(file), file.name) if file else (None, "")
 
 
@@ -124,10 +125,10 @@ def _fault_of_labels(names: Sequence[str]) -> str:
     return fault_of_labels(names)
 
 
-def _labels_file(folder: Path) -> Path | None:
+def _labels_file(folder: Path, feature: str) -> Path | None:
     if (folder / LABELS_FILE).exists():
         return folder / LABELS_FILE
-    found = sorted(folder.glob(_LABELS_OF_TFDS))
+    found = sorted(each for each in folder.rglob(f"*.{LABELS_FILE}") if each.name == f"{feature}.{LABELS_FILE}")
     return found[0] if found and len({each.read_bytes() for each in found}) == 1 else None
 
 
