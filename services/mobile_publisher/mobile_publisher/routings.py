@@ -201,7 +201,7 @@ class Routings:
             remedy = "" if _SAYS_NOTHING in problem else "; a training of both models on the same data mends it"
             note = f"{problem}: the phone always asks{remedy}"
             return Routing(threshold=ASK_ALWAYS, outcome="not_proven", note=note, share=1.0, **about)
-        return _described(threshold.fit(pairs, mine.wish), pairs, mine.wish, about)
+        return _described(threshold.fit(pairs, mine.wish), pairs, about)
 
     # Publishing ------------------------------------------------------------------------------------------------
 
@@ -232,7 +232,7 @@ def _said(uri: str, models: ObjectStore, *, of: str) -> list[Answer]:
         raise UnusableResult(f"{uri} is gone") from exc
 
 
-def _described(fit: threshold.Fit, pairs: Sequence[Pair], wish: Wish, about: Mapping[str, Any]) -> Routing:
+def _described(fit: threshold.Fit, pairs: Sequence[Pair], about: Mapping[str, Any]) -> Routing:
     return Routing(
         threshold=fit.point.threshold,
         outcome=fit.outcome,
@@ -243,6 +243,6 @@ def _described(fit: threshold.Fit, pairs: Sequence[Pair], wish: Wish, about: Map
         accuracy=fit.point.accuracy,
         phone_accuracy=sum(pair.phone_right for pair in pairs) / len(pairs),
         cloud_accuracy=fit.point.cloud_right / len(pairs),
-        curve=threshold.curve(threshold.steps(pairs, wish.ask_about)),
+        curve=threshold.curve(fit.points),
         **about,
     )

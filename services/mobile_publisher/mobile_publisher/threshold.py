@@ -65,12 +65,13 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """The chosen point; `loss_at_most` is None where nothing is proven."""
+    """The chosen one of `points`; `loss_at_most` is None where nothing is proven."""
 
     outcome: str
     point: Point
     loss_at_most: float | None
     note: str
+    points: Sequence[Point]
 
 
 def fit(pairs: Sequence[Pair], wish: Wish) -> Fit:
@@ -91,13 +92,14 @@ def fit(pairs: Sequence[Pair], wish: Wish) -> Fit:
     if wish.max_share is not None and chosen.share > wish.max_share:
         return _limited(points, wish)
     if chosen is points[0]:
-        return Fit("not_proven", chosen, None, _not_proven(chosen, phone_right, wish))
+        return Fit("not_proven", chosen, None, _not_proven(chosen, phone_right, wish), points)
     bound = max(0.0, chosen.loss_at_most(confidence))
     if chosen is not alone:
-        return Fit("asks", chosen, bound, _asks(chosen, bound, wish))
+        return Fit("asks", chosen, bound, _asks(chosen, bound, wish), points)
     if phone_right >= chosen.cloud_right:
-        return Fit("phone_is_better", chosen, bound, _alone("is the better one", chosen, phone_right, wish))
-    return Fit("phone_is_enough", chosen, bound, _alone(f"loses at most {_percent(bound)}", chosen, phone_right, wish))
+        return Fit("phone_is_better", chosen, bound, _alone("is the better one", chosen, phone_right, wish), points)
+    note = _alone(f"loses at most {_percent(bound)}", chosen, phone_right, wish)
+    return Fit("phone_is_enough", chosen, bound, note, points)
 
 
 def steps(pairs: Sequence[Pair], ask_about: Collection[str] = ()) -> list[Point]:
@@ -112,10 +114,11 @@ def steps(pairs: Sequence[Pair], ask_about: Collection[str] = ()) -> list[Point]
     groups = [(sure, list(group)) for sure, group in itertools.groupby(surest_first, key=lambda pair: pair.confidence)]
     wanted = set(_spread(len(groups), _MOST_STEPS))
     for number, (sure, group) in enumerate(groups):
-        standing = [pair for pair in group if pair.predicted not in ask_about]
-        kept += len(standing)
-        harm += sum(pair.cloud_right and not pair.phone_right for pair in standing)
-        helped += sum(pair.phone_right and not pair.cloud_right for pair in standing)
+        for pair in group:
+            if pair.predicted not in ask_about:
+                kept += 1
+                harm += pair.cloud_right and not pair.phone_right
+                helped += pair.phone_right and not pair.cloud_right
         if number in wanted:
             # Between two confidences: an eight-bit file answers in steps, and the phone may round otherwise.
             last = number == len(groups) - 1
@@ -168,7 +171,7 @@ def _limited(points: Sequence[Point], wish: Wish) -> Fit:
     )
     if chosen.share > most:
         note += f"; routing.ask_about alone takes {_percent(chosen.share)}"
-    return Fit("limited", chosen, bound, note)
+    return Fit("limited", chosen, bound, note, points)
 
 
 def fewest_pictures(wish: Wish) -> int:
