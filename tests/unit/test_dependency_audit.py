@@ -130,7 +130,7 @@ def test_a_database_that_does_not_answer_leaves_everything_unknown(make_tool: Ma
     assert all("does not answer" in why for why in findings.unknown.values())
 
 
-def test_a_tool_that_fails_by_itself_is_no_finding(make_tool: MakeTool) -> None:
+def test_a_tool_that_fails_by_itself_is_not_a_finding(make_tool: MakeTool) -> None:
     with pytest.raises(audit.CannotAudit, match="TypeError: a bug"):
         audit.ask([OLD], tool=make_tool({}, noise="Traceback\nTypeError: a bug"))
 

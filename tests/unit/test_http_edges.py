@@ -144,7 +144,7 @@ def test_a_body_that_says_nothing_sensible_is_a_422(
     assert client(service).post(path, data=body).status_code == 422
 
 
-def test_whoever_may_not_send_events_may_not_send_large_ones_either(client: Callable[[str], Any]) -> None:
+def test_a_caller_who_may_not_send_events_may_not_send_large_ones_either(client: Callable[[str], Any]) -> None:
     answer = client("job_notifier").post("/events/tick", data=b"x" * (MAX_BODY_BYTES + 1))
 
     assert answer.status_code == 401

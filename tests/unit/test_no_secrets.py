@@ -185,5 +185,5 @@ def test_a_log_has_no_more_of_a_secret_than_tells_which_it_is() -> None:
         "AIzaShort",
     ],
 )
-def test_what_is_no_secret_is_not_found(text: str) -> None:
+def test_what_is_not_a_secret_is_not_found(text: str) -> None:
     assert list(findings(text.encode())) == []

@@ -83,7 +83,7 @@ TUNABLE = {
 
 
 @pytest.mark.parametrize("topic", TOPOLOGY["topics"])
-def test_every_topic_has_a_publisher_and_somebody_who_reads_it(topic: str) -> None:
+def test_every_topic_has_a_publisher_and_a_reader(topic: str) -> None:
     assert TOPOLOGY["topics"][topic]["publishers"]
     assert [name for name, subscription in TOPOLOGY["subscriptions"].items() if subscription["topic"] == topic]
 
@@ -258,7 +258,7 @@ def test_every_variable_that_a_service_reads_is_known(service: str) -> None:
     assert set(variables(SETTINGS[service])) <= PROVIDED | EMULATORS | TUNABLE
 
 
-def test_no_variable_is_listed_that_nobody_reads() -> None:
+def test_no_variable_is_listed_that_is_not_read() -> None:
     read = {name for kind in SETTINGS.values() for name in variables(kind)}
     assert read >= TUNABLE
     # Google's own libraries read these two by themselves.

@@ -86,24 +86,24 @@ def test_vertex_ai_is_turned_on_as_a_whole_although_a_region_is_asked() -> None:
     assert refused.remedy == "gcloud services enable aiplatform.googleapis.com --project=my-project"
 
 
-def test_what_is_not_there_is_no_reason_not_to_have_looked(google_that: Callable[[Answer], Google]) -> None:
+def test_what_is_not_there_still_counts_as_looked_at(google_that: Callable[[Answer], Google]) -> None:
     with pytest.raises(NotThere):
         google_that(refusal(404, "not found", "notFound")).get("run", "/v2/x", needs="run.services.get")
 
 
-def test_the_same_question_is_asked_once_and_fails_for_everybody(google_that: Callable[[Answer], Google]) -> None:
+def test_the_same_question_is_asked_once_and_fails_for_every_check(google_that: Callable[[Answer], Google]) -> None:
     google = google_that((200, '{"a": 1}'))
     first = google.get("run", "/v2/x", needs="run.services.get")
     google._environ = {}  # whoever asks again would now ask Google itself
     assert google.get("run", "/v2/x", needs="run.services.get") == first == {"a": 1}
 
 
-def test_nobody_listening_is_told_as_such() -> None:
+def test_a_port_without_a_listener_is_told_as_such() -> None:
     google = Google("my-project", environ={"GOOGLE_APIS_EMULATOR_HOST": "127.0.0.1:9"}, patience=1)
     with pytest.raises(CouldNotLook, match="cannot be reached"):
         google.get("run", "/v2/x", needs="run.services.get")
 
 
-def test_an_answer_that_is_no_json_is_not_taken_for_one(google_that: Callable[[Answer], Google]) -> None:
+def test_an_answer_that_is_not_json_is_not_taken_for_one(google_that: Callable[[Answer], Google]) -> None:
     with pytest.raises(CouldNotLook, match="no JSON"):
         google_that((200, "<html>sign in</html>")).get("run", "/v2/x", needs="run.services.get")

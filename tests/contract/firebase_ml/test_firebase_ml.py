@@ -50,7 +50,7 @@ def test_a_taken_display_name_is_refused(firebase: Any) -> None:
     [b"not a model", b"", b"\x1c\x00\x00\x00TFL3" + b"\xff" * 40, b"\x08\x00\x00\x00TFL3"],
     ids=["text", "empty", "garbage", "cut off"],
 )
-def test_a_file_that_is_no_model_leaves_a_model_that_cannot_be_published(firebase: Any, data: bytes) -> None:
+def test_a_file_that_is_not_a_model_leaves_a_model_that_cannot_be_published(firebase: Any, data: bytes) -> None:
     model = ml.create_model(firebase.model("broken", data))
     assert model.validation_error == "Invalid flatbuffer format"
     assert model.model_hash is None
@@ -141,7 +141,7 @@ def test_malformed_names_and_tags_are_refused(firebase: Any, body: dict[str, Any
     assert (response.status_code, response.json()["error"]["status"]) == (400, "INVALID_ARGUMENT")
 
 
-def test_an_unsigned_or_expired_url_is_no_source(firebase: Any) -> None:
+def test_an_unsigned_or_expired_url_is_not_a_source(firebase: Any) -> None:
     firebase.source(firebase.tflite(), "signed.tflite")
     url = f"http://{firebase.storage.address}/demo-dualdeploy-models/signed.tflite"
     body = {"displayName": "flowers", "tfliteModel": {"gcsTfliteUri": url}}

@@ -90,7 +90,7 @@ def test_publishing_can_be_repeated(firebase_side: Any, name: str) -> None:
         assert firebase_side.firebase.publish(model.id).published
 
 
-def test_a_file_that_is_no_model_is_told_and_cannot_be_published(firebase_side: Any, name: str) -> None:
+def test_a_file_that_is_not_a_model_is_told_and_cannot_be_published(firebase_side: Any, name: str) -> None:
     model = created(firebase_side, name, good=False)
 
     assert "flatbuffer" in model.error
@@ -175,7 +175,7 @@ def test_a_creation_whose_answer_was_lost_is_found_by_its_name(
     assert settled(cloud_firebase, name).display_name == name
 
 
-def test_an_update_whose_answer_was_lost_is_no_refusal(
+def test_an_update_whose_answer_was_lost_is_not_a_refusal(
     cloud_firebase: Any, cloud_faults: CloudFaults, name: str
 ) -> None:
     model = created(cloud_firebase, name)

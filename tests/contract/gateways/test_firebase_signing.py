@@ -133,7 +133,7 @@ def test_a_right_that_is_missing_is_told_with_the_command_that_gives_it(
 
 
 @pytest.mark.parametrize("wanted", CALLS)
-def test_an_iam_that_has_too_much_to_do_is_no_missing_right(
+def test_an_iam_that_has_too_much_to_do_is_not_a_missing_permission(
     wanted: str, iam_service: Iam, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_cloud_run_as(PUBLISHER, monkeypatch)

@@ -121,7 +121,7 @@ def test_a_missing_permission_may_only_be_on_its_way(gateway: RemoteConfigGatewa
         gateway.read()
 
 
-def test_nobody_answering_is_a_reason_to_wait(unheard: str) -> None:
+def test_no_answer_is_a_reason_to_wait(unheard: str) -> None:
     with pytest.raises(ServiceUnavailable):
         RemoteConfigGateway(project="demo", emulator_host=unheard).read()
 

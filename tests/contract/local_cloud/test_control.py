@@ -65,7 +65,7 @@ def test_a_plan_that_cannot_happen_is_refused(cloud: LocalCloud, control: str, p
     assert cloud.faults.pending() == {}
 
 
-def test_the_status_page_shows_what_there_is_and_runs_nothing_that_somebody_wrote(cloud: LocalCloud) -> None:
+def test_the_status_page_shows_what_there_is_and_runs_nothing_that_someone_wrote(cloud: LocalCloud) -> None:
     project = cloud.topology.project
     template = {"parameters": {"greeting": {"defaultValue": {"value": "<script>alert(1)</script>"}}}}
     url = f"http://{cloud.remote_config.address}/v1/projects/{project}/remoteConfig"

@@ -165,7 +165,7 @@ def test_an_unavailable_monitoring_and_one_that_refuses_are_told_apart(side: Sid
         served(side)
 
 
-def test_where_nobody_listens_it_is_unavailable(side: Side) -> None:
+def test_where_nothing_listens_it_is_unavailable(side: Side) -> None:
     side.server.close()
     with pytest.raises(ServiceUnavailable):
         MonitoringGateway(project=PROJECT, emulator_host=side.server.address, call_timeout=2).served(

@@ -299,7 +299,7 @@ def test_the_lease_works_through_lost_responses(
 
 
 @pytest.mark.parametrize("method", OPERATIONS)
-def test_credentials_that_nobody_gives_are_a_reason_to_retry_later_and_the_message_says_how_to_log_in(
+def test_credentials_that_are_not_given_are_a_reason_to_retry_later_and_the_message_says_how_to_log_in(
     method: str,
 ) -> None:
     def client() -> google_storage.Client:

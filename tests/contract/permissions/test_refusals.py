@@ -393,7 +393,7 @@ def test_the_control_api_tells_who_was_refused_and_which_grants_were_needed(worl
     ]
 
 
-def test_a_role_that_is_not_known_is_no_grant(world: Any) -> None:
+def test_a_role_that_is_not_known_grants_nothing(world: Any) -> None:
     grant = {"resource": f"buckets/{PROJECT}-data", "role": "roles/storage.objectReader", "member": OWNER}
     answer = requests.patch(f"http://{world.cloud.control.address}/project", json={"grant": [grant]}, timeout=5)
     assert answer.status_code == 400
@@ -426,7 +426,7 @@ OFF: Mapping[str, Callable[[Actor], Any]] = {
 
 
 @pytest.mark.parametrize("api", OFF)
-def test_an_api_that_is_off_answers_nobody_and_says_so_in_googles_words(world: World, api: str) -> None:
+def test_an_api_that_is_off_answers_no_caller_and_says_so_in_googles_words(world: World, api: str) -> None:
     owner = world.actor("owner")
     world.cloud.iam.apis_off = {api}
     try:

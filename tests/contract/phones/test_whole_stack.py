@@ -200,7 +200,7 @@ def second(project: Project, first: str) -> str:
     return project.train(2)
 
 
-def test_the_first_version_is_everybodys_at_once(project: Project, first: str) -> None:
+def test_the_first_version_is_everyones_at_once(project: Project, first: str) -> None:
     project.wait(first, State.LIVE)
     assert has(project.look(), first) == set(INSTALLATIONS)
     # The cloud model failed meanwhile, which is no matter of the phones'.

@@ -219,9 +219,7 @@ def test_a_worker_that_is_killed_while_serving_is_replaced(start: Callable[..., 
     assert running.predict(json={"instances": [b64(picture("lime"))]}).status_code == 200
 
 
-def test_a_worker_that_nobody_supervises_ends_however_often_it_is_asked(
-    start: Callable[..., Any], models: Path
-) -> None:
+def test_a_worker_without_a_supervisor_ends_however_often_it_is_asked(start: Callable[..., Any], models: Path) -> None:
     running = start(str(models / "good"))
     running.wait_until_ready()
     running.process.kill()

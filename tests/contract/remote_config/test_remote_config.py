@@ -137,7 +137,7 @@ def test_a_template_keeps_its_order_and_what_we_do_not_know_of(client: Client) -
     assert json.dumps(read) == json.dumps(grown)
 
 
-def test_a_condition_on_what_is_not_known_of_an_app_holds_for_nobody(client: Client) -> None:
+def test_a_condition_on_what_is_not_known_of_an_app_holds_for_no_app(client: Client) -> None:
     condition = {"name": "ios", "expression": "percent <= 100 && device.os == 'ios'"}
     values = {"defaultValue": {"value": "others"}, "conditionalValues": {"ios": {"value": "apple"}}}
     client.put({"conditions": [condition], "parameters": {"shop": values}})

@@ -108,7 +108,7 @@ def test_what_up_leaves_running_is_found_and_stopped_by_down(
     assert not supervisor.stop_recorded(environment_file), "nothing is left to stop"
 
 
-def test_an_environment_file_of_a_process_that_is_no_stack_stops_nobody(tmp_path: Path) -> None:
+def test_an_environment_file_of_a_process_that_is_not_a_stack_stops_nothing(tmp_path: Path) -> None:
     environment_file = tmp_path / "cloud.env"
     environment_file.write_text(f"LOCAL_CLOUD_PID={os.getppid()}\n")
     parent = Path(f"/proc/{os.getppid()}/cmdline")

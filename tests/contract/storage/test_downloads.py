@@ -181,7 +181,7 @@ def test_a_signed_url_that_is_dated_far_ahead_is_refused(digits: Bucket) -> None
     assert "<Code>AccessDenied</Code>" in answer.text
 
 
-def test_a_call_nobody_serves_says_so_instead_of_blaming_a_bucket(base_url: str) -> None:
+def test_a_call_that_is_not_served_says_so_instead_of_blaming_a_bucket(base_url: str) -> None:
     answer = requests.get(f"{base_url}/storage/v1/b/some/unknownThings", timeout=5)
 
     assert answer.status_code == 404

@@ -246,7 +246,7 @@ def test_a_batch_patches_with_a_body_and_returns_resources(bucket: Bucket, clien
     assert bucket.get_blob("in batch").metadata == {"a": "ü"}
 
 
-def test_a_body_that_is_no_batch_is_refused(base_url: str) -> None:
+def test_a_body_that_is_not_a_batch_is_refused(base_url: str) -> None:
     answer = requests.post(f"{base_url}/batch/storage/v1", data=b"x", timeout=5)
 
     assert answer.status_code == 400

@@ -168,7 +168,7 @@ def test_copies_honour_preconditions_on_their_source(
 
 
 @pytest.mark.parametrize("call", ALL)
-def test_a_precondition_that_is_no_number_is_a_bad_request(base_url: str, live: Blob, call: str) -> None:
+def test_a_precondition_that_is_not_a_number_is_a_bad_request(base_url: str, live: Blob, call: str) -> None:
     answer = ALL[call](base_url, live.bucket.name, {"ifGenerationMatch": "newest"})
 
     assert answer.status_code == 400

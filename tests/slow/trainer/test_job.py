@@ -326,7 +326,7 @@ def test_sigterm_ends_the_job_within_seconds_with_75_and_without_a_result(
     assert not list(tmp_path.glob("trainer-*"))
 
 
-def test_a_network_of_somebodys_own_is_that_of_the_run_whatever_lies_there_now(
+def test_a_network_of_someones_own_is_that_of_the_run_whatever_lies_there_now(
     cloud: Cloud, trainer: Trainer, references: dict[str, Any]
 ) -> None:
     source = (

@@ -247,7 +247,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(content: str, weights_file:
         architectures.build("mobilenet_v3_large", classes=2, image_size=SIZE, weights=path)
 
 
-def test_a_loss_that_is_no_number_ends_the_training_with_advice(pictures: Any) -> None:
+def test_a_loss_that_is_not_a_number_ends_the_training_with_advice(pictures: Any) -> None:
     from trainer import architectures
 
     network = architectures.build("mobilenet_v3_small", classes=2, image_size=SIZE, weights="none")
@@ -426,7 +426,7 @@ def test_no_epoch_of_the_first_half_ends_the_training(pictures: Any) -> None:
     assert reports[-1][1].best_epoch == 5
 
 
-def test_a_held_out_loss_that_is_no_number_ends_the_training(pictures: Any) -> None:
+def test_a_held_out_loss_that_is_not_a_number_ends_the_training(pictures: Any) -> None:
     with pytest.raises(DivergedTraining, match="the loss became nan in epoch 1"):
         fit(scratch(pictures), pictures, watch=lambda: metrics(float("nan")))
 

@@ -20,7 +20,7 @@ from support.command_line import invoke
         ("x = 1", "it defines no function `build(classes, image_size)`"),
     ],
 )
-def test_a_file_that_is_no_module_is_told_at_once(tmp_path: Path, content: str | None, says: str) -> None:
+def test_a_file_that_is_not_a_module_is_told_at_once(tmp_path: Path, content: str | None, says: str) -> None:
     file = tmp_path / "net.py"
     if content is not None:
         file.write_text(content)

@@ -79,7 +79,7 @@ def test_a_calibration_error_is_held_against_its_limit_if_it_was_measured(deploy
     assert release.reason.startswith("calibration_error 0.2 <= 0.1: failed")
 
 
-def test_a_calibration_error_that_was_not_measured_is_no_approval(deployer: Deployer) -> None:
+def test_a_calibration_error_that_was_not_measured_is_not_an_approval(deployer: Deployer) -> None:
     deployer.configure(gates={"cloud": {"max_calibration_error": 0.1}})
     release = bring(deployer, mine=metrics(0.95), live=metrics(0.9))
     assert release.gate["not_judged"] == [

@@ -188,7 +188,7 @@ def test_a_model_that_is_worse_on_the_same_pictures_is_stopped(deployer: Deploye
         ({"accuracy": None, "problem": "KeyError: 'labels'"}, "KeyError: 'labels'"),
     ],
 )
-def test_a_live_model_that_cannot_be_measured_is_no_approval(deployer: Deployer, ending: Any, words: str) -> None:
+def test_a_live_model_that_cannot_be_measured_is_not_an_approval(deployer: Deployer, ending: Any, words: str) -> None:
     begin(deployer)
     end(deployer, **ending)
     ended = finish(deployer)
@@ -209,7 +209,7 @@ def test_a_redeploy_after_a_failed_evaluation_tries_anew_and_force_goes_past_it(
     assert finish(deployer).state is State.LIVE
 
 
-def test_a_job_without_end_is_called_off_and_is_no_approval(deployer: Deployer) -> None:
+def test_a_job_without_end_is_called_off_and_is_not_an_approval(deployer: Deployer) -> None:
     begin(deployer)
     (name,) = evaluations(deployer)
     deployer.tick(LIMIT_SECONDS + 1)
@@ -261,7 +261,7 @@ def test_what_the_budget_does_not_allow_is_not_measured(deployer: Deployer) -> N
     assert evaluations(deployer) == []
 
 
-def test_a_refused_job_is_no_approval(deployer: Deployer) -> None:
+def test_a_refused_job_is_not_an_approval(deployer: Deployer) -> None:
     deployer.vertex.faults.plan("create_custom_job", Failing(RejectedByGoogle("no such machine")))
     begin(deployer)
     assert release_of(deployer).state is State.REJECTED
@@ -343,7 +343,7 @@ def test_the_result_is_json_that_the_trainer_writes(deployer: Deployer) -> None:
 
 
 @pytest.mark.parametrize("command", ["rollback", "redeploy"])
-def test_whoever_forces_a_release_does_not_wait_for_a_job(deployer: Deployer, command: str) -> None:
+def test_a_forced_release_does_not_wait_for_a_job(deployer: Deployer, command: str) -> None:
     begin(deployer)
     end(deployer, accuracy=0.905)
     finish(deployer)

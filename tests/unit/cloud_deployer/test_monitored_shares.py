@@ -101,7 +101,7 @@ def test_what_only_monitoring_sees_ends_the_rollout_at_the_share_it_is_at(
     ("seen", "words"),
     [(Served(0, 0), "no request was reported"), (Served(100, 0), "monitored_p95_seconds: no latency was reported")],
 )
-def test_missing_data_is_waited_for_and_then_is_no_approval(deployer: Deployer, seen: Served, words: str) -> None:
+def test_missing_data_is_waited_for_and_then_is_not_an_approval(deployer: Deployer, seen: Served, words: str) -> None:
     newer, candidate = candidate_of(deployer)
     deployer.monitoring.seen[candidate] = seen
     deployer.settle(ticks=9)

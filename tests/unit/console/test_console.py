@@ -246,7 +246,7 @@ def test_the_person_whom_cloud_run_has_checked_is_named(live: Any) -> None:
     assert live.deployers.asked[0][3] == "ann@example.com"
 
 
-def test_someone_whom_nobody_names_can_look_and_not_act(live: Any) -> None:
+def test_someone_whom_no_one_names_can_look_and_not_act(live: Any) -> None:
     live.settings = dataclasses.replace(live.settings, person="")
     assert live.client.get(PAGE).status_code == 200
     answer = live.client.post(f"{PAGE}/cloud/hold", data=FORM, headers=OWN)
@@ -254,7 +254,7 @@ def test_someone_whom_nobody_names_can_look_and_not_act(live: Any) -> None:
     assert live.deployers.asked == []
 
 
-def test_behind_identity_aware_proxy_nobody_gets_in_beside_it(live: Any) -> None:
+def test_behind_identity_aware_proxy_no_one_gets_in_beside_it(live: Any) -> None:
     live.settings = dataclasses.replace(live.settings, iap_audience="/projects/1/locations/l/services/console")
     client = live.client
     for headers in ({}, from_sender("ann@example.com"), {"X-Goog-IAP-JWT-Assertion": "a.b.c"}):
@@ -273,7 +273,7 @@ ENVIRONMENT = {
 
 
 @pytest.mark.parametrize("wrong", [{"CONSOLE_PERSON": "jo@example.com"}, {"IAP_KEYS_URL": "https://evil.example/keys"}])
-def test_on_cloud_run_no_setting_says_who_everybody_is(wrong: dict[str, str]) -> None:
+def test_on_cloud_run_no_setting_says_who_everyone_is(wrong: dict[str, str]) -> None:
     assert load(ConsoleSettings, {**ENVIRONMENT, **wrong}).addresses["cloud"] == "https://c"
     with pytest.raises(WrongSettings, match=next(iter(wrong))):
         load(ConsoleSettings, {**ENVIRONMENT, **wrong, "K_SERVICE": "console"})
@@ -302,6 +302,6 @@ def test_no_page_has_what_the_policy_forbids(template: Path) -> None:
     assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=|https?://", text)
 
 
-def test_health_asks_nobody_who_they_are(live: Any) -> None:
+def test_health_asks_no_one_who_they_are(live: Any) -> None:
     live.settings = dataclasses.replace(live.settings, iap_audience="/projects/1/locations/l/services/console")
     assert live.client.get("/healthz").get_json() == {"status": "ok", "service": "console"}

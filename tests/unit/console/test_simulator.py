@@ -47,7 +47,7 @@ def test_the_page_has_held_out_pictures_of_each_class_by_turns(complete: World) 
 
 
 @pytest.mark.parametrize("path", ["/runs/x..y/pictures/0", "/runs/flowers-000000000000/pictures/0"])
-def test_a_picture_of_what_is_no_run_is_not_there(path: str, complete: World) -> None:
+def test_a_picture_of_what_is_not_a_run_is_not_there(path: str, complete: World) -> None:
     assert complete.client.get(path).status_code == 404
 
 

@@ -78,7 +78,7 @@ def test_another_seed_and_another_part_give_other_pictures() -> None:
 
 @pytest.mark.parametrize("level", painting.LEVELS)
 @pytest.mark.parametrize("kind", painting.FLOWERS)
-def test_every_kind_can_be_painted_at_every_level_and_is_no_plain_surface(kind: str, level: str) -> None:
+def test_every_kind_can_be_painted_at_every_level_and_is_not_a_plain_surface(kind: str, level: str) -> None:
     for number in range(4):
         image = painting.paint(kind, f"{number}", level=painting.LEVELS[level], side=48)
         assert (image.mode, image.size) == ("RGB", (48, 48))

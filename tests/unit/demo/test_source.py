@@ -17,7 +17,7 @@ def shard(path: Path, labels: Sequence[int], *, image: bytes = b"\xff\xd8 a pict
     write_records(path, [encode_example({"image": image + bytes([label]), "class": label}) for label in labels])
 
 
-def test_a_path_that_is_no_folder_is_refused_with_what_to_name(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_folder_is_refused_with_what_to_name(tmp_path: Path) -> None:
     with pytest.raises(source.UnusableFolder, match="--data must name one"):
         source.folder(tmp_path / "absent")
 
@@ -148,7 +148,7 @@ def test_the_split_and_what_is_passed_over_are_said(tmp_path: Path) -> None:
     assert said[3].startswith("1 object is not a shard by its name: more.tfr; ")
 
 
-def test_one_class_is_no_data_set(tmp_path: Path) -> None:
+def test_one_class_is_not_a_data_set(tmp_path: Path) -> None:
     shard(tmp_path / "train.tfrecord", [0, 0])
     with pytest.raises(source.UnusableFolder, match="of one class, and a classifier needs two"):
         source.folder(tmp_path, labels=["a", "b"])

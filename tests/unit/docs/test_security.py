@@ -61,7 +61,7 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert f"{dataset_config.MAX_BYTES >> 10} KB" in PAGE
 
 
-def test_everybody_who_writes_to_a_bucket_is_thought_of() -> None:
+def test_everyone_who_writes_to_a_bucket_is_thought_of() -> None:
     topology = json.loads((REPOSITORY / "infra" / "topology.json").read_text(encoding="utf-8"))
     ways = section("Who can spend money") + section("Who can replace a model")
     names = {"firebase_storage": "mobile"}

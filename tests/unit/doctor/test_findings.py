@@ -33,7 +33,7 @@ def test_what_more_than_a_hint_runs_through_stays_broken() -> None:
     assert clock.state is State.BROKEN
 
 
-def test_a_hint_that_nobody_could_see_does_not_count_as_working() -> None:
+def test_a_hint_that_could_not_be_seen_does_not_count_as_working() -> None:
     findings = [
         broken("a", Hint.LOG),
         broken("b", Hint.RESULT),
@@ -95,7 +95,7 @@ def test_a_check_without_end_does_not_keep_the_others() -> None:
     assert (states["b"], states["t"]) == (State.OK, State.UNSEEN)
 
 
-def test_nobody_can_write_through_the_store_of_the_doctor() -> None:
+def test_nothing_can_be_written_through_the_store_of_the_doctor() -> None:
     store = ReadOnlyStore(Google("my-project", environ={}), "my-project-ledger")
     with pytest.raises(TypeError, match="writes nothing"):
         store.put("x", b"", expect=0)

@@ -31,7 +31,7 @@ def test_any_offset_and_any_fraction_is_read_as_the_same_moment(text: str) -> No
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2026-11-23", "2026-11-23T04:40:00", "2026-13-01T00:00:00Z"])
-def test_what_is_no_time_or_has_no_zone_is_refused(text: str) -> None:
+def test_what_is_not_a_time_or_has_no_zone_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         from_text(text)
 

@@ -84,7 +84,7 @@ def test_the_minimum_itself_is_accepted() -> None:
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "0.99", "nan", "inf"])
-def test_a_lease_that_nobody_could_hold_is_refused(seconds: str) -> None:
+def test_a_lease_that_could_not_be_held_is_refused(seconds: str) -> None:
     with pytest.raises(WrongSettings, match="LEASE_SECONDS"):
         load(CloudSettings, {**ENVIRONMENT, "LEASE_SECONDS": seconds})
 

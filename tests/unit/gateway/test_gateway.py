@@ -144,7 +144,7 @@ def test_where_a_user_is_required_one_without_is_refused(world: Any, picture: by
     assert client.post("/predict/flowers", data=picture, headers=world.headers("ann")).status_code == 200
 
 
-def test_without_keys_nobody_is_let_in_and_everybody_is_told_to_come_again(world: Any, picture: bytes) -> None:
+def test_without_keys_no_one_is_let_in_and_everyone_is_told_to_come_again(world: Any, picture: bytes) -> None:
     world.settings = dataclasses.replace(world.settings, app_check_keys_url="http://127.0.0.1:9/v1/jwks")
     answer = ask(world.client, world, picture)
     assert (answer.status_code, answer.get_json()["reason"]) == (503, "keys")
@@ -248,7 +248,7 @@ def test_when_nothing_serves_the_app_is_told_to_come_again(changes: dict[str, An
     assert answer.headers["Retry-After"] == "60"
 
 
-def test_a_document_that_cannot_be_read_is_no_bug_of_the_app(world: Any, picture: bytes) -> None:
+def test_a_document_that_cannot_be_read_is_not_a_bug_of_the_app(world: Any, picture: bytes) -> None:
     world.write(b"{")
     assert ask(world.client, world, picture).get_json()["reason"] == "ledger"
 

@@ -153,7 +153,7 @@ def test_a_hint_that_overtakes_the_record_of_the_job_is_left_to_the_launcher() -
         "results/a/b/c.json",
     ],
 )
-def test_an_object_that_is_no_result_is_ignored(chain: Chain, name: str) -> None:
+def test_an_object_that_is_not_a_result_is_ignored(chain: Chain, name: str) -> None:
     resource = {"bucket": "models", "name": name, "generation": "1", "size": "1"}
     assert hear(chain, chain.event("job_notifier", "training-result", resource)) == (
         "ignored",
@@ -172,7 +172,7 @@ def test_a_result_of_a_run_that_the_ledger_does_not_have_is_rejected(chain: Chai
     assert isinstance(exc, UnknownRun)
 
 
-def test_a_log_line_of_something_that_is_no_custom_job_is_ignored(chain: Chain) -> None:
+def test_a_log_line_of_something_that_is_not_a_custom_job_is_ignored(chain: Chain) -> None:
     assert hear(chain, chain.log_hint("999")) == ("ignored", "999 is not a custom job")
 
 
@@ -402,7 +402,7 @@ def test_of_two_hints_at_the_same_time_one_records_and_both_agree(chain: Chain, 
 
 
 @pytest.mark.parametrize("name", ["launch.json", "ended-1.json"])
-def test_a_document_that_nobody_can_read_keeps_no_other_training(chain: Chain, run_id: str, name: str) -> None:
+def test_a_document_that_cannot_be_read_keeps_no_other_training(chain: Chain, run_id: str, name: str) -> None:
     path = f"runs/{run_id}/cloud/{name}"
     found = [each.generation for each in chain.ledger_store.list(path)]
     chain.ledger_store.put(path, b"{", expect=found[0] if found else ABSENT)
@@ -422,7 +422,7 @@ REMINDERS = [
 
 
 @pytest.mark.parametrize(("service", "key"), REMINDERS)
-def test_a_reminder_of_what_was_never_written_is_forgotten_and_is_no_error(
+def test_a_reminder_of_what_was_never_written_is_forgotten_and_is_not_an_error(
     chain: Chain, caplog: pytest.LogCaptureFixture, service: str, key: str
 ) -> None:
     """A service reminds of a document before it writes it, so that a reminder without one is an ordinary moment."""

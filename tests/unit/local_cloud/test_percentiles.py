@@ -25,7 +25,7 @@ def test_another_seed_draws_others() -> None:
     assert 60 < len(first & second) < 140
 
 
-def test_a_larger_share_has_everybody_of_a_smaller_one() -> None:
+def test_a_larger_share_has_everyone_of_a_smaller_one() -> None:
     few = INSTALLATIONS[:2_000]
     shares = [{each for each in few if holds(f"percent('a') <= {share}", each)} for share in (0, 10, 50, 100)]
     assert shares[0] < shares[1] < shares[2] < shares[3] == set(few)

@@ -166,7 +166,7 @@ def test_a_pointer_that_the_team_moves_during_a_rollout_ends_it_and_stays() -> N
 
 
 @pytest.mark.parametrize("publishing", [STAGED, {}], ids=["staged", "at once"])
-def test_a_pointer_that_the_team_moves_before_everybodys_turn_stays(publishing: dict[str, object]) -> None:
+def test_a_pointer_that_the_team_moves_before_everyones_turn_stays(publishing: dict[str, object]) -> None:
     project, first, second = with_two(publishing)
     third = project.train(3)
 

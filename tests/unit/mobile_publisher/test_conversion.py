@@ -158,7 +158,7 @@ def test_pictures_of_different_sizes_are_refused(saved_model: Path, tmp_path: Pa
         )
 
 
-def test_a_folder_that_is_no_saved_model_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_saved_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConversionFailed, match=r"no saved_model\.pb"):
         conversion.convert(tmp_path / "nothing", tmp_path / "a", variant="float32")
 

@@ -278,7 +278,7 @@ def test_a_golden_set_that_is_none_is_named(world: World, golden: bytes) -> None
         world.export()
 
 
-def test_a_golden_picture_that_cannot_be_decoded_is_no_golden_set(world: World) -> None:
+def test_a_golden_picture_that_cannot_be_decoded_is_not_a_golden_set(world: World) -> None:
     world.put(f"{ROOT}/golden.json", golden_set([(b"no picture", _probabilities(0))]))
     with pytest.raises(UnusableResult, match=r"golden\.json is not a golden set: the image is neither JPEG nor PNG"):
         world.export()
@@ -300,7 +300,7 @@ def test_an_object_name_cannot_leave_the_folder_that_it_is_fetched_to(tmp_path: 
     assert not (tmp_path / "outside").exists()
 
 
-def test_folder_markers_are_no_files(tmp_path: Path) -> None:
+def test_folder_markers_are_not_files(tmp_path: Path) -> None:
     store = MemoryObjectStore("models")
     store.put("model/", b"", expect=ABSENT)
     store.put("model/assets/", b"", expect=ABSENT)

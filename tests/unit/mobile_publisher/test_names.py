@@ -200,7 +200,7 @@ def test_a_claim_that_cannot_be_read_is_refused_by_name(project: Publishing) -> 
     assert "gs://ledger/claims/names/flowers.json cannot be read as a NameClaim" in project.release(run_id).reason
 
 
-def test_whoever_takes_a_name_over_lets_phones_follow_the_pointer_that_a_rollout_had_pinned() -> None:
+def test_a_data_set_that_takes_a_name_over_lets_phones_follow_the_pointer_that_a_rollout_had_pinned() -> None:
     """Remote Config goes on naming the former holder's version until a release under the name changes that."""
     project = Publishing()
     project.configure(publishing={"rollout": {"steps": [50, 100], "bake": "1m"}})

@@ -108,7 +108,7 @@ def test_labels_that_do_not_fit_the_output_are_refused(tiny_float32: bytes) -> N
 
 
 @pytest.mark.parametrize("data", [b"", b"TFL3", b"<html>not found</html>"])
-def test_bytes_that_are_no_model_are_refused(data: bytes) -> None:
+def test_bytes_that_are_not_a_model_are_refused(data: bytes) -> None:
     with pytest.raises(UnusableModel, match="not a TFLite model"):
         on_device.Classifier(data, labels=LABELS)
 

@@ -39,7 +39,7 @@ def test_every_limit_holds_at_its_edge_and_not_beyond(limit: str, just_enough: f
     assert "failed" in verdict.describe().split(";")[0]
 
 
-def test_what_cannot_be_compared_is_no_rule() -> None:
+def test_what_cannot_be_compared_is_not_a_rule() -> None:
     first = Figures(accuracy=0.9, size_bytes=1)
     limits = MobileGate(
         max_regression=0.0, min_cloud_agreement=1.0, max_class_loss=0.0, max_latency_ms=0.001, max_memory_mb=1

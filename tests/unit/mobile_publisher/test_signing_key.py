@@ -110,7 +110,7 @@ def test_a_key_signs_without_asking_google(key: bytes, private_key: rsa.RSAPriva
     [{"private_key": "secret-that-is-no-key"}, {"type": "x", "token_uri": 1, "private_key": ""}, None, []],
     ids=repr,
 )
-def test_what_is_no_key_is_refused_without_a_word_of_it(key: bytes, change: Any) -> None:
+def test_what_is_not_a_key_is_refused_without_a_word_of_it(key: bytes, change: Any) -> None:
     document = {**json.loads(key), **change} if isinstance(change, dict) else change
     with pytest.raises(RejectedByGoogle, match="not a service account key") as caught:
         credential_of_key(json.dumps(document).encode())

@@ -50,7 +50,7 @@ def second(project: Publishing, first: str) -> str:
 # Forward -------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_version_of_a_name_is_everybodys_at_once(project: Publishing) -> None:
+def test_the_first_version_of_a_name_is_everyones_at_once(project: Publishing) -> None:
     run_id = project.train(1)
     project.tick()
     assert project.release(run_id).state is State.LIVE
@@ -155,7 +155,7 @@ def test_a_pointer_that_names_no_version_where_none_is_known_is_said_to_be_repla
     assert "latest.json named no version, and none is known: to everyone at once" in project.release(run_id).reason
 
 
-def test_a_redeploy_without_canary_is_everybodys_at_once(project: Publishing, second: str) -> None:
+def test_a_redeploy_without_canary_is_everyones_at_once(project: Publishing, second: str) -> None:
     project.post("abort")
     project.tick()
     project.redeploy(second, canary=False)

@@ -122,7 +122,7 @@ def test_a_model_without_a_description_says_so(tiny_float32: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"TFL3", b"GIF89a..................", b"\xff\xff\xff\x7fTFL3" + bytes(20)])
-def test_bytes_that_are_no_model_are_refused_by_name(data: bytes) -> None:
+def test_bytes_that_are_not_a_model_are_refused_by_name(data: bytes) -> None:
     with pytest.raises(MetadataError):
         tflite_metadata.read(data)
     with pytest.raises(MetadataError):

@@ -194,7 +194,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_pictures_are_read(ma
     assert (code, "cannot make shards: " in said, "broken.jpg" in said) == (USAGE, True, False)
 
 
-def test_ctrl_c_is_no_fault(garden: Path, tmp_path: Path) -> None:
+def test_ctrl_c_is_not_a_fault(garden: Path, tmp_path: Path) -> None:
     def pressed(_name: str) -> None:
         raise KeyboardInterrupt
 

@@ -115,7 +115,7 @@ def test_json_is_read_as_programs_write_it(tmp_path: Path, text: str) -> None:
     assert found(tmp_path / "list.json") == [("a.jpg", "roses", None), ("b.jpg", "tulips", None)]
 
 
-def test_what_is_no_picture_of_a_class_is_passed_over_by_name(tmp_path: Path) -> None:
+def test_what_is_not_a_picture_of_a_class_is_ignored_by_name(tmp_path: Path) -> None:
     fill(tmp_path, "train/roses/1.jpg", "train/tulips/2.jpg", "test/3.jpg", "train/roses/Thumbs.db")
     (tmp_path / "train" / "roses" / "away.jpg").symlink_to(tmp_path / "nowhere.jpg")
     (tmp_path / "train" / "roses" / "folder.jpg").mkdir()

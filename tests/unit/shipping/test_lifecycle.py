@@ -136,7 +136,7 @@ def test_one_service_is_deployed_alone(deployed: Any) -> None:
         assert len(deployed.facts["images"]) + len(deployed.facts["objects"]) == built + 1
 
 
-def test_every_setting_stays_when_somebody_without_terraform_tfvars_deploys(real: Any) -> None:
+def test_every_setting_stays_when_someone_without_terraform_tfvars_deploys(real: Any) -> None:
     variables = (REPOSITORY / "infra/terraform/environments/example/variables.tf").read_text(encoding="utf-8")
     assert {*SETTINGS, *GIVEN} == set(re.findall(r'^variable "(\w+)"', variables, re.MULTILINE))
     real.environment = real.terraform.checkout(SETTINGS)
@@ -175,7 +175,7 @@ def test_an_apply_that_was_killed_is_gone_on_with_and_makes_nothing_twice(real: 
     assert "nothing changes" in deploy(real)
 
 
-def test_what_somebody_else_made_is_left_alone(deployed: Any) -> None:
+def test_what_someone_else_made_is_left_alone(deployed: Any) -> None:
     key = ("google_pubsub_topic", "projects/demo-dualdeploy/topics/training-completed")
     strange = {**deployed.cloud.things[key], "labels": {"team": "another"}}
     assert deployed.run("destroy", CONFIRMED).code == 0

@@ -34,7 +34,7 @@ def test_a_fault_is_named_with_its_remedy_and_nothing_is_changed(
 
 
 @pytest.mark.parametrize("region", ["us-central1-a", "US", "europe"])
-def test_what_is_no_region_is_refused(project: Any, region: str) -> None:
+def test_what_is_not_a_region_is_refused(project: Any, region: str) -> None:
     ran = project.run("deploy", f"--region={region}")
     assert ran.code == 1
     assert f"{region!r} is not a region" in ran.said

@@ -215,14 +215,14 @@ def test_what_is_not_called_by_people_is_not_reachable_from_outside(plan: Any) -
     assert set(functions) == {"ALLOW_INTERNAL_ONLY"}
 
 
-def test_everybody_may_call_what_asks_for_tokens_of_its_own_and_nothing_else(plan: Any) -> None:
+def test_everyone_may_call_what_asks_for_tokens_of_its_own_and_nothing_else(plan: Any) -> None:
     open_to_everybody = {
         each.values["name"] for each in plan.of("google_cloud_run_v2_service") if each.values["invoker_iam_disabled"]
     }
     assert open_to_everybody == {"gateway"}
 
 
-def test_nobody_has_a_wide_role(plan: Any) -> None:
+def test_no_account_has_a_wide_role(plan: Any) -> None:
     on_the_project = {(who, role) for who, role, where in grants(plan) if where == "project"}
     assert on_the_project == {
         ("training-launcher", "dualdeploy_training_launcher"),

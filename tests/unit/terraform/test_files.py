@@ -69,7 +69,7 @@ def test_every_module_pins_terraform_and_the_provider_alike(folder: Path) -> Non
     assert 'version = "~> 8.0"' in text
 
 
-def test_nothing_is_opened_to_everybody() -> None:
+def test_nothing_is_opened_to_everyone() -> None:
     for file in FILES:
         text = file.read_text(encoding="utf-8")
         grants = [line for line in text.splitlines() if "allUsers" in line or "allAuthenticatedUsers" in line]

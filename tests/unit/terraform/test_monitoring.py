@@ -22,7 +22,7 @@ def policy(plan: Any, title: str) -> Mapping[str, Any]:
     )
 
 
-def test_every_alert_reaches_somebody_and_says_what_to_do(plan: Any) -> None:
+def test_every_alert_reaches_someone_and_says_what_to_do(plan: Any) -> None:
     policies = plan.of("google_monitoring_alert_policy")
     assert len(policies) == 5
     for each in policies:

@@ -359,7 +359,7 @@ def test_an_operation_that_fails_for_a_while_is_begun_again(kind: str) -> None:
 
 
 @pytest.mark.parametrize("forget", ["create", "import"])
-def test_an_operation_that_google_has_forgotten_is_no_end(forget: str) -> None:
+def test_an_operation_that_google_has_forgotten_is_not_an_end(forget: str) -> None:
     chain = automl_chain()
     upload(chain)
     until(chain, "dataset" if forget == "create" else "import")

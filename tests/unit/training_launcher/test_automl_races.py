@@ -113,7 +113,7 @@ def account(chain: Chain, run_id: str) -> Account:
 # Deleting --------------------------------------------------------------------------------------------------------
 
 
-def test_whoever_wakes_up_late_does_not_delete_the_data_set_that_was_made_since() -> None:
+def test_an_instance_that_wakes_up_late_does_not_delete_the_data_set_that_was_made_since() -> None:
     chain, run_id = trained()
     (old,) = chain.automl.datasets
     chain.clock.advance(KEPT_SECONDS)
@@ -147,7 +147,7 @@ def test_a_run_that_enters_just_before_a_data_set_is_deleted_keeps_it() -> None:
     assert chain.automl.faults.calls["start_delete_dataset"] == 0
 
 
-def test_whoever_records_too_late_that_a_data_set_is_deleted_forgets_no_run_that_entered_since() -> None:
+def test_an_instance_that_records_too_late_that_a_data_set_is_deleted_forgets_no_run_that_entered_since() -> None:
     chain, run_id = trained()
     chain.clock.advance(KEPT_SECONDS)
     chain.handle(delete_unneeded(chain, run_id))

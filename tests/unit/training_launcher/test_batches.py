@@ -102,7 +102,7 @@ def test_an_unknown_object_beside_data_that_was_trained_leaves_an_entry(chain: C
     assert f"nothing new for {run_id}: 2 objects are not shards by their names" in said
 
 
-def test_a_companion_beside_data_that_was_trained_is_no_matter(chain: Chain) -> None:
+def test_a_companion_beside_data_that_was_trained_does_not_matter(chain: Chain) -> None:
     put(chain, "train.tfrecord", "eval.tfrecord", "_SUCCESS", "README.md", "dataset_info.json")
     tick(chain)
 
@@ -164,7 +164,7 @@ def test_data_of_no_data_set_is_said_once_a_day_whatever_it_is_called(chain: Cha
     assert "gs://config/datasets/birds.yaml" in said
 
 
-def test_a_marker_before_its_shards_is_no_refusal(chain: Chain) -> None:
+def test_a_marker_before_its_shards_is_not_a_refusal(chain: Chain) -> None:
     put(chain, "_SUCCESS")
     tick(chain, QUIET_SECONDS - 10)
     assert entries(chain) == []

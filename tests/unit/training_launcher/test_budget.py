@@ -200,7 +200,7 @@ def test_of_many_launches_at_the_same_time_only_those_that_fit_are_let_through()
     assert spending.read_account(ledger, "flowers", MONTH).total_usd() <= 20
 
 
-def test_an_account_that_nobody_can_read_does_not_keep_a_training_from_its_end() -> None:
+def test_an_account_that_cannot_be_read_does_not_keep_a_training_from_its_end() -> None:
     chain = Chain()
     chain.upload()
     chain.drain()

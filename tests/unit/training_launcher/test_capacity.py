@@ -292,7 +292,7 @@ def queue(chain: Chain, job: str) -> None:
     chain.vertex.jobs[job] = dataclasses.replace(chain.vertex.jobs[job], state="JOB_STATE_QUEUED", started=None)
 
 
-def test_a_job_that_stays_queued_makes_way_for_the_next_entry_and_nobody_hears_of_an_end(chain: Chain) -> None:
+def test_a_job_that_stays_queued_makes_way_for_the_next_entry_without_a_message_of_an_end(chain: Chain) -> None:
     chain.configure(training={"cloud": {"capacity": LIST}})
     chain.upload(*WHOLE)
     launch(chain)

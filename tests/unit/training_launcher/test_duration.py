@@ -57,7 +57,7 @@ def test_what_the_longest_job_is_too_short_for_is_refused_with_the_epochs_that_f
     assert ": use a smaller image_size" in duration.refusal(config(epochs=1), 100_000_000)
 
 
-def test_a_timeout_that_nobody_wrote_is_no_word_of_a_recorded_configuration() -> None:
+def test_a_timeout_that_was_not_written_is_not_a_word_of_a_recorded_configuration() -> None:
     recorded = config(timeout="3h").model_dump(mode="json")["training"]
     assert recorded["cloud"]["timeout"] == 3 * HOUR
     # An older service would take none for a fault.

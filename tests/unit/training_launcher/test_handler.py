@@ -284,7 +284,7 @@ def test_a_launch_document_that_is_gone_is_begun_again_and_its_job_adopted(chain
     assert len(chain.vertex.jobs) == 2
 
 
-def test_a_launch_document_that_nobody_can_read_keeps_neither_the_other_target_nor_other_runs(chain: Chain) -> None:
+def test_a_launch_document_that_cannot_be_read_keeps_neither_the_other_target_nor_other_runs(chain: Chain) -> None:
     broken = launched(chain, chain.upload(*WHOLE)[-1])
     name = f"runs/{broken}/cloud/launch.json"
     chain.ledger_store.put(name, b"{", expect=chain.ledger_store.read(name).generation)

@@ -35,7 +35,7 @@ def live_in_job(chain: Chain, run_id: str, target: str) -> LiveModel | None:
     return TrainingJob.model_validate_json(chain.models.read(training.job_name(run_id, target)).data).live
 
 
-def test_the_first_run_has_nobody_to_be_compared_with() -> None:
+def test_the_first_run_has_no_model_to_be_compared_with() -> None:
     chain, run_id = a_chain()
     assert [live_in_job(chain, run_id, target) for target in TARGETS] == [None, None]
 

@@ -80,7 +80,7 @@ def test_a_second_look_that_fails_is_taken_at_the_next_tick() -> None:
 
 
 @pytest.mark.parametrize("minutes", [0.5, 1.5, 30])
-def test_a_job_that_appears_long_after_its_creation_got_no_answer_is_no_second_job_for_long(minutes: float) -> None:
+def test_a_job_that_appears_long_after_its_creation_got_no_answer_is_not_a_second_job_for_long(minutes: float) -> None:
     """The client waited 15 seconds, Vertex AI created the job all the same, and it is seen only later."""
     chain = Chain()
     create, find = chain.vertex.create_custom_job, chain.vertex.find_custom_jobs

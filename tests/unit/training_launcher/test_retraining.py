@@ -207,7 +207,7 @@ def test_instances_at_the_same_time_serve_one_time_once() -> None:
         assert len(chain.vertex.jobs) == 4, seed
 
 
-def test_whoever_dies_while_serving_a_time_leaves_it_to_be_served_once() -> None:
+def test_an_instance_that_dies_while_serving_a_time_leaves_it_to_be_served_once() -> None:
     chain = a_scheduled_chain()
     chain.clock.now = from_text("2026-11-30T06:00:00Z")
     calm = chain.continued()
@@ -231,7 +231,7 @@ def test_whoever_dies_while_serving_a_time_leaves_it_to_be_served_once() -> None
         assert len(disturbed.vertex.jobs) == 4, fatal
 
 
-def test_a_document_that_nobody_can_read_stops_this_schedule_only() -> None:
+def test_a_document_that_cannot_be_read_stops_this_schedule_only() -> None:
     chain = a_scheduled_chain()
     chain.ledger_store.put(SERVED, b"[]", expect=chain.ledger_store.read(SERVED).generation)
     assert tick_at(chain, "2026-11-30T06:00:00Z") == ""

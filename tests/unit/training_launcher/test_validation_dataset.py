@@ -177,7 +177,7 @@ class BrokenShard(MemoryShard):
         return BrokenStream()
 
 
-def test_a_cut_connection_is_no_verdict_on_the_data(record, shard) -> None:
+def test_a_cut_connection_is_not_a_verdict_on_the_data(record, shard) -> None:
     cut = CutShard("a", shard(map(record, range(3))))
     with pytest.raises(ShardReadIncomplete, match="a is listed with"):
         validate([cut], labels=("daisy", "roses"), features=FEATURES)
@@ -185,7 +185,7 @@ def test_a_cut_connection_is_no_verdict_on_the_data(record, shard) -> None:
         validate([BrokenShard("a", b"123")], labels=("daisy", "roses"), features=FEATURES)
 
 
-def test_a_shard_that_grew_is_no_verdict_on_the_data(record, shard) -> None:
+def test_a_shard_that_grew_is_not_a_verdict_on_the_data(record, shard) -> None:
     class Grown(MemoryShard):
         @property
         def size(self) -> int:

@@ -104,7 +104,7 @@ def test_a_changed_length_ends_the_shard(check, record, shard, good_eval) -> Non
         (b"\x1f\x8b\x08\0" + b"\xff" * 30, "damaged_compression"),
     ],
 )
-def test_what_is_no_shard_is_named(check, good_eval, data: bytes, code: str) -> None:
+def test_what_is_not_a_shard_is_named(check, good_eval, data: bytes, code: str) -> None:
     verdict = check({"train-0": good_eval, "train-1": data})
     assert not verdict.accepted
     errors = [finding for finding in verdict.findings if finding.shard == "train-1" and finding.code == code]
@@ -179,7 +179,7 @@ def test_a_record_longer_than_the_limit_is_one_bad_record(check, record, shard, 
     assert verdict.accepted is bool(tolerated)
 
 
-def test_bytes_that_are_no_example_are_named(one_fault) -> None:
+def test_bytes_that_are_not_an_example_are_named(one_fault) -> None:
     assert one_fault(b"\x0a\xff\xff").code == "malformed_example"
 
 

@@ -290,7 +290,7 @@ def test_all_faults_are_told_together() -> None:
         "[" * 600,
     ],
 )
-def test_what_is_no_mapping_in_yaml_is_refused(text: str | bytes) -> None:
+def test_what_is_not_a_mapping_in_yaml_is_refused(text: str | bytes) -> None:
     faults_of(text)
 
 
@@ -355,7 +355,7 @@ def test_a_configuration_under_another_name_is_refused() -> None:
         config_bucket.read(store, "birds")
 
 
-def test_a_bucket_that_does_not_answer_is_no_verdict_on_the_configuration() -> None:
+def test_a_bucket_that_does_not_answer_is_not_a_verdict_on_the_configuration() -> None:
     store = MemoryObjectStore("config")
     store.faults.plan("read", Failing(ServiceUnavailable("no answer")))
 

@@ -183,7 +183,7 @@ def test_a_message_of_attributes_alone_has_empty_data(message: Any) -> None:
 
 
 @pytest.mark.parametrize("data", ["%%%", "YQ", "YQ==\n", "ä", 17, True, ["YQ=="], {"a": 1}], ids=repr)
-def test_data_that_is_no_base64_is_malformed(data: Any) -> None:
+def test_data_that_is_not_base64_is_malformed(data: Any) -> None:
     with pytest.raises(MalformedEvent, match="base64"):
         unwrap(push({"messageId": "1", "data": data}), headers={})
 
@@ -203,7 +203,7 @@ def test_data_that_is_no_base64_is_malformed(data: Any) -> None:
         b"[" * 100_000,
     ],
 )
-def test_a_body_that_is_no_envelope_is_malformed(body: bytes) -> None:
+def test_a_body_that_is_not_an_envelope_is_malformed(body: bytes) -> None:
     with pytest.raises(MalformedEvent):
         unwrap(body, headers={"Content-Type": "application/json"})
 
@@ -215,13 +215,13 @@ def test_half_a_surrogate_pair_is_malformed(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("attributes", ["text", ["a"], 17])
-def test_attributes_that_are_no_object_are_malformed(attributes: Any) -> None:
+def test_attributes_that_are_not_an_object_are_malformed(attributes: Any) -> None:
     with pytest.raises(MalformedEvent, match="attributes"):
         unwrap(push({"messageId": "1", "attributes": attributes}), headers={})
 
 
 @pytest.mark.parametrize("attempt", ["3", None, 1.5, [1]])
-def test_an_attempt_that_is_no_number_is_not_worth_refusing_a_message(attempt: Any) -> None:
+def test_an_attempt_that_is_not_a_number_is_not_worth_refusing_a_message(attempt: Any) -> None:
     assert unwrap(push({"messageId": "1"}, deliveryAttempt=attempt), headers={}).delivery_attempt == 0
 
 
@@ -266,7 +266,7 @@ def test_a_batch_of_cloud_events_is_refused() -> None:
         unwrap(b"[]", headers={"Content-Type": "application/cloudevents-batch+json"})
 
 
-def test_bytes_that_are_no_json_are_refused_by_the_event_and_not_by_the_envelope(
+def test_bytes_that_are_not_json_are_refused_by_the_event_and_not_by_the_envelope(
     delivery: Callable[[str], Any],
 ) -> None:
     headers, _ = delivery("storage_finalized_binary")

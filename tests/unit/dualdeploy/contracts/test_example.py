@@ -124,7 +124,7 @@ def test_a_label_that_is_none_of_these_is_named(value: Any, schema: dict[str, An
         ({"image_raw": bytes(192), "photo": IMAGE, "height": 8, "width": 8}, "image_missing", "'photo' looks like it"),
     ],
 )
-def test_what_is_no_picture_is_named_raw_pixels_above_all(features: dict[str, Any], code: str, says: str) -> None:
+def test_what_is_not_a_picture_is_named_raw_pixels_above_all(features: dict[str, Any], code: str, says: str) -> None:
     fault = refused({"class": 0, **features})
     assert fault.code == code
     assert says in f"{fault.problem}. {fault.remedy}"

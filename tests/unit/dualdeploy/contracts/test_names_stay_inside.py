@@ -76,7 +76,7 @@ def untouched() -> Ledger:
 
 
 @pytest.mark.parametrize("run_id", HOSTILE)
-def test_the_ledger_makes_no_object_s_name_of_what_is_no_run_id(untouched: Ledger, run_id: str) -> None:
+def test_the_ledger_makes_no_object_s_name_of_what_is_not_a_run_id(untouched: Ledger, run_id: str) -> None:
     for read in (
         lambda: untouched.read_run(run_id),
         lambda: untouched.read_launch(run_id, "cloud"),
@@ -126,7 +126,7 @@ def test_a_data_set_s_configuration_is_looked_for_only_under_a_data_set_s_name(c
 
 
 @pytest.mark.parametrize("folder", [name for name in HOSTILE if name and "/" not in name])
-def test_a_shard_in_a_folder_that_is_no_data_set_leaves_nothing_in_the_ledger(chain: Chain, folder: str) -> None:
+def test_a_shard_in_a_folder_that_is_not_a_data_set_leaves_nothing_in_the_ledger(chain: Chain, folder: str) -> None:
     with pytest.raises(UnknownDataset):
         chain.finalized(f"{folder}/a.tfrecord").handle()
     assert list(chain.ledger_store.list("")) == []

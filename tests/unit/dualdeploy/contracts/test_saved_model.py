@@ -157,7 +157,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("data", "reason"), BROKEN.values(), ids=BROKEN.keys())
-def test_a_file_that_is_no_graph_is_refused(data: bytes, reason: str) -> None:
+def test_a_file_that_is_not_a_graph_is_refused(data: bytes, reason: str) -> None:
     with pytest.raises(UnusableGraph, match=reason):
         saved_model.check(data)
 

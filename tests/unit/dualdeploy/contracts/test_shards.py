@@ -41,7 +41,7 @@ def test_tfrecord_names_of_the_wild_are_shards(name: str) -> None:
         "",
     ],
 )
-def test_other_names_are_no_shards(name: str) -> None:
+def test_other_names_are_not_shards(name: str) -> None:
     assert not shards.is_shard(name)
 
 

@@ -127,7 +127,7 @@ def test_every_fault_of_a_result_is_told_with_its_path() -> None:
 
 
 @pytest.mark.parametrize(("target", "model"), [("cloud", "saved_model"), ("mobile", "pixels_model")])
-def test_only_what_somebody_reads_is_required(target: str, model: str) -> None:
+def test_only_what_is_read_is_required(target: str, model: str) -> None:
     least = {**RESULT, "target": target, "artifacts": {model: "gs://m/model", "golden": "gs://m/golden.json"}}
 
     assert parse_result(json.dumps(least).encode(), source="x").target == target
@@ -138,7 +138,7 @@ def test_only_what_somebody_reads_is_required(target: str, model: str) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"PK\x03\x04"])
-def test_what_is_no_document_is_an_unusable_result(data: bytes) -> None:
+def test_what_is_not_a_document_is_an_unusable_result(data: bytes) -> None:
     with pytest.raises(UnusableResult):
         parse_result(data, source="x")
 
@@ -175,7 +175,7 @@ def test_a_result_name_tells_run_and_target_again(target: str) -> None:
         job_name("r", "cloud"),
     ],
 )
-def test_other_names_are_no_results(name: str) -> None:
+def test_other_names_are_not_results(name: str) -> None:
     assert parse_result_name(name) is None
 
 
@@ -185,7 +185,7 @@ def test_results_lie_outside_the_folder_of_artifacts() -> None:
     assert not result_name("r", "cloud").startswith("runs/")
 
 
-def test_whoever_writes_a_container_is_told_of_every_field_that_it_gets_and_of_every_one_that_it_must_write() -> None:
+def test_the_author_of_a_container_is_told_of_every_field_that_it_gets_and_of_every_one_that_it_must_write() -> None:
     page = (Path(__file__).parents[4] / "docs" / "own-container.md").read_text(encoding="utf-8")
     told = set(re.findall(r"`([a-z_0-9.]+)`", page))
     assert {name.partition(".")[0] for name in told} >= TrainingJob.model_fields.keys()

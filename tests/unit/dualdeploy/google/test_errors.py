@@ -201,7 +201,7 @@ def test_what_is_not_google_s_is_left_as_it_is() -> None:
         assert errors.translate(exc, "x") is None
 
 
-def test_later_and_never_are_kinds_that_nobody_can_confuse() -> None:
+def test_later_and_never_are_kinds_that_cannot_be_confused() -> None:
     for rule in errors.RULES:
         assert issubclass(rule.means, RetryLater) != issubclass(rule.means, CannotEverSucceed)
 

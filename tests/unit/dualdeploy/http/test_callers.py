@@ -280,7 +280,7 @@ def test_without_certificates_the_event_has_to_come_again(callers: Callers, issu
     assert callers.require_event_sender(issuer.headers()) == SENDER
 
 
-def test_a_certificate_of_another_kind_of_key_is_no_crash(callers: Callers, issuer: Issuer) -> None:
+def test_a_certificate_of_another_kind_of_key_crashes_nothing(callers: Callers, issuer: Issuer) -> None:
     issuer.keys["elliptic"] = ec.generate_private_key(ec.SECP256R1())
     with pytest.raises(CallerRefused):
         callers.require_event_sender(issuer.headers(key="elliptic", signed_by=issuer.keys["one"]))
@@ -336,7 +336,7 @@ def test_beside_the_token_that_cloud_run_checked_no_other_one_counts(forged: str
     ],
 )
 @pytest.mark.parametrize("name", ["X-Serverless-Authorization", "Authorization"])
-def test_a_header_that_is_not_one_token_names_nobody(name: str, header: str) -> None:
+def test_a_header_that_is_not_one_token_names_no_one(name: str, header: str) -> None:
     headers = {name: header}
     if header.endswith("\n"):
         # White space at the end is no second token.

@@ -330,7 +330,7 @@ def test_the_work_of_an_event_is_done_within_it_and_a_death_leaves_it_due(world:
     assert world.work.seen == ["a", "a"]
 
 
-def test_a_nudge_reaches_whoever_is_free_and_its_loss_costs_a_minute(world: World) -> None:
+def test_a_nudge_reaches_an_instance_that_is_free_and_its_loss_costs_a_minute(world: World) -> None:
     world.due.put("toy/a")
     world.ticks.nudge("toy/a")
     world.ticks.on_advance(parse_advance(Envelope("", world.publisher.sent[-1].data)))

@@ -74,7 +74,7 @@ def test_exif_rotation_is_not_applied() -> None:
     ],
     ids=["empty", "text", "truncated-jpeg", "truncated-png", "gif"],
 )
-def test_what_is_no_whole_jpeg_or_png_is_refused_by_name(data: bytes, says: str) -> None:
+def test_what_is_not_a_whole_jpeg_or_png_is_refused_by_name(data: bytes, says: str) -> None:
     with pytest.raises(UnreadableImage, match=says):
         decode_rgb(data)
 
@@ -137,7 +137,7 @@ def test_the_same_size_gives_the_same_pixels(size: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (0, 4, 3), (4, 4, 3, 1)])
-def test_an_array_that_is_no_image_is_refused(shape: tuple[int, ...]) -> None:
+def test_an_array_that_is_not_an_image_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="height, width, channels"):
         resize_bilinear(np.zeros(shape, dtype=np.uint8), 8)
 

@@ -73,7 +73,7 @@ def test_a_picture_of_a_wrong_structure_is_refused_by_all_with_the_same_words(na
 
 
 @pytest.mark.parametrize("name", odd_images.ROTTEN)
-def test_what_is_damaged_inside_its_pixels_is_refused_by_whoever_decodes(name: str) -> None:
+def test_what_is_damaged_inside_its_pixels_is_refused_by_every_decoder(name: str) -> None:
     data = odd_images.ROTTEN[name]
     assert judged(data)
     assert not decoded(data)

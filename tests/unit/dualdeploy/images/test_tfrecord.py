@@ -197,7 +197,7 @@ def test_records_behind_one_that_is_too_long_are_read(at_a_time: int, compress: 
 
 
 @pytest.mark.parametrize("data", [b"\xff\xd8\xff\xe0" * 10, b"name,label\n" * 5, b"PK\3\4" + b"\0" * 40])
-def test_another_kind_of_file_is_no_tfrecord(data: bytes) -> None:
+def test_another_kind_of_file_is_not_a_tfrecord(data: bytes) -> None:
     error = failure(data)
     assert isinstance(error, NotTFRecord)
     assert "not a TFRecord header" in str(error)
@@ -257,7 +257,7 @@ def test_values_that_fit_no_list_are_refused_with_the_features_name(value) -> No
         encode_example({"label": value})
 
 
-def test_bytes_that_are_no_example_are_refused_with_their_place() -> None:
+def test_bytes_that_are_not_an_example_are_refused_with_their_place() -> None:
     with pytest.raises(MalformedExample, match=r"a\.tfrecord, record 7 at byte 99: .* tf\.train\.Example"):
         parse_example(b"\x0a\xff", name="a.tfrecord", index=7, offset=99)
 

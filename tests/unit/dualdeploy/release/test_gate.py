@@ -63,7 +63,7 @@ def test_a_model_that_is_too_slow_or_too_sure_of_itself_does_not_pass() -> None:
     assert unsure.describe().startswith("calibration_error 0.11 <= 0.1: failed")
 
 
-def test_a_rule_whose_figure_nobody_measured_is_named() -> None:
+def test_a_rule_whose_figure_was_not_measured_is_named() -> None:
     verdict = judge_cloud(measured(0.9), min_accuracy=0.8, max_calibration_error=0.1, max_latency=0.2)
 
     assert verdict.not_judged == [

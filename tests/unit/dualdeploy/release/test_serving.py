@@ -258,7 +258,7 @@ def test_what_people_took_back_by_hand_is_not_what_a_rollback_goes_to(ledger: Le
     assert (now(ledger).previous.run_id, now(ledger).previous.taken_back) == (bad.run_id, "by hand")
 
 
-def test_what_people_did_by_hand_to_what_serves_no_more_is_no_matter_of_this_release(ledger: Ledger) -> None:
+def test_what_people_did_by_hand_to_what_serves_no_more_does_not_concern_this_release(ledger: Ledger) -> None:
     older, newest = recorded(ledger, a_release(NEW)), a_release(NEWEST)
     assert ask(ledger, newest).is_admitted
     by_hand = ByHand(why="by hand", taken=f"{a_release(OLD).run_id}/1")

@@ -80,7 +80,7 @@ def test_the_first_bytes_tell_who_serves_a_connection(port: int, server: bytes, 
     assert conversation(port, *pieces) == server + b"".join(pieces)
 
 
-def test_a_client_that_hangs_up_at_once_disturbs_nobody(port: int) -> None:
+def test_a_client_that_hangs_up_at_once_disturbs_no_other_client(port: int) -> None:
     socket.create_connection(("127.0.0.1", port), timeout=10).close()
     assert conversation(port, PREFACE) == b"grpc" + PREFACE
 

@@ -34,7 +34,7 @@ def test_a_command_that_does_not_exist_ends_with_127_and_says_so(start: Start) -
     assert "no-such-command" in process.tail
 
 
-def test_output_goes_to_the_log_and_line_by_line_to_whoever_listens(start: Start, tmp_path: Path) -> None:
+def test_output_goes_to_the_log_and_line_by_line_to_every_listener(start: Start, tmp_path: Path) -> None:
     lines: list[tuple[str, str]] = []
     process = start("sh", "-c", "echo out; echo err >&2", on_line=lambda stream, line: lines.append((stream, line)))
     assert process.wait(10) == 0

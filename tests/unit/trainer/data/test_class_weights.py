@@ -31,5 +31,5 @@ def test_a_handful_of_pictures_does_not_drown_all_others() -> None:
     assert weights[2] / weights[0] < 2 * LARGEST_WEIGHT
 
 
-def test_a_class_without_pictures_is_no_division_by_zero() -> None:
+def test_a_class_without_pictures_does_not_divide_by_zero() -> None:
     assert class_weights(np.array([10, 0, 5])) is None

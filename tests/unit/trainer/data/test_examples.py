@@ -208,7 +208,7 @@ def test_a_truncated_shard_is_refused_by_name_however_many_bad_records_are_allow
         load([train], [], max_bad_records=1.0)
 
 
-def test_a_file_that_is_no_shard_is_refused_by_name(shard: Any, load: Any, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_shard_is_refused_by_name(shard: Any, load: Any, tmp_path: Path) -> None:
     (tmp_path / "train.tfrecord").write_bytes(b"image,label\na.jpg,daisy\n")
     with pytest.raises(UnusableData, match=r"gs://data/train.tfrecord, .*not a TFRecord header"):
         load([Shard("gs://data/train.tfrecord", tmp_path / "train.tfrecord")], [])

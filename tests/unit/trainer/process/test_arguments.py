@@ -168,7 +168,7 @@ def test_a_job_without_training_shards_is_refused() -> None:
 
 
 @pytest.mark.parametrize("document", [b"", b"[]", b"not json", b"\xff"])
-def test_a_job_description_that_is_no_json_object_is_refused(document: bytes) -> None:
+def test_a_job_description_that_is_not_a_json_object_is_refused(document: bytes) -> None:
     with pytest.raises(UnusableJob, match=r"gs://m/job.json is not a JSON object"):
         arguments.order(arguments.parse(["--target", "cloud", "--job", "gs://m/job.json"]), document)
 

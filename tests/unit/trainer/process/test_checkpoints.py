@@ -75,7 +75,7 @@ def test_a_damaged_checkpoint_starts_training_anew_whatever_the_damage(data: som
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing", b"PK\x03\x04", b"\x93NUMPY\x01\x00"])
-def test_what_is_no_checkpoint_is_not_used(content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_not_a_checkpoint_is_not_used(content: bytes, caplog: pytest.LogCaptureFixture) -> None:
     assert read(content) is None
     assert "training starts anew" in caplog.text
 

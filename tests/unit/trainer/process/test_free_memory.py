@@ -20,5 +20,5 @@ def test_the_machine_or_its_container_says_whichever_has_less(limit: str | None,
     assert available(proc=tmp_path, groups=tmp_path) == expected
 
 
-def test_where_nobody_says_there_is_none(tmp_path: Path) -> None:
+def test_where_the_machine_does_not_say_there_is_none(tmp_path: Path) -> None:
     assert available(proc=tmp_path, groups=tmp_path) == 0

@@ -83,7 +83,7 @@ def test_a_faulty_call_is_answered_with_64_one_line_and_no_stack_trace(capsys: p
     assert "Traceback" not in line["message"]
 
 
-def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_is_not_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(["--help"])
     assert left.value.code == 0

@@ -43,7 +43,7 @@ def test_before_training_there_is_nothing_to_keep() -> None:
     assert Departure().conclude() == "nothing was trained yet"
 
 
-def test_a_handler_that_somebody_else_put_there_does_not_keep_the_process() -> None:
+def test_a_handler_that_someone_else_put_there_does_not_keep_the_process() -> None:
     """TensorFlow takes SIGTERM when workers find each other; a process of its own, because it leaves."""
     program = """
 import os, signal, time
