@@ -5,7 +5,7 @@ momentum of BatchNorm, and both keep the epoch with the lowest held-out loss. `f
 autotuning off, its best case here. They train in turns, in one process, from scratch; the order in which pictures are
 met and the numbers that augmentation draws are each side's own, so one seed says little: ten are compared in pairs.
 
-    python -m benchmarks.trainer_fit [--seeds 10] [--epochs 12] [--image-size 64]
+    python -m benchmarks.trainer_fit [--seeds 10] [--first 0] [--epochs 12] [--image-size 64]
 """
 
 from __future__ import annotations
@@ -60,13 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train in turns for each seed, and write the rows of the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="the first seed, to go on where an earlier call ended")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--image-size", type=int, default=64)
     options = parser.parse_args(arguments)
     found: dict[str, list[Trained]] = {name: [] for name in CONTENDERS}
     with tempfile.TemporaryDirectory() as folder:
         data, labels = painted(Path(folder), options.image_size)
-        for seed in range(options.seeds):
+        for seed in range(options.first, options.first + options.seeds):
             case = Case(seed, options.epochs, options.image_size, data, labels)
             # Who goes first has caches to fill.
             turn = list(CONTENDERS) if seed % 2 else list(CONTENDERS)[::-1]
