@@ -364,7 +364,10 @@ def _golden(result: TrainingResult, models: ObjectStore) -> Golden:
     try:
         pictures = golden.decode(models.read(name).data, labels=result.labels, source=models.uri(name))
     except ObjectMissing as exc:
-        raise UnusableResult(f"{models.uri(name)} is gone") from exc
+        raise UnusableResult(
+            f"there is no {models.uri(name)}: the job did not write it, or it was deleted; train again to release this "
+            "run"
+        ) from exc
     return [(each.image, each.probabilities) for each in pictures if each.probabilities is not None]
 
 

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dualdeploy import lazily
+from dualdeploy.contracts import prediction
 from dualdeploy.contracts.answers import Answer, fingerprint
 from dualdeploy.contracts.training import MOST_CLASSES_IN_A_MATRIX, ClassMetrics
 from dualdeploy.errors import CannotEverSucceed
@@ -223,6 +224,11 @@ def agreement(
         if len(expected) != len(answer):
             raise UnusableExamples(
                 f"golden example {len(differences)} has {len(expected)} probabilities for {len(answer)}"
+            )
+        # Softmax in int8 counts in steps of 1/256.
+        if not prediction.are_probabilities(answer.tolist(), steps=1 / 256):
+            raise UnusableModel(
+                f"the file's answers sum to {answer.sum():.3g}, and probabilities to 1: end the network with a softmax"
             )
         same += int(np.argmax(answer) == int(np.argmax(expected)))
         differences.append(float(np.abs(answer - np.asarray(expected, np.float32)).max()))

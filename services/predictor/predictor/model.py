@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dualdeploy.contracts import saved_model
+from dualdeploy.contracts import prediction, saved_model
 from predictor import accelerators
 from predictor.answers import Answer, Fault, Prediction
 
@@ -90,8 +90,13 @@ class ImageModel:
         Raises UnusableModel when the answers are not probabilities of the labels.
         """
         for size in self.sizes:
-            if any(isinstance(answer, Fault) for answer in self.predict([self._grey] * size)):
-                raise UnusableModel("the model cannot decode a plain grey JPEG")
+            for answer in self.predict([self._grey] * size):
+                if isinstance(answer, Fault):
+                    raise UnusableModel("the model cannot decode a plain grey JPEG")
+                if not prediction.are_probabilities(row := answer.probabilities.values()):
+                    raise UnusableModel(
+                        f"the model's answers sum to {sum(row):.3g}, and probabilities to 1: end it with a softmax"
+                    )
 
     def predict(self, images: Sequence[bytes]) -> list[Answer]:
         """Classify at most the largest batch of JPEGs or PNGs, in order; the graph only sees sizes that were warmed.

@@ -1,6 +1,6 @@
 """Writes tiny SavedModels with the trainer's signatures below the given folder, and files that are none.
 
-`good` names the colour that a picture has most of; `nan`, `no_labels`, `writes`, `garbage` and `empty` cannot be
+`good` names the colour that a picture has most of; `nan`, `scores`, `no_labels`, `writes` and `garbage` cannot be
 served.
 Run as a program, because TensorFlow must not enter the process of the tests.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -23,15 +24,16 @@ SIZE = 8
 class ToyClassifier(tf.Module):
     """Softmax of the mean colour, with decoding and resizing in the graph."""
 
-    def __init__(self, weights: np.ndarray) -> None:
+    def __init__(self, weights: np.ndarray, *, last: Callable[[tf.Tensor], tf.Tensor] = tf.nn.softmax) -> None:
         super().__init__()
         self.weights = tf.Variable(weights.astype(np.float32))
+        self.last = last
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
     def serve(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         shape = tf.TensorSpec([SIZE, SIZE, 3], tf.float32)
         pixels = tf.map_fn(_decode, image_bytes, fn_output_signature=shape)
-        probabilities = tf.nn.softmax(tf.reduce_mean(pixels / 255.0, axis=[1, 2]) @ self.weights)
+        probabilities = self.last(tf.reduce_mean(pixels / 255.0, axis=[1, 2]) @ self.weights)
         return {
             "label": tf.gather(tf.constant(LABELS), tf.argmax(probabilities, axis=1)),
             "confidence": tf.reduce_max(probabilities, axis=1),
@@ -67,14 +69,14 @@ def main(folder: Path) -> None:
     signatures = {"serving_default": good.serve, "labels": good.labels}
     tf.saved_model.save(good, str(folder / "good"), signatures=signatures)
     tf.saved_model.save(good, str(folder / "no_labels"), signatures={"serving_default": good.serve})
-    broken = ToyClassifier(np.nan * np.eye(3))
-    signatures = {"serving_default": broken.serve, "labels": broken.labels}
-    tf.saved_model.save(broken, str(folder / "nan"), signatures=signatures)
+    nan, scores = ToyClassifier(np.nan * np.eye(3)), ToyClassifier(8 * np.eye(3), last=tf.identity)
+    for name, broken in {"nan": nan, "scores": scores}.items():
+        signatures = {"serving_default": broken.serve, "labels": broken.labels}
+        tf.saved_model.save(broken, str(folder / name), signatures=signatures)
     writing = Writing(str(folder / "written"))
     tf.saved_model.save(writing, str(folder / "writes"), signatures={"serving_default": writing.serve})
-    for name, content in {"garbage": b"no protobuf", "empty": b""}.items():
-        (folder / name).mkdir()
-        (folder / name / "saved_model.pb").write_bytes(content)
+    (folder / "garbage").mkdir()
+    (folder / "garbage" / "saved_model.pb").write_bytes(b"no protobuf")
 
 
 if __name__ == "__main__":

@@ -179,9 +179,9 @@ def test_more_kept_connections_than_threads_are_answered_alike(start: Callable[.
         ("absent", "no saved_model.pb"),
         ("no_labels", "no signature ['labels']"),
         ("nan", "NaN or infinity"),
+        ("scores", "and probabilities to 1: end it with a softmax"),
         ("garbage", "is not a SavedModel"),
         ("writes", "the model uses the operator WriteFile (in __inference_"),
-        ("empty", "holds no graph"),
     ],
 )
 def test_a_model_that_cannot_be_served_ends_the_process_with_the_reason(

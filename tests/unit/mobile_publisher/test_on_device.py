@@ -113,12 +113,12 @@ def test_bytes_that_are_not_a_model_are_refused(data: bytes) -> None:
         on_device.Classifier(data, labels=LABELS)
 
 
-def with_operator(tflite: bytes, name: str, custom: str = "") -> bytes:
-    """The file with another operator in the place of its first."""
+def with_operator(tflite: bytes, name: str, custom: str = "", *, place: int = 0) -> bytes:
+    """The file with another operator in the place of its first, or of the one with that number."""
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(tflite, 0))
-    code = getattr(schema.BuiltinOperator, name)
-    model.operatorCodes[0].builtinCode, model.operatorCodes[0].deprecatedBuiltinCode = code, min(code, 127)
-    model.operatorCodes[0].customCode = custom or None
+    operator, code = model.operatorCodes[place], getattr(schema.BuiltinOperator, name)
+    operator.builtinCode, operator.deprecatedBuiltinCode = code, min(code, 127)
+    operator.customCode = custom or None
     builder = flatbuffers.Builder(len(tflite))
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
@@ -161,6 +161,13 @@ def test_agreement_with_its_source_is_measured(tiny_float32: bytes, picture: Cal
     other = on_device.agreement(tiny_float32, golden, labels=LABELS)
     assert other.same_label == pytest.approx(2 / 3)
     assert other.max_difference > 0.9
+
+
+def test_a_file_that_answers_scores_is_refused(tiny_float32: bytes, picture: Callable[[str], bytes]) -> None:
+    # Its softmax is last; without it the best class is the same, and its confidence means nothing.
+    scores = with_operator(tiny_float32, "LOGISTIC", place=-1)
+    with pytest.raises(UnusableModel, match=r"answers sum to .*, and probabilities to 1: end the network with a soft"):
+        on_device.agreement(scores, [(picture("red"), [1.0, 0.0, 0.0])], labels=LABELS)
 
 
 def test_golden_examples_of_another_model_are_refused(tiny_float32: bytes, picture: Callable[[str], bytes]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import pydantic
 
+from dualdeploy.contracts import prediction
 from dualdeploy.errors import UnusableResult
 
 
@@ -69,4 +70,9 @@ def _picture(example: _Example, labels: Sequence[str]) -> Picture:
         raise ValueError(f"a picture has neither probabilities nor a label that is known: {example.label!r}")
     if example.probabilities is not None and len(example.probabilities) != len(labels):
         raise ValueError(f"{len(example.probabilities)} probabilities, {len(labels)} labels")
+    if example.probabilities is not None and not prediction.are_probabilities(example.probabilities):
+        raise ValueError(
+            f"the answer to a picture sums to {sum(example.probabilities):.3g}, and probabilities to 1: end the "
+            "network with a softmax"
+        )
     return Picture(image=image, label=example.label, probabilities=example.probabilities)

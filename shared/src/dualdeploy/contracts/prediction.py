@@ -16,7 +16,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 Form = Literal["b64", "content"]
@@ -25,6 +25,15 @@ Form = Literal["b64", "content"]
 def instance(picture: bytes, form: Form) -> dict[str, str]:
     """One of `instances` of a request."""
     return {form: base64.b64encode(picture).decode()}
+
+
+def are_probabilities(row: Collection[float], *, steps: float = 0.0) -> bool:
+    """Whether an answer is a probability for each class, and not scores; `steps`: it is rounded to whole ones of those.
+
+    Whoever is told confidences, and phones that ask when they are unsure, take them for what they say.
+    """
+    miss = 0.01 + len(row) * steps / 2
+    return min(row) >= -miss and abs(math.fsum(row) - 1) <= miss
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,6 +49,7 @@ def test_a_newer_writer_may_say_more_and_an_older_one_less() -> None:
         (example(image_bytes={}), "b64"),
         (example(image_bytes={"b64": "?"}), "not base64"),
         (example(probabilities=[1.0]), "1 probabilities, 2 labels"),
+        (example(probabilities=[3.0, -1.2]), "sums to 1.8, and probabilities to 1: end the network with a softmax"),
         (example(probabilities=None, label=""), "neither probabilities nor a label that is known"),
         (example(probabilities=None, label="tulips"), "'tulips'"),
     ],

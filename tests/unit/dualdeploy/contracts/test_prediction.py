@@ -38,6 +38,23 @@ def test_an_answer_without_a_label_is_an_error(given: dict[str, Any]) -> None:
         prediction.said(given)
 
 
+@pytest.mark.parametrize(
+    ("row", "steps", "are"),
+    [
+        ([0.2, 0.8], 0.0, True),
+        ([1.0, 0.0], 0.0, True),
+        ([2.0, -1.0], 0.0, False),
+        ([0.5, 0.5, 0.5], 0.0, False),
+        ([0.0, 0.0], 0.0, False),
+        ([0.4961, 0.4961], 1 / 256, True),
+        ([0.0] * 1000, 1 / 256, True),
+        ([4.0] * 1000, 1 / 256, False),
+    ],
+)
+def test_an_answer_has_a_probability_for_each_class(row: list[float], steps: float, are: bool) -> None:
+    assert prediction.are_probabilities(row, steps=steps) is are
+
+
 def test_a_picture_is_sent_in_either_form() -> None:
     assert prediction.instance(b"abc", "b64") == {"b64": "YWJj"}
     assert prediction.instance(b"abc", "content") == {"content": "YWJj"}
