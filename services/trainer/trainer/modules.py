@@ -161,22 +161,28 @@ def blamed(name: str, path: Path, doing: str, *, limit: float = LIMIT_SECONDS) -
 
     A process that it forks ends with the block: it would train, too.
     """
-    process = os.getpid()
     try:
-        with _settings_kept(f"{name}: {doing}"), _limited(limit, f"{name}: {doing}"):
+        with _settings_kept(f"{name}: {doing}"), _limited(limit, f"{name}: {doing}"), _one_process():
             yield
     except (UnusableModule, KeyboardInterrupt):
         raise
     except BaseException as exc:
         raise UnusableModule(f"{name}: {doing} failed{_told(exc, path)}") from exc
-    finally:
-        if os.getpid() != process:
-            os._exit(0)
 
 
 def fault(exc: BaseException, name: str, path: Path, doing: str) -> str:
     """What to say of an error that passed through the user's code; empty for one that is not from there."""
     return f"{name}: {doing} failed{_told(exc, path)}" if any(_line(each, path) for each in _causes(exc)) else ""
+
+
+@contextlib.contextmanager
+def _one_process() -> Iterator[None]:
+    process = os.getpid()
+    try:
+        yield
+    finally:
+        if os.getpid() != process:  # before anything of TensorFlow is touched: its threads are not here
+            os._exit(0)
 
 
 @contextlib.contextmanager
