@@ -98,6 +98,12 @@ def test_no_sentence_breaks_the_rule(rule: str) -> None:
     assert broken == [], RULES[rule]
 
 
+def test_pages_name_people_only_where_people_are_meant() -> None:
+    pages = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("infra/**/README.md")]
+    words = re.compile(r"\b(?:whoever|nobody|somebody|everybody|anybody)\b", re.IGNORECASE)
+    assert [f"{page}: {word}" for page in pages for word in words.findall(page.read_text(encoding="utf-8"))] == []
+
+
 def test_commands_that_a_sentence_names_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     named = [(place, name) for place, text in everything() for name in _MAKE.findall(text)]
