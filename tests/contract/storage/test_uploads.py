@@ -51,13 +51,14 @@ def test_an_upload_has_google_s_metadata(bucket: Bucket) -> None:
 
 def test_generations_strictly_increase_and_etags_differ(bucket: Bucket) -> None:
     seen = []
-    for _ in range(20):
+    # More would wait for the rate limit of one object.
+    for _ in range(4):
         blob = bucket.blob("again")
         blob.upload_from_string("same bytes")
         seen.append((blob.generation, blob.etag))
 
     assert seen == sorted(set(seen))
-    assert len({etag for _, etag in seen}) == 20
+    assert len({etag for _, etag in seen}) == 4
 
 
 def test_a_media_upload_takes_its_type_from_the_request(bucket: Bucket, base_url: str) -> None:
