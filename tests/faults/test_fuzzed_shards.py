@@ -21,6 +21,7 @@ from training_launcher.validation import MemoryShard, ValidationLimits, validate
 
 SHARDS = int(os.environ.get("FUZZED_SHARDS", "10000"))
 LABELS = ("daisy", "dandelion", "roses")
+#: Of the processor: what else the machine does is not the validator's.
 SECONDS_PER_SHARD = 2.0
 MEBIBYTES_MORE = 64
 
@@ -143,9 +144,9 @@ def test_every_damaged_shard_gets_a_verdict_with_a_reason_in_bounded_time_and_me
     outcomes: Counter[tuple[str, bool]] = Counter()
     for _ in range(SHARDS):
         damage, data = workshop.damaged()
-        started = time.monotonic()
+        started = time.process_time()
         verdict = judge(data)
-        assert time.monotonic() - started < SECONDS_PER_SHARD, damage
+        assert time.process_time() - started < SECONDS_PER_SHARD, damage
         assert verdict.reason(), damage
         if not verdict.accepted:
             errors = [finding for finding in verdict.findings if finding.severity == "error"]
@@ -172,8 +173,8 @@ def test_gzip_bombs_are_rejected_in_bounded_time_and_memory() -> None:
     judge(gzip.compress(b""))
     before = peak_mebibytes()
     for name, bomb in bombs.items():
-        started = time.monotonic()
+        started = time.process_time()
         verdict = judge(bomb, ValidationLimits(max_gzip_ratio=100))
         assert not verdict.accepted, name
-        assert time.monotonic() - started < SECONDS_PER_SHARD, name
+        assert time.process_time() - started < SECONDS_PER_SHARD, name
     assert peak_mebibytes() - before < MEBIBYTES_MORE
