@@ -6,14 +6,19 @@ The tests run in the order in which they stand and share one stack, as a day in 
 from __future__ import annotations
 
 import base64
+import concurrent.futures
+import contextlib
 import functools
+import hashlib
 import io
 import json
 import os
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -77,9 +82,9 @@ class Stack:
     def drop(self, name: str, data: bytes) -> None:
         self.client.bucket(self.environment["DATA_BUCKET"]).blob(name).upload_from_string(data)
 
-    def served(self, target: str) -> dict[str, Any]:
-        """What serves for flowers, as its service recorded it."""
-        found = self.ledger.find_serving(Serving, target, "flowers")
+    def served(self, target: str, dataset: str = "flowers") -> dict[str, Any]:
+        """What serves for a data set, as its service recorded it."""
+        found = self.ledger.find_serving(Serving, target, dataset)
         assert found is not None
         assert found.document.current is not None
         return found.document.current.model_dump()
@@ -176,10 +181,10 @@ def run_id(stack: Stack, data: Path) -> str:
     return str(wait_for(lambda: stack.ledger.run_ids("flowers"), seconds=60, what="a run to be claimed")[0])
 
 
-def upload(stack: Stack, data: Path) -> None:
-    for path in sorted(data.glob("*.tfrecord.gz")):
-        stack.drop(f"flowers/{path.name}", path.read_bytes())
-    stack.drop("flowers/_SUCCESS", b"")
+def upload(stack: Stack, data: Path, dataset: str = "flowers") -> None:
+    for path in sorted(data.glob("*.tfrecord*")):
+        stack.drop(f"{dataset}/{path.name}", path.read_bytes())
+    stack.drop(f"{dataset}/_SUCCESS", b"")
 
 
 def unseen(data: Path) -> list[Picture]:
@@ -323,3 +328,117 @@ def test_asking_to_retrain_on_unchanged_data_launches_nothing(stack: Stack, run_
     envelope = {"message": {"data": message, "messageId": "again"}, "subscription": "s"}
     assert stack.post("TRAINING_LAUNCHER", "/events/retrain-requested", json=envelope).status_code == 204
     assert stack.ledger.run_ids("flowers") == [run_id]
+
+
+# From our trainer to AutoML and back
+
+SWITCHED: dict[str, Any] = {
+    **CONFIG,
+    "dataset": "switched",
+    # AutoML's models serve on a shared endpoint alone, and a dedicated one never becomes a shared one.
+    "serving": {"dedicated": False, "canary": {**CONFIG["serving"]["canary"], "latency_slack": "60s"}},
+    # What learns for seconds may be worse than what serves.
+    "gates": {"cloud": {"max_regression": None, "max_class_regression": None}},
+    "publishing": {"channels": ["firebase-storage"]},
+    "training": {
+        target: {**CONFIG["training"][target], "architecture": "mobilenet_v3_small", "epochs": 2}
+        for target in ("cloud", "mobile")
+    },
+}
+
+
+class Phone:
+    """An app of one version: takes what the pointer names if it may, and classifies with what it has."""
+
+    def __init__(self, stack: Stack, version: str, *, feeds: Sequence[str]) -> None:
+        host, bucket = (stack.environment[name] for name in ("STORAGE_EMULATOR_HOST", "FIREBASE_STORAGE_BUCKET"))
+        self._objects = f"{host}/v0/b/{bucket}/o/"
+        self._version, self._feeds = version, feeds
+        self.seen: list[str] = []
+        self._file = b""
+
+    def classify(self, picture: Picture) -> answers.Answer:
+        pointer = json.loads(self._get("models/switched/latest.json"))
+        if float(pointer["min_app_version"]) <= float(self._version) and pointer["version"] not in self.seen:
+            manifest = json.loads(self._get(pointer["manifest"]))
+            assert manifest["input"]["type"] in self._feeds, manifest
+            self._file = self._get(pointer["model"])
+            assert hashlib.sha256(self._file).hexdigest() == pointer["sha256"]
+            self.seen.append(pointer["version"])
+        (answer,) = answers.ask_phone(self._file, [picture]).answers
+        return answer
+
+    def _get(self, name: str) -> bytes:
+        answer = requests.get(f"{self._objects}{quote(name, safe='')}?alt=media", timeout=30)
+        answer.raise_for_status()
+        return answer.content
+
+
+@contextlib.contextmanager
+def asking(*apps: Callable[[], Sequence[answers.Answer]]) -> Iterator[list[answers.Answer]]:
+    """Each app asks again and again while the body runs; what one of them raises is raised at its end."""
+    over = threading.Event()
+    said: list[answers.Answer] = []
+
+    def ask(app: Callable[[], Sequence[answers.Answer]]) -> None:
+        while not over.is_set():
+            said.extend(app())
+            over.wait(0.3)
+
+    with concurrent.futures.ThreadPoolExecutor(len(apps)) as pool:
+        asked = [pool.submit(ask, app) for app in apps]
+        try:
+            yield said
+        finally:
+            over.set()
+            for each in asked:
+                each.result()
+
+
+def test_apps_are_answered_while_a_data_set_goes_to_automl_and_back(stack: Stack, tmp_path: Path) -> None:
+    flowers.generate(tmp_path, train=60, held_out=30, shards=1, unseen=1)
+
+    def trained_by(method: str, *, min_app_version: str) -> str:
+        """Train the data set's two models in this way; returns the run once both are live."""
+        known = set(stack.ledger.run_ids("switched"))
+        training = {**SWITCHED["training"], "method": method}
+        publishing = {**SWITCHED["publishing"], "min_app_version": min_app_version}
+        if method == "custom":
+            publishing["quantization"] = "float32"  # AutoML makes one file
+        stack.configure({**SWITCHED, "training": training, "publishing": publishing})
+        if known:
+            request = base64.b64encode(json.dumps({"dataset": "switched", "force": True}).encode()).decode()
+            envelope = {"message": {"data": request, "messageId": method}, "subscription": "s"}
+            assert stack.post("TRAINING_LAUNCHER", "/events/retrain-requested", json=envelope).status_code == 204
+        else:
+            upload(stack, tmp_path, "switched")
+        (run,) = wait_for(lambda: set(stack.ledger.run_ids("switched")) - known, seconds=60, what=f"a run by {method}")
+        for target in ("cloud", "mobile"):
+            stack.wait_for_state(run, target, State.LIVE)
+        return str(run)
+
+    first = trained_by("custom", min_app_version="1.0")
+    picture = unseen(tmp_path)[0]
+    endpoint = stack.served("cloud", "switched")["endpoint"]
+    old, new = Phone(stack, "1.0", feeds=["float32"]), Phone(stack, "2.0", feeds=["float32", "uint8"])
+
+    def ask_cloud() -> Sequence[answers.Answer]:
+        return answers.ask_cloud(endpoint, [picture], environment=stack.environment).answers
+
+    def ask_phones() -> Sequence[answers.Answer]:
+        return [phone.classify(picture) for phone in (old, new)]
+
+    with asking(ask_cloud, ask_phones) as said:
+        second = trained_by("automl", min_app_version="2.0")
+        wait_for(lambda: len(new.seen) == 2, seconds=30, what="the new app to have AutoML's file")
+        third = trained_by("custom", min_app_version="1.0")
+        wait_for(lambda: len(new.seen) == 3 and len(old.seen) == 2, seconds=30, what="both apps to have the last file")
+
+    assert {answer.label for answer in said} <= set(flowers.LABELS)
+    assert stack.served("cloud", "switched")["endpoint"] == endpoint
+    assert [version.rpartition("-")[0] for version in new.seen] == [
+        each.removeprefix("switched-") for each in (first, second, third)
+    ]
+    assert [version.rpartition("-")[0] for version in old.seen] == [
+        each.removeprefix("switched-") for each in (first, third)
+    ]
