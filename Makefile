@@ -7,13 +7,15 @@ PYTHON  ?= python3
 VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
-UV      := uv==0.13.9
+# What is pinned, from the lock into an environment: by hash, and from the index that this machine uses (UV_DEFAULT_INDEX);
+# `uv sync` would take every file from PyPI itself.
+PINNED  := $(BIN)/uv export --quiet --frozen --no-default-groups --no-emit-workspace --no-header --no-annotate
+INSTALL := $(BIN)/uv pip install --quiet --require-hashes --requirements /dev/stdin --python
 # A value from the command line as one word of the shell, whatever quotes (and, by $(value), dollars) are in it; an option, if
 # it has a value.
 shell_word = '$(subst ','\'',$(1))'
 option = $(if $(2),$(1) $(call shell_word,$(2)))
 argument = $(if $(1),$(call shell_word,$(1)))
-SERVICES := training_launcher job_notifier cloud_deployer mobile_publisher trainer predictor console gateway
 
 # The program for people; each variable below is the option of the same name.
 CLI := $(BIN)/dualdeploy
@@ -108,30 +110,25 @@ test: $(STAMP) ## Every test, the one end-to-end run with real training included
 	@$(BIN)/python -m pytest tests -m e2e
 endif
 
-# Where the tests' own modules and the services are imported from, outside pytest.
-TEST_PATH := tests:shared/src:services/training_launcher:services/job_notifier:services/cloud_deployer:services/mobile_publisher
+# Services are installed nowhere, because each has a main.py and none may find another's; the tests' helpers neither.
+empty :=
+SERVICES := $(subst $(empty) ,:,$(strip $(wildcard services/*/)))
 
 .PHONY: browser
-browser: build/browser/.installed simulator ## Install what the tests in a real browser need besides Chromium; without it they are skipped
-
-build/browser/.installed: tests/browser/requirements.txt | $(STAMP)
-	@$(BIN)/uv pip install --quiet --require-hashes --python $(BIN)/python -r tests/browser/requirements.txt
-	@mkdir -p $(@D) && touch $@
+browser: $(VENV)/.browser simulator ## Install what the tests in a real browser need besides Chromium; without it they are skipped
+	@:
 
 .PHONY: histories
 histories: $(STAMP) ## Seeded random histories of the whole chain (kills, freezes, two versions, …): [N=5000] [SEED=0]
-	@PYTHONPATH=$(TEST_PATH) $(BIN)/python tests/histories.py --count $(or $(N),5000) --seed $(or $(SEED),0)
+	@$(BIN)/python tests/histories.py --count $(or $(N),5000) --seed $(or $(SEED),0)
 
 .PHONY: mutants
 mutants: $(STAMP) ## Take away each precondition, lease and order: does a test notice? ([ONLY=part of a path])
 	@$(BIN)/python tests/mutants.py --only '$(ONLY)'
 
-# What a network is taken through: the trainer's, the predictor's and the publisher's own code.
-MODEL_CHECK = PYTHONPATH=shared/src:infra/model_check:services/trainer:services/predictor:services/mobile_publisher $(BIN)/python -m
-
 .PHONY: test-networks
 test-networks: $(STAMP) ## Every network of keras.applications the whole way; writes the table in docs/networks.md (half an hour; [ONLY=A,B])
-	@$(MODEL_CHECK) model_check.networks --only '$(ONLY)'
+	@PYTHONPATH=$(SERVICES) $(BIN)/python -m model_check.networks --only '$(ONLY)'
 
 .PHONY: test-fast
 test-fast: $(STAMP) ## Without those that import TensorFlow or train
@@ -147,40 +144,26 @@ lint: $(STAMP) ## Style, format and types
 policy: build/policy/.installed ## Look for what is widely held to be unsafe in Terraform and Dockerfiles (checkov)
 	@build/policy/bin/checkov --quiet --compact --skip-download --framework terraform dockerfile --directory infra/terraform --directory infra/own_container --directory services
 
-# In an environment of its own: what checkov pins clashes with what we do.
-build/policy/.installed: infra/policy/requirements.txt | $(STAMP)
+build/policy/.installed: infra/policy/uv.lock | $(STAMP)
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/policy
-	@$(BIN)/uv pip install --quiet --require-hashes --python build/policy/bin/python -r infra/policy/requirements.txt
+	@$(PINNED) --project infra/policy | $(INSTALL) build/policy/bin/python
 	@touch $@
 
 .PHONY: schema
-schema: build/schema/.installed ## Hold every argument of Terraform against the provider's schema
-	@PYTHONPATH=infra/deploy $(BIN)/python infra/schema/schema_check.py build/schema
+schema: $(VENV)/.schema ## Hold every argument of Terraform against the provider's schema
+	@$(BIN)/python infra/schema/schema_check.py
 
-# Only read: nothing that it depends on is needed.
-build/schema/.installed: infra/schema/requirements.txt | $(STAMP)
-	@$(BIN)/uv pip install --quiet --require-hashes --no-deps --target build/schema -r infra/schema/requirements.txt
-	@touch $@
-
-KOTLIN := build/kotlin/run_kotlin_kernel/jars
+KOTLIN = $(wildcard $(VENV)/lib/python*/site-packages/run_kotlin_kernel/jars)
 .PHONY: kotlin
-kotlin: build/kotlin/.installed ## Compile the router in Kotlin and run it on the table of routing cases (takes Java; 80 MB once)
+kotlin: $(VENV)/.kotlin ## Compile the router in Kotlin and run it on the table of routing cases (takes Java; 80 MB once)
+	@mkdir -p build/kotlin
 	@java -cp '$(KOTLIN)/*' org.jetbrains.kotlin.cli.jvm.K2JVMCompiler -Werror -no-stdlib -no-reflect \
 	  -cp "$$(ls $(KOTLIN)/kotlin-stdlib-*.jar)" -d build/kotlin/client.jar shared/kotlin
 	@java -cp "build/kotlin/client.jar:$$(ls $(KOTLIN)/kotlin-stdlib-*.jar)" dualdeploy.RoutingCasesKt shared/fixtures/routing_cases.tsv
 
-build/kotlin/.installed: infra/kotlin/requirements.txt | $(STAMP)
-	@$(BIN)/uv pip install --quiet --require-hashes --no-deps --target build/kotlin -r infra/kotlin/requirements.txt
-	@touch $@
-
 .PHONY: audit
-audit: build/audit/.installed ## Ask a vulnerability database about every pinned package (DATABASE=osv; STRICT=1: all must be known)
-	@$(BIN)/python infra/audit/dependency_audit.py --tool build/audit/bin/pip-audit $(if $(STRICT),--strict) $(if $(DATABASE),--database '$(DATABASE)')
-
-build/audit/.installed: infra/audit/requirements.txt | $(STAMP)
-	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/audit
-	@$(BIN)/uv pip install --quiet --require-hashes --python build/audit/bin/python -r infra/audit/requirements.txt
-	@touch $@
+audit: $(VENV)/.audit ## Ask a vulnerability database about every pinned package (DATABASE=osv; STRICT=1: all must be known)
+	@$(BIN)/python infra/audit/dependency_audit.py $(if $(STRICT),--strict) $(if $(DATABASE),--database '$(DATABASE)')
 
 .PHONY: format
 format: $(STAMP) ## Put the code into shape
@@ -193,11 +176,11 @@ bench: $(STAMP) ## Measure; rows go to build/bench/report.json
 
 .PHONY: routes-table
 routes-table: $(STAMP) ## Write docs/routes.md from the steps of cloud_deployer and mobile_publisher
-	@PYTHONPATH=$(TEST_PATH) $(BIN)/python -m support.routes_table > docs/routes.md
+	@PYTHONPATH=tests:$(SERVICES) $(BIN)/python -m support.routes_table > docs/routes.md
 
 .PHONY: architecture-pictures
 architecture-pictures: $(STAMP) ## Draw the pictures of docs/architecture.md from topology.json, the states and the routes
-	@PYTHONPATH=$(TEST_PATH) $(BIN)/python tests/architecture_pictures.py
+	@PYTHONPATH=tests:$(SERVICES) $(BIN)/python tests/architecture_pictures.py
 
 .PHONY: coverage-table
 coverage-table: $(STAMP) ## Write infra/local_cloud/COVERAGE.md from the route tables
@@ -205,14 +188,14 @@ coverage-table: $(STAMP) ## Write infra/local_cloud/COVERAGE.md from the route t
 
 .PHONY: permissions-table
 permissions-table: $(STAMP) ## Write the tables of docs/permissions.md from infra/bindings.json
-	@PYTHONPATH=$(TEST_PATH) $(BIN)/python -m support.permissions_page
+	@PYTHONPATH=tests:$(SERVICES) $(BIN)/python -m support.permissions_page
 
 ##@ Ship it
 
 .PHONY: package
 package: $(STAMP) ## Stage what is shipped into build/<service>/ (SERVICE=x for one, BASE_IMAGE=…@sha256:… for another base)
 	@$(SIMULATOR_IF_POSSIBLE)
-	@$(BIN)/python infra/packaging/package.py $(SERVICE)
+	@$(BIN)/python -m shipping.package $(SERVICE)
 
 SHIPPED = $(PLACE) $(if $(filter delete,$(DATA)),--delete-data) $(AS_JSON)
 
@@ -235,29 +218,33 @@ destroy: $(STAMP) ## Take everything down, after asking; buckets with data stay 
 .PHONY: setup
 setup: $(STAMP) ## Make .venv with everything pinned
 
+$(STAMP): $(BIN)/uv uv.lock $(wildcard */pyproject.toml */*/pyproject.toml)
+	@echo "Setting up $(VENV) (about a minute the first time) …"
+	@$(PINNED) --all-packages --group dev | $(INSTALL) $(BIN)/python --compile-bytecode
+	@$(BIN)/uv sync --quiet --frozen --all-packages --inexact
+	@touch $@
+
 # uv installs what pip would, several times faster, and compiles to bytecode at once.
-$(STAMP): requirements-dev.txt shared/pyproject.toml infra/local_cloud/pyproject.toml infra/demo/pyproject.toml infra/cli/pyproject.toml
+$(BIN)/uv: infra/deploy/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' || { echo "Python's venv module is missing; on Debian: apt-get install python3-venv"; exit 1; }
-	@echo "Setting up $(VENV) (about a minute the first time) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
-	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements-dev.txt
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e shared -e infra/local_cloud -e infra/demo -e infra/cli
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+# What one target needs besides is a group of its own in pyproject.toml.
+$(VENV)/.%: uv.lock | $(STAMP)
+	@$(PINNED) --only-group $* | $(INSTALL) $(BIN)/python
 	@touch $@
 
 .PHONY: lock
-lock: $(STAMP) ## Resolve every requirements.in again
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes requirements-dev.in -o requirements-dev.txt
-	for service in $(SERVICES); do \
-	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes services/$$service/requirements.in -o services/$$service/requirements.txt; \
+lock: $(BIN)/uv ## Resolve again what the pyproject.toml files name ([UPGRADE=flask] or [UPGRADE=all] to the newest versions)
+	@for project in . infra/policy; do \
+	  $(BIN)/uv lock --project $$project --default-index https://pypi.org/simple \
+	    $(if $(UPGRADE),$(if $(filter all,$(UPGRADE)),--upgrade,--upgrade-package '$(UPGRADE)')); \
 	done
-	$(BIN)/uv pip compile --quiet --no-deps --python-version 3.11 --no-header --generate-hashes infra/schema/requirements.in -o infra/schema/requirements.txt
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes tests/browser/requirements.in -o tests/browser/requirements.txt
-	$(BIN)/uv pip compile --quiet --no-deps --python-version 3.11 --no-header --generate-hashes infra/kotlin/requirements.in -o infra/kotlin/requirements.txt
-	for tool in policy audit own_container; do \
-	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes infra/$$tool/requirements.in -o infra/$$tool/requirements.txt; \
-	done
+	@$(PINNED) --only-group uv > infra/deploy/uv.txt
+	@$(PINNED) --package own-container --all-extras > infra/own_container/requirements.txt
 
 .PHONY: clean
 clean: ## Stop what runs and remove what was built, but not .venv

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
 
 from dualdeploy import health
+
+# Services are installed nowhere: each has a main.py, and none may find another's.
+sys.path += sorted(str(folder) for folder in Path(__file__).resolve().parents[1].glob("services/*") if folder.is_dir())
 
 # A busy machine makes one example slow, which says nothing about the code. In CI the same examples come every time:
 # a new counterexample belongs to whoever changes the code, not to whoever happens to push.

@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    ROOT = Path(__file__).resolve().parent.parent
-    sys.path[:0] = [str(ROOT / "shared/src"), *(str(path) for path in (ROOT / "services").iterdir())]
+    sys.path[:0] = [str(path) for path in Path(__file__).resolve().parents[1].glob("services/*")]
 
 from dualdeploy.contracts.training import TARGETS
 from dualdeploy.errors import ServiceUnavailable

@@ -269,8 +269,7 @@ def look(folder: Path) -> Seen:
     """Run every suite once under coverage, unless the folder says already what was seen."""
     if not (folder / "seen").exists():
         processes = [
-            subprocess.Popen(_coverage(folder, number, suites), cwd=REPOSITORY, env=_environment(REPOSITORY))
-            for number, suites in enumerate(SUITES)
+            subprocess.Popen(_coverage(folder, number, suites), cwd=REPOSITORY) for number, suites in enumerate(SUITES)
         ]
         codes = [process.wait() for process in processes]
         if any(codes):
@@ -345,8 +344,8 @@ def _run_tests(names: Sequence[str], copy: Path) -> NoReturn:
         os.dup2(nothing, 1)
         os.dup2(nothing, 2)
         os.chdir(copy)
-        os.environ.update(_environment(copy))
-        sys.path.insert(0, str(copy / "shared/src"))
+        sys.path[:] = _paths_in(copy)
+        os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
         code = int(importlib.import_module("pytest").main(["-x", "-q", "-m", QUICK, "-p", "no:cacheprovider", *names]))
     finally:
         os._exit(code)
@@ -358,8 +357,10 @@ def _node_id(test: str) -> str:
     return f"{module.replace('.', '/')}.py::{function}"
 
 
-def _environment(root: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(root / "shared/src")}
+def _paths_in(copy: Path) -> list[str]:
+    """What is imported from, with the packages of the copy in place of those that are installed from here."""
+    ours = {path: Path(path).relative_to(REPOSITORY) for path in sys.path if Path(path).is_relative_to(REPOSITORY)}
+    return [str(copy / ours[path]) if path in ours and (copy / ours[path]).is_dir() else path for path in sys.path]
 
 
 def _copied(folder: Path) -> Path:

@@ -6,7 +6,7 @@ have none. So what was not looked up is counted and named here, and the exit cod
 | code | means |
 |---|---|
 | 0 | nothing is known against what could be looked up; how much that is, is said |
-| 1 | a vulnerability: name, version, the versions that mend it, and the lock files that pin it |
+| 1 | a vulnerability: name, version, the versions that mend it, and the locks that pin it |
 | 2 | the audit itself could not run |
 | 3 | with `--strict` only: something could not be looked up |
 """
@@ -21,6 +21,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,6 @@ CLEAN, VULNERABLE, BROKEN, INCOMPLETE = 0, 1, 2, 3
 
 #: What pip-audit says when the database, and not itself, is what fails.
 _NO_ANSWER = re.compile(r"Connection(Error|Timeout)|Could not connect|ReadTimeout|not redirecting properly|HTTPError")
-_PIN = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?==([^\s;\\]+)", re.MULTILINE)
 _SECONDS = 900.0
 
 
@@ -81,21 +81,19 @@ class Accepted:
 
 
 def lock_files(repository: Path) -> list[Path]:
-    """Every lock of the repository: of each service, of a laptop, and of the tools that look at both."""
-    found = [repository / "requirements-dev.txt", *repository.glob("services/*/requirements.txt")]
-    tools = (*repository.glob("infra/*/requirements.txt"), *repository.glob("tests/*/requirements.txt"))
-    return sorted([*found, *tools])
+    """Every lock of the repository: of the workspace, and of tools that it has no room for."""
+    return [repository / "uv.lock", *sorted(repository.glob("infra/*/uv.lock"))]
 
 
 def pinned(files: Iterable[Path], *, repository: Path) -> dict[Package, list[str]]:
-    """Every pinned package with the files that pin it, whatever platform the line is for."""
+    """Every pinned package with the locks that pin it, whatever it is for; not what is in the repository itself."""
     where: dict[Package, list[str]] = {}
     for file in files:
-        found = _PIN.findall(file.read_text(encoding="utf-8"))
+        packages = tomllib.loads(file.read_text(encoding="utf-8")).get("package", [])
+        found = {Package(each["name"], each["version"]) for each in packages if "registry" in each["source"]}
         if not found:
             raise CannotAudit(f"{file} pins nothing: `make lock` writes it")
-        for name, version in found:
-            package = Package(_normal(name), version)
+        for package in found:
             where.setdefault(package, []).append(file.relative_to(repository).as_posix())
     return where
 
@@ -216,7 +214,7 @@ def report(
         open_ += living is None
         lines.append(f"{word}: {found.package}: {found.id}{also}, {mended}; in {', '.join(where[found.package])}")
     if open_:
-        lines.append(f"{open_} vulnerabilities. Raise the version in the requirements.in and `make lock`.")
+        lines.append(f"{open_} vulnerabilities. `make lock UPGRADE=name` raises a version.")
         return lines, VULNERABLE
     if looked_up:
         lines.append(f"Nothing is known against the {looked_up} that were looked up, or it is accepted.")
@@ -229,7 +227,8 @@ def _reason(why: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make audit", description="Ask a vulnerability database about every pin.")
-    parser.add_argument("--tool", type=Path, required=True, help="the pip-audit to run")
+    tool = Path(sys.executable).with_name("pip-audit")
+    parser.add_argument("--tool", type=Path, default=tool, help="the pip-audit to run (default: that of this Python)")
     parser.add_argument("--repository", type=Path, default=REPOSITORY)
     parser.add_argument("--accepted", type=Path, default=Path(__file__).with_name("accepted.json"))
     parser.add_argument("--database", choices=("pypi", "osv"), default="pypi")

@@ -1,7 +1,7 @@
-"""`python schema_check.py BINDINGS`: every argument in infra/terraform held against the provider's schema.
+"""`python schema_check.py`: every argument in infra/terraform held against the provider's schema.
 
-No registry of providers is asked: BINDINGS is the folder that holds `pulumi_gcp`, whose Python sources are made of the
-provider's schema and carry its names, types, descriptions and import formats. They are read as text. Printed, each with
+No registry of providers is asked: the Python sources of `pulumi_gcp` are made of the provider's schema and carry its
+names, types, descriptions and import formats. They are read as text from where it is installed. Printed, each with
 its place: a resource or data source that is not there, an argument or block that is not there, a block written as an
 attribute or the other way round, an argument that is required and missing, a literal of another type or outside the
 values that are listed, and an import format that is not documented. Exit 1 if there is any; what stays unchecked is
@@ -10,12 +10,12 @@ printed in the end.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import dataclasses
 import functools
 import re
 import sys
+import sysconfig
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -311,10 +311,8 @@ def _shape(form: str) -> str:
     return re.sub(r"\{\w+\}", "{}", form)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Holds infra/terraform against the provider's schema.")
-    parser.add_argument("bindings", type=Path, help="the folder that holds pulumi_gcp")
-    comparison = check(REPOSITORY, Bindings(parser.parse_args(argv).bindings), taking_over.IDS)
+def main() -> int:
+    comparison = check(REPOSITORY, Bindings(Path(sysconfig.get_path("purelib"))), taking_over.IDS)
     for problem in comparison.problems:
         print(problem)
     print(f"{comparison.arguments} arguments and blocks, {len(comparison.problems)} problems.")

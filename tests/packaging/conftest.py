@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import importlib.util
 import json
 import os
 import shutil
@@ -19,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from urllib.parse import quote
 
@@ -29,28 +26,12 @@ import requests
 from dualdeploy_demo.stack import procfile_command
 from local_cloud import cloud as clouds
 from local_cloud.cloud import LocalCloud
+from shipping import package
 from support.fakes.callers import AUDIENCE, SENDER
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EVENTS = REPOSITORY / "tests" / "events"
 BOOT_LIMIT_SECONDS = 90.0
-
-
-@functools.cache
-def packaging() -> ModuleType:
-    """infra/packaging/package.py, which is a program and no package."""
-    path = REPOSITORY / "infra" / "packaging" / "package.py"
-    spec = importlib.util.spec_from_file_location("dualdeploy_packaging", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def package() -> ModuleType:
-    return packaging()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +56,7 @@ class Installed:
 
 
 @pytest.fixture(scope="session")
-def install(tmp_path_factory: pytest.TempPathFactory, package: ModuleType) -> Callable[..., Installed]:
+def install(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Installed]:
     """Stage a service and install it with hashes required; the same service is installed once."""
     uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if uv is None:

@@ -12,9 +12,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+
+from shipping import package
 
 FUNCTIONS = ["training_launcher", "job_notifier"]
 
@@ -37,9 +38,7 @@ def normal(name: str) -> str:
 
 
 @pytest.mark.parametrize("service", FUNCTIONS)
-def test_pip_by_itself_installs_exactly_what_is_locked(
-    service: str, pip: Path, package: ModuleType, tmp_path: Path
-) -> None:
+def test_pip_by_itself_installs_exactly_what_is_locked(service: str, pip: Path, tmp_path: Path) -> None:
     folder, _ = package.package(service, output=tmp_path)
     report = tmp_path / "report.json"
     done = subprocess.run(

@@ -20,6 +20,7 @@ import requests
 from PIL import Image
 
 from local_cloud.cloud import LocalCloud
+from shipping import package
 
 pytestmark = pytest.mark.slow
 
@@ -31,17 +32,13 @@ FOR_GPUS = re.compile(r"^(nvidia-[a-z0-9-]+|tensorflow)==")
 
 def with_tensorflow_for_cpus(lock: str) -> str:
     """The trainer's lock without what needs a GPU, and with the predictor's locked tensorflow-cpu."""
-    cpu = [entry for entry in entries(predictor_lock()) if entry.startswith("tensorflow-cpu==")]
+    cpu = [each for each in entries(package.locked_requirements("predictor", REPOSITORY)) if "tensorflow-cpu==" in each]
     return "".join([entry for entry in entries(lock) if not FOR_GPUS.match(entry)] + cpu)
 
 
 def entries(lock: str) -> list[str]:
     """A lock cut into requirements, each with its hashes and comments."""
     return re.split(r"^(?=[a-z0-9./])", lock, flags=re.MULTILINE)
-
-
-def predictor_lock() -> str:
-    return (REPOSITORY / "services" / "predictor" / "requirements.txt").read_text(encoding="utf-8")
 
 
 def entry_point(service: str, installed: Any) -> list[str]:
@@ -94,7 +91,7 @@ def test_the_trainer_has_the_tensorflow_that_is_locked(trainer: Any) -> None:
     program = "import keras, tensorflow, trainer.loop.recipe; print(tensorflow.__version__, keras.__version__)"
     done = run(trainer, "python", "-c", program, KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3")
     assert done.returncode == 0, done.stderr
-    lock = (REPOSITORY / "services" / "trainer" / "requirements.txt").read_text(encoding="utf-8")
+    lock = package.locked_requirements("trainer", REPOSITORY)
     locked = [re.search(rf"^{name}==([^ ;]+)", lock, flags=re.MULTILINE) for name in ("tensorflow", "keras")]
     assert done.stdout.split() == [found[1] for found in locked if found]
 

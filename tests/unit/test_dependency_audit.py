@@ -23,7 +23,7 @@ TODAY = datetime.date(2026, 11, 26)
 OLD, NEW = Package("requests", "2.19.1"), Package("requests", "2.34.2")
 FLASK = Package("flask", "3.1.2")
 LEAK = Vulnerability(OLD, "PYSEC-2018-28", ("CVE-2018-18074",), ("2.20.0",))
-WHERE = {OLD: ["services/trainer/requirements.txt"], FLASK: ["requirements-dev.txt"]}
+WHERE = {OLD: ["infra/policy/uv.lock"], FLASK: ["uv.lock"]}
 
 #: Answers as pip-audit prints them, without its help: of packages that are in `KNOWN`, what is there; of others, that
 #: they are not in the database.
@@ -63,16 +63,20 @@ def make_tool(tmp_path: Path) -> MakeTool:
 def repository(tmp_path: Path) -> Path:
     """Two locks that agree about one package and not about the other."""
     root = tmp_path / "repository"
-    (root / "services" / "trainer").mkdir(parents=True)
     (root / "infra" / "policy").mkdir(parents=True)
-    (root / "requirements-dev.txt").write_text(
-        "flask==3.1.2 \\\n    --hash=sha256:0\nrequests==2.34.2\n", encoding="utf-8"
-    )
-    (root / "services" / "trainer" / "requirements.txt").write_text(
-        "Requests[socks]==2.19.1 ; sys_platform == 'win32' \\\n    --hash=sha256:0\n    # via flask==9\nflask==3.1.2\n",
-        encoding="utf-8",
-    )
+    (root / "uv.lock").write_text(lock(FLASK, NEW), encoding="utf-8")
+    (root / "infra" / "policy" / "uv.lock").write_text(lock(OLD, FLASK), encoding="utf-8")
     return root
+
+
+def lock(*packages: Package) -> str:
+    """A lock as uv writes it, with a package of the workspace in it."""
+    ours = ("[[package]]", 'name = "trainer"', 'version = "0.1.0"', 'source = { editable = "services/trainer" }')
+    lines = ["version = 1", *ours]
+    for each in packages:
+        lines += ["[[package]]", f'name = "{each.name}"', f'version = "{each.version}"']
+        lines += ['source = { registry = "https://pypi.org/simple" }']
+    return "\n".join(lines)
 
 
 # What is pinned ----------------------------------------------------------------------------------------------------
@@ -80,31 +84,31 @@ def repository(tmp_path: Path) -> Path:
 
 def test_every_lock_of_the_repository_is_read() -> None:
     names = {file.relative_to(REPOSITORY).as_posix() for file in audit.lock_files(REPOSITORY)}
-    every = (path.relative_to(REPOSITORY) for path in REPOSITORY.rglob("*requirements*.txt"))
+    every = (path.relative_to(REPOSITORY) for path in REPOSITORY.rglob("uv.lock"))
     ours = {path.as_posix() for path in every if not {".venv", "build"} & set(path.parts)}
 
-    assert names == ours
-    assert {"requirements-dev.txt", "services/trainer/requirements.txt", "infra/audit/requirements.txt"} <= names
+    assert names == ours == {"uv.lock", "infra/policy/uv.lock"}
 
 
-def test_every_pin_of_every_lock_is_seen() -> None:
+def test_every_package_of_every_lock_is_seen_but_not_our_own() -> None:
     where = audit.pinned(audit.lock_files(REPOSITORY), repository=REPOSITORY)
     for file in audit.lock_files(REPOSITORY):
         name = file.relative_to(REPOSITORY).as_posix()
-        pins = [line for line in file.read_text(encoding="utf-8").splitlines() if "==" in line and line[0] not in " #"]
-        assert sum(name in files for files in where.values()) == len(pins), name
+        pins = file.read_text(encoding="utf-8").count('\nsource = { registry = "')
+        assert sum(name in files for files in where.values()) == pins > 50, name
+    assert {"dualdeploy", "trainer", "policy"}.isdisjoint(package.name for package in where)
 
 
-def test_pins_are_read_whatever_platform_they_are_for_and_comments_are_not(repository: Path) -> None:
+def test_a_package_is_told_with_the_locks_that_pin_it(repository: Path) -> None:
     assert audit.pinned(audit.lock_files(repository), repository=repository) == {
-        OLD: ["services/trainer/requirements.txt"],
-        NEW: ["requirements-dev.txt"],
-        FLASK: ["requirements-dev.txt", "services/trainer/requirements.txt"],
+        OLD: ["infra/policy/uv.lock"],
+        NEW: ["uv.lock"],
+        FLASK: ["uv.lock", "infra/policy/uv.lock"],
     }
 
 
 def test_a_lock_that_pins_nothing_is_an_error(repository: Path) -> None:
-    (repository / "infra" / "policy" / "requirements.txt").write_text("# nothing\n", encoding="utf-8")
+    (repository / "infra" / "policy" / "uv.lock").write_text(lock(), encoding="utf-8")
     with pytest.raises(audit.CannotAudit, match="pins nothing"):
         audit.pinned(audit.lock_files(repository), repository=repository)
 
@@ -155,8 +159,7 @@ def test_a_vulnerability_is_told_with_version_fix_and_place() -> None:
 
     assert code == VULNERABLE
     assert (
-        "VULNERABLE: requests 2.19.1: PYSEC-2018-28 (CVE-2018-18074), fixed in 2.20.0;"
-        " in services/trainer/requirements.txt" in text
+        "VULNERABLE: requests 2.19.1: PYSEC-2018-28 (CVE-2018-18074), fixed in 2.20.0; in infra/policy/uv.lock" in text
     )
 
 
@@ -253,9 +256,8 @@ def database() -> Iterator[str]:
 def test_the_pinned_pip_audit_finds_a_vulnerability_in_a_database(
     repository: Path, database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    subprocess.run(["make", "build/audit/.installed"], cwd=REPOSITORY, check=True, capture_output=True)
-    tool = str(REPOSITORY / "build" / "audit" / "bin" / "pip-audit")
-    arguments = ["--repository", str(repository), "--tool", tool, "--database", "osv", "--osv-url"]
+    subprocess.run(["make", ".venv/.audit"], cwd=REPOSITORY, check=True, capture_output=True)
+    arguments = ["--repository", str(repository), "--database", "osv", "--osv-url"]
 
     assert audit.main([*arguments, database]) == VULNERABLE
     out = capsys.readouterr().out

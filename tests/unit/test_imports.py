@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import importlib.metadata
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -307,30 +311,65 @@ def test_every_service_has_sources_to_be_looked_at(service: str) -> None:
     assert list(imports_of(REPOSITORY / "services" / service))
 
 
+# What pyproject.toml files say ------------------------------------------------------------------------------------
+
+
+@functools.cache
+def members() -> dict[str, Path]:
+    """The packages of the workspace by name, each with the folder that it is imported from."""
+    workspace = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["uv"]["workspace"]
+    files = [path for member in workspace["members"] for path in REPOSITORY.glob(f"{member}/pyproject.toml")]
+    folders = {project(path.parent)["name"]: path.parent for path in files}
+    return {name: folder / "src" if (folder / "src").is_dir() else folder for name, folder in folders.items()}
+
+
+def project(folder: Path) -> dict[str, Any]:
+    file = folder / "pyproject.toml"
+    return dict(
+        tomllib.loads((file if file.exists() else folder.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    )
+
+
+def named_by(name: str) -> set[str]:
+    """The distributions that a package names, with those of its extras and of the extras that it asks for."""
+    table = project(members()[name])
+    requirements = [*table["dependencies"], *itertools.chain(*table.get("optional-dependencies", {}).values())]
+    found = {re.match(r"[\w.-]+", each)[0] for each in requirements}  # type: ignore[index]
+    with_extras = {each.partition("[")[0] for each in requirements if "[" in each} & members().keys()
+    return found.union(*(named_by(each) for each in with_extras))
+
+
+def modules_in(name: str) -> set[str]:
+    return {path.parent.name for path in members()[name].glob("*/__init__.py")}
+
+
 def test_the_local_cloud_imports_nothing_of_ours_and_installs_nothing_of_ours() -> None:
-    members = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
-    ours = set(members["tool"]["ruff"]["lint"]["isort"]["known-first-party"]) - {"local_cloud"}
+    ours = set().union(*(modules_in(name) for name in members() if name != "local-cloud"))
     assert {"dualdeploy", "dualdeploy_cli", "dualdeploy_demo", *SERVICES} <= ours
     assert faults(REPOSITORY / "infra" / "local_cloud", tuple(ours)) == []
-    project = tomllib.loads((REPOSITORY / "infra" / "local_cloud" / "pyproject.toml").read_text(encoding="utf-8"))
-    named = {name.replace("-", "_") for name in project["project"]["dependencies"]}
-    assert named & ours == set()
+    assert named_by("local-cloud") & members().keys() == set()
 
 
-def test_the_local_cloud_installs_every_package_that_it_imports() -> None:
-    project = tomllib.loads((REPOSITORY / "infra" / "local_cloud" / "pyproject.toml").read_text(encoding="utf-8"))
-    installed = {
-        str(file) for name in project["project"]["dependencies"] for file in importlib.metadata.files(name) or ()
-    }
-    imported = {module for _, module in imports_of(REPOSITORY / "infra" / "local_cloud" / "src")}
-    # pytest is there wherever the plug-in is loaded; of a name that is not a module its module is in the list.
-    known = {*sys.stdlib_module_names, "local_cloud", "pytest"}
+# The library deliberately names nothing: what a service calls of it, the service names.
+@pytest.mark.parametrize("name", sorted(members().keys() - {"dualdeploy"}))
+def test_a_package_names_every_package_that_it_imports(name: str) -> None:
+    named = named_by(name)
+    # A laptop has one build of it, whichever is named.
+    builds = {"tensorflow", "tensorflow-cpu"}
+    distributions = named | builds if named & builds else named
+    installed: set[str] = set()
+    for each in distributions - members().keys():
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            installed |= {str(file) for file in importlib.metadata.files(each) or ()}
+    # pytest is there wherever a plug-in is loaded; of a name that is not a module its module is in the list.
+    own = set().union(*(modules_in(each) for each in (named & members().keys()) | {name}))
+    known = {*sys.stdlib_module_names, "pytest", *own}
     missing = set()
-    for module in imported:
+    for module in {module for _, module in imports_of(members()[name])}:
         path = module.replace(".", "/")
         files = {f"{path}.py", f"{path}/__init__.py"}
-        is_there = any((Path(sysconfig.get_path("purelib")) / file).exists() for file in files)
+        is_ours = any(module.partition(".")[0] in modules_in(each) for each in members())
+        is_there = is_ours or any((Path(sysconfig.get_path("purelib")) / file).exists() for file in files)
         if module.partition(".")[0] not in known and is_there and not files & installed:
             missing.add(module)
     assert missing == set()
-    assert "google/cloud/monitoring_v3/__init__.py" in installed

@@ -57,7 +57,6 @@ def sources() -> list[Path]:
         "infra/deploy",
         "infra/local_cloud/src",
         "infra/shards",
-        "infra/packaging",
     )
     found = [path for folder in folders for path in (REPOSITORY / folder).rglob("*.py")]
     return sorted(path for path in found if "testing" not in path.parts and "build" not in path.parts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -84,13 +83,8 @@ for _commands in SECTIONS.values():
 
 
 def make_importable() -> None:
-    """Let commands import what they run from this checkout: the services' checks, the doctor, the deployment.
-
-    pyproject.toml has the folders; the services stay apart from each other, because no process of theirs does this.
-    """
-    document = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
-    folders = [str(CHECKOUT / folder) for folder in document["tool"]["pytest"]["ini_options"]["pythonpath"]]
-    sys.path += [folder for folder in folders if folder not in sys.path]
+    """Let commands import what they run of the services; these stay apart, because no process of theirs does this."""
+    sys.path += sorted(str(folder) for folder in CHECKOUT.glob("services/*") if str(folder) not in sys.path)
 
 
 def main() -> None:

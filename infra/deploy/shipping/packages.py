@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import package
+from shipping import package
 from shipping.tools import CannotShip
 
 

@@ -24,7 +24,7 @@ from dualdeploy.settings import variables
 from support.chain import Chain
 from training_launcher import duration
 
-hcl2 = pytest.importorskip("hcl2", reason="python-hcl2 is not installed here; it is in requirements-dev.txt")
+hcl2 = pytest.importorskip("hcl2", reason="python-hcl2 is not installed here; `make setup` installs it")
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PAGE = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8")

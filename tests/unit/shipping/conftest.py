@@ -115,7 +115,7 @@ class Project:
             [*program, f"--build={self.build}", "--packaged", "--pause-seconds=0", *options],
             env={
                 "PATH": f"{self._folder / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin",
-                "PYTHONPATH": os.pathsep.join(str(REPOSITORY / "infra" / part) for part in ("deploy", "packaging")),
+                "PYTHONPATH": str(REPOSITORY / "infra" / "deploy"),
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "FAKE_WORLD": str(self._file),
                 "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER": self._permissions_at,

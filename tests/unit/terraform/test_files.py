@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-hcl2 = pytest.importorskip("hcl2", reason="python-hcl2 is not installed here; it is in requirements-dev.txt")
+hcl2 = pytest.importorskip("hcl2", reason="python-hcl2 is not installed here; `make setup` installs it")
 
 TERRAFORM = Path(__file__).resolve().parents[3] / "infra" / "terraform"
 FILES = sorted(TERRAFORM.rglob("*.tf"))

@@ -1,4 +1,4 @@
-"""`python infra/packaging/package.py SERVICE…`: stage what is shipped, the same bytes every time.
+"""`python -m shipping.package SERVICE…`: stage what is shipped, the same bytes every time.
 
 `build/<service>/` holds everything that the service needs and nothing else. `docker build` and `gcloud run deploy
 --source` receive this folder; `build/<service>.zip` is the same folder as Cloud Run functions take their source.
@@ -19,20 +19,19 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 #: 1980-01-02, one day after the first moment that a zip file can hold, so that no time zone falls before it.
 SOURCE_DATE_EPOCH = 315_619_200
 _ZIP_DATE = (1980, 1, 2, 0, 0, 0)
 
-#: What lies in a service's folder and is not part of it. requirements.txt is staged in its own way.
-_NOT_SHIPPED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "tests", "requirements.*", "*.md")
+#: What lies in a service's folder and is not part of it. What it needs is staged in its own way.
+_NOT_SHIPPED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "tests", "pyproject.toml", "*.md")
 
 #: `python:3.11-slim`, followed by a digest or by the name of a stage.
 _BASE_IMAGE = re.compile(r"^FROM python:\S+", flags=re.MULTILINE)
 _PROCFILE = re.compile(r"web: (.+)\n")
 _BY_DIGEST = re.compile(r"\S+@sha256:[0-9a-f]{64}")
-_PINNED = re.compile(r"^([a-z0-9-]+(?:\[[a-z0-9-]+\])?==[^\s;#]+)", flags=re.MULTILINE)
 
 
 class NotPackageable(Exception):
@@ -59,7 +58,8 @@ def package(
         stage = Path(scratch, service)
         shutil.copytree(source, stage, ignore=_NOT_SHIPPED)
         (stage / "Dockerfile").write_text(dockerfile(service, source, base_image=base_image), encoding="utf-8")
-        _stage_requirements(service, source, stage, wheel=build_wheel(repository / "shared", stage / "vendor"))
+        wheel = build_wheel(repository / "shared", stage / "vendor")
+        _stage_requirements(locked_requirements(service, repository), stage, wheel=wheel)
         _normalise(stage)
         digest = tree_digest(stage)
         archive = write_zip(Path(scratch, f"{service}.zip"), _contents(stage))
@@ -92,19 +92,24 @@ def dockerfile(service: str, source: Path, *, base_image: str = "") -> str:
 def build_wheel(project: Path, output: Path) -> Path:
     """Build the wheel of `project` (a folder with pyproject.toml) into `output`, without fetching anything."""
     output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="wheel-") as scratch:
-        # A copy: setuptools leaves build/ and *.egg-info behind, and takes up what an earlier build left there.
-        copy = Path(scratch, "project")
-        ignored = shutil.ignore_patterns("__pycache__", "*.pyc", "build", "*.egg-info", ".*")
-        shutil.copytree(project, copy, ignore=ignored)
-        _normalise(copy)
-        built = Path(scratch, "built")
-        built.mkdir()
-        _run_build_backend(copy, built)
-        wheels = list(built.glob("*.whl"))
-        with zipfile.ZipFile(wheels[0]) as wheel:
+    with tempfile.TemporaryDirectory(prefix="wheel-") as built:
+        _uv("build", "--quiet", "--offline", "--wheel", "--out-dir", built, str(project))
+        (made,) = Path(built).glob("*.whl")
+        with zipfile.ZipFile(made) as wheel:
+            files = {name: wheel.read(name) for name in wheel.namelist() if not name.endswith("/")}
             # Compressed bytes depend on the zlib of whoever builds: hence written again, uncompressed.
-            return write_zip(output / wheels[0].name, {name: wheel.read(name) for name in wheel.namelist()})
+            return write_zip(output / made.name, files)
+
+
+def locked_requirements(service: str, repository: Path) -> str:
+    """Everything that the image of a service installs but our own, as uv.lock pins it, each with its hashes."""
+    options = ["--no-default-groups", "--all-extras", "--no-emit-workspace", "--no-header", "--no-annotate"]
+    # Whatever index this machine installs from, the lock names PyPI.
+    lock = ["--project", str(repository), "--locked", "--default-index", "https://pypi.org/simple"]
+    try:
+        return _uv("export", "--quiet", *lock, "--package", service, *options)
+    except NotPackageable as exc:
+        raise NotPackageable(f"uv.lock does not pin what the pyproject.toml files name: make lock\n{exc}") from exc
 
 
 def write_zip(path: Path, contents: Mapping[str, bytes]) -> Path:
@@ -126,42 +131,23 @@ def tree_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _run_build_backend(project: Path, output: Path) -> None:
-    call = f"import setuptools.build_meta as backend; backend.build_wheel({str(output)!r})"
-    built = subprocess.run(
-        [sys.executable, "-c", call],
-        cwd=project,
-        env={**os.environ, "SOURCE_DATE_EPOCH": str(SOURCE_DATE_EPOCH)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if built.returncode != 0:
-        raise NotPackageable(f"the wheel of {project.name} could not be built: {built.stderr.strip()[-2000:]}")
+def _uv(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "uv", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise NotPackageable(f"uv {arguments[0]}: {done.stderr.strip()[-2000:]}")
+    return done.stdout
 
 
-def _stage_requirements(service: str, source: Path, stage: Path, *, wheel: Path) -> None:
-    """dependencies.txt is the lock; requirements.txt is the lock and our own wheel, every line with its hash.
+def _stage_requirements(locked: str, stage: Path, *, wheel: Path) -> None:
+    """dependencies.txt is what is locked; requirements.txt is that and our own wheel, every line with its hash.
 
-    Two files, because an image installs the lock in a layer of its own: gigabytes that a change of ours leaves alone.
+    Two files, because an image installs the first in a layer of its own: gigabytes that a change of ours leaves alone.
     One of them complete, because a function's build reads requirements.txt only.
     """
-    lock = source / "requirements.txt"
-    if not lock.is_file():
-        raise NotPackageable(f"services/{service}/requirements.txt is missing: make lock")
-    locked, wanted = lock.read_text(encoding="utf-8"), (source / "requirements.in").read_text(encoding="utf-8")
-    stale = sorted(_names_and_versions(wanted) - _names_and_versions(locked))
-    if stale:
-        raise NotPackageable(f"services/{service}/requirements.txt lacks {', '.join(stale)}: make lock")
     sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
     (stage / "dependencies.txt").write_text(locked, encoding="utf-8")
     ours = f"./vendor/{wheel.name} --hash=sha256:{sha256}\n"
     (stage / "requirements.txt").write_text(locked + ours, encoding="utf-8")
-
-
-def _names_and_versions(requirements: str) -> set[str]:
-    # Extras are resolved by the lock into packages of their own.
-    return {re.sub(r"\[.*\]", "", pinned) for pinned in _PINNED.findall(requirements)}
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
@@ -186,7 +172,9 @@ def _replace(stage: Path, target: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Stage the services named on the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="package.py", description="Stage what is shipped into build/<service>/.")
+    parser = argparse.ArgumentParser(
+        prog="shipping.package", description="Stage what is shipped into build/<service>/."
+    )
     parser.add_argument("services", nargs="*", metavar="SERVICE", help="which ones; none means all")
     parser.add_argument("--output", type=Path, default=None, help="folder that gets <service>/ (default: build)")
     parser.add_argument(
@@ -200,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             folder, digest = package(service, output=options.output, base_image=options.base_image)
             print(f"{folder}  sha256:{digest}")
     except NotPackageable as exc:
-        print(f"package.py: {exc}", file=sys.stderr)
+        print(f"shipping.package: {exc}", file=sys.stderr)
         return 2
     return 0
 
