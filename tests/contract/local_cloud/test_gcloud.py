@@ -49,6 +49,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "datasets").mkdir()
     for dataset in ("flowers", "animals"):
         (folder / "datasets" / f"{dataset}.yaml").write_text(f"dataset: {dataset}\nlabels: [a, b]\n")
+    # A page writes this one itself, with a shell's here-document.
+    (folder / "tulips.yaml").write_text("dataset: tulips\nlabels: [a, b]\n")
+    (folder / "my" / "shards").mkdir(parents=True)
+    (folder / "my" / "shards" / "0.tfrecord").write_bytes(os.urandom(1000))
     (folder / "my_network.py").write_text("def build(classes, image_size): ...\n")
     for number in range(3):
         (folder / f"{number}.tfrecord").write_bytes(os.urandom(1000 + number))
