@@ -97,15 +97,23 @@ firebase-migrate: $(STAMP) ## Copy the models that Firebase ML hosts to the buck
 
 ##@ Work on it
 
+# What the fast tests shall run: the library and the services.
+comma := ,
+space := $(subst ,, )
+MEASURED = $(subst $(space),$(comma),$(patsubst %/,%,shared/src/dualdeploy $(dir $(wildcard services/*/*/__init__.py))))
+
 .PHONY: test
 ifdef T
 test: $(STAMP)
 	@$(BIN)/python -m pytest $(T)
 else
 # Three passes: the fast tests, those that start TensorFlow, Terraform or servers, and the whole loop, which judges latency
-# and has the machine for itself.
+# and has the machine for itself. In the first it is counted which lines and branches of the product run.
 test: $(STAMP) ## Every test, the one end-to-end run with real training included (T=path for some)
-	@$(BIN)/python -m pytest tests -m 'not slow and not e2e' --numprocesses 2 --dist loadfile --quiet
+	@mkdir -p build
+	@$(BIN)/python -m slipcover --branch --source $(MEASURED) --json --out build/coverage.json \
+	  -m pytest tests -m 'not slow and not e2e' --numprocesses 2 --dist loadfile --quiet
+	@$(BIN)/python tests/coverage_limit.py build/coverage.json
 	@$(BIN)/python -m pytest tests -m 'slow and not e2e' --numprocesses 2 --dist loadfile
 	@$(BIN)/python -m pytest tests -m e2e
 endif
