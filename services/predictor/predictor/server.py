@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import mmap
 import os
 import select
+import socket
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,23 @@ _LINGER = 0.01
 
 #: Seconds for requests in progress after SIGTERM.
 _GRACE = 30
+
+#: Seconds in which a connection that had begun before the end is completed, or no more.
+_HANDSHAKE = 0.05
+
+#: A program for the kernel's socket filter (linux/filter.h): of the packets for a port, it drops those that begin a
+#: connection. It loads the byte of flags, keeps SYN and ACK of it, drops what is SYN alone, and lets the rest pass.
+_NO_NEW_CONNECTION = b"".join(
+    struct.pack("HBBI", *instruction)
+    for instruction in (
+        (0x30, 0, 0, 13),
+        (0x54, 0, 0, 0x12),
+        (0x15, 0, 1, 0x02),
+        (0x06, 0, 0, 0),
+        (0x06, 0, 0, 0xFFFFFFFF),
+    )
+)
+_SO_ATTACH_FILTER = 26  # asm-generic/socket.h; Python has no name for it
 
 
 class Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]  # gunicorn has no types
@@ -140,11 +160,29 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         closing: list[Any] = self.sockets
         self.sockets: list[Any] = []
         for listener in closing:
-            taken = -1
-            while taken != self.nr_conns:
-                taken = self.nr_conns
-                self.accept(listener)  # does not wait: returns when nobody stands in line
+            seconds = _HANDSHAKE if _lets_none_begin(listener) else 0.0
+            poll = select.poll()
+            poll.register(listener, select.POLLIN)
+            while poll.poll(seconds * 1000):
+                self.accept(listener)
             listener.close()
+
+
+def _lets_none_begin(listener: socket.socket) -> bool:
+    """Let no connection begin at a port that is about to be closed; False where the system has no way to do so.
+
+    The kernel resets those that stand in line when it closes, and one may come between the last look and that. A client
+    that begins now begins again after a second, as TCP does, and is refused.
+    """
+    if sys.platform != "linux":
+        return False
+    program = ctypes.create_string_buffer(_NO_NEW_CONNECTION, len(_NO_NEW_CONNECTION))
+    described = struct.pack("HP", len(_NO_NEW_CONNECTION) // 8, ctypes.addressof(program))
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
+    except OSError:  # the kernel of a sandbox has no filters
+        return False
+    return True
 
 
 class _Logger(gunicorn.glogging.Logger):  # type: ignore[misc]  # gunicorn has no types
