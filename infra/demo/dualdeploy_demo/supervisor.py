@@ -171,8 +171,11 @@ def is_stack(number: int) -> bool:
     """Whether the process is ours and alive: numbers are used again, and a zombie is dead."""
     record = Path(f"/proc/{number}/cmdline")
     if Path("/proc/self").exists():
-        # Empty for a zombie, absent when there is no such process.
-        return record.exists() and _MARK.encode() in record.read_bytes()
+        # Empty for a zombie; absent when there is no such process, which may be so from one look to the next.
+        try:
+            return _MARK.encode() in record.read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            return False
     listing = subprocess.run(
         ["ps", "-o", "stat=,args=", "-p", str(number)], capture_output=True, text=True, check=False
     )

@@ -13,6 +13,8 @@ from typing import Any
 
 from google.cloud import aiplatform_v1
 
+from support.processes import is_alive
+
 State = aiplatform_v1.JobState
 
 #: A local cloud in a process of its own, so that it can be killed: it runs one job that tells its pid.
@@ -35,16 +37,6 @@ request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type"
 print(json.load(urllib.request.urlopen(request))["name"], flush=True)
 time.sleep(60)
 """
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    # A zombie that nobody has waited for yet no longer runs.
-    status = Path(f"/proc/{pid}/stat")
-    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def until(condition: Callable[[], bool], seconds: float, what: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from mobile_publisher import conversion
 from mobile_publisher.conversion import ConversionFailed, ConversionOutOfMemory, ConversionTimedOut
+from support.processes import is_alive
 
 #: Every stand-in is called with the converter's own arguments: sys.argv[1:].
 PREAMBLE = "import os, sys, time; from pathlib import Path; option = dict(zip(sys.argv[1::2], sys.argv[2::2])); "
@@ -195,14 +196,9 @@ def test_the_memory_of_a_process_that_is_gone_is_zero() -> None:
 
 
 def _is_gone(pid: int) -> bool:
-    """Whether the process ends within a second (a zombie that init has yet to reap counts as ended)."""
+    """Whether the process ends within a second."""
     for _ in range(20):
-        try:
-            os.kill(pid, 0)
-            state = Path(f"/proc/{pid}/stat")
-            if state.exists() and state.read_text().rsplit(")", 1)[1].split()[0] == "Z":
-                return True
-        except (ProcessLookupError, FileNotFoundError):
+        if not is_alive(pid):
             return True
         time.sleep(0.05)
     os.kill(pid, signal.SIGKILL)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from local_cloud.vertex.processes import Process, container_environment
+from support.processes import is_alive
 
 Start = Callable[..., Process]
 
@@ -56,7 +57,7 @@ def test_what_the_first_process_leaves_behind_ends_with_it(start: Start, tmp_pat
     assert process.wait(10) == 0
     child = int((tmp_path / "child").read_text())
     deadline = time.monotonic() + 30
-    while Path(f"/proc/{child}").exists() and " Z " not in Path(f"/proc/{child}/stat").read_text():
+    while is_alive(child):
         assert time.monotonic() < deadline, "the grandchild lives on"
         time.sleep(0.01)
 
