@@ -108,11 +108,12 @@ test: $(STAMP)
 	@$(BIN)/python -m pytest $(T)
 else
 # Three passes: the fast tests, those that start TensorFlow, Terraform or servers, and the whole loop, which judges latency
-# and has the machine for itself. In the first it is counted which lines and branches of the product run.
+# and has the machine for itself. In the first it is counted which lines and branches of the product run; many of its tests
+# wait for servers, so three share two cores.
 test: $(STAMP) ## Every test, the one end-to-end run with real training included (T=path for some)
 	@mkdir -p build
 	@$(BIN)/python -m slipcover --branch --source $(MEASURED) --json --out build/coverage.json \
-	  -m pytest tests -m 'not slow and not e2e' --numprocesses 2 --dist loadfile --quiet
+	  -m pytest tests -m 'not slow and not e2e' --numprocesses 3 --dist loadfile --quiet
 	@$(BIN)/python tests/coverage_limit.py build/coverage.json
 	@$(BIN)/python -m pytest tests -m 'slow and not e2e' --numprocesses 2 --dist loadfile
 	@$(BIN)/python -m pytest tests -m e2e
