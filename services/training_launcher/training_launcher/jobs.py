@@ -72,11 +72,14 @@ class Jobs:
         last = launch.attempt + 1 if launch.is_over else launch.attempt
         jobs = self._until(last, run, launch)
         self._call_off_but(launch.job, jobs, launch)
+        # Those that have ended by themselves, or since they were called off.
+        others = [job for job in jobs if job.name != launch.job and job.outcome is not JobOutcome.UNFINISHED]
+        if not others:
+            return
         ended = [self._ledger.find_ended(launch.run_id, launch.target, each) for each in range(1, last + 1)]
-        paid = {launch.job, *(each.document.job for each in ended if each)}
-        for job in jobs:
-            if job.name not in paid and job.outcome is not JobOutcome.UNFINISHED:
-                # It has ended by itself, or since it was called off.
+        paid = {each.document.job for each in ended if each}
+        for job in others:
+            if job.name not in paid:
                 self._pay(job, launch, seconds=job.billed_seconds)
 
     def cancel(self, name: str) -> None:

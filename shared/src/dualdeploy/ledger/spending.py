@@ -166,11 +166,16 @@ def add(ledger: Ledger, launch: Launch, job_id: str, *, seconds: float) -> None:
         return
     job = f"{launch.run_id}/{launch.target}/{job_id}"
     entry = Entry(estimated_usd=0.0, reserved_usd=usd, actual_usd=usd, seconds=seconds)
+
+    def added(account: Account | None) -> Account | None:
+        if account is None or account.jobs.get(job) == entry:
+            return None
+        return account.changed(jobs={**account.jobs, job: entry})
+
     try:
         estimate = read_estimate(ledger, launch.run_id)
         if estimate:
-            reserve_jobs(ledger, estimate.dataset, estimate.month, {job: entry}, limit_usd=None)
-            settle_job(ledger, estimate.dataset, estimate.month, job, actual_usd=usd, seconds=seconds)
+            ledger.update(names.account(estimate.month, estimate.dataset), Account, added)
     except CannotEverSucceed:
         log.exception("the cost of %s cannot be recorded", job)
 
