@@ -97,6 +97,9 @@ firebase-migrate: $(STAMP) ## Copy the models that Firebase ML hosts to the buck
 
 ##@ Work on it
 
+# Many of the fast tests wait for servers, so three share two cores.
+FAST := pytest tests -m 'not slow and not e2e' --numprocesses 3 --dist loadfile --quiet
+
 # What the fast tests shall run: the library and the services.
 comma := ,
 space := $(subst ,, )
@@ -109,11 +112,11 @@ test: $(STAMP)
 else
 # Three passes: the fast tests, those that start TensorFlow, Terraform or servers, and the whole loop, which judges latency
 # and has the machine for itself. In the first it is counted which lines and branches of the product run; many of its tests
-# wait for servers, so three share two cores.
+# wait for servers (see FAST).
 test: $(STAMP) ## Every test, the one end-to-end run with real training included (T=path for some)
 	@mkdir -p build
 	@$(BIN)/python -m slipcover --branch --source $(MEASURED) --json --out build/coverage.json \
-	  -m pytest tests -m 'not slow and not e2e' --numprocesses 3 --dist loadfile --quiet
+	  -m $(FAST)
 	@$(BIN)/python tests/coverage_limit.py build/coverage.json
 	@$(BIN)/python -m pytest tests -m 'slow and not e2e' --numprocesses 2 --dist loadfile
 	@$(BIN)/python -m pytest tests -m e2e
@@ -141,7 +144,7 @@ test-networks: $(STAMP) ## Every network of keras.applications the whole way; wr
 
 .PHONY: test-fast
 test-fast: $(STAMP) ## Without those that import TensorFlow or train
-	@$(BIN)/python -m pytest tests -m 'not slow and not e2e' --numprocesses 2 --dist loadfile --quiet
+	@$(BIN)/python -m $(FAST)
 
 .PHONY: lint
 lint: $(STAMP) ## Style, format and types
