@@ -15,6 +15,7 @@ import json
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,12 @@ class Stack:
         wanted = {"email": f"{caller}.iam.gserviceaccount.com", "audience": address}
         token = requests.post(control, json=wanted, timeout=30).json()["token"]
         return requests.post(address + path, timeout=30, headers={"Authorization": f"Bearer {token}"}, **arguments)
+
+    def retrain(self, dataset: str, **more: Any) -> None:
+        """Ask for a training, in a message of its own as Pub/Sub delivers it."""
+        request = base64.b64encode(json.dumps({"dataset": dataset, **more}).encode()).decode()
+        envelope = {"message": {"data": request, "messageId": uuid.uuid4().hex}, "subscription": "s"}
+        assert self.post("TRAINING_LAUNCHER", "/events/retrain-requested", json=envelope).status_code == 204
 
     def announced(self, run_id: str, target: str) -> bool:
         found = self.ledger.find_release(Release, run_id, target, 1)
@@ -324,9 +331,7 @@ def test_a_malformed_event_is_acknowledged_and_recorded(stack: Stack, body: byte
 
 
 def test_asking_to_retrain_on_unchanged_data_launches_nothing(stack: Stack, run_id: str) -> None:
-    message = base64.b64encode(json.dumps({"dataset": "flowers"}).encode()).decode()
-    envelope = {"message": {"data": message, "messageId": "again"}, "subscription": "s"}
-    assert stack.post("TRAINING_LAUNCHER", "/events/retrain-requested", json=envelope).status_code == 204
+    stack.retrain("flowers")
     assert stack.ledger.run_ids("flowers") == [run_id]
 
 
@@ -407,9 +412,7 @@ def test_apps_are_answered_while_a_data_set_goes_to_automl_and_back(stack: Stack
             publishing["quantization"] = "float32"  # AutoML makes one file
         stack.configure({**SWITCHED, "training": training, "publishing": publishing})
         if known:
-            request = base64.b64encode(json.dumps({"dataset": "switched", "force": True}).encode()).decode()
-            envelope = {"message": {"data": request, "messageId": method}, "subscription": "s"}
-            assert stack.post("TRAINING_LAUNCHER", "/events/retrain-requested", json=envelope).status_code == 204
+            stack.retrain("switched", force=True)
         else:
             upload(stack, tmp_path, "switched")
         (run,) = wait_for(lambda: set(stack.ledger.run_ids("switched")) - known, seconds=60, what=f"a run by {method}")

@@ -99,7 +99,7 @@ class EpochReport:
 class Listener:
     """Who is told what: after each step, and after each epoch with all that a new attempt would need.
 
-    A step comes with its loss and accuracy as tensors that nobody has read yet: reading one makes an accelerator wait.
+    A step comes with its loss and accuracy as tensors that are not read yet: reading one makes an accelerator wait.
     """
 
     after_step: Callable[[Sequence[Any]], None]
